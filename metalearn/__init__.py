@@ -1,0 +1,37 @@
+"""Gradient-based meta-learning and bilevel optimisation on PyTorch Lightning."""
+
+from metalearn.backbones import MLP, Conv4, ResNet12
+from metalearn.episode import Batch, Episode
+from metalearn.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DivergenceError,
+    MetalearnError,
+    ShapeError,
+)
+from metalearn.inner import AdaptedModel
+from metalearn.metrics import EpisodeAccuracy
+from metalearn.modules import ANIL, MAML, MetaModule, Pooled
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ANIL",
+    "MAML",
+    "MLP",
+    "AdaptedModel",
+    "Batch",
+    "CheckpointError",
+    "ConfigError",
+    "Conv4",
+    "DataError",
+    "DivergenceError",
+    "Episode",
+    "EpisodeAccuracy",
+    "MetaModule",
+    "MetalearnError",
+    "Pooled",
+    "ResNet12",
+    "ShapeError",
+]

@@ -1,0 +1,37 @@
+"""A plain multilayer perceptron."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+__all__ = ["MLP"]
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them; the last one is called ``head``.
+
+    The defaults are the sinusoid regressor of Finn et al. 2017: two hidden layers of 40 units.
+
+    Args:
+        outputs: the number of outputs: ``N`` classes, or ``d`` regression targets.
+        inputs: the number of input features, after flattening.
+        hidden: the width of each hidden layer.
+
+    Shape:
+        ``[n, ...] -> [n, outputs]``.
+    """
+
+    def __init__(self, outputs: int = 1, inputs: int = 1, hidden: Sequence[int] = (40, 40)) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        for width_in, width_out in zip([inputs, *hidden], hidden, strict=False):
+            layers += [nn.Linear(width_in, width_out), nn.ReLU()]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear([inputs, *hidden][-1], outputs)
+        self.init_args = {"outputs": outputs, "inputs": inputs, "hidden": list(hidden)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.body(x))
+        return result

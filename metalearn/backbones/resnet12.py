@@ -1,0 +1,53 @@
+"""The ResNet-12 of the few-shot literature (Lee et al. 2019), without DropBlock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+__all__ = ["ResNet12"]
+
+
+class ResNet12(nn.Module):
+    """Four residual stages of three 3x3 convolutions, each halved by max-pooling, then the mean and a linear head.
+
+    Args:
+        ways: the number of outputs ``N``.
+        in_channels: ``C`` of the images.
+        widths: filters of each stage.
+
+    Shape:
+        ``[n, C, H, W] -> [n, N]``.
+    """
+
+    def __init__(self, ways: int = 5, in_channels: int = 3, widths: Sequence[int] = (64, 128, 256, 512)) -> None:
+        super().__init__()
+        pairs = zip([in_channels, *widths], widths, strict=False)
+        self.body = nn.Sequential(*(_Stage(a, b) for a, b in pairs), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(widths[-1], ways)
+        self.init_args = {"ways": ways, "in_channels": in_channels, "widths": list(widths)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(x))
+        return logits
+
+
+class _Stage(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for index in range(3):
+            layers += [
+                nn.Conv2d(inputs if index == 0 else outputs, outputs, 3, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+            ]
+            if index < 2:
+                layers.append(nn.LeakyReLU(0.1))
+        self.residual = nn.Sequential(*layers)
+        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        self.end = nn.Sequential(nn.LeakyReLU(0.1), nn.MaxPool2d(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        merged: Tensor = self.end(self.residual(x) + self.shortcut(x))
+        return merged

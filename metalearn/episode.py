@@ -1,0 +1,97 @@
+"""An episode: the support and query sets of a batch of tasks, and the checks on their shapes.
+
+Legend, used in every docstring of this package: ``B`` tasks, ``N`` ways, ``K`` shots, ``Q`` queries per class,
+``C, H, W`` an image, ``D`` parameters.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metalearn.errors import ShapeError
+
+__all__ = ["Batch", "Episode", "check_batch", "check_episode", "check_labels"]
+
+
+class Batch(NamedTuple):
+    """Inputs and targets of one role (support or query).
+
+    Attributes:
+        x: ``[B, n, ...]`` inputs, or ``[n, ...]`` for a single task.
+        y: ``[B, n]`` int64 classes in ``0..N-1``, or ``[B, n, d]`` float targets; without ``B`` for a single task.
+    """
+
+    x: Tensor
+    y: Tensor
+
+
+class Episode(NamedTuple):
+    """A batch of tasks: ``support`` has ``n = N*K`` examples a task, ``query`` has ``n = N*Q``."""
+
+    support: Batch
+    query: Batch
+
+
+def check_batch(batch: Batch, role: str) -> None:
+    """Check one task's examples (no task axis).
+
+    Raises:
+        ShapeError: ``x`` and ``y`` disagree on the number of examples, or there are none.
+    """
+    if not isinstance(batch.x, Tensor) or not isinstance(batch.y, Tensor):
+        raise ShapeError(
+            f"{role}: x is {type(batch.x).__name__} and y is {type(batch.y).__name__}, but both must be tensors; "
+            "convert them with torch.as_tensor"
+        )
+    if batch.y.ndim == 0 or batch.x.ndim == 0 or batch.x.shape[0] == 0 or batch.x.shape[0] != batch.y.shape[0]:
+        raise ShapeError(
+            f"{role}: x has shape {list(batch.x.shape)} and y {list(batch.y.shape)}, but both must start with the same "
+            "number of examples, at least 1; check how the batch is built"
+        )
+
+
+def check_episode(episode: Episode) -> int:
+    """Check that an episode carries the task axis everywhere, and return the number of tasks ``B``.
+
+    Raises:
+        ShapeError: the task axis is missing, or the four tensors disagree on it.
+    """
+    for role, batch in zip(("support", "query"), episode, strict=True):
+        classes = not torch.is_floating_point(batch.y)
+        if classes and batch.y.ndim != 2:
+            raise ShapeError(
+                f"{role}: class labels have shape {list(batch.y.shape)}, but an episode needs [tasks, examples]; "
+                "add the task axis with y.unsqueeze(0) and x.unsqueeze(0)"
+            )
+        if batch.x.ndim < 3 or batch.y.ndim < 2 or batch.x.shape[:2] != batch.y.shape[:2]:
+            raise ShapeError(
+                f"{role}: x has shape {list(batch.x.shape)} and y {list(batch.y.shape)}, but an episode needs "
+                "x [tasks, examples, ...] and y [tasks, examples, ...] that agree; add the task axis with unsqueeze(0)"
+            )
+        if batch.x.shape[0] == 0 or batch.x.shape[1] == 0:
+            raise ShapeError(f"{role}: x has shape {list(batch.x.shape)}, but there must be a task and an example in it")
+    tasks = episode.support.x.shape[0]
+    if episode.query.x.shape[0] != tasks:
+        raise ShapeError(
+            f"support holds {tasks} tasks and query {episode.query.x.shape[0]}, but they must be the same tasks; "
+            "build both from the same list of tasks"
+        )
+    return tasks
+
+
+def check_labels(y: Tensor, outputs: int, role: str) -> None:
+    """Check that class labels lie in ``0..outputs-1``.
+
+    Raises:
+        ShapeError: a label lies outside.
+    """
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= outputs:
+        worst = low if low < 0 else high
+        raise ShapeError(
+            f"{role}: label {worst} is outside 0..{outputs - 1}, the classes that the model's {outputs} outputs can name; "
+            "renumber the classes of each task from 0, or build the model with more ways"
+        )

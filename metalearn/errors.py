@@ -1,0 +1,27 @@
+"""The errors that a user can cause. The command line prints each as one line and exits with code 2."""
+
+from __future__ import annotations
+
+
+class MetalearnError(Exception):
+    """Base class: something the user can put right. The message names the value, the constraint and the remedy."""
+
+
+class ConfigError(MetalearnError, ValueError):
+    """An argument is outside the range in which it means anything."""
+
+
+class ShapeError(MetalearnError, ValueError):
+    """An episode or a label tensor has the wrong shape, dtype or range."""
+
+
+class DataError(MetalearnError):
+    """A data set is missing, truncated, foreign, or too small for the episodes that were asked for."""
+
+
+class CheckpointError(MetalearnError):
+    """A checkpoint cannot be read, or belongs to another architecture."""
+
+
+class DivergenceError(MetalearnError, ArithmeticError):
+    """The meta-loss or its gradient is not finite, or has exploded."""

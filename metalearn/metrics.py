@@ -1,0 +1,95 @@
+"""Few-shot metrics: one number a task, its mean over all tasks and ranks, and the interval of that mean."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+__all__ = ["EpisodeAccuracy", "EpisodeMean", "Interval", "interval"]
+
+
+class Interval(NamedTuple):
+    """A mean over tasks.
+
+    Attributes:
+        mean: the mean over tasks.
+        ci95: half the width of its 95 % interval, ``1.96 * s / sqrt(T)``, ``s`` the sample standard deviation.
+        tasks: the number ``T`` of tasks.
+    """
+
+    mean: float
+    ci95: float
+    tasks: int
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.2f} % ± {100 * self.ci95:.2f} ({self.tasks} tasks)"
+
+
+def interval(values: Tensor) -> Interval:
+    """Mean and 95 % interval of per-task values ``[T]``, summed exactly so that the order of tasks does not matter."""
+    found = values.double().tolist()
+    tasks = len(found)
+    if tasks == 0:
+        return Interval(math.nan, math.nan, 0)
+    mean = math.fsum(found) / tasks
+    if tasks == 1:
+        return Interval(mean, math.nan, 1)
+    variance = math.fsum((value - mean) ** 2 for value in found) / (tasks - 1)
+    return Interval(mean, 1.96 * math.sqrt(variance / tasks), tasks)
+
+
+class EpisodeMean(Metric):
+    """Per-task values, gathered over ranks; :meth:`compute` gives their :class:`Interval`.
+
+    Under DDP the values of all ranks are gathered, each once, so the interval is that of a run on one process.
+    """
+
+    full_state_update = False
+    higher_is_better: bool | None = False
+    tasks: list[Tensor]
+    values: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("tasks", [], dist_reduce_fx="cat")
+        self.add_state("values", [], dist_reduce_fx="cat")
+
+    def update(self, values: Tensor, tasks: Tensor) -> None:
+        """Add the values ``[B]`` of the tasks with the numbers ``[B]``."""
+        self.values.append(values.detach().double().reshape(-1))
+        self.tasks.append(tasks.reshape(-1))
+
+    def compute(self) -> Interval:
+        """Mean and interval over all tasks."""
+        return interval(self.table()[1])
+
+    def table(self) -> tuple[Tensor, Tensor]:
+        """Task numbers ``[T]`` in ascending order, and their values ``[T]``."""
+        if isinstance(self.values, list) and not self.values:
+            return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
+        tasks, values = dim_zero_cat(self.tasks), dim_zero_cat(self.values)
+        order = torch.argsort(tasks)
+        return tasks[order], values[order]
+
+
+class EpisodeAccuracy(EpisodeMean):
+    """The share of queries that are classified rightly, per task.
+
+    Example:
+        >>> metric = EpisodeAccuracy()
+        >>> metric.update(torch.tensor([[[2.0, 1.0], [0.0, 1.0]]]), torch.tensor([[0, 0]]), torch.tensor([0]))
+        >>> metric.compute().mean
+        0.5
+    """
+
+    higher_is_better = True
+
+    def update(self, logits: Tensor, targets: Tensor, tasks: Tensor) -> None:  # type: ignore[override]
+        """Add ``B`` tasks: ``logits`` ``[B, n, N]``, ``targets`` ``[B, n]``, their numbers ``[B]``."""
+        right = (logits.argmax(-1) == targets).double()
+        super().update(right.mean(-1), tasks)

@@ -1,0 +1,79 @@
+"""Almost no inner loop: only the head adapts."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import nn
+
+from metalearn.inner import HeadLearner, Learner, NormPolicy
+from metalearn.modules.base import InnerLR, LossFunction, MemoryMode, MetaModule, Scheduler
+from metalearn.modules.execution import ExecutionName
+
+__all__ = ["ANIL"]
+
+
+class ANIL(MetaModule):
+    """ANIL (Raghu et al. 2020): the inner loop adapts the head ``w`` alone, on features ``z = body(x)`` that are computed
+    once per episode; the outer loop trains body and head.
+
+    With ``w_{m+1} = w_m - inner_lr * grad_w l_S(w_m, z_S)``, the body's gradient is the derivative of ``l_Q(w_N, z_Q)``
+    through both ``z_Q`` and, by way of ``w_N``, ``z_S``.
+
+    Args:
+        backbone: any network ``[n, ...] -> [n, ways]`` that calls its head once and returns what the head returns.
+        inner_steps: see :class:`MAML`, as for all other arguments.
+        inner_lr: see :class:`MAML`.
+        first_order: see :class:`MAML`.
+        eval_inner_steps: see :class:`MAML`.
+        loss: see :class:`MAML`.
+        inner_optimizer: see :class:`MAML`.
+        execution: see :class:`MAML`.
+        memory: see :class:`MAML`.
+        norm: see :class:`MAML`. Support and query images are normalised apart, as MAML does.
+        initial_inner_lr: see :class:`MAML`.
+        outer_optimizer: see :class:`MAML`.
+        outer_scheduler: see :class:`MAML`.
+        head: the name of the submodule that adapts, such as ``"fc"`` in torchvision's ResNets.
+
+    Raises:
+        ConfigError: an argument is out of range, or the backbone has no such head.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        inner_steps: int = 5,
+        inner_lr: InnerLR = 0.4,
+        first_order: bool = False,
+        eval_inner_steps: int | None = None,
+        loss: LossFunction = "cross_entropy",
+        inner_optimizer: str = "sgd",
+        execution: ExecutionName = "auto",
+        memory: MemoryMode = "store",
+        norm: NormPolicy = "transductive",
+        initial_inner_lr: float = 0.1,
+        outer_optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-3),
+        outer_scheduler: Scheduler = None,
+        head: str = "head",
+    ) -> None:
+        self._head_name = head
+        super().__init__(
+            backbone=backbone,
+            inner_steps=inner_steps,
+            inner_lr=inner_lr,
+            first_order=first_order,
+            eval_inner_steps=eval_inner_steps,
+            loss=loss,
+            inner_optimizer=inner_optimizer,
+            execution=execution,
+            memory=memory,
+            norm=norm,
+            initial_inner_lr=initial_inner_lr,
+            outer_optimizer=outer_optimizer,
+            outer_scheduler=outer_scheduler,
+        )
+        self.save_hyperparameters({"head": head})
+
+    def make_learner(self, backbone: nn.Module) -> Learner:
+        return HeadLearner(backbone, self.norm, self._head_name)

@@ -1,0 +1,68 @@
+"""Checks on the arguments of the modules: each raises one line that names the value, the constraint and the remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metalearn.errors import ConfigError
+
+__all__ = ["LossName", "check_backbone", "check_choice", "check_step_size", "check_steps", "get_loss", "mean_squared_error"]
+
+LossName = Literal["cross_entropy", "mse"]
+
+
+def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """``mean((o - y)^2)``, written out because ``F.mse_loss`` has no forward-over-reverse derivative."""
+    return ((outputs - targets) ** 2).mean()
+
+
+def get_loss(loss: LossName | Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss function of a name; a callable is returned as it is."""
+    losses: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": F.cross_entropy, "mse": mean_squared_error}
+    if callable(loss):
+        return loss
+    check_choice("loss", loss, list(losses))
+    return losses[loss]
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}, but it must be one of {', '.join(choices)}; use {choices[0]!r}")
+
+
+def check_steps(name: str, value: object) -> None:
+    """Raise unless ``value`` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} is {value!r}, but adaptation needs a whole number of steps, at least 1; use {name}=1 or more")
+
+
+def check_step_size(name: str, value: object) -> None:
+    """Raise unless ``value`` is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        raise ConfigError(
+            f"{name} is {value!r}, but a step size must be a finite number above 0; use 0.4 for Omniglot or 0.01 for "
+            "miniImageNet"
+        )
+
+
+def check_backbone(backbone: object) -> None:
+    """Raise unless ``backbone`` is a network that an eager second-order inner loop can differentiate."""
+    if not isinstance(backbone, nn.Module):
+        raise ConfigError(
+            f"backbone is a {type(backbone).__name__}, but it must be a torch.nn.Module that maps [n, ...] to logits "
+            "[n, ways]; pass for example metalearn.backbones.Conv4(ways=5)"
+        )
+    if any(isinstance(layer, torch._dynamo.OptimizedModule) for layer in backbone.modules()):
+        raise ConfigError(
+            "backbone is compiled, but torch.compile has no double backward, so second-order gradients would fail; pass "
+            "the network that you gave to torch.compile"
+        )
+    if not any(value.requires_grad for value in backbone.parameters()):
+        raise ConfigError("backbone has no trainable parameters, but the inner loop needs some; unfreeze what should adapt")
