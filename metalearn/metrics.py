@@ -53,9 +53,12 @@ class EpisodeMean(Metric):
     higher_is_better: bool | None = False
     tasks: list[Tensor]
     values: list[Tensor]
+    gathered: tuple[Tensor, Tensor] | None
+    """After :meth:`compute`: the task numbers ``[T]`` of all ranks in ascending order, and their values ``[T]``."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.gathered = None
         self.add_state("tasks", [], dist_reduce_fx="cat")
         self.add_state("values", [], dist_reduce_fx="cat")
 
@@ -65,16 +68,14 @@ class EpisodeMean(Metric):
         self.tasks.append(tasks.reshape(-1))
 
     def compute(self) -> Interval:
-        """Mean and interval over all tasks."""
-        return interval(self.table()[1])
-
-    def table(self) -> tuple[Tensor, Tensor]:
-        """Task numbers ``[T]`` in ascending order, and their values ``[T]``."""
+        """Mean and interval over all tasks of all ranks."""
         if isinstance(self.values, list) and not self.values:
-            return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
-        tasks, values = dim_zero_cat(self.tasks), dim_zero_cat(self.values)
-        order = torch.argsort(tasks)
-        return tasks[order], values[order]
+            self.gathered = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
+        else:
+            tasks, values = dim_zero_cat(self.tasks), dim_zero_cat(self.values)
+            order = torch.argsort(tasks)
+            self.gathered = tasks[order].cpu(), values[order].cpu()
+        return interval(self.gathered[1])
 
 
 class EpisodeAccuracy(EpisodeMean):

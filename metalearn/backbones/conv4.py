@@ -50,7 +50,6 @@ class Conv4(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.head.bias)
         self.init_args = {
             "ways": ways,
@@ -68,7 +67,9 @@ class Conv4(nn.Module):
 def _block(inputs: int, outputs: int, downsample: str) -> nn.Module:
     stride = 2 if downsample == "stride" else 1
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv=nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1), norm=nn.BatchNorm2d(outputs)
+        # no bias: the normalisation would subtract it again
+        conv=nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        norm=nn.BatchNorm2d(outputs),
     )
     if downsample == "pool":
         layers["pool"] = nn.MaxPool2d(2)

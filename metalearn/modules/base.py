@@ -31,7 +31,7 @@ from metalearn.inner import (
     sequential,
     vectorized,
 )
-from metalearn.metrics import EpisodeAccuracy, EpisodeMean
+from metalearn.metrics import EpisodeAccuracy, EpisodeMean, Interval
 from metalearn.modules.arguments import LossName, check_backbone, check_choice, check_steps, get_loss
 from metalearn.modules.checkpoint import KEY, build_backbone, check_state, describe_backbone, read_checkpoint
 from metalearn.modules.execution import ExecutionName, choose_execution
@@ -43,7 +43,7 @@ __all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaModule", "Scheduler"]
 InnerLR = float | list[float] | Literal["learn"]
 LossFunction = LossName | Callable[[Tensor, Tensor], Tensor]
 MemoryMode = Literal["store"]
-Scheduler = LRSchedulerCallable | Literal["cosine"] | None
+Scheduler = Literal["cosine"] | LRSchedulerCallable | None
 
 EXPLOSION = 1e3
 """A meta-loss this many times the first one (or 1, if that is larger) has exploded."""
@@ -106,13 +106,15 @@ class MetaModule(L.LightningModule):
         )
         self.backbone_description = describe_backbone(self.backbone)
         self.image_spec: dict[str, Any] | None = None
-        self.val_accuracy, self.test_accuracy = EpisodeAccuracy(), EpisodeAccuracy()
-        self.val_loss = EpisodeMean()
+        self.run_config: str | None = None
+        self.run_name = type(self).__name__
+        self.val_accuracy, self.val_loss = EpisodeAccuracy(), EpisodeMean()
         self.test_steps = nn.ModuleDict()
         self._chosen: Literal["sequential", "vectorized"] | None = None
         self._outputs: int | None = None
         self._first_loss: float | None = None
         self._seen = 0
+        self._results: dict[tuple[str, int], Interval] = {}
 
     def make_learner(self, backbone: nn.Module) -> Learner:
         """The strategy that says which parameters of ``backbone`` adapt."""
@@ -142,11 +144,12 @@ class MetaModule(L.LightningModule):
             grads = torch.autograd.grad(loss, list(outer.values()), materialize_grads=True)
         return dict(zip(outer, grads, strict=True))
 
-    def adapt(self, support: Batch) -> AdaptedModel:
-        """Adapt to one task by ``eval_inner_steps`` steps; works in any grad mode and changes nothing of the module.
+    def adapt(self, support: Batch, steps: int | None = None) -> AdaptedModel:
+        """Adapt to one task; works in any grad mode and changes nothing of the module.
 
         Args:
             support: ``x`` ``[n, ...]`` and ``y`` ``[n]`` (or ``[n, d]`` targets), without a task axis.
+            steps: inner steps; ``None`` for ``eval_inner_steps``.
 
         Returns:
             the adapted network: ``adapted(x)`` gives logits.
@@ -164,11 +167,14 @@ class MetaModule(L.LightningModule):
             with torch.no_grad():
                 encoded, _ = self._learner.encode(params, x, x)
             adapted = params
-            for adapted in self._adaptation.iterates(
-                params, encoded, y, self.eval_inner_steps, self._fixed_sizes(), order=0
-            ):
+            count = self.eval_inner_steps if steps is None else steps
+            for adapted in self._adaptation.iterates(params, encoded, y, count, self._fixed_sizes(), order=0):
                 pass
         return AdaptedModel(self._learner, {**params, **adapted}, x)
+
+    def count_outputs(self, x: Tensor) -> int:
+        """The number of outputs ``N`` that the network gives for inputs ``x`` ``[n, ...]``."""
+        return self._count_outputs(Batch(x[None], torch.zeros(1, len(x), dtype=torch.int64)))
 
     def forward(self, support: Batch, query: Tensor) -> Tensor:
         """Logits ``[m, N]`` of one task's queries ``[m, ...]`` after adaptation to its support set."""
@@ -241,7 +247,8 @@ class MetaModule(L.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         self._seen = 0
-        for metric in (self.test_accuracy, *self.test_steps.values()):
+        self._results.clear()
+        for metric in self.test_steps.values():
             metric.reset()  # type: ignore[operator]
 
     def test_step(self, batch: Episode, batch_idx: int) -> None:
@@ -250,8 +257,6 @@ class MetaModule(L.LightningModule):
             self._test_metric(f"loss_step_{step}", EpisodeMean).update(self._losses(logits, episode), numbers)
             if self.classifies:
                 self._test_metric(f"acc_step_{step}", EpisodeAccuracy).update(logits, episode.query.y, numbers)
-        if self.classifies:
-            self.test_accuracy.update(outputs[self.eval_inner_steps], episode.query.y, numbers)
 
     def on_test_epoch_end(self) -> None:
         steps = range(self.eval_inner_steps + 1)
@@ -260,9 +265,23 @@ class MetaModule(L.LightningModule):
                 continue
             for step in steps:  # a rank without tasks has made no metric yet, and all ranks gather alike
                 found = self._test_metric(f"{kind}_step_{step}", metric).compute()
+                self._results[kind, step] = found
                 self.log(f"test/{kind}_step_{step}", found.mean)
             self.log(f"test/{kind}", found.mean)
             self.log(f"test/{kind}_ci95", found.ci95)
+
+    def test_results(self) -> dict[tuple[str, int], Interval]:
+        """The last test's mean and interval of ``"acc"`` and ``"loss"`` after each number of inner steps."""
+        return dict(self._results)
+
+    def test_table(self) -> tuple[list[str], list[list[float]]]:
+        """The last test's metrics: a header, and a row for every task of every rank in ascending order of task."""
+        found = {name: metric.gathered for name, metric in self.test_steps.items()}  # type: ignore[union-attr]
+        columns = [value for value in found.values() if isinstance(value, tuple)]
+        if not columns:
+            return ["task"], []
+        rows = zip(columns[0][0].tolist(), *(values.tolist() for _, values in columns), strict=True)
+        return ["task", *found], [list(row) for row in rows]
 
     def predict_step(self, batch: Episode, batch_idx: int) -> Tensor:
         """Class probabilities ``[B, n, N]`` of the queries (the outputs themselves for regression)."""
@@ -307,22 +326,11 @@ class MetaModule(L.LightningModule):
         return [{k: usable(v).detach() if isinstance(v, Tensor) else v for k, v in size.items()} for size in sizes]
 
     # ------------------------------------------------------------------ checks
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Check labels while they are still on the host, where looking at them costs no synchronisation."""
-        episode = as_episode(batch)
-        check_episode(episode)
-        if self.classifies and self._outputs is not None:
-            for role, part in zip(("support", "query"), episode, strict=True):
-                check_labels(part.y, self._outputs, role)
-        return episode
-
     def _check(self, episode: Episode) -> None:
         check_episode(episode)
-        first = self._outputs is None
-        if first:
+        if self._outputs is None:
             self._outputs = self._count_outputs(episode.support)
-        if self.classifies and (first or episode.support.y.device.type == "cpu"):
-            assert self._outputs is not None
+        if self.classifies:
             for role, part in zip(("support", "query"), episode, strict=True):
                 check_labels(part.y, self._outputs, role)
 
@@ -396,6 +404,8 @@ class MetaModule(L.LightningModule):
             "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
             "backbone": self.backbone_description,
             "image_spec": self.image_spec,
+            "config": self.run_config,
+            "run": self.run_name,
         }
         if self._trainer is not None and self.trainer.world_size == 1:
             checkpoint[KEY]["rng"] = torch.get_rng_state()

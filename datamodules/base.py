@@ -1,0 +1,226 @@
+"""What all episodic data modules share: arguments, splits, loaders, and episodes as pure functions of their number."""
+
+from __future__ import annotations
+
+import lightning as L
+import numpy as np
+import torch
+
+from metalearn.datamodules.images import ImageSpec, to_float
+from metalearn.datamodules.loader import EpisodeDataset, EpisodeLoader, EpisodeSampler
+from metalearn.datamodules.randomness import SPLITS
+from metalearn.datamodules.sampling import draw_episodes
+from metalearn.datamodules.store import ImageStore
+from metalearn.episode import Batch, Episode
+from metalearn.errors import ConfigError, DataError
+
+__all__ = ["EpisodicDataModule", "ImageEpisodes"]
+
+
+class EpisodicDataModule(L.LightningDataModule):
+    """Episodes for training, validation and test. Works under a Trainer, on any number of ranks, and without one.
+
+    Subclasses implement :meth:`draw`, and check their arguments in ``__init__`` before anything is written.
+
+    Attributes:
+        image_spec: how images are read, or ``None`` where the inputs are no images.
+    """
+
+    image_spec: ImageSpec | None = None
+
+    def __init__(
+        self, tasks_per_batch: int, train_tasks: int, val_tasks: int, test_tasks: int, seed: int, num_workers: int
+    ) -> None:
+        super().__init__()
+        sizes = {"tasks_per_batch": tasks_per_batch, "train_tasks": train_tasks, "val_tasks": val_tasks,
+                 "test_tasks": test_tasks}  # fmt: skip
+        for name, value in sizes.items():
+            check_at_least(name, value, 1)
+        check_at_least("num_workers", num_workers, 0)
+        check_at_least("seed", seed, 0)
+        if train_tasks < tasks_per_batch:
+            raise ConfigError(
+                f"train_tasks is {train_tasks}, but an epoch must hold at least one batch of {tasks_per_batch} tasks; raise "
+                "train_tasks or lower tasks_per_batch"
+            )
+        self.tasks_per_batch = tasks_per_batch
+        self.tasks = {"train": train_tasks, "val": val_tasks, "test": test_tasks}
+        self.seed = seed
+        self.num_workers = num_workers
+
+    def draw(self, seed: int, split: str, indices: list[int]) -> Episode:
+        """The episodes with these numbers, stacked: a pure function of its arguments."""
+        raise NotImplementedError(f"{type(self).__name__} must draw episodes")
+
+    def ready(self) -> None:
+        """Open the data, preparing it first where no Trainer has."""
+
+    def episode(self, seed: int, split: str, index: int) -> Episode:
+        """One task, without the task axis: a pure function of (seed, split, index).
+
+        Args:
+            seed: any whole number; the loaders use the module's own.
+            split: ``"train"``, ``"val"`` or ``"test"``.
+            index: the number of the episode, from 0.
+        """
+        if split not in SPLITS:
+            raise ConfigError(f"split is {split!r}, but it must be one of {', '.join(SPLITS)}; use 'test'")
+        self.ready()
+        return Episode(*(Batch(role.x[0], role.y[0]) for role in self.draw(seed, split, [index])))
+
+    def train_dataloader(self) -> EpisodeLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> EpisodeLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> EpisodeLoader:
+        return self._loader("test")
+
+    def predict_dataloader(self) -> EpisodeLoader:
+        return self._loader("test")
+
+    def _loader(self, split: str) -> EpisodeLoader:
+        self.ready()
+        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        trains = split == "train"
+        if trains and self.tasks["train"] < self.tasks_per_batch * world:
+            raise ConfigError(
+                f"train_tasks is {self.tasks['train']}, but an epoch on {world} ranks must hold at least "
+                f"{self.tasks_per_batch * world} tasks; raise train_tasks or lower tasks_per_batch"
+            )
+        sampler = EpisodeSampler(self.tasks[split], rank, world, advances=trains)
+        dataset = EpisodeDataset(_Draw(self, split), self.tasks[split])
+        return EpisodeLoader(
+            dataset,
+            sampler,
+            batch_size=self.tasks_per_batch,
+            drop_last=trains,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+class _Draw:
+    """Draws from a data module; pickles without its Trainer, for workers that are spawned."""
+
+    def __init__(self, data: EpisodicDataModule, split: str) -> None:
+        self.data, self.split = data, split
+
+    def __call__(self, indices: list[int]) -> Episode:
+        return self.data.draw(self.data.seed, self.split, indices)
+
+    def __getstate__(self) -> dict[str, object]:
+        clone = object.__new__(type(self.data))
+        clone.__dict__.update({name: value for name, value in self.data.__dict__.items() if name != "trainer"})
+        return {"data": clone, "split": self.split}
+
+
+class ImageEpisodes(EpisodicDataModule):
+    """Episodes of images out of an :class:`ImageStore`. Subclasses implement :meth:`open_store` and :meth:`split_classes`."""
+
+    def __init__(
+        self,
+        ways: int,
+        shots: int,
+        queries: int,
+        tasks_per_batch: int,
+        train_tasks: int,
+        val_tasks: int,
+        test_tasks: int,
+        seed: int,
+        num_workers: int,
+        cache_dir: str | None,
+    ) -> None:
+        super().__init__(tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers)
+        check_at_least("ways", ways, 2)
+        check_at_least("shots", shots, 1)
+        check_at_least("queries", queries, 1)
+        self.ways, self.shots, self.queries = ways, shots, queries
+        self.cache_dir = cache_dir
+        self._store: ImageStore | None = None
+        self._splits: dict[str, np.ndarray] = {}
+
+    def open_store(self, verify: bool) -> ImageStore:
+        """Open the packed images, packing them first if need be."""
+        raise NotImplementedError(f"{type(self).__name__} must open its store")
+
+    def split_classes(self, store: ImageStore) -> dict[str, np.ndarray]:
+        """For each split, the numbers of its classes in the store."""
+        raise NotImplementedError(f"{type(self).__name__} must split its classes")
+
+    def prepare_data(self) -> None:
+        """Pack the images, if they are not, and check the result."""
+        self._check(self.open_store(verify=True))
+
+    def setup(self, stage: str | None = None) -> None:
+        """Map the packed images."""
+        if self._store is None:
+            store = self.open_store(verify=False)
+            self._check(store)
+            self._splits = self.split_classes(store)
+            self._store = store
+
+    def ready(self) -> None:
+        if self._store is None:
+            self.setup()
+
+    def num_classes(self, split: str) -> int:
+        """How many classes a split has."""
+        self.ready()
+        return len(self._splits[split])
+
+    def class_names(self, split: str) -> list[str]:
+        """The names of a split's classes."""
+        self.ready()
+        assert self._store is not None
+        return [self._store.names[number] for number in self._splits[split]]
+
+    def draw(self, seed: int, split: str, indices: list[int]) -> Episode:
+        images = self.gather(seed, split, np.asarray(indices, np.int64))
+        assert self.image_spec is not None
+        x = to_float(images, self.image_spec)
+        labels = torch.arange(self.ways)
+        sets = []
+        for part, count in ((x[:, :, : self.shots], self.shots), (x[:, :, self.shots :], self.queries)):
+            y = labels.repeat_interleave(count).expand(len(indices), -1).contiguous()
+            sets.append(Batch(part.reshape(len(indices), self.ways * count, *x.shape[3:]), y))
+        return Episode(*sets)
+
+    def gather(self, seed: int, split: str, indices: np.ndarray) -> np.ndarray:
+        """The uint8 images ``[B, N, K + Q, C, H, W]`` of the episodes with these numbers: one draw, one gather."""
+        store = self._store
+        assert store is not None
+        classes = self._splits[split]
+        counts = store.counts[classes]
+        picked, images = draw_episodes(seed, split, indices, counts, self.ways, self.shots + self.queries)
+        rows = store.offsets[classes[picked]][..., None] + images
+        return np.take(store.images, rows, axis=0)
+
+    def _check(self, store: ImageStore) -> None:
+        for split, classes in self.split_classes(store).items():
+            if self.ways > len(classes):
+                raise ConfigError(
+                    f"ways is {self.ways}, but the {split} split of {type(self).__name__} has {len(classes)} classes; use at "
+                    f"most {len(classes)} ways"
+                )
+            fewest = int(store.counts[classes].min())
+            if self.shots + self.queries > fewest:
+                name = store.names[int(classes[int(store.counts[classes].argmin())])]
+                raise ConfigError(
+                    f"shots + queries is {self.shots} + {self.queries} = {self.shots + self.queries}, but class {name} of the "
+                    f"{split} split has {fewest} images; use at most {fewest} together"
+                )
+
+
+def check_at_least(name: str, value: object, least: int) -> None:
+    """Raise unless ``value`` is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} is {value!r}, but it must be a whole number, at least {least}; use {name}={max(least, 1)}")
+
+
+def require(found: int, needed: int, what: str) -> None:
+    """Raise unless there are enough of something."""
+    if found < needed:
+        raise DataError(f"{what}: found {found}, but at least {needed} are needed; check the folder that root names")

@@ -1,0 +1,90 @@
+"""From an image file to the pixels that a model is trained on, and back from a checkpoint to that same recipe."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from metalearn.errors import DataError
+
+__all__ = ["ImageSpec", "read_image", "to_float"]
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How images are read. Saved in checkpoints, so that new images meet the model as its training images did.
+
+    Attributes:
+        channels: 1 (grey) or 3 (colour).
+        size: height and width in pixels; the whole image is resized, its aspect ratio is not kept.
+        invert: dark ink on light paper becomes bright ink on black.
+        mean: of each channel, subtracted from pixels in 0..1.
+        std: of each channel, what pixels are divided by.
+    """
+
+    channels: int = 3
+    size: int = 84
+    invert: bool = False
+    mean: Sequence[float] = (0.0,)
+    std: Sequence[float] = (1.0,)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain types."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ImageSpec:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**values)
+
+
+def read_image(file: Path | IO[bytes], spec: ImageSpec, name: str | None = None) -> np.ndarray:
+    """Read an image of any mode (grey, palette, alpha on white, CMYK, 16 bit) as uint8 ``[C, size, size]``.
+
+    Raises:
+        DataError: the file is no image, truncated, or absurdly large; the line names it.
+    """
+    name = name or str(file)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                image.load()
+                plain = _plain(image, spec.channels)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"image {name} has too many pixels to be trusted ({error}); shrink or remove it") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"image {name} cannot be read ({error}); it is truncated or no image: replace or remove it") from error
+    if plain.size != (spec.size, spec.size):
+        plain = plain.resize((spec.size, spec.size), Image.Resampling.LANCZOS)
+    pixels = np.asarray(plain, np.uint8)
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return 255 - pixels if spec.invert else pixels
+
+
+def _plain(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        deep = np.asarray(image, np.float64)
+        top = 65535.0 if deep.max() > 255 else 255.0
+        image = Image.fromarray((deep * (255.0 / top)).clip(0, 255).astype(np.uint8))
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image.convert("RGBA"))
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def to_float(images: np.ndarray, spec: ImageSpec) -> Tensor:
+    """``(x / 255 - mean) / std`` as float32, for uint8 images ``[..., C, H, W]``."""
+    found = torch.from_numpy(np.ascontiguousarray(images)).float().div_(255.0)
+    if any(spec.mean) or any(value != 1 for value in spec.std):
+        shape = (-1, 1, 1)
+        found.sub_(torch.tensor(list(spec.mean)).view(shape)).div_(torch.tensor(list(spec.std)).view(shape))
+    return found

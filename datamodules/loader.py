@@ -1,0 +1,95 @@
+"""Loading episodes: exact shares for every rank, no duplicates, and a position that survives a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from metalearn.episode import Episode
+
+__all__ = ["EpisodeDataset", "EpisodeLoader", "EpisodeSampler"]
+
+
+class EpisodeDataset(Dataset[Episode]):
+    """Map-style: an index is the number of an episode; a list of indices is drawn as one batch.
+
+    Args:
+        draw: makes the batch of episodes with the given numbers.
+        size: how many episodes there are.
+    """
+
+    def __init__(self, draw: Callable[[list[int]], Episode], size: int) -> None:
+        self._draw, self._size = draw, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> Episode:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Episode:
+        return self._draw(indices)
+
+
+class EpisodeSampler(DistributedSampler[int]):
+    """The numbers of the episodes of one rank: every ``world``-th one, without padding.
+
+    It is a ``DistributedSampler`` so that Lightning leaves it in place.
+
+    Args:
+        tasks: episodes an epoch, over all ranks.
+        rank: this process.
+        world: the number of processes.
+        advances: in training, epoch ``e`` yields the episodes from ``e * tasks`` on, and each rank the same number of
+            them; otherwise every epoch yields the same ones, each exactly once over all ranks.
+    """
+
+    def __init__(self, tasks: int, rank: int, world: int, advances: bool) -> None:
+        super().__init__(range(tasks), num_replicas=world, rank=rank, shuffle=False)  # type: ignore[arg-type]
+        self.tasks, self.advances = tasks, advances
+        self.first = 0
+
+    def __iter__(self) -> Iterator[int]:
+        begin = self.epoch * self.tasks if self.advances else 0
+        positions = range(self.first, len(self))
+        self.first = 0
+        return iter([begin + position * self.num_replicas + self.rank for position in positions])
+
+    def __len__(self) -> int:
+        if self.advances:
+            return self.tasks // self.num_replicas
+        return len(range(self.rank, self.tasks, self.num_replicas))
+
+
+class EpisodeLoader(DataLoader[Episode]):
+    """A DataLoader whose position is part of a checkpoint: a resumed run goes on with the next episode."""
+
+    def __init__(self, dataset: EpisodeDataset, sampler: EpisodeSampler, **arguments: Any) -> None:
+        super().__init__(dataset, sampler=sampler, collate_fn=_as_it_is, **arguments)
+        self._done = 0
+        self._resumed = 0
+
+    def __iter__(self) -> Iterator[Episode]:  # type: ignore[override]
+        sampler: EpisodeSampler = self.sampler  # type: ignore[assignment]
+        size = self.batch_size or 1
+        self._done, self._resumed = self._resumed, 0
+        sampler.first = self._done * size
+        for batch in super().__iter__():
+            self._done += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of batches of this epoch that were handed out, and the epoch."""
+        return {"batches": self._done, "epoch": self.sampler.epoch}  # type: ignore[attr-defined]
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after the batches that were handed out; an epoch that was finished starts anew."""
+        self._resumed = state["batches"] if state["batches"] < len(self) else 0
+        self.sampler.set_epoch(state["epoch"])  # type: ignore[attr-defined]
+
+
+def _as_it_is(batch: Episode) -> Episode:
+    return batch

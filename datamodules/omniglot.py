@@ -1,0 +1,207 @@
+"""Omniglot (Lake et al. 2015): 1,623 handwritten characters, 20 drawings of each."""
+
+from __future__ import annotations
+
+import logging
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from rich.progress import track
+
+from metalearn.datamodules.base import ImageEpisodes, check_at_least
+from metalearn.datamodules.images import ImageSpec, read_image
+from metalearn.datamodules.splits import split_by_hash
+from metalearn.datamodules.store import ImageStore, Packer, fingerprint, open_or_pack
+from metalearn.errors import DataError
+
+__all__ = ["OmniglotDataModule"]
+
+log = logging.getLogger(__name__)
+
+PARTS = ("images_background", "images_evaluation")
+ENTRY = re.compile(r"(?:.*/)?(images_background|images_evaluation)/([^/]+)/(character\d+)/([^/]+\.png)$")
+CHARACTERS = 1623
+ROTATIONS = 4
+LARGEST_ENTRY = 1 << 20
+
+Opener = Callable[[], IO[bytes]]
+
+
+class OmniglotDataModule(ImageEpisodes):
+    """Few-shot episodes of Omniglot: 1,200 characters for training, 100 for validation, 323 for test.
+
+    The split orders characters by a hash of their names: it is a constant, whatever the seed. With ``rotations``, the
+    training characters turned by 90, 180 and 270 degrees are classes of their own (4,800 in all), as is the custom since
+    Santoro et al. 2016. Strokes are 1, paper is 0.
+
+    Args:
+        root: the folder that holds ``images_background.zip`` and ``images_evaluation.zip``, or their extracted trees,
+            directly or in ``omniglot-py/``. What is missing is downloaded to it.
+        ways: classes a task, ``N``.
+        shots: support images a class, ``K``.
+        queries: query images a class, ``Q``; ``K + Q`` is at most 20.
+        tasks_per_batch: ``B``.
+        train_tasks: tasks an epoch.
+        val_tasks: validation tasks, the same every time.
+        test_tasks: test tasks, the same every time.
+        seed: of the tasks.
+        image_size: pixels of height and width.
+        rotations: add the rotated training characters.
+        download: fetch what is missing.
+        num_workers: processes that draw.
+        cache_dir: where the packed images are kept; ``None`` for METALEARN_CACHE or the user's cache folder.
+
+    Raises:
+        ConfigError: an argument is out of range for this data.
+        DataError: an archive is missing, truncated or foreign, or the cache cannot be written.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/omniglot",
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        tasks_per_batch: int = 16,
+        train_tasks: int = 4000,
+        val_tasks: int = 200,
+        test_tasks: int = 600,
+        seed: int = 0,
+        image_size: int = 28,
+        rotations: bool = True,
+        download: bool = True,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            ways, shots, queries, tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers, cache_dir
+        )
+        check_at_least("image_size", image_size, 8)
+        self.root = Path(root)
+        self.rotations = rotations
+        self.download = download
+        self.image_spec = ImageSpec(channels=1, size=image_size, invert=True)
+
+    def prepare_data(self) -> None:
+        """Download what is missing, pack the images, and check the result."""
+        if self.download and self.root is not None:
+            _download(self.root)
+        super().prepare_data()
+
+    def open_store(self, verify: bool) -> ImageStore:
+        drawings = _find(self.root)
+        spec = self.image_spec
+        assert spec is not None
+        names = sorted(drawings)
+        source = fingerprint([spec, *((name, *(entry for entry, _ in drawings[name])) for name in names)])
+
+        def pack(packer: Packer) -> dict[str, Any]:
+            for name in track(names, description="packing Omniglot", transient=True):
+                images = np.stack([_read(entry, opener, spec) for entry, opener in drawings[name]])
+                for turns in range(ROTATIONS):
+                    packer.add(f"{name}@{90 * turns}", np.rot90(images, turns, (2, 3)))
+            return {}
+
+        return open_or_pack(f"omniglot-{spec.size}", source, (1, spec.size, spec.size), pack, self.cache_dir, verify)
+
+    def split_classes(self, store: ImageStore) -> dict[str, np.ndarray]:
+        names = [name.removesuffix("@0") for name in store.names[::ROTATIONS]]
+        full = len(names) == CHARACTERS
+        if not full:
+            log.warning("Omniglot has %d of its %d characters here: accuracies do not compare", len(names), CHARACTERS)
+        split = split_by_hash(names, (1200, 100, 323) if full else (0.74, 0.06, 0.2))
+        upright = {part: ROTATIONS * characters for part, characters in split.items()}
+        if self.rotations:
+            upright["train"] = (upright["train"][:, None] + np.arange(ROTATIONS)).reshape(-1)
+        return upright
+
+
+def _find(root: Path) -> dict[str, list[tuple[tuple[str, int, int], Opener]]]:
+    """For each character its drawings: (name, size, checksum or 0) and how to open them."""
+    found: dict[str, list[tuple[tuple[str, int, int], Opener]]] = {}
+    for part in PARTS:
+        entries = _from_tree(root, part) or _from_archive(root, part)
+        if not entries:
+            raise DataError(
+                f"Omniglot's {part} is not in {root}: it must hold {part}.zip or the folder {part}; set data.root to the folder "
+                "of the official archives, or leave download on with a network"
+            )
+        for entry, opener in entries:
+            match = ENTRY.match(entry[0])
+            assert match is not None
+            found.setdefault(f"{match[2]}/{match[3]}", []).append((entry, opener))
+    for entries in found.values():
+        entries.sort(key=lambda pair: pair[0])
+    if len(found) < 15:
+        raise DataError(f"Omniglot in {root} has {len(found)} characters, but a split into train, val and test needs at least "
+                        "15; get the official archives")  # fmt: skip
+    return found
+
+
+def _homes(root: Path) -> list[Path]:
+    return [root, root / "omniglot-py"]
+
+
+def _from_tree(root: Path, part: str) -> list[tuple[tuple[str, int, int], Opener]]:
+    for home in _homes(root):
+        files = sorted((home / part).glob("*/character*/*.png"))
+        if files:
+            return [
+                ((file.relative_to(home).as_posix(), file.stat().st_size, 0), lambda file=file: file.open("rb"))  # type: ignore[misc]
+                for file in files
+            ]
+    return []
+
+
+def _from_archive(root: Path, part: str) -> list[tuple[tuple[str, int, int], Opener]]:
+    path = next((home / f"{part}.zip" for home in _homes(root) if (home / f"{part}.zip").is_file()), None)
+    if path is None:
+        return []
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"archive {path} cannot be read ({error}); it is truncated or no zip file: fetch it again") from error
+    entries = [
+        ((info.filename, info.file_size, info.CRC), lambda info=info: archive.open(info))  # type: ignore[misc]
+        for info in archive.infolist()
+        if ENTRY.match(info.filename) and info.file_size <= LARGEST_ENTRY
+    ]
+    if not entries:
+        raise DataError(
+            f"archive {path} holds no {part}/ALPHABET/characterNN/*.png, so it is not Omniglot's; fetch the official one"
+        )
+    return entries
+
+
+def _read(entry: tuple[str, int, int], opener: Opener, spec: ImageSpec) -> np.ndarray:
+    try:
+        with opener() as file:
+            return read_image(file, spec, entry[0])
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise DataError(f"archive entry {entry[0]} is damaged ({error}); fetch the archive again") from error
+
+
+def _download(root: Path) -> None:
+    missing = [
+        part
+        for part in PARTS
+        if not any((home / f"{part}.zip").is_file() or (home / part).is_dir() for home in _homes(root))
+    ]
+    if not missing:
+        return
+    from torchvision.datasets import Omniglot
+    from torchvision.datasets.utils import download_url
+
+    for part in missing:
+        url = f"{Omniglot.download_url_prefix}/{part}.zip"
+        try:
+            download_url(url, str(root), f"{part}.zip", Omniglot.zips_md5[part])
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"Omniglot's {part}.zip is not in {root} and cannot be downloaded from {url} ({error}); fetch it by other means "
+                "and set data.root to its folder"
+            ) from error

@@ -1,0 +1,61 @@
+"""Regression of sinusoids (Finn et al. 2017, section 5.1)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from metalearn.datamodules.base import EpisodicDataModule, check_at_least
+from metalearn.datamodules.randomness import draw_uniform
+from metalearn.episode import Batch, Episode
+
+__all__ = ["SinusoidDataModule"]
+
+
+class SinusoidDataModule(EpisodicDataModule):
+    """Tasks ``y = a sin(x - p)`` with amplitude ``a`` in [0.1, 5], phase ``p`` in [0, pi] and ``x`` in [-5, 5].
+
+    Args:
+        shots: support points a task, ``K``.
+        queries: query points a task, ``Q``.
+        tasks_per_batch: ``B``.
+        train_tasks: tasks an epoch.
+        val_tasks: validation tasks, the same every time.
+        test_tasks: test tasks, the same every time.
+        seed: of the tasks.
+        num_workers: processes that draw.
+
+    Shape:
+        ``x`` ``[B, n, 1]`` and ``y`` ``[B, n, 1]``, float32.
+    """
+
+    def __init__(
+        self,
+        shots: int = 10,
+        queries: int = 10,
+        tasks_per_batch: int = 25,
+        train_tasks: int = 12500,
+        val_tasks: int = 100,
+        test_tasks: int = 600,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        check_at_least("shots", shots, 1)
+        check_at_least("queries", queries, 1)
+        super().__init__(tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers)
+        self.shots, self.queries = shots, queries
+
+    def draw(self, seed: int, split: str, indices: list[int]) -> Episode:
+        points = self.shots + self.queries
+        uniform = draw_uniform(seed, split, np.asarray(indices, np.int64), 2 + points)
+        amplitude = 0.1 + 4.9 * uniform[:, :1]
+        phase = math.pi * uniform[:, 1:2]
+        x = -5.0 + 10.0 * uniform[:, 2:]
+        y = amplitude * np.sin(x - phase)
+        pairs = torch.from_numpy(np.stack([x, y])).float()[..., None]
+        return Episode(
+            Batch(*(part[:, : self.shots].contiguous() for part in pairs)),
+            Batch(*(part[:, self.shots :].contiguous() for part in pairs)),
+        )

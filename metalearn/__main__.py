@@ -1,0 +1,2 @@
+from metalearn.cli import main
+main()

@@ -1,0 +1,173 @@
+"""The command line: ``python -m metalearn {fit,validate,test,predict}``."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+import metalearn.backbones
+import metalearn.datamodules
+import metalearn.modules
+from metalearn import outcome, own_images
+from metalearn.command import option, prepare_arguments
+from metalearn.errors import ConfigError, MetalearnError
+from metalearn.modules import MetaModule
+from metalearn.modules.callbacks import PredictionTable, RunClock, TaskTable
+
+__all__ = ["MetaCLI", "main"]
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in one line instead of printing the usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise ConfigError(_one_line(message)) from ex
+
+
+class MetaCLI(LightningCLI):
+    """LightningCLI with our defaults: checkpoints by validation accuracy, tables, pictures and a summary."""
+
+    def __init__(self, args: Sequence[str], run_name: str) -> None:
+        self.run_name = run_name
+        self.clock, self.tasks, self.predictions = RunClock(), TaskTable(), PredictionTable()
+        super().__init__(
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"prog": "metalearn", "description": "Gradient-based meta-learning on PyTorch Lightning."},
+            save_config_kwargs={"overwrite": True},
+            load_from_checkpoint_support=False,
+            args=list(args),
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data.init_args.ways", "model.init_args.backbone.init_args.ways")
+        parser.add_argument("--test_after_fit", type=bool, default=True, help="test the best checkpoint after fit")
+        parser.add_argument("--run_name", type=str, default=None, help="the folder below runs/; default: the config's name")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: the checkpoint's config is already among the arguments, see :mod:`metalearn.command`."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Add a CSV logger where the user names none, and our callbacks for our modules."""
+        asked = self._get(self.config_init, "trainer")
+        if asked.get("logger") in (None, True) and "logger" not in kwargs:
+            root = asked.get("default_root_dir") or "runs"
+            name = self._get(self.config_init, "run_name") or self.run_name
+            kwargs["logger"] = CSVLogger(save_dir=str(root), name=name)
+        trainer = super().instantiate_trainer(**kwargs)
+        if isinstance(self.model, MetaModule):
+            ours: list[L.Callback] = [self.clock, self.tasks]
+            if self.subcommand == "predict":
+                ours.append(self.predictions)
+            saves = asked.get("enable_checkpointing") is not False and not asked.get("fast_dev_run")
+            if self.subcommand == "fit" and saves and not _user_saves(asked.get("callbacks")):
+                monitor, mode = ("val/acc", "max") if self.model.classifies else ("val/loss", "min")
+                trainer.callbacks = [each for each in trainer.callbacks if type(each) is not ModelCheckpoint]
+                ours.append(ModelCheckpoint(monitor=monitor, mode=mode, filename="best", enable_version_counter=False))
+                ours.append(
+                    ModelCheckpoint(filename="last", every_n_train_steps=100, save_top_k=1, enable_version_counter=False)
+                )
+            # ModelCheckpoint must stay last, as Lightning orders them
+            savers = [each for each in (*trainer.callbacks, *ours) if isinstance(each, ModelCheckpoint)]
+            others = [each for each in (*trainer.callbacks, *ours) if not isinstance(each, ModelCheckpoint)]
+            trainer.callbacks = [*others, *savers]
+        return trainer
+
+    def after_instantiate_classes(self) -> None:
+        if isinstance(self.model, MetaModule):
+            text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+            config = yaml.safe_load(text)
+            self.model.run_config = yaml.safe_dump({key: config[key] for key in ("model", "data") if key in config})
+            self.model.run_name = self._get(self.config_init, "run_name") or self.run_name
+            backbone = config["model"]["init_args"].get("backbone") or {}
+            if self.model.backbone_description is None and "class_path" in backbone:
+                self.model.backbone_description = {
+                    "class_path": backbone["class_path"],
+                    "init_args": {**backbone.get("init_args", {}), **backbone.get("dict_kwargs", {})},
+                }
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint, draw the pictures, print the summary."""
+        if isinstance(self.model, MetaModule) and not self.trainer.fast_dev_run:
+            outcome.after_fit(self)
+
+    def after_test(self) -> None:
+        if isinstance(self.model, MetaModule):
+            outcome.after_test(self)
+
+    def after_validate(self) -> None:
+        if isinstance(self.model, MetaModule):
+            outcome.after_validate(self)
+
+    def after_predict(self) -> None:
+        if isinstance(self.model, MetaModule):
+            outcome.after_predict(self)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; what a user can put right ends with one line and exit code 2.
+
+    Args:
+        args: what follows ``python -m metalearn``; ``None`` for the process's own arguments.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in given
+    given = [arg for arg in given if arg != "--debug"]
+    _quieten()
+    try:
+        if not given:
+            given = ["--help"]
+        if given[0] == "predict" and option(given, "--support") is not None:
+            own_images.predict(given[1:])
+            return
+        with tempfile.TemporaryDirectory(prefix="metalearn-") as scratch:
+            arguments, name = prepare_arguments(given, Path(scratch))
+            MetaCLI(arguments, name)
+    except (MetalearnError, MisconfigurationException) as error:
+        if debug:
+            raise
+        print(f"metalearn: error: {_one_line(str(error))}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _quieten() -> None:
+    """Drop what says nothing about the run: advertisements, and a deprecation between two libraries."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
+        for handler in (logger := logging.getLogger(name)).handlers:
+            handler.addFilter(_is_no_tip)
+        logger.addFilter(_is_no_tip)
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
+
+
+def _user_saves(callbacks: Any) -> bool:
+    every = callbacks if isinstance(callbacks, list) else [callbacks]
+    return any(isinstance(each, ModelCheckpoint) for each in every)
+
+
+def _one_line(message: str) -> str:
+    return re.sub(r"\s+", " ", message).strip()

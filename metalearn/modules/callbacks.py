@@ -1,0 +1,114 @@
+"""Callbacks that measure a run and write down what it predicted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from metalearn.modules.base import MetaModule
+from metalearn.reports.tables import write_csv
+
+__all__ = ["PredictionTable", "RunClock", "TaskTable", "folder"]
+
+
+def folder(trainer: L.Trainer) -> Path:
+    """Where this run writes: the logger's folder, or the trainer's root."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+class RunClock(L.Callback):
+    """Measures training: seconds with and without validation, and tasks per second over all ranks.
+
+    Attributes:
+        seconds: of the whole fit, validation included.
+        training: of the training batches alone.
+        tasks: the tasks that were trained on, over all ranks.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = self.training = 0.0
+        self.tasks = 0
+        self._begun = self._batch = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begun = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        self._batch = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if pl_module.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()
+        self.training += time.perf_counter() - self._batch
+        self.tasks += len(batch[0][0]) * trainer.world_size
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.seconds = time.perf_counter() - self._begun
+
+
+class TaskTable(L.Callback):
+    """Writes ``test_tasks.csv``: the metric of every test task, from which the printed interval can be recomputed.
+
+    Attributes:
+        path: the file, once it is written.
+    """
+
+    path: Path | None = None
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not isinstance(pl_module, MetaModule) or trainer.sanity_checking:
+            return
+        header, rows = pl_module.test_table()
+        if trainer.is_global_zero:
+            self.path = write_csv(folder(trainer) / "test_tasks.csv", header, rows)
+
+
+class PredictionTable(BasePredictionWriter):
+    """Writes ``predictions.csv`` (per rank under DDP): a row per query with its probability for every class.
+
+    Attributes:
+        path: the file, once it is written.
+    """
+
+    path: Path | None = None
+
+    def __init__(self) -> None:
+        super().__init__("epoch")
+        self._truth: list[torch.Tensor] = []
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        self._truth.append(batch[1][1].cpu())
+
+    def write_on_epoch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+    ) -> None:
+        classifies = getattr(pl_module, "classifies", True)
+        rows: list[list[Any]] = []
+        number = 0
+        for outputs, truth in zip(predictions, self._truth, strict=True):
+            for task_outputs, task_truth in zip(outputs.float().cpu(), truth, strict=True):
+                task = number * trainer.world_size + trainer.global_rank
+                for query, (row, target) in enumerate(zip(task_outputs.tolist(), task_truth.tolist(), strict=True)):
+                    rest = [target, max(range(len(row)), key=row.__getitem__), *row] if classifies else [*target, *row]
+                    rows.append([task, query, *rest])
+                number += 1
+        self._truth.clear()
+        if not rows:
+            return
+        width = predictions[0].shape[-1]
+        columns = ["class", "predicted", *(f"p{i}" for i in range(width))] if classifies else [
+            *(f"target{i}" for i in range(width)), *(f"predicted{i}" for i in range(width))
+        ]  # fmt: skip
+        name = "predictions.csv" if trainer.world_size == 1 else f"predictions_rank{trainer.global_rank}.csv"
+        self.path = write_csv(folder(trainer) / name, ["task", "query", *columns], rows)

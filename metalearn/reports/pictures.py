@@ -1,0 +1,183 @@
+"""The pictures of a run. matplotlib is imported when the first one is drawn."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metalearn.reports.tables import write_atomically
+
+__all__ = ["draw_curve", "draw_episode", "draw_predictions", "draw_sinusoid", "draw_steps"]
+
+RIGHT, WRONG, INK = "#1b7837", "#b2182b", "#333333"
+
+
+def draw_episode(
+    path: Path,
+    support: np.ndarray,
+    query: np.ndarray,
+    classes: np.ndarray,
+    predictions: np.ndarray,
+    names: Sequence[str],
+    shots: int,
+    title: str,
+) -> Path:
+    """One task as a grid: a row per class, its support images on the left and its queries with predictions on the right.
+
+    Args:
+        path: the PNG file.
+        support: ``[N*K, C, H, W]`` in any range, ordered class by class.
+        query: ``[n, C, H, W]``.
+        classes: ``[n]`` the true classes of the queries.
+        predictions: ``[n]`` the predicted ones.
+        names: a name for each class.
+        shots: how many of a class's support images are drawn.
+        title: the heading.
+    """
+    plt = _pyplot()
+    per_class = [np.flatnonzero(classes == way)[:8] for way in range(len(names))]
+    columns = shots + max(len(rows) for rows in per_class)
+    figure, axes = plt.subplots(
+        len(names), columns, figsize=(0.9 * columns + 1.2, 0.95 * len(names) + 0.9), squeeze=False, layout="constrained"
+    )
+    for way, row in enumerate(axes):
+        for axis in row:
+            axis.set_axis_off()
+        for shot in range(shots):
+            _show(row[shot], support[way * shots + shot])
+            row[shot].set_title(f"{way}" if shot == 0 else "", fontsize=9, color=INK, loc="left")
+        for axis, index in zip(row[shots:], per_class[way], strict=False):
+            _show(axis, query[index])
+            right = predictions[index] == way
+            axis.set_title(
+                f"→ {predictions[index]}" if right else f"→ {predictions[index]} ✗", fontsize=9, color=RIGHT if right else WRONG
+            )
+    accuracy = 100 * float((classes == predictions).mean())
+    figure.suptitle(f"{title}\nleft: support (class number); right: queries → prediction; {accuracy:.0f} % right", fontsize=9)
+    return _save(figure, path)
+
+
+def draw_steps(path: Path, values: Mapping[int, float], trained: int, label: str, title: str) -> Path:
+    """A test metric against the number of inner steps.
+
+    Args:
+        path: the PNG file.
+        values: the metric after each number of inner steps; accuracies as shares.
+        trained: the number of inner steps used in training, marked.
+        label: the metric's name, the axis label.
+        title: the heading.
+    """
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    axis.plot(list(values), list(values.values()), marker="o", color="#2166ac")
+    for step, value in values.items():
+        axis.annotate(f"{value:.1f}" if value >= 10 else f"{value:.3g}", (step, value), xytext=(0, 6), fontsize=8,
+                      textcoords="offset points", ha="center")  # fmt: skip
+    axis.axvline(trained, color="0.6", linestyle=":", label=f"{trained} in training")
+    axis.set(xlabel="inner steps", ylabel=label, title=title)
+    axis.margins(y=0.15)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend(frameon=False, fontsize=8, loc="center right")
+    return _save(figure, path)
+
+
+def draw_curve(path: Path, rows: Sequence[Mapping[str, str]], title: str) -> Path:
+    """The training curve: the meta-loss, and the validation accuracy on a second axis.
+
+    Args:
+        path: the PNG file.
+        rows: the rows of ``metrics.csv``; empty fields are left out.
+        title: the heading.
+    """
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(5.6, 3.2), layout="constrained")
+    steps, losses = _column(rows, "train/loss")
+    axis.plot(steps, losses, color="0.75", linewidth=0.8, label="train/loss")
+    if len(losses) >= 10:
+        width = max(2, len(losses) // 20)
+        smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
+        axis.plot(steps[width - 1 :], smooth, color="0.35", label=f"mean of {width}")
+    axis.set(xlabel="outer step", ylabel="meta-loss", title=title)
+    lines, labels = axis.get_legend_handles_labels()
+    found = _column(rows, "val/acc")
+    if found[0]:
+        second = axis.twinx()
+        (line,) = second.plot(found[0], [100 * value for value in found[1]], marker="o", color="#2166ac")
+        second.set_ylabel("validation accuracy (%)", color="#2166ac")
+        lines, labels = [*lines, line], [*labels, "val/acc"]
+    axis.legend(lines, labels, frameon=False, fontsize=8, loc="center right")
+    return _save(figure, path)
+
+
+def draw_predictions(path: Path, images: np.ndarray, labels: Sequence[str], shares: Sequence[float], title: str) -> Path:
+    """A user's own queries with the predicted class and its probability.
+
+    Args:
+        path: the PNG file.
+        images: ``[n, C, H, W]``; at most 40 are drawn.
+        labels: the predicted class of each.
+        shares: its probability.
+        title: the heading.
+    """
+    plt = _pyplot()
+    count = min(len(images), 40)
+    columns = min(count, 8)
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.25 * columns + 0.5, 1.45 * rows + 0.6), squeeze=False,
+                                layout="constrained")  # fmt: skip
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, label, share in zip(axes.flat, images, labels, shares, strict=False):
+        _show(axis, image)
+        axis.set_title(f"{label[:14]}\n{100 * share:.0f} %", fontsize=8, color=INK)
+    figure.suptitle(title if count == len(images) else f"{title} (the first {count} of {len(images)})", fontsize=9)
+    return _save(figure, path)
+
+
+def draw_sinusoid(
+    path: Path, support: tuple[np.ndarray, np.ndarray], query: tuple[np.ndarray, np.ndarray], fits: Mapping[int, np.ndarray],
+    title: str,
+) -> Path:  # fmt: skip
+    """One regression task: its points, the true curve at the queries, and the fit after some numbers of inner steps."""
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
+    order = np.argsort(query[0])
+    axis.plot(query[0][order], query[1][order], color="0.6", label="queries")
+    for (step, fit), colour in zip(fits.items(), ("#d1e5f0", "#67a9cf", "#2166ac"), strict=False):
+        axis.plot(query[0][order], fit[order], color=colour, label=f"{step} steps")
+    axis.scatter(*support, color=WRONG, zorder=3, label="support")
+    axis.set(xlabel="x", ylabel="y", title=title)
+    axis.legend(frameon=False, fontsize=8)
+    return _save(figure, path)
+
+
+def _column(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[int], list[float]]:
+    kept = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    return [step for step, _ in kept], [value for _, value in kept]
+
+
+def _show(axis: Any, image: np.ndarray) -> None:
+    pixels = image.transpose(1, 2, 0)
+    low, high = float(pixels.min()), float(pixels.max())
+    pixels = (pixels - low) / (high - low if high > low else 1.0)
+    axis.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg", force=False)
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _save(figure: Any, path: Path) -> Path:
+    content = io.BytesIO()
+    figure.savefig(content, dpi=130, format="png")
+    _pyplot().close(figure)
+    return write_atomically(path, content.getvalue())

@@ -1,0 +1,33 @@
+"""The one summary at the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["print_summary"]
+
+
+def print_summary(title: str, facts: Sequence[tuple[str, str]], commands: Sequence[tuple[str, str]] = ()) -> None:
+    """Print facts as a framed table, and below it the commands to run next, unbroken so that they can be copied.
+
+    Args:
+        title: the heading.
+        facts: names and values.
+        commands: what each command does, and the command.
+    """
+    console = Console(highlight=False, soft_wrap=False)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(name, Text(value))
+    console.print()
+    console.print(Panel(table, title=title, title_align="left", expand=False))
+    for what, command in commands:
+        console.print(f"{what}:", style="bold")
+        console.print(Text(f"  {command}"), soft_wrap=True)
