@@ -1,0 +1,38 @@
+"""Small networks and noise episodes for the gradient tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metalearn import Batch, Episode
+
+
+class TinyConv(nn.Module):
+    """Two blocks with batch normalisation and max-pooling, and a head."""
+
+    def __init__(self, ways: int = 3) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(),
+        )  # fmt: skip
+        self.head = nn.Linear(16, ways)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+def noise_episode(
+    tasks: int = 3, ways: int = 3, shots: int = 2, queries: int = 3, shape: tuple[int, ...] = (1, 8, 8), seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> Episode:  # fmt: skip
+    """Noise, because ties in max-pooling make correct implementations differ."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def part(count: int) -> Batch:
+        x = torch.randn(tasks, ways * count, *shape, generator=generator, dtype=dtype)
+        return Batch(x, torch.arange(ways).repeat_interleave(count).repeat(tasks, 1))
+
+    return Episode(part(shots), part(queries))
