@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from metalearn.datamodules.images import ImageSpec, to_float
-from metalearn.datamodules.loader import EpisodeDataset, EpisodeLoader, EpisodeSampler
+from metalearn.datamodules.loader import EpisodeDataset, EpisodeLoader, EpisodeSampler, as_it_is
 from metalearn.datamodules.randomness import SPLITS
 from metalearn.datamodules.sampling import draw_episodes
 from metalearn.datamodules.store import ImageStore
@@ -89,15 +89,21 @@ class EpisodicDataModule(L.LightningDataModule):
                 f"train_tasks is {self.tasks['train']}, but an epoch on {world} ranks must hold at least "
                 f"{self.tasks_per_batch * world} tasks; raise train_tasks or lower tasks_per_batch"
             )
+        if self.tasks[split] < world:
+            raise ConfigError(
+                f"{split}_tasks is {self.tasks[split]}, but there are {world} ranks and each needs a task; raise {split}_tasks"
+            )
         sampler = EpisodeSampler(self.tasks[split], rank, world, advances=trains)
         dataset = EpisodeDataset(_Draw(self, split), self.tasks[split])
         return EpisodeLoader(
             dataset,
-            sampler,
+            sampler=sampler,
+            collate_fn=as_it_is,
             batch_size=self.tasks_per_batch,
             drop_last=trains,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            generator=torch.Generator(),  # else every new iterator would draw from the global RNG
             pin_memory=torch.cuda.is_available(),
         )
 

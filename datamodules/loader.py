@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from metalearn.episode import Episode
 
-__all__ = ["EpisodeDataset", "EpisodeLoader", "EpisodeSampler"]
+__all__ = ["EpisodeDataset", "EpisodeLoader", "EpisodeSampler", "as_it_is"]
 
 
 class EpisodeDataset(Dataset[Episode]):
@@ -65,18 +64,19 @@ class EpisodeSampler(DistributedSampler[int]):
 
 
 class EpisodeLoader(DataLoader[Episode]):
-    """A DataLoader whose position is part of a checkpoint: a resumed run goes on with the next episode."""
+    """A DataLoader whose position is part of a checkpoint: a resumed run goes on with the next episode.
 
-    def __init__(self, dataset: EpisodeDataset, sampler: EpisodeSampler, **arguments: Any) -> None:
-        super().__init__(dataset, sampler=sampler, collate_fn=_as_it_is, **arguments)
-        self._done = 0
-        self._resumed = 0
+    Its arguments are a DataLoader's own, since Lightning builds loaders anew for prediction: the dataset an
+    :class:`EpisodeDataset`, the sampler an :class:`EpisodeSampler`, and ``collate_fn`` :func:`as_it_is`.
+    """
+
+    _done = 0
+    _resumed = 0
 
     def __iter__(self) -> Iterator[Episode]:  # type: ignore[override]
-        sampler: EpisodeSampler = self.sampler  # type: ignore[assignment]
-        size = self.batch_size or 1
         self._done, self._resumed = self._resumed, 0
-        sampler.first = self._done * size
+        if isinstance(self.sampler, EpisodeSampler):
+            self.sampler.first = self._done * (self.batch_size or 1)
         for batch in super().__iter__():
             self._done += 1
             yield batch
@@ -91,5 +91,6 @@ class EpisodeLoader(DataLoader[Episode]):
         self.sampler.set_epoch(state["epoch"])  # type: ignore[attr-defined]
 
 
-def _as_it_is(batch: Episode) -> Episode:
+def as_it_is(batch: Episode) -> Episode:
+    """The batch: it was drawn whole."""
     return batch

@@ -22,6 +22,7 @@ import metalearn.backbones
 import metalearn.datamodules
 import metalearn.modules
 from metalearn import outcome, own_images
+from metalearn.allocator import keep_buffers
 from metalearn.command import option, prepare_arguments
 from metalearn.errors import ConfigError, MetalearnError
 from metalearn.modules import MetaModule
@@ -135,6 +136,7 @@ def main(args: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     given = [arg for arg in given if arg != "--debug"]
     _quieten()
+    keep_buffers()
     try:
         if not given:
             given = ["--help"]

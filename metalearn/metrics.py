@@ -61,6 +61,13 @@ class EpisodeMean(Metric):
         self.gathered = None
         self.add_state("tasks", [], dist_reduce_fx="cat")
         self.add_state("values", [], dist_reduce_fx="cat")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all tasks. An empty tensor stays behind, so that a rank without tasks can still take part in gathering."""
+        super().reset()
+        self.tasks.append(torch.zeros(0, dtype=torch.int64, device=self.device))
+        self.values.append(torch.zeros(0, dtype=torch.float64, device=self.device))
 
     def update(self, values: Tensor, tasks: Tensor) -> None:
         """Add the values ``[B]`` of the tasks with the numbers ``[B]``."""
@@ -69,12 +76,9 @@ class EpisodeMean(Metric):
 
     def compute(self) -> Interval:
         """Mean and interval over all tasks of all ranks."""
-        if isinstance(self.values, list) and not self.values:
-            self.gathered = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
-        else:
-            tasks, values = dim_zero_cat(self.tasks), dim_zero_cat(self.values)
-            order = torch.argsort(tasks)
-            self.gathered = tasks[order].cpu(), values[order].cpu()
+        tasks, values = dim_zero_cat(self.tasks), dim_zero_cat(self.values)
+        order = torch.argsort(tasks)
+        self.gathered = tasks[order].cpu(), values[order].cpu()
         return interval(self.gathered[1])
 
 

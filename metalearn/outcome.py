@@ -35,6 +35,7 @@ def after_fit(cli: MetaCLI) -> None:
     tests = cli.config[cli.subcommand]["test_after_fit"] and cli.datamodule is not None and not trainer.interrupted
     if tests:
         trainer.test(model, datamodule=cli.datamodule, ckpt_path=str(best) if best else None, verbose=False)
+    where = folder(trainer)
     if not trainer.is_global_zero:
         return
     if tests:
@@ -45,7 +46,7 @@ def after_fit(cli: MetaCLI) -> None:
         ("speed", f"{clock.tasks / max(clock.training, 1e-9):.1f} tasks/s"),
         ("checkpoint", str(best or "none: the run ended before the first validation")),
     ]
-    facts += _files(cli, with_curve=True, with_test=bool(tests))
+    facts += _files(cli, where, with_curve=True, with_test=bool(tests))
     images = model.image_spec is not None
     commands = []
     if best is not None:
@@ -60,8 +61,10 @@ def after_fit(cli: MetaCLI) -> None:
 
 def after_test(cli: MetaCLI) -> None:
     """Print the test's metrics and where its files are."""
+    where = folder(cli.trainer)
     if cli.trainer.is_global_zero:
-        print_summary(f"test: {cli.model.run_name}", _test_facts(cli.model) + _files(cli, with_curve=False, with_test=True))
+        facts = _test_facts(cli.model) + _files(cli, where, with_curve=False, with_test=True)
+        print_summary(f"test: {cli.model.run_name}", facts)
 
 
 def after_validate(cli: MetaCLI) -> None:
@@ -100,8 +103,7 @@ def _share(found: Interval) -> str:
     return f"{100 * found.mean:.2f} % ± {100 * found.ci95:.2f}"
 
 
-def _files(cli: MetaCLI, with_curve: bool, with_test: bool) -> Facts:
-    where = folder(cli.trainer)
+def _files(cli: MetaCLI, where: Path, with_curve: bool, with_test: bool) -> Facts:
     facts: Facts = []
     if with_curve and isinstance(cli.trainer.logger, CSVLogger):
         facts.append(("metrics", str(where / "metrics.csv")))

@@ -24,6 +24,7 @@ class Conv4(nn.Module):
         image_size: ``H = W`` of the images, at least 16.
         downsample: ``"pool"``: 2x2 max-pooling (miniImageNet in Finn et al.); ``"stride"``: convolutions of stride 2
             (Omniglot in Finn et al.), about a quarter of the work.
+        zero_head: start the head at 0, so that no class is preferred before adaptation (labels mean nothing across tasks).
 
     Shape:
         ``[n, C, H, W] -> [n, N]``.
@@ -36,6 +37,7 @@ class Conv4(nn.Module):
         hidden: int = 64,
         image_size: int = 28,
         downsample: Literal["pool", "stride"] = "pool",
+        zero_head: bool = False,
     ) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
@@ -51,12 +53,15 @@ class Conv4(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 nn.init.xavier_uniform_(layer.weight)
         nn.init.zeros_(self.head.bias)
+        if zero_head:
+            nn.init.zeros_(self.head.weight)
         self.init_args = {
             "ways": ways,
             "in_channels": in_channels,
             "hidden": hidden,
             "image_size": image_size,
             "downsample": downsample,
+            "zero_head": zero_head,
         }
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ __all__ = ["PredictionTable", "RunClock", "TaskTable", "folder"]
 
 
 def folder(trainer: L.Trainer) -> Path:
-    """Where this run writes: the logger's folder, or the trainer's root."""
+    """Where this run writes: the logger's folder, or the trainer's root. All ranks must call it, since they agree on it."""
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
@@ -67,8 +67,9 @@ class TaskTable(L.Callback):
         if not isinstance(pl_module, MetaModule) or trainer.sanity_checking:
             return
         header, rows = pl_module.test_table()
+        where = folder(trainer)
         if trainer.is_global_zero:
-            self.path = write_csv(folder(trainer) / "test_tasks.csv", header, rows)
+            self.path = write_csv(where / "test_tasks.csv", header, rows)
 
 
 class PredictionTable(BasePredictionWriter):
@@ -93,6 +94,7 @@ class PredictionTable(BasePredictionWriter):
     def write_on_epoch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
+        where = folder(trainer)
         classifies = getattr(pl_module, "classifies", True)
         rows: list[list[Any]] = []
         number = 0
@@ -111,4 +113,4 @@ class PredictionTable(BasePredictionWriter):
             *(f"target{i}" for i in range(width)), *(f"predicted{i}" for i in range(width))
         ]  # fmt: skip
         name = "predictions.csv" if trainer.world_size == 1 else f"predictions_rank{trainer.global_rank}.csv"
-        self.path = write_csv(folder(trainer) / name, ["task", "query", *columns], rows)
+        self.path = write_csv(where / name, ["task", "query", *columns], rows)

@@ -1,0 +1,51 @@
+"""A run on one or two gloo processes, started by the tests: trains a little, tests, and writes what each rank saw."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from metalearn import MAML, Batch, Episode
+from metalearn.datamodules.base import EpisodicDataModule
+from metalearn.modules.callbacks import TaskTable
+from tests.networks import TinyConv, noise_episode
+
+
+class Recorded(EpisodicDataModule):
+    """Noise tasks; remembers which were drawn."""
+
+    drawn: list[tuple[str, int]]
+
+    def draw(self, seed: int, split: str, indices: list[int]) -> Episode:
+        self.drawn += [(split, index) for index in indices]
+        episodes = [noise_episode(1, seed=100_000 * len(split) + index, dtype=torch.float32) for index in indices]
+        return Episode(*(Batch(*(torch.cat(part) for part in zip(*roles, strict=True))) for roles in zip(*episodes, strict=True)))
+
+
+def main(folder: Path, devices: int, test_tasks: int, poison: bool) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    L.seed_everything(0, verbose=False)
+    data = Recorded(4, 32, 4, test_tasks, 0, 0)
+    data.drawn = []
+    module = MAML(TinyConv(), inner_steps=2, inner_lr=1e30 if poison else 0.3, execution="sequential")
+    table = TaskTable()
+    trainer = L.Trainer(
+        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=2, logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, callbacks=[table],
+        num_sanity_val_steps=0, limit_train_batches=0 if test_tasks > 100 else 1.0, default_root_dir=folder,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    (found,) = trainer.test(module, datamodule=data, verbose=False)
+    weights = torch.cat([value.detach().flatten() for value in module.parameters()])
+    report = {"drawn": data.drawn, "test": found, "weights": weights.tolist()}
+    (folder / f"rank{trainer.global_rank}of{devices}.json").write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:] == ["poison"])

@@ -1,0 +1,84 @@
+"""Two gloo processes on the CPU against one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(folder: Path, devices: int, test_tasks: int, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.distributed.run", str(folder), str(devices), str(test_tasks), *more],
+        cwd=ROOT, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def reports(folder: Path, devices: int, test_tasks: int) -> list[dict[str, Any]]:
+    done = launch(folder, devices, test_tasks)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"rank{rank}of{devices}.json").read_text()) for rank in range(devices)]
+
+
+@pytest.mark.parametrize("test_tasks", [600, 7])
+def test_two_ranks_report_what_one_reports(test_tasks: int, tmp_path: Path) -> None:
+    """For 600 tasks (training left out, so that both test the same weights), and for an odd number."""
+    if test_tasks == 600:
+        (single,), pair = reports(tmp_path, 1, 600), reports(tmp_path, 2, 600)
+        single_table = single["test"]
+        assert all(rank["test"] == single_table for rank in pair)
+    else:
+        pair = reports(tmp_path, 2, test_tasks)
+        assert json.dumps(pair[0]["test"]) == json.dumps(pair[1]["test"])
+    tested = [[index for split, index in rank["drawn"] if split == "test"] for rank in pair]
+    assert sorted(tested[0] + tested[1]) == list(range(test_tasks))
+    rows = (tmp_path / "test_tasks.csv").read_text().splitlines()
+    assert [int(row.split(",")[0]) for row in rows[1:]] == list(range(test_tasks))
+    if test_tasks == 600:
+        return
+    trained = [[index for split, index in rank["drawn"] if split == "train"] for rank in pair]
+    assert not set(trained[0]) & set(trained[1])
+    assert sorted(trained[0] + trained[1]) == list(range(64))  # two epochs of 32 tasks, none twice
+    torch.testing.assert_close(pair[0]["weights"], pair[1]["weights"], rtol=0, atol=0)
+
+
+def test_a_two_rank_step_is_the_step_on_all_tasks(tmp_path: Path) -> None:
+    """8 tasks on one rank and 2 x 4 tasks give the same weights up to rounding."""
+    pair = reports(tmp_path, 2, 7)
+    from tests.distributed.run import Recorded
+
+    import lightning as L
+
+    from metalearn import MAML
+    from tests.networks import TinyConv
+
+    L.seed_everything(0, verbose=False)
+    data = Recorded(8, 32, 4, 7, 0, 0)
+    data.drawn = []
+    module = MAML(TinyConv(), inner_steps=2, inner_lr=0.3, execution="sequential")
+    L.Trainer(
+        accelerator="cpu", max_epochs=2, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, num_sanity_val_steps=0, limit_val_batches=0, default_root_dir=tmp_path,
+    ).fit(module, datamodule=data)  # fmt: skip
+    weights = torch.cat([value.detach().flatten() for value in module.parameters()])
+    torch.testing.assert_close(weights, torch.tensor(pair[0]["weights"]), rtol=1e-3, atol=1e-4)
+
+
+def test_fewer_tasks_than_ranks_are_refused(tmp_path: Path) -> None:
+    done = launch(tmp_path, 2, 1)
+    assert done.returncode != 0
+    assert "test_tasks is 1, but there are 2 ranks" in done.stderr
+
+
+def test_a_diverging_pair_stops_instead_of_hanging(tmp_path: Path) -> None:
+    done = launch(tmp_path, 2, 7, "poison")
+    assert done.returncode != 0
+    assert "smaller inner_lr" in done.stderr
