@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from metalearn.episode import Batch, Episode, check_batch, check_episode, check_labels
 from metalearn.errors import ConfigError, DivergenceError, ShapeError
@@ -113,6 +113,7 @@ class MetaModule(L.LightningModule):
         self._chosen: Literal["sequential", "vectorized"] | None = None
         self._outputs: int | None = None
         self._first_loss: float | None = None
+        self._end: float | None = None
         self._seen = 0
         self._results: dict[tuple[str, int], Interval] = {}
 
@@ -209,23 +210,37 @@ class MetaModule(L.LightningModule):
             if not torch.isfinite(norm):
                 self._diverged("the meta-gradient", float(norm))
 
+    def on_fit_start(self) -> None:
+        self._end = self._first_loss = None
+
     def configure_optimizers(self) -> Any:
         """The outer optimiser over all trainable parameters, and its schedule per outer step."""
         optimizer = self.outer_optimizer(value for value in self.parameters() if value.requires_grad)
         if self.outer_scheduler is None:
             return optimizer
         if self.outer_scheduler == "cosine":
-            steps = self.trainer.estimated_stepping_batches
-            if not math.isfinite(steps):
-                raise ConfigError(
-                    "outer_scheduler is 'cosine', but the run has no end to anneal to; set trainer.max_steps or max_epochs"
-                )
-            scheduler: Any = CosineAnnealingLR(optimizer, T_max=int(steps))
+            scheduler: Any = LambdaLR(optimizer, self._cosine)
         else:
             scheduler = self.outer_scheduler(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss"}}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _cosine(self, step: int) -> float:
+        """The share of the learning rate at an outer step, annealed to 0 at the end of the run (Loshchilov and Hutter 2017).
+
+        The end is asked for only once training runs: ``estimated_stepping_batches`` builds the training loader, and a loader
+        that is built before the loops are restored never gets its position back.
+        """
+        if step == 0:
+            return 1.0
+        if self._end is None:
+            self._end = self.trainer.estimated_stepping_batches
+        if not math.isfinite(self._end):
+            raise ConfigError(
+                "outer_scheduler is 'cosine', but the run has no end to anneal to; set trainer.max_steps or max_epochs"
+            )
+        return 0.5 * (1.0 + math.cos(math.pi * min(step / self._end, 1.0)))
 
     # ------------------------------------------------------------------ evaluation
     def on_validation_epoch_start(self) -> None:
