@@ -35,7 +35,7 @@ class Parser(LightningArgumentParser):
     """Says what is wrong in one line instead of printing the usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ConfigError(_one_line(message)) from ex
+        raise ConfigError(_condense(message)) from ex
 
 
 class MetaCLI(LightningCLI):
@@ -69,6 +69,18 @@ class MetaCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Nothing: the checkpoint's config is already among the arguments, see :mod:`metalearn.command`."""
 
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; what one of them found wrong comes out as it said it."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError) as error:
+            origin: BaseException = error
+            while origin.__cause__ is not None and not isinstance(origin, MetalearnError):
+                origin = origin.__cause__
+            if isinstance(origin, MetalearnError):
+                raise origin from None
+            raise ConfigError(_one_line(str(origin))) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add a CSV logger where the user names none, and our callbacks for our modules."""
         asked = self._get(self.config_init, "trainer")
@@ -97,7 +109,7 @@ class MetaCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         if isinstance(self.model, MetaModule):
-            text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+            text = self._parser(self.subcommand).dump(self.config[self.subcommand])
             config = yaml.safe_load(text)
             self.model.run_config = yaml.safe_dump({key: config[key] for key in ("model", "data") if key in config})
             self.model.run_name = self._get(self.config_init, "run_name") or self.run_name
@@ -153,13 +165,29 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(2)
 
 
+def _condense(message: str) -> str:
+    """jsonargparse's account of every type that a value could have had, as one sentence on the value."""
+    message = _one_line(message)
+    unknown = re.search(r"Option '([^']+)' is not accepted", message)
+    if unknown:
+        return f"option {unknown[1]!r} is not accepted by the chosen class; see --model.help CLASS or --data.help CLASS"
+    if "any of the Union subtypes" not in message:
+        return message
+    where = ".".join(re.findall(r'Parser key "([^"]+)"', message)) or "a value"
+    given = re.search(r"Given value: (.+?)(?: - |$)", message)
+    wanted = re.findall(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^\]]+)\])", message)
+    kinds = ", ".join(dict.fromkeys(name or choices for name, choices in wanted if name != "NoneType"))
+    return f"{where} is {given[1] if given else 'invalid'}, but it must be one of: {kinds}"
+
+
 def _quieten() -> None:
-    """Drop what says nothing about the run: advertisements, and a deprecation between two libraries."""
+    """Drop what says nothing about the run: advertisements, deprecations between libraries, and that a test saves nothing."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
         for handler in (logger := logging.getLogger(name)).handlers:
             handler.addFilter(_is_no_tip)
         logger.addFilter(_is_no_tip)
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:

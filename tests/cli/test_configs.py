@@ -1,0 +1,58 @@
+"""Every shipped configuration runs fit, then test, on tiny made data."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from metalearn.cli import main
+from metalearn.command import shipped_configs
+
+TINY = ["--trainer.max_steps", "2", "--data.tasks_per_batch", "2", "--data.train_tasks", "4", "--data.val_tasks", "2",
+        "--data.test_tasks", "3", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1"]  # fmt: skip
+SMALL = ["--model.backbone.hidden", "4"]
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_config_fits_and_tests(name: str, omniglot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                               capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(2)
+    data = ["--data.root", str(omniglot)] if "omniglot" in name else []
+    small = [] if "sinusoid" in name else SMALL
+    main(["fit", "--config", name, *data, *small, *TINY])
+    run = tmp_path / "runs" / name / "version_0"
+    printed = capsys.readouterr().out
+    assert "3 tasks)" in printed
+    for file in ("metrics.csv", "test_tasks.csv", "config.yaml", "episode.png", "inner_steps.png", "training.png"):
+        assert (run / file).stat().st_size > 0, file
+    main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt"), "--trainer.accelerator", "cpu"])
+    printed = capsys.readouterr().out
+    with (run.parent / "version_1" / "test_tasks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    column = next(key for key in reversed(rows[0]) if key.startswith("loss" if "sinusoid" in name else "acc"))
+    values = [float(row[column]) for row in rows]
+    ci = 1.96 * statistics.stdev(values) / math.sqrt(3)
+    if "sinusoid" in name:
+        assert f"{statistics.fmean(values):.4f} ± {ci:.4f}" in printed
+    else:
+        assert f"{100 * statistics.fmean(values):.2f} % ± {100 * ci:.2f}" in printed
+    first = (run / "test_tasks.csv").read_text()
+    assert first == (run.parent / "version_1" / "test_tasks.csv").read_text()  # the same tasks, the same answers
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_config_opens_with_its_command(name: str) -> None:
+    path = shipped_configs()[name]
+    first, second, *_ = path.read_text().splitlines()
+    expected = "# python -m metalearn fit" if name == "maml_glyphs_5w1s" else f"# python -m metalearn fit --config {name}"
+    assert first.startswith(expected)
+    assert second == "#"
+    assert "Departs from it" in path.read_text()
+    assert yaml.safe_load(path.read_text())["seed_everything"] == 0

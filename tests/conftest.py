@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.made import make_omniglot
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache folder for all tests, so that Glyphs is packed once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METALEARN_CACHE", str(cache))
+
+
+@pytest.fixture(scope="session")
+def omniglot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 made characters: enough for 20-way tasks in every split."""
+    return make_omniglot(tmp_path_factory.mktemp("omniglot"))
