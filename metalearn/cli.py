@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import lightning as L
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
@@ -88,19 +88,23 @@ class MetaCLI(LightningCLI):
             root = asked.get("default_root_dir") or "runs"
             name = self._get(self.config_init, "run_name") or self.run_name
             kwargs["logger"] = CSVLogger(save_dir=str(root), name=name)
+        user_saves = _user_saves(asked.get("callbacks"))  # asked before the Trainer adds its own to this very list
         trainer = super().instantiate_trainer(**kwargs)
         if isinstance(self.model, MetaModule):
             ours: list[L.Callback] = [self.clock, self.tasks]
             if self.subcommand == "predict":
                 ours.append(self.predictions)
             saves = asked.get("enable_checkpointing") is not False and not asked.get("fast_dev_run")
-            if self.subcommand == "fit" and saves and not _user_saves(asked.get("callbacks")):
+            if self.subcommand == "fit" and saves:
                 monitor, mode = ("val/acc", "max") if self.model.classifies else ("val/loss", "min")
-                trainer.callbacks = [each for each in trainer.callbacks if type(each) is not ModelCheckpoint]
+                if not user_saves:  # then the one that is there is the Trainer's default
+                    trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, ModelCheckpoint)]
                 ours.append(ModelCheckpoint(monitor=monitor, mode=mode, filename="best", enable_version_counter=False))
                 ours.append(
                     ModelCheckpoint(filename="last", every_n_train_steps=100, save_top_k=1, enable_version_counter=False)
                 )
+            if self.subcommand != "fit":  # it would put back the raw weights beside the averaged ones of the checkpoint
+                trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, WeightAveraging)]
             # ModelCheckpoint must stay last, as Lightning orders them
             savers = [each for each in (*trainer.callbacks, *ours) if isinstance(each, ModelCheckpoint)]
             others = [each for each in (*trainer.callbacks, *ours) if not isinstance(each, ModelCheckpoint)]
@@ -173,6 +177,9 @@ def _condense(message: str) -> str:
         return f"option {unknown[1]!r} is not accepted by the chosen class; see --model.help CLASS or --data.help CLASS"
     if "any of the Union subtypes" not in message:
         return message
+    inner = re.search(r"Errors: - (.+?) - Expected a <class 'NoneType'>", message)
+    if inner and not inner[1].startswith(("Expected", "Parser key")):  # an inner parser has been here already
+        return inner[1]
     where = ".".join(re.findall(r'Parser key "([^"]+)"', message)) or "a value"
     given = re.search(r"Given value: (.+?)(?: - |$)", message)
     wanted = re.findall(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^\]]+)\])", message)

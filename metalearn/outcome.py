@@ -15,6 +15,7 @@ from metalearn.metrics import Interval
 from metalearn.modules import MetaModule
 from metalearn.modules.base import as_episode
 from metalearn.modules.callbacks import folder
+from metalearn.modules.checkpoint import read_checkpoint
 from metalearn.reports import pictures
 from metalearn.reports.summary import print_summary
 from metalearn.reports.tables import read_csv
@@ -34,7 +35,10 @@ def after_fit(cli: MetaCLI) -> None:
     facts: Facts = []
     tests = cli.config[cli.subcommand]["test_after_fit"] and cli.datamodule is not None and not trainer.interrupted
     if tests:
-        trainer.test(model, datamodule=cli.datamodule, ckpt_path=str(best) if best else None, verbose=False)
+        if best is not None:
+            # not by trainer.test(ckpt_path=...): with averaged weights, Lightning would then restore the raw ones
+            model.load_state_dict(read_checkpoint(best)["state_dict"])
+        trainer.test(model, datamodule=cli.datamodule, verbose=False)
     where = folder(trainer)
     if not trainer.is_global_zero:
         return
