@@ -75,7 +75,9 @@ class ImageFolderEpisodes(ImageEpisodes):
     def list_classes(self) -> dict[str, dict[str, list[Path]]]:
         """For each split, or for ``""`` where there are none, the images of each class."""
         if not self.root.is_dir():
-            raise DataError(f"root {self.root} is not a folder; set data.root to the folder that holds a folder per class")
+            raise DataError(
+                f"root {self.root} is not a folder; set data.root to the folder that holds a folder per class"
+            )
         if all((self.root / split).is_dir() for split in SPLITS):
             return {split: list_images(self.root / split) for split in SPLITS}
         return {"": list_images(self.root)}
@@ -117,7 +119,9 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
     for child in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         images = _images(child)
         if not images:
-            raise DataError(f"class folder {child} holds no image; add some ({', '.join(sorted(SUFFIXES))}) or remove it")
+            raise DataError(
+                f"class folder {child} holds no image; add some ({', '.join(sorted(SUFFIXES))}) or remove it"
+            )
         found[child.name] = images
     return found
 

@@ -44,9 +44,9 @@ class GlyphsDataModule(ImageEpisodes):
     """Few-shot episodes of letters: train on Latin and Greek, validate on Cyrillic, test on Armenian and Georgian.
 
     A class is a letter; its images are its 12 faces, each in ``variants`` random distortions: rotation within 15 degrees,
-    scale 0.85 to 1.15, shear within 0.15, shift within 2 pixels. Letters that look alike up to size (Latin A, Greek Alpha and
-    Cyrillic A; c and C) are one class, which belongs to the earliest of the splits that it occurs in. Nothing depends on the
-    seed but which episodes are drawn.
+    scale 0.85 to 1.15, shear within 0.15, shift within 2 pixels. Letters whose drawings are the same, at any size (Latin
+    A, Greek Alpha and Cyrillic A), are one class, which belongs to the earliest of the splits that it occurs in. Nothing
+    depends on the seed but which episodes are drawn.
 
     Args:
         ways: classes a task, ``N``.

@@ -62,7 +62,9 @@ def read_image(file: Path | IO[bytes], spec: ImageSpec, name: str | None = None)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"image {name} has too many pixels to be trusted ({error}); shrink or remove it") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"image {name} cannot be read ({error}); it is truncated or no image: replace or remove it") from error
+        raise DataError(
+            f"image {name} cannot be read ({error}); it is truncated or no image: replace or remove it"
+        ) from error
     if plain.size != (spec.size, spec.size):
         plain = plain.resize((spec.size, spec.size), Image.Resampling.LANCZOS)
     pixels = np.asarray(plain, np.uint8)

@@ -122,9 +122,13 @@ def _from_zip(path: Path) -> Listing:
         names = {PurePosixPath(info.filename).name: info for info in archive.infolist() if not info.is_dir()}
         tables = {split: archive.read(names[f"{split}.csv"]).decode("utf-8-sig") for split in SPLITS}
     except KeyError as error:
-        raise DataError(f"archive {path} holds no {error.args[0]}, so it is no miniImageNet; set data.root to another") from error
+        raise DataError(
+            f"archive {path} holds no {error.args[0]}, so it is no miniImageNet; set data.root to another"
+        ) from error
     except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"archive {path} cannot be read ({error}); it is truncated or no zip file: fetch it again") from error
+        raise DataError(
+            f"archive {path} cannot be read ({error}); it is truncated or no zip file: fetch it again"
+        ) from error
     known = {
         name: (info.file_size, lambda info=info: io.BytesIO(archive.read(info)))
         for name, info in names.items()
@@ -145,7 +149,9 @@ def _from_tables(tables: dict[str, str], known: dict[str, tuple[int, Opener]], w
             if name not in known:
                 raise DataError(f"{split}.csv names {name}, which is not in {where}; add the image or remove the row")
             if seen.setdefault(label, split) != split:
-                raise DataError(f"class {label} is in {seen[label]}.csv and {split}.csv of {where}; a class belongs to one split")
+                raise DataError(
+                    f"class {label} is in {seen[label]}.csv and {split}.csv of {where}; a class belongs to one split"
+                )
             classes.setdefault(label, []).append((name, *known[name]))
         if not classes:
             raise DataError(f"{split}.csv in {where} lists no image; restore it")

@@ -6,6 +6,7 @@ import logging
 import re
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -151,7 +152,7 @@ def _from_tree(root: Path, part: str) -> list[tuple[tuple[str, int, int], Opener
         files = sorted((home / part).glob("*/character*/*.png"))
         if files:
             return [
-                ((file.relative_to(home).as_posix(), file.stat().st_size, 0), lambda file=file: file.open("rb"))  # type: ignore[misc]
+                ((file.relative_to(home).as_posix(), file.stat().st_size, 0), partial(file.open, "rb"))
                 for file in files
             ]
     return []
@@ -164,9 +165,11 @@ def _from_archive(root: Path, part: str) -> list[tuple[tuple[str, int, int], Ope
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"archive {path} cannot be read ({error}); it is truncated or no zip file: fetch it again") from error
+        raise DataError(
+            f"archive {path} cannot be read ({error}); it is truncated or no zip file: fetch it again"
+        ) from error
     entries = [
-        ((info.filename, info.file_size, info.CRC), lambda info=info: archive.open(info))  # type: ignore[misc]
+        ((info.filename, info.file_size, info.CRC), partial(archive.open, info))
         for info in archive.infolist()
         if ENTRY.match(info.filename) and info.file_size <= LARGEST_ENTRY
     ]

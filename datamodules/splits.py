@@ -12,7 +12,9 @@ __all__ = ["split_by_hash"]
 SALT = "metalearn split 1"
 
 
-def split_by_hash(names: Sequence[str], sizes: tuple[int, int, int] | tuple[float, float, float]) -> dict[str, np.ndarray]:
+def split_by_hash(
+    names: Sequence[str], sizes: tuple[int, int, int] | tuple[float, float, float]
+) -> dict[str, np.ndarray]:
     """Order classes by a hash of their names, and cut.
 
     Args:

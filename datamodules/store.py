@@ -154,7 +154,9 @@ def _try_open(path: Path, source: str, verify: bool) -> ImageStore | None:
     return store
 
 
-def _pack(path: Path, source: str, shape: tuple[int, int, int], pack: Callable[[Packer], dict[str, Any] | None]) -> None:
+def _pack(
+    path: Path, source: str, shape: tuple[int, int, int], pack: Callable[[Packer], dict[str, Any] | None]
+) -> None:
     for stale in path.parent.glob(f".{path.name}.*.part"):  # under the lock, so its writer is dead
         stale.unlink(missing_ok=True)
     body = path.with_name(f".{path.name}.{os.getpid()}.part")

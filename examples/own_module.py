@@ -23,7 +23,7 @@ class Prototypes(L.LightningModule):
         support, query = (self.body(x.flatten(0, 1)).unflatten(0, x.shape[:2]) for x in (xs, xq))
         one_hot = F.one_hot(ys, self.ways).float()
         prototypes = one_hot.transpose(1, 2) @ support / one_hot.sum(1)[..., None]
-        logits = -torch.cdist(query, prototypes) ** 2
+        logits = -(torch.cdist(query, prototypes) ** 2)
         loss = F.cross_entropy(logits.flatten(0, 1), yq.flatten())
         self.log(f"{name}/acc", (logits.argmax(-1) == yq).float().mean(), prog_bar=True, batch_size=len(xs))
         return loss
@@ -41,9 +41,11 @@ class Prototypes(L.LightningModule):
 def main(max_steps: int = 300, test_tasks: int = 600) -> float:
     L.seed_everything(0)
     data = GlyphsDataModule(ways=5, shots=1, queries=5, test_tasks=test_tasks)
-    trainer = L.Trainer(max_steps=max_steps, accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer = L.Trainer(
+        max_steps=max_steps, limit_val_batches=0, accelerator="cpu", logger=False, enable_checkpointing=False
+    )
     module = Prototypes()
-    trainer.fit(module, train_dataloaders=data)
+    trainer.fit(module, datamodule=data)
     (found,) = trainer.test(module, datamodule=data)
     return found["test/acc"]
 

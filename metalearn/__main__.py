@@ -1,2 +1,3 @@
 from metalearn.cli import main
+
 main()

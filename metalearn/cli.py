@@ -18,9 +18,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-import metalearn.backbones
-import metalearn.datamodules
-import metalearn.modules
 from metalearn import outcome, own_images
 from metalearn.allocator import keep_buffers
 from metalearn.command import option, prepare_arguments
@@ -61,7 +58,9 @@ class MetaCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.init_args.ways", "model.init_args.backbone.init_args.ways")
         parser.add_argument("--test_after_fit", type=bool, default=True, help="test the best checkpoint after fit")
-        parser.add_argument("--run_name", type=str, default=None, help="the folder below runs/; default: the config's name")
+        parser.add_argument(
+            "--run_name", type=str, default=None, help="the folder below runs/; default: the config's name"
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
@@ -89,7 +88,7 @@ class MetaCLI(LightningCLI):
             name = self._get(self.config_init, "run_name") or self.run_name
             kwargs["logger"] = CSVLogger(save_dir=str(root), name=name)
         user_saves = _user_saves(asked.get("callbacks"))  # asked before the Trainer adds its own to this very list
-        trainer = super().instantiate_trainer(**kwargs)
+        trainer: Any = super().instantiate_trainer(**kwargs)
         if isinstance(self.model, MetaModule):
             ours: list[L.Callback] = [self.clock, self.tasks]
             if self.subcommand == "predict":
@@ -101,7 +100,9 @@ class MetaCLI(LightningCLI):
                     trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, ModelCheckpoint)]
                 ours.append(ModelCheckpoint(monitor=monitor, mode=mode, filename="best", enable_version_counter=False))
                 ours.append(
-                    ModelCheckpoint(filename="last", every_n_train_steps=100, save_top_k=1, enable_version_counter=False)
+                    ModelCheckpoint(
+                        filename="last", every_n_train_steps=100, save_top_k=1, enable_version_counter=False
+                    )
                 )
             if self.subcommand != "fit":  # it would put back the raw weights beside the averaged ones of the checkpoint
                 trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, WeightAveraging)]
@@ -126,7 +127,7 @@ class MetaCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Test the best checkpoint, draw the pictures, print the summary."""
-        if isinstance(self.model, MetaModule) and not self.trainer.fast_dev_run:
+        if isinstance(self.model, MetaModule) and not getattr(self.trainer, "fast_dev_run", False):
             outcome.after_fit(self)
 
     def after_test(self) -> None:

@@ -72,7 +72,9 @@ def check_episode(episode: Episode) -> int:
                 "x [tasks, examples, ...] and y [tasks, examples, ...] that agree; add the task axis with unsqueeze(0)"
             )
         if batch.x.shape[0] == 0 or batch.x.shape[1] == 0:
-            raise ShapeError(f"{role}: x has shape {list(batch.x.shape)}, but there must be a task and an example in it")
+            raise ShapeError(
+                f"{role}: x has shape {list(batch.x.shape)}, but there must be a task and an example in it"
+            )
     tasks = episode.support.x.shape[0]
     if episode.query.x.shape[0] != tasks:
         raise ShapeError(

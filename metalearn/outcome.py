@@ -5,15 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from metalearn.errors import ConfigError
 from metalearn.metrics import Interval
 from metalearn.modules import MetaModule
-from metalearn.modules.base import as_episode
 from metalearn.modules.callbacks import folder
 from metalearn.modules.checkpoint import read_checkpoint
 from metalearn.reports import pictures
@@ -28,7 +24,8 @@ Facts = list[tuple[str, str]]
 
 def after_fit(cli: MetaCLI) -> None:
     """Test the best checkpoint, draw the pictures, print the summary."""
-    trainer, model = cli.trainer, cli.model
+    trainer: Any = cli.trainer
+    model = cli.model
     saver = next((each for each in trainer.callbacks if isinstance(each, ModelCheckpoint) and each.monitor), None)
     best = Path(saver.best_model_path) if saver is not None and saver.best_model_path else None
     steps = trainer.global_step
@@ -90,7 +87,10 @@ def _test_facts(model: MetaModule) -> Facts:
     last = model.eval_inner_steps
     if model.classifies:
         facts = [
-            ("test accuracy", f"{_share(results['acc', last])}  (95 % interval over {results['acc', last].tasks} tasks)"),
+            (
+                "test accuracy",
+                f"{_share(results['acc', last])}  (95 % interval over {results['acc', last].tasks} tasks)",
+            ),
             ("before adaptation", _share(results["acc", 0])),
         ]
     else:

@@ -58,7 +58,11 @@ def predict(args: Sequence[str]) -> None:
     rows = ([str(path), name, *map(float, row)] for path, name, row in zip(paths, chosen, shares, strict=True))
     table = write_csv(given.output / "predictions.csv", ["image", "predicted", *names], rows)
     picture = draw_predictions(
-        given.output / "predictions.png", queries, chosen, list(shares[np.arange(len(best)), best]), f"adapted to {given.support}"
+        given.output / "predictions.png",
+        queries,
+        chosen,
+        list(shares[np.arange(len(best)), best]),
+        f"adapted to {given.support}",
     )
     print_summary(
         "predict",

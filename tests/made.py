@@ -12,7 +12,9 @@ import numpy as np
 from PIL import Image
 
 
-def make_omniglot(root: Path, alphabets: int = 6, characters: int = 20, drawings: int = 20, archive: bool = True) -> Path:
+def make_omniglot(
+    root: Path, alphabets: int = 6, characters: int = 20, drawings: int = 20, archive: bool = True
+) -> Path:
     """Scribbles in Omniglot's layout: 105 x 105 one-bit images."""
     root.mkdir(parents=True, exist_ok=True)
     for part, first in (("images_background", 0), ("images_evaluation", alphabets // 2)):
@@ -23,8 +25,12 @@ def make_omniglot(root: Path, alphabets: int = 6, characters: int = 20, drawings
                 stamp = rng.random((7, 7)) < 0.4
                 for drawing in range(drawings):
                     noisy = stamp ^ (np.random.default_rng([alphabet, character, drawing]).random((7, 7)) < 0.05)
-                    name = f"{part}/Alphabet_{alphabet}/character{character + 1:02d}/{character:04d}_{drawing + 1:02d}.png"
-                    files[name] = Image.fromarray((~np.kron(noisy, np.ones((15, 15), bool))).astype(np.uint8) * 255).convert("1")
+                    name = (
+                        f"{part}/Alphabet_{alphabet}/character{character + 1:02d}/{character:04d}_{drawing + 1:02d}.png"
+                    )
+                    files[name] = Image.fromarray(
+                        (~np.kron(noisy, np.ones((15, 15), bool))).astype(np.uint8) * 255
+                    ).convert("1")
         for name, image in files.items():
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 __all__ = ["Conv4"]

@@ -7,11 +7,11 @@ from metalearn.inner.learner import HeadLearner, Learner, evaluating
 from metalearn.inner.norm import NormPolicy, TaskBatchNorm, own_batch_norm, statistics
 from metalearn.inner.probe import find_inexactness
 from metalearn.inner.rules import get_rule, sgd
-from metalearn.inner.unroll import unroll
+from metalearn.inner.unroll import last, unroll
 
 __all__ = [
-    "AdaptedModel",
     "Adaptation",
+    "AdaptedModel",
     "HeadLearner",
     "Learner",
     "MetaLoss",
@@ -22,6 +22,7 @@ __all__ = [
     "evaluating",
     "find_inexactness",
     "get_rule",
+    "last",
     "own_batch_norm",
     "sequential",
     "sgd",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 from torch.func import vmap
@@ -18,6 +19,7 @@ from metalearn.inner.unroll import unroll
 
 __all__ = ["Adaptation", "Loss"]
 
+Result = TypeVar("Result")
 Loss = Callable[[Tensor, Tensor], Tensor]
 """``loss(outputs [n, ...], targets [n, ...]) -> scalar``, a mean over the ``n`` examples."""
 
@@ -75,5 +77,5 @@ class Adaptation:
         """The query loss, a scalar, or ``[B]`` where tasks are stacked."""
         return self._map(self.loss)(logits, targets)
 
-    def _map(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def _map(self, function: Callable[..., Result]) -> Callable[..., Result]:
         return vmap(function, randomness="different") if self.stacked else function

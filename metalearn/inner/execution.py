@@ -12,6 +12,7 @@ from torch import Tensor
 from metalearn.episode import Batch, Episode
 from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.rules import Params, StepSizes
+from metalearn.inner.unroll import last
 
 __all__ = ["MetaLoss", "Schedule", "evaluate", "sequential", "vectorized"]
 
@@ -65,11 +66,11 @@ def sequential(
     for task in range(tasks):
         task_loss, task_logits = _task_loss(adaptation, params, _task(episode, task), schedule)
         grads = torch.autograd.grad(task_loss / tasks, outer, materialize_grads=True)
-        total = list(grads) if total is None else torch._foreach_add(total, grads)
+        total = list(grads if total is None else torch._foreach_add(total, grads))
         loss = loss + task_loss.detach() / tasks
         logits.append(task_logits.detach())
     assert total is not None
-    attached: Tensor = _AttachedGradient.apply(loss, len(outer), *outer, *total)  # type: ignore[no-untyped-call]
+    attached: Tensor = _AttachedGradient.apply(loss, len(outer), *outer, *total)
     return MetaLoss(attached, torch.stack(logits))
 
 
@@ -117,15 +118,10 @@ def _task(episode: Episode, task: int) -> Episode:
     return Episode(Batch(xs[task], ys[task]), Batch(xq[task], yq[task]))
 
 
-def _task_loss(
-    adaptation: Adaptation, params: Params, episode: Episode, schedule: Schedule
-) -> tuple[Tensor, Tensor]:
+def _task_loss(adaptation: Adaptation, params: Params, episode: Episode, schedule: Schedule) -> tuple[Tensor, Tensor]:
     support, query = adaptation.encode(params, episode.support.x, episode.query.x)
-    adapted = params
-    for adapted in adaptation.iterates(
-        params, support, episode.support.y, schedule.steps, schedule.step_sizes, schedule.order
-    ):
-        pass
+    steps, sizes, order = schedule
+    adapted = last(adaptation.iterates(params, support, episode.support.y, steps, sizes, order))
     logits = adaptation.query_logits(params, adapted, support, query)
     return adaptation.query_loss(logits, episode.query.y), logits
 
@@ -141,6 +137,6 @@ class _AttachedGradient(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         known = torch._foreach_mul(list(ctx.saved_tensors), grad)
         return (None, None, *known, *(None,) * ctx.count)

@@ -29,7 +29,8 @@ class _Statistics(NamedTuple):
     vectorized: bool = False
 
 
-_current: ContextVar[_Statistics] = ContextVar("metalearn_statistics", default=_Statistics())
+_ALL = _Statistics()
+_current: ContextVar[_Statistics] = ContextVar("metalearn_statistics", default=_ALL)
 
 
 @contextlib.contextmanager

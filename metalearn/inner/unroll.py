@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from metalearn.inner.rules import Params, StepSizes, UpdateRule
 
-__all__ = ["unroll"]
+__all__ = ["last", "unroll"]
 
 
 def unroll(
@@ -43,3 +44,8 @@ def unroll(
         if order == 0:
             params = {name: value.detach().requires_grad_() for name, value in params.items()}
         yield params
+
+
+def last(iterates: Iterator[Params]) -> Params:
+    """The final iterate; the others are let go as they come."""
+    return deque(iterates, maxlen=1)[0]

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from metalearn.errors import ConfigError
 
-__all__ = ["LossName", "check_backbone", "check_choice", "check_step_size", "check_steps", "get_loss", "mean_squared_error"]
+__all__ = [
+    "LossName",
+    "check_backbone",
+    "check_choice",
+    "check_step_size",
+    "check_steps",
+    "get_loss",
+    "mean_squared_error",
+]
 
 LossName = Literal["cross_entropy", "mse"]
 
@@ -24,7 +32,10 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def get_loss(loss: LossName | Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss function of a name; a callable is returned as it is."""
-    losses: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": F.cross_entropy, "mse": mean_squared_error}
+    losses: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {
+        "cross_entropy": F.cross_entropy,
+        "mse": mean_squared_error,
+    }
     if callable(loss):
         return loss
     check_choice("loss", loss, list(losses))
@@ -40,7 +51,9 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 def check_steps(name: str, value: object) -> None:
     """Raise unless ``value`` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} is {value!r}, but adaptation needs a whole number of steps, at least 1; use {name}=1 or more")
+        raise ConfigError(
+            f"{name} is {value!r}, but adaptation needs a whole number of steps, at least 1; use {name}=1 or more"
+        )
 
 
 def check_step_size(name: str, value: object) -> None:
@@ -65,4 +78,6 @@ def check_backbone(backbone: object) -> None:
             "the network that you gave to torch.compile"
         )
     if not any(value.requires_grad for value in backbone.parameters()):
-        raise ConfigError("backbone has no trainable parameters, but the inner loop needs some; unfreeze what should adapt")
+        raise ConfigError(
+            "backbone has no trainable parameters, but the inner loop needs some; unfreeze what should adapt"
+        )

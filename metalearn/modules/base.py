@@ -18,8 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from metalearn.episode import Batch, Episode, check_batch, check_episode, check_labels
 from metalearn.errors import ConfigError, DivergenceError, ShapeError
 from metalearn.inner import (
-    AdaptedModel,
     Adaptation,
+    AdaptedModel,
     Learner,
     MetaLoss,
     NormPolicy,
@@ -27,6 +27,7 @@ from metalearn.inner import (
     evaluate,
     evaluating,
     get_rule,
+    last,
     own_batch_norm,
     sequential,
     vectorized,
@@ -167,10 +168,8 @@ class MetaModule(L.LightningModule):
             params = {name: usable(value).detach() for name, value in self._learner.outer().items()}
             with torch.no_grad():
                 encoded, _ = self._learner.encode(params, x, x)
-            adapted = params
             count = self.eval_inner_steps if steps is None else steps
-            for adapted in self._adaptation.iterates(params, encoded, y, count, self._fixed_sizes(), order=0):
-                pass
+            adapted = last(self._adaptation.iterates(params, encoded, y, count, self._fixed_sizes(), order=0))
         return AdaptedModel(self._learner, {**params, **adapted}, x)
 
     def count_outputs(self, x: Tensor) -> int:
@@ -304,10 +303,10 @@ class MetaModule(L.LightningModule):
         logits = outputs[self.eval_inner_steps]
         return logits.float().softmax(-1) if self.classifies else logits
 
-    def _test_metric(self, name: str, kind: type[EpisodeMean]) -> EpisodeMean:
+    def _test_metric(self, name: str, kind: type[EpisodeMean]) -> Any:
         if name not in self.test_steps:
             self.test_steps[name] = kind().to(self.device)
-        return self.test_steps[name]  # type: ignore[return-value]
+        return self.test_steps[name]
 
     def _evaluate(self, batch: Episode, steps: Iterable[int]) -> tuple[Episode, dict[int, Tensor], Tensor]:
         episode = as_episode(batch)
@@ -463,7 +462,12 @@ class MetaModule(L.LightningModule):
         if "backbone" not in kwargs:
             kwargs["backbone"] = build_backbone(found.get(KEY, {}).get("backbone"), checkpoint_path)
         return super().load_from_checkpoint(
-            checkpoint_path, map_location=map_location, hparams_file=hparams_file, strict=strict, weights_only=True, **kwargs
+            checkpoint_path,
+            map_location=map_location,
+            hparams_file=hparams_file,
+            strict=strict,
+            weights_only=True,
+            **kwargs,
         )
 
 

@@ -52,7 +52,9 @@ def build_backbone(description: dict[str, Any] | None, path: str | Path) -> nn.M
             "load_from_checkpoint(path, backbone=YourNetwork())"
         ) from error
     if not isinstance(network, nn.Module):
-        raise CheckpointError(f"checkpoint {path} names {name} as its backbone, but that is no network; use another file")
+        raise CheckpointError(
+            f"checkpoint {path} names {name} as its backbone, but that is no network; use another file"
+        )
     return network
 
 
@@ -75,7 +77,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "last.ckpt or best.ckpt of a run"
         ) from error
     if not isinstance(found, dict) or "state_dict" not in found:
-        raise CheckpointError(f"checkpoint {path} has no state_dict, so it is no Lightning checkpoint; use a run's best.ckpt")
+        raise CheckpointError(
+            f"checkpoint {path} has no state_dict, so it is no Lightning checkpoint; use a run's best.ckpt"
+        )
     return found
 
 

@@ -38,7 +38,12 @@ def choose_execution(
         return Choice("sequential", "it was asked for")
     learner = adaptation.learner
     convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in learner.backbone.modules())
-    if asked == "auto" and episode.support.x.device.type == "cpu" and convolves and not isinstance(learner, HeadLearner):
+    if (
+        asked == "auto"
+        and episode.support.x.device.type == "cpu"
+        and convolves
+        and not isinstance(learner, HeadLearner)
+    ):
         return Choice("sequential", "per-task convolutions are slower than one task after another on a CPU")
     inexact = find_inexactness(adaptation, rebuild, episode, schedule)
     if inexact is not None:

@@ -30,7 +30,11 @@ class InnerStepSizes(nn.Module):
     """
 
     def __init__(
-        self, inner_lr: float | Sequence[float] | Literal["learn"], inner_steps: int, initial: float, names: Sequence[str]
+        self,
+        inner_lr: float | Sequence[float] | Literal["learn"],
+        inner_steps: int,
+        initial: float,
+        names: Sequence[str],
     ) -> None:
         super().__init__()
         self.names = list(names)
@@ -38,7 +42,9 @@ class InnerStepSizes(nn.Module):
         self.fixed: list[float] = []
         if isinstance(inner_lr, str):
             if inner_lr != "learn":
-                raise ConfigError(f"inner_lr is {inner_lr!r}, but it must be a number, a list or 'learn'; use inner_lr=0.4")
+                raise ConfigError(
+                    f"inner_lr is {inner_lr!r}, but it must be a number, a list or 'learn'; use inner_lr=0.4"
+                )
             check_step_size("initial_inner_lr", initial)
             self.learned = nn.Parameter(torch.full((len(self.names),), float(initial)))
         elif isinstance(inner_lr, Sequence):

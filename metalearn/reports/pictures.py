@@ -54,10 +54,14 @@ def draw_episode(
             _show(axis, query[index])
             right = predictions[index] == way
             axis.set_title(
-                f"→ {predictions[index]}" if right else f"→ {predictions[index]} ✗", fontsize=9, color=RIGHT if right else WRONG
+                f"→ {predictions[index]}" if right else f"→ {predictions[index]} ✗",
+                fontsize=9,
+                color=RIGHT if right else WRONG,
             )
     accuracy = 100 * float((classes == predictions).mean())
-    figure.suptitle(f"{title}\nleft: support (class number); right: queries → prediction; {accuracy:.0f} % right", fontsize=9)
+    figure.suptitle(
+        f"{title}\nleft: support (class number); right: queries → prediction; {accuracy:.0f} % right", fontsize=9
+    )
     return _save(figure, path)
 
 
@@ -113,7 +117,9 @@ def draw_curve(path: Path, rows: Sequence[Mapping[str, str]], title: str) -> Pat
     return _save(figure, path)
 
 
-def draw_predictions(path: Path, images: np.ndarray, labels: Sequence[str], shares: Sequence[float], title: str) -> Path:
+def draw_predictions(
+    path: Path, images: np.ndarray, labels: Sequence[str], shares: Sequence[float], title: str
+) -> Path:
     """A user's own queries with the predicted class and its probability.
 
     Args:

@@ -40,7 +40,9 @@ def write_atomically(path: Path, content: bytes) -> Path:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise DataError(f"{path} cannot be written ({error.strerror}); free space there or choose another folder") from error
+        raise DataError(
+            f"{path} cannot be written ({error.strerror}); free space there or choose another folder"
+        ) from error
     return path
 
 

@@ -14,8 +14,24 @@ import yaml
 from metalearn.cli import main
 from metalearn.command import shipped_configs
 
-TINY = ["--trainer.max_steps", "2", "--data.tasks_per_batch", "2", "--data.train_tasks", "4", "--data.val_tasks", "2",
-        "--data.test_tasks", "3", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1"]  # fmt: skip
+TINY = [
+    "--trainer.max_steps",
+    "2",
+    "--trainer.accelerator",
+    "cpu",
+    "--trainer.enable_progress_bar",
+    "false",
+    "--trainer.log_every_n_steps",
+    "1",
+    "--data.tasks_per_batch",
+    "2",
+    "--data.train_tasks",
+    "4",
+    "--data.val_tasks",
+    "2",
+    "--data.test_tasks",
+    "3",
+]
 SMALL = ["--model.backbone.hidden", "4"]
 
 
@@ -51,7 +67,9 @@ def test_config_fits_and_tests(name: str, omniglot: Path, tmp_path: Path, monkey
 def test_config_opens_with_its_command(name: str) -> None:
     path = shipped_configs()[name]
     first, second, *_ = path.read_text().splitlines()
-    expected = "# python -m metalearn fit" if name == "maml_glyphs_5w1s" else f"# python -m metalearn fit --config {name}"
+    expected = (
+        "# python -m metalearn fit" if name == "maml_glyphs_5w1s" else f"# python -m metalearn fit --config {name}"
+    )
     assert first.startswith(expected)
     assert second == "#"
     assert "Departs from it" in path.read_text()

@@ -24,7 +24,9 @@ class Recorded(EpisodicDataModule):
     def draw(self, seed: int, split: str, indices: list[int]) -> Episode:
         self.drawn += [(split, index) for index in indices]
         episodes = [noise_episode(1, seed=100_000 * len(split) + index, dtype=torch.float32) for index in indices]
-        return Episode(*(Batch(*(torch.cat(part) for part in zip(*roles, strict=True))) for roles in zip(*episodes, strict=True)))
+        return Episode(
+            *(Batch(*(torch.cat(part) for part in zip(*roles, strict=True))) for roles in zip(*episodes, strict=True))
+        )
 
 
 def main(folder: Path, devices: int, test_tasks: int, poison: bool) -> None:

@@ -53,11 +53,10 @@ def test_two_ranks_report_what_one_reports(test_tasks: int, tmp_path: Path) -> N
 def test_a_two_rank_step_is_the_step_on_all_tasks(tmp_path: Path) -> None:
     """8 tasks on one rank and 2 x 4 tasks give the same weights up to rounding."""
     pair = reports(tmp_path, 2, 7)
-    from tests.distributed.run import Recorded
-
     import lightning as L
 
     from metalearn import MAML
+    from tests.distributed.run import Recorded
     from tests.networks import TinyConv
 
     L.seed_everything(0, verbose=False)

@@ -41,7 +41,10 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("head", "message"), [("fc", "no submodule of that name .it has: body, head"), ("body.2", "no trainable parameters")])
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [("fc", "no submodule of that name .it has: body, head"), ("body.2", "no trainable parameters")],
+)
 def test_bad_heads(head: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ANIL(TinyConv(), head=head)

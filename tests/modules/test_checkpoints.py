@@ -16,7 +16,9 @@ from tests.networks import TinyConv, noise_episode
 
 BUILT: dict[str, Callable[[], MetaModule]] = {
     "maml": lambda: MAML(Conv4(3, hidden=4, image_size=16), inner_steps=2),
-    "maml_stride": lambda: MAML(Conv4(3, hidden=4, image_size=16, downsample="stride", zero_head=True), inner_lr=[0.1, 0.2], inner_steps=2),
+    "maml_stride": lambda: MAML(
+        Conv4(3, hidden=4, image_size=16, downsample="stride", zero_head=True), inner_lr=[0.1, 0.2], inner_steps=2
+    ),
     "maml_learned": lambda: MAML(MLP(3, 256, [8]), inner_lr="learn", norm="support"),
     "anil": lambda: ANIL(ResNet12(3, 1, [4, 4, 4, 4]), head="head"),
     "callables": lambda: MAML(
@@ -83,7 +85,10 @@ def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
         MAML.load_from_checkpoint(tmp_path / "evil.ckpt")
     path = saved(tmp_path, TinyConv())
     content = torch.load(path, weights_only=True)
-    content["metalearn"]["backbone"] = {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", str(tmp_path / "ran")]}}
+    content["metalearn"]["backbone"] = {
+        "class_path": "subprocess.Popen",
+        "init_args": {"args": ["touch", str(tmp_path / "ran")]},
+    }
     torch.save(content, path)
     with pytest.raises(CheckpointError, match="subprocess.Popen, which is not built from a file"):
         MAML.load_from_checkpoint(path)
@@ -92,7 +97,9 @@ def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
         MAML.load_from_checkpoint(path, weights_only=False)
 
 
-@pytest.mark.parametrize(("content", "reason"), [(b"", "cannot be read"), (b"not a checkpoint", "cannot be read"), (None, "does not exist")])
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "cannot be read"), (b"not a checkpoint", "cannot be read"), (None, "does not exist")]
+)
 def test_unusable_files_are_one_line(content: bytes | None, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.ckpt"
     if content is not None:

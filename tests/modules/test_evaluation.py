@@ -30,7 +30,9 @@ class NoiseTasks(EpisodicDataModule):
 
     def draw(self, seed: int, split: str, indices: list[int]) -> Episode:
         episodes = [noise_episode(1, seed=1000 * len(split) + index, dtype=torch.float32) for index in indices]
-        return Episode(*(Batch(*(torch.cat(part) for part in zip(*roles, strict=True))) for roles in zip(*episodes, strict=True)))
+        return Episode(
+            *(Batch(*(torch.cat(part) for part in zip(*roles, strict=True))) for roles in zip(*episodes, strict=True))
+        )
 
 
 def trainer(folder: Path, **arguments: object) -> L.Trainer:
@@ -47,8 +49,14 @@ MODULES: dict[str, Callable[[], tuple[MetaModule, EpisodicDataModule]]] = {
     "fomaml": lambda: (MAML(TinyConv(), inner_steps=2, first_order=True), NoiseTasks()),
     "maml_learned": lambda: (MAML(TinyConv(), inner_steps=2, inner_lr="learn"), NoiseTasks()),
     "anil": lambda: (ANIL(TinyConv(), inner_steps=2), NoiseTasks()),
-    "sinusoid": lambda: (MAML(MLP(), inner_lr=0.01, loss="mse"), SinusoidDataModule(train_tasks=50, val_tasks=10, test_tasks=30)),
-    "pooled": lambda: (Pooled(MLP(), inner_lr=0.01, loss="mse"), SinusoidDataModule(train_tasks=50, val_tasks=10, test_tasks=30)),
+    "sinusoid": lambda: (
+        MAML(MLP(), inner_lr=0.01, loss="mse"),
+        SinusoidDataModule(train_tasks=50, val_tasks=10, test_tasks=30),
+    ),
+    "pooled": lambda: (
+        Pooled(MLP(), inner_lr=0.01, loss="mse"),
+        SinusoidDataModule(train_tasks=50, val_tasks=10, test_tasks=30),
+    ),
 }
 
 
@@ -112,7 +120,9 @@ def test_memory_does_not_grow_with_the_number_of_test_tasks(tmp_path: Path) -> N
     seen: dict[int, int] = {}
 
     class Watch(L.Callback):
-        def on_test_batch_end(self, trainer: object, module: object, outputs: object, batch: object, index: int) -> None:
+        def on_test_batch_end(
+            self, trainer: object, module: object, outputs: object, batch: object, index: int
+        ) -> None:
             gc.collect()
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             seen[(index + 1) * 10] = pages

@@ -21,7 +21,9 @@ def largest_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> floa
     return max(float((found[name] - expected[name]).norm() / expected[name].norm()) for name in expected)
 
 
-def plain_loop(net: nn.Module, episode: Episode, steps: int, lr: float, first_order: bool, head: str = "") -> dict[str, Tensor]:
+def plain_loop(
+    net: nn.Module, episode: Episode, steps: int, lr: float, first_order: bool, head: str = ""
+) -> dict[str, Tensor]:
     """MAML (or ANIL, if a head is named) written out with nothing but torch.autograd.grad."""
     net.train()
     outer = dict(net.named_parameters())
@@ -165,7 +167,9 @@ def test_support_policy_normalises_queries_by_the_support_set() -> None:
         params, support = start, episode.support.x[task]
         for _ in range(2):
             inner = F.cross_entropy(forward(params, support, support), episode.support.y[task])
-            params = [p - 0.3 * g for p, g in zip(params, torch.autograd.grad(inner, params, create_graph=True), strict=True)]
+            params = [
+                p - 0.3 * g for p, g in zip(params, torch.autograd.grad(inner, params, create_graph=True), strict=True)
+            ]
         total = total + F.cross_entropy(forward(params, episode.query.x[task], support), episode.query.y[task]) / 3
     expected = {f"backbone.{k}": g for k, g in zip(names, torch.autograd.grad(total, start), strict=True)}
     for execution in EXECUTIONS:
@@ -187,7 +191,9 @@ def test_support_policy_predicts_each_query_alone() -> None:
 def test_learned_step_sizes_get_their_gradient(kind: type[MetaModule]) -> None:
     """Finite differences of the query loss in one learned step size."""
     torch.manual_seed(0)
-    module = kind(TinyConv().double(), inner_steps=2, inner_lr="learn", initial_inner_lr=0.2, execution="sequential").double()  # type: ignore[call-arg]
+    module = kind(
+        TinyConv().double(), inner_steps=2, inner_lr="learn", initial_inner_lr=0.2, execution="sequential"
+    ).double()  # type: ignore[call-arg]
     episode = noise_episode()
     found = module.meta_gradient(episode)["step_sizes.learned"]
     sizes = module.step_sizes.learned

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = '''
+SCRIPT = """
 import json, os, signal, sys, time, warnings
 from pathlib import Path
 import lightning as L, torch
@@ -41,12 +41,13 @@ class Watch(Callback):
 net = nn.Sequential(TinyConv(), nn.Dropout(0.1))
 module = MAML(net, inner_steps=2, inner_lr="learn", outer_scheduler="cosine", execution="sequential")
 saver = ModelCheckpoint(dirpath=folder, filename="last", every_n_train_steps=3, save_top_k=1, enable_version_counter=False)
+averages = [EMAWeightAveraging(decay=0.9)] if workers else []
 trainer = L.Trainer(accelerator="cpu", max_epochs=3, logger=False, enable_progress_bar=False, enable_model_summary=False,
-                    callbacks=[Watch(), EMAWeightAveraging(decay=0.9), saver] if workers else [Watch(), saver], num_sanity_val_steps=0, default_root_dir=folder)
+                    callbacks=[Watch(), *averages, saver], num_sanity_val_steps=0, default_root_dir=folder)
 trainer.fit(module, datamodule=data, ckpt_path=str(folder / "last.ckpt") if mode == "resumed" else None)
 weights = torch.cat([value.detach().flatten() for value in module.parameters()])
 (folder / f"{mode}.json").write_text(json.dumps({"seen": seen, "weights": weights.tolist()}))
-'''
+"""
 
 
 def run(folder: Path, mode: str, workers: int) -> int:
@@ -61,7 +62,8 @@ def run(folder: Path, mode: str, workers: int) -> int:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_and_resumed_equals_uninterrupted(workers: int, tmp_path: Path) -> None:
-    """With two workers, with averaged weights too. 18 steps in epochs of 6; killed after step 10, in mid-epoch, with the last checkpoint at step 9."""
+    """18 steps in epochs of 6; killed after step 10, in mid-epoch, with the last checkpoint at step 9. With two workers, with
+    averaged weights too."""
     run(tmp_path / "a", "whole", workers)
     run(tmp_path / "b", "killed", workers)
     run(tmp_path / "b", "resumed", workers)

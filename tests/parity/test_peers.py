@@ -19,12 +19,12 @@ LR = 0.3
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture()
+@pytest.fixture
 def learn2learn() -> Any:
     return pytest.importorskip("learn2learn", reason="learn2learn is not installed: .ci/build_learn2learn builds it")
 
 
-@pytest.fixture()
+@pytest.fixture
 def higher() -> Any:
     return pytest.importorskip("higher", reason="higher is not installed: pip install 'metalearn-lightning[higher]'")
 
@@ -33,7 +33,9 @@ def named_grads(net: nn.Module) -> dict[str, Tensor]:
     return {f"backbone.{name}": value.grad for name, value in net.named_parameters() if value.grad is not None}
 
 
-def ours(kind: type, net: nn.Module, episode: Episode, steps: int, first_order: bool, execution: str) -> dict[str, Tensor]:
+def ours(
+    kind: type, net: nn.Module, episode: Episode, steps: int, first_order: bool, execution: str
+) -> dict[str, Tensor]:
     module = kind(copy.deepcopy(net), inner_steps=steps, inner_lr=LR, first_order=first_order, execution=execution)
     return module.meta_gradient(episode)
 

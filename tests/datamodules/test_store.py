@@ -1,0 +1,247 @@
+"""The packed store and the files it is made from, when things go wrong."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import signal
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metalearn import DataError
+from metalearn.datamodules import OmniglotDataModule
+from metalearn.datamodules.folder import read_queries, read_support
+from metalearn.datamodules.images import ImageSpec, read_image
+from metalearn.datamodules.store import Packer, open_or_pack
+from tests.made import make_folder, make_omniglot
+
+IMAGES = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 1, 4, 4)
+
+
+def pack(packer: Packer) -> dict[str, Any]:
+    for name, images in zip("ab", IMAGES, strict=True):
+        packer.add(name, images)
+    return {"kept": 1}
+
+
+def opened(folder: Path, source: str = "s", **more: Any) -> Any:
+    return open_or_pack("tiny", source, (1, 4, 4), pack, str(folder), **more)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    store = opened(tmp_path, verify=True)
+    assert (store.images == IMAGES.reshape(6, 1, 4, 4)).all()
+    assert store.names == ["a", "b"]
+    assert store.offsets.tolist() == [0, 3]
+    assert store.meta == {"kept": 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.lock", "tiny.store"]
+
+
+def damage_cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def damage_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:30])
+
+
+def damage_foreign(path: Path) -> None:
+    path.write_bytes(b"something else altogether")
+
+
+def damage_version(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[8:12] = struct.pack("<I", 99)
+    path.write_bytes(data)
+
+
+def damage_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [damage_cut, damage_header, damage_foreign, damage_version, damage_bit])
+def test_a_damaged_store_is_packed_again(damage: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    opened(tmp_path)
+    damage(tmp_path / "tiny.store")
+    with caplog.at_level(logging.WARNING):
+        assert (opened(tmp_path, verify=True).images == IMAGES.reshape(6, 1, 4, 4)).all()
+    assert "packing it again" in caplog.text
+
+
+def test_another_source_is_packed_again(tmp_path: Path) -> None:
+    opened(tmp_path)
+    assert opened(tmp_path, source="other").source == "other"
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    def full(packer: Packer) -> None:
+        packer.add("a", IMAGES[0])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DataError, match="cannot be written .No space left on device.; free space"):
+        open_or_pack("tiny", "s", (1, 4, 4), full, str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.lock"]
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="METALEARN_CACHE"):
+        opened(tmp_path / "file" / "below")
+
+
+SLOW = """
+import sys, time
+import numpy as np
+from metalearn.datamodules.store import open_or_pack
+def pack(packer):
+    for name in "ab":
+        packer.add(name, np.full((3, 1, 4, 4), 7, np.uint8))
+        print("added", flush=True)
+        time.sleep(float(sys.argv[2]))
+open_or_pack("tiny", "s", (1, 4, 4), pack, sys.argv[1])
+"""
+
+
+def start(folder: Path, pause: float) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", SLOW, str(folder), str(pause)], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_packer_killed_half_way_leaves_no_store(tmp_path: Path) -> None:
+    child = start(tmp_path, 60)
+    assert child.stdout is not None
+    child.stdout.readline()
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert not (tmp_path / "tiny.store").exists()
+    opened(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.lock", "tiny.store"]
+
+
+def test_two_packers_at_once_pack_once(tmp_path: Path) -> None:
+    children = [start(tmp_path, 0.5) for _ in range(2)]
+    printed = [child.communicate()[0] for child in children]
+    assert [child.returncode for child in children] == [0, 0]
+    assert sorted(text.count("added") for text in printed) == [0, 2]
+
+
+# ---------------------------------------------------------------- archives
+def test_archive_and_tree_hold_the_same(tmp_path: Path) -> None:
+    episodes = []
+    for name, archive in (("zip", True), ("tree", False)):
+        root = make_omniglot(tmp_path / name, characters=8, archive=archive)
+        episodes.append(OmniglotDataModule(str(root), cache_dir=str(tmp_path / f"cache{name}")).episode(0, "train", 5))
+    assert (episodes[0].support.x == episodes[1].support.x).all()
+    assert episodes[0].support.x.max() == 1
+    assert episodes[0].support.x.mean() < 0.7  # strokes are bright
+
+
+def broken_missing(root: Path) -> str:
+    (root / "images_evaluation.zip").unlink()
+    return "images_evaluation is not in"
+
+
+def broken_truncated(root: Path) -> str:
+    path = root / "images_evaluation.zip"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return "images_evaluation.zip cannot be read .*truncated"
+
+
+def broken_foreign(root: Path) -> str:
+    with zipfile.ZipFile(root / "images_evaluation.zip", "w") as file:
+        file.writestr("../../etc/evil.png", b"x")
+    return "holds no images_evaluation/ALPHABET"
+
+
+def broken_image(root: Path) -> str:
+    with zipfile.ZipFile(root / "images_evaluation.zip", "a") as file:
+        file.writestr("images_evaluation/Alphabet_9/character01/0001_01.png", b"not a picture")
+    return "0001_01.png cannot be read"
+
+
+@pytest.mark.parametrize("damage", [broken_missing, broken_truncated, broken_foreign, broken_image])
+def test_broken_archives_are_one_line(damage: Any, tmp_path: Path) -> None:
+    root = make_omniglot(tmp_path / "root", characters=8)
+    message = damage(root)
+    with pytest.raises(DataError, match=message) as caught:
+        OmniglotDataModule(str(root), cache_dir=str(tmp_path / "cache")).setup()
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "cache").glob("*.store")) if (tmp_path / "cache").exists() else True
+
+
+def test_a_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import Omniglot
+
+    monkeypatch.setattr(Omniglot, "download_url_prefix", "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(DataError, match="cannot be downloaded .*set data.root"):
+        OmniglotDataModule(str(tmp_path)).prepare_data()
+
+
+# ---------------------------------------------------------------- images
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_mode_reads_as_the_same_picture(mode: str, channels: int) -> None:
+    """A dark square on white, in whatever mode."""
+    plain = Image.new("L", (20, 20), 255)
+    plain.paste(0, (5, 5, 15, 15))
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(plain).astype(np.uint16) * 257)
+    elif mode in ("LA", "RGBA"):
+        image = Image.new(mode, (20, 20))
+        image.paste({"LA": (0, 255), "RGBA": (0, 0, 0, 255)}[mode], (5, 5, 15, 15))  # transparent but for the square
+    else:
+        image = plain.convert(mode)
+    file = io.BytesIO()
+    image.save(file, "tiff" if mode in ("CMYK", "I;16") else "png")
+    file.seek(0)
+    found = read_image(file, ImageSpec(channels=channels, size=20))
+    assert found.shape == (channels, 20, 20)
+    assert (found[:, 10, 10] <= 1).all()
+    assert (found[:, 1, 1] >= 254).all()
+
+
+def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    file = io.BytesIO()
+    Image.new("L", (20, 20)).save(file, "png")
+    file.seek(0)
+    with pytest.raises(DataError, match="too many pixels"):
+        read_image(file, ImageSpec())
+
+
+def test_a_truncated_jpeg_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jpg"
+    Image.effect_noise((64, 64), 50).save(path)
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(DataError, match=r"cut.jpg cannot be read"):
+        read_image(path, ImageSpec())
+
+
+def test_support_and_query_folders(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "mine", classes=3, images=2)
+    images, labels, names = read_support(root, ImageSpec(size=16))
+    assert images.shape == (6, 3, 16, 16)
+    assert labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert names == ["class00", "class01", "class02"]
+    assert len(read_queries(root, ImageSpec(size=16))[1]) == 6
+    (root / "empty").mkdir()
+    with pytest.raises(DataError, match="empty holds no image"):
+        read_support(root, ImageSpec())
+    with pytest.raises(DataError, match="has 0 class folders"):
+        read_support(root / "class00", ImageSpec())
+    with pytest.raises(DataError, match="is not a folder"):
+        read_queries(root / "nowhere", ImageSpec())
+    with pytest.raises(DataError, match="holds no image"):
+        read_queries(root / "empty", ImageSpec())
