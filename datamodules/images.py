@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metalearn.errors import DataError
 
-__all__ = ["ImageSpec", "read_image", "to_float"]
+__all__ = ["ImageSpec", "opener", "read_image", "to_float"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ def read_image(file: Path | IO[bytes], spec: ImageSpec, name: str | None = None)
     pixels = np.asarray(plain, np.uint8)
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return 255 - pixels if spec.invert else pixels
+
+
+def opener(file: Path) -> Callable[[], IO[bytes]]:
+    """Opens the file when it is called."""
+    return lambda: file.open("rb")
 
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:

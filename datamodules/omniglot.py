@@ -14,7 +14,7 @@ import numpy as np
 from rich.progress import track
 
 from metalearn.datamodules.base import ImageEpisodes, check_at_least
-from metalearn.datamodules.images import ImageSpec, read_image
+from metalearn.datamodules.images import ImageSpec, opener, read_image
 from metalearn.datamodules.splits import split_by_hash
 from metalearn.datamodules.store import ImageStore, Packer, fingerprint, open_or_pack
 from metalearn.errors import DataError
@@ -151,10 +151,7 @@ def _from_tree(root: Path, part: str) -> list[tuple[tuple[str, int, int], Opener
     for home in _homes(root):
         files = sorted((home / part).glob("*/character*/*.png"))
         if files:
-            return [
-                ((file.relative_to(home).as_posix(), file.stat().st_size, 0), partial(file.open, "rb"))
-                for file in files
-            ]
+            return [((file.relative_to(home).as_posix(), file.stat().st_size, 0), opener(file)) for file in files]
     return []
 
 
@@ -168,7 +165,7 @@ def _from_archive(root: Path, part: str) -> list[tuple[tuple[str, int, int], Ope
         raise DataError(
             f"archive {path} cannot be read ({error}); it is truncated or no zip file: fetch it again"
         ) from error
-    entries = [
+    entries: list[tuple[tuple[str, int, int], Opener]] = [
         ((info.filename, info.file_size, info.CRC), partial(archive.open, info))
         for info in archive.infolist()
         if ENTRY.match(info.filename) and info.file_size <= LARGEST_ENTRY

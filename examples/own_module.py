@@ -31,6 +31,9 @@ class Prototypes(L.LightningModule):
     def training_step(self, batch: Episode, batch_idx: int) -> torch.Tensor:
         return self.shared_step(batch, "train")
 
+    def validation_step(self, batch: Episode, batch_idx: int) -> None:
+        self.shared_step(batch, "val")
+
     def test_step(self, batch: Episode, batch_idx: int) -> None:
         self.shared_step(batch, "test")
 
@@ -41,9 +44,7 @@ class Prototypes(L.LightningModule):
 def main(max_steps: int = 300, test_tasks: int = 600) -> float:
     L.seed_everything(0)
     data = GlyphsDataModule(ways=5, shots=1, queries=5, test_tasks=test_tasks)
-    trainer = L.Trainer(
-        max_steps=max_steps, limit_val_batches=0, accelerator="cpu", logger=False, enable_checkpointing=False
-    )
+    trainer = L.Trainer(max_steps=max_steps, accelerator="cpu", logger=False, enable_checkpointing=False)
     module = Prototypes()
     trainer.fit(module, datamodule=data)
     (found,) = trainer.test(module, datamodule=data)

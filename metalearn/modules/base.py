@@ -290,7 +290,7 @@ class MetaModule(L.LightningModule):
 
     def test_table(self) -> tuple[list[str], list[list[float]]]:
         """The last test's metrics: a header, and a row for every task of every rank in ascending order of task."""
-        found = {name: metric.gathered for name, metric in self.test_steps.items()}  # type: ignore[union-attr]
+        found = {name: metric.gathered for name, metric in self.test_steps.items()}
         columns = [value for value in found.values() if isinstance(value, tuple)]
         if not columns:
             return ["task"], []
