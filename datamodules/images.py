@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metalearn.errors import DataError
 
-__all__ = ["ImageSpec", "opener", "read_image", "to_float"]
+__all__ = ["ImageSpec", "open_later", "read_image", "to_float"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def read_image(file: Path | IO[bytes], spec: ImageSpec, name: str | None = None)
     return 255 - pixels if spec.invert else pixels
 
 
-def opener(file: Path) -> Callable[[], IO[bytes]]:
+def open_later(file: Path) -> Callable[[], IO[bytes]]:
     """Opens the file when it is called."""
     return lambda: file.open("rb")
 

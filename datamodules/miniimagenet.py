@@ -14,7 +14,7 @@ from rich.progress import track
 
 from metalearn.datamodules.base import ImageEpisodes, check_at_least
 from metalearn.datamodules.folder import list_images
-from metalearn.datamodules.images import ImageSpec, opener, read_image
+from metalearn.datamodules.images import ImageSpec, open_later, read_image
 from metalearn.datamodules.randomness import SPLITS
 from metalearn.datamodules.store import ImageStore, Packer, fingerprint, open_or_pack
 from metalearn.errors import DataError
@@ -100,13 +100,13 @@ def _find(root: Path) -> Listing:
     zips = sorted(root.glob("*.zip")) if root.is_dir() else [root]
     if root.is_dir() and all((root / split).is_dir() for split in SPLITS):
         return [
-            (split, name, [(str(file), file.stat().st_size, opener(file)) for file in files])
+            (split, name, [(str(file), file.stat().st_size, open_later(file)) for file in files])
             for split in SPLITS
             for name, files in list_images(root / split).items()
         ]
     if root.is_dir() and all((root / f"{split}.csv").is_file() for split in SPLITS):
         tables = {split: (root / f"{split}.csv").read_text(encoding="utf-8-sig") for split in SPLITS}
-        known = {file.name: (file.stat().st_size, opener(file)) for file in (root / "images").glob("*")}
+        known = {file.name: (file.stat().st_size, open_later(file)) for file in (root / "images").glob("*")}
         return _from_tables(tables, known, str(root))
     if len(zips) == 1 and zips[0].is_file():
         return _from_zip(zips[0])

@@ -14,7 +14,7 @@ import numpy as np
 from rich.progress import track
 
 from metalearn.datamodules.base import ImageEpisodes, check_at_least
-from metalearn.datamodules.images import ImageSpec, opener, read_image
+from metalearn.datamodules.images import ImageSpec, open_later, read_image
 from metalearn.datamodules.splits import split_by_hash
 from metalearn.datamodules.store import ImageStore, Packer, fingerprint, open_or_pack
 from metalearn.errors import DataError
@@ -151,7 +151,7 @@ def _from_tree(root: Path, part: str) -> list[tuple[tuple[str, int, int], Opener
     for home in _homes(root):
         files = sorted((home / part).glob("*/character*/*.png"))
         if files:
-            return [((file.relative_to(home).as_posix(), file.stat().st_size, 0), opener(file)) for file in files]
+            return [((file.relative_to(home).as_posix(), file.stat().st_size, 0), open_later(file)) for file in files]
     return []
 
 
