@@ -1,0 +1,244 @@
+"""The core of every module: the inner loop over a network, the meta-gradient, and adaptation to one task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from metalearn.episode import Batch, Episode, check_batch, check_episode, check_labels
+from metalearn.errors import ConfigError, ShapeError
+from metalearn.inner import (
+    Adaptation,
+    AdaptedModel,
+    Learner,
+    MetaLoss,
+    NormPolicy,
+    Schedule,
+    evaluating,
+    get_rule,
+    last,
+    own_batch_norm,
+    sequential,
+    vectorized,
+)
+from metalearn.metrics import EpisodeAccuracy, EpisodeMean, Interval
+from metalearn.modules.arguments import LossName, check_backbone, check_choice, check_steps, get_loss
+from metalearn.modules.checkpoint import describe_backbone
+from metalearn.modules.execution import ExecutionName, choose_execution
+from metalearn.modules.grad_mode import evaluation_gradients, usable
+from metalearn.modules.step_sizes import InnerStepSizes
+
+__all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaCore", "Scheduler", "as_episode"]
+
+InnerLR = float | list[float] | Literal["learn"]
+LossFunction = LossName | Callable[[Tensor, Tensor], Tensor]
+MemoryMode = Literal["store"]
+Scheduler = Literal["cosine"] | LRSchedulerCallable | None
+
+
+class MetaCore(L.LightningModule):
+    """Builds the inner loop over a network, and takes gradients through it; see :class:`MetaModule`."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        inner_steps: int,
+        inner_lr: InnerLR,
+        first_order: bool,
+        eval_inner_steps: int | None,
+        loss: LossFunction,
+        inner_optimizer: str,
+        execution: ExecutionName,
+        memory: MemoryMode,
+        norm: NormPolicy,
+        initial_inner_lr: float,
+        outer_optimizer: OptimizerCallable,
+        outer_scheduler: Scheduler,
+    ) -> None:
+        super().__init__()
+        check_backbone(backbone)
+        check_steps("inner_steps", inner_steps)
+        if eval_inner_steps is not None:
+            check_steps("eval_inner_steps", eval_inner_steps)
+        check_choice("execution", execution, ["auto", "sequential", "vectorized"])
+        check_choice("memory", memory, ["store"])
+        self.backbone = own_batch_norm(backbone, norm)
+        self.norm: NormPolicy = norm
+        self.inner_steps = inner_steps
+        self.eval_inner_steps = eval_inner_steps or inner_steps
+        self.first_order = first_order
+        self.classifies = loss != "mse"
+        self.execution: ExecutionName = execution
+        self.outer_optimizer = outer_optimizer
+        self.outer_scheduler = outer_scheduler
+        self._adaptation = Adaptation(self.make_learner(self.backbone), get_rule(inner_optimizer), get_loss(loss))
+        names = [name for name in self._learner.outer() if self._learner.adapts(name)]
+        self.step_sizes = InnerStepSizes(inner_lr, inner_steps, initial_inner_lr, names)
+        self.save_hyperparameters(
+            {
+                "inner_steps": inner_steps,
+                "inner_lr": list(inner_lr) if isinstance(inner_lr, (list, tuple)) else inner_lr,
+                "first_order": first_order,
+                "eval_inner_steps": eval_inner_steps,
+                "inner_optimizer": inner_optimizer,
+                "execution": execution,
+                "memory": memory,
+                "norm": norm,
+                "initial_inner_lr": initial_inner_lr,
+            }
+            | ({} if callable(loss) else {"loss": loss})
+        )
+        self.backbone_description = describe_backbone(self.backbone)
+        self.image_spec: dict[str, Any] | None = None
+        self.run_config: str | None = None
+        self.run_name = type(self).__name__
+        self.val_accuracy, self.val_loss = EpisodeAccuracy(), EpisodeMean()
+        self.test_steps = nn.ModuleDict()
+        self._chosen: Literal["sequential", "vectorized"] | None = None
+        self._outputs: int | None = None
+        self._first_loss: float | None = None
+        self._end: float | None = None
+        self._seen = 0
+        self._results: dict[tuple[str, int], Interval] = {}
+
+    def make_learner(self, backbone: nn.Module) -> Learner:
+        """The strategy that says which parameters of ``backbone`` adapt."""
+        raise NotImplementedError(f"{type(self).__name__} must say which parameters adapt")
+
+    @property
+    def _learner(self) -> Learner:
+        return self._adaptation.learner
+
+    def meta_loss(self, episode: Episode) -> MetaLoss:
+        """The mean query loss after adaptation, with its graph, and the query logits ``[B, n, N]`` without one."""
+        schedule = Schedule(self.inner_steps, self.step_sizes(), 1 if self.first_order else 2)
+        run = vectorized if self._choose(episode) == "vectorized" else sequential
+        return run(self._adaptation, self._learner.outer(), self.step_sizes.parameters(), episode, schedule)
+
+    def meta_gradient(self, episode: Episode) -> dict[str, Tensor]:
+        """The exact gradient of the mean query loss over the ``B`` tasks.
+
+        Returns:
+            for each trainable parameter, under its name in ``named_parameters()``, a tensor of its shape.
+        """
+        self._check(episode)
+        outer = {name: value for name, value in self.named_parameters() if value.requires_grad}
+        with torch.enable_grad():
+            loss = self.meta_loss(episode).loss
+            grads = torch.autograd.grad(loss, list(outer.values()), materialize_grads=True)
+        return dict(zip(outer, grads, strict=True))
+
+    def adapt(self, support: Batch, steps: int | None = None) -> AdaptedModel:
+        """Adapt to one task; works in any grad mode and changes nothing of the module.
+
+        Args:
+            support: ``x`` ``[n, ...]`` and ``y`` ``[n]`` (or ``[n, d]`` targets), without a task axis.
+            steps: inner steps; ``None`` for ``eval_inner_steps``.
+
+        Returns:
+            the adapted network: ``adapted(x)`` gives logits.
+
+        Raises:
+            ShapeError: the shapes disagree, or a label is not one of the network's outputs.
+        """
+        support = Batch(*support)
+        check_batch(support, "support")
+        batched = Batch(support.x[None], support.y[None])
+        self._check(Episode(batched, batched))
+        with evaluation_gradients(), evaluating(self.backbone):
+            x, y = usable(support.x), usable(support.y)
+            params = {name: usable(value).detach() for name, value in self._learner.outer().items()}
+            with torch.no_grad():
+                encoded, _ = self._learner.encode(params, x, x)
+            count = self.eval_inner_steps if steps is None else steps
+            adapted = last(self._adaptation.iterates(params, encoded, y, count, self._fixed_sizes(), order=0))
+        return AdaptedModel(self._learner, {**params, **adapted}, x)
+
+    def count_outputs(self, x: Tensor) -> int:
+        """The number of outputs ``N`` that the network gives for inputs ``x`` ``[n, ...]``."""
+        return self._count_outputs(Batch(x[None], torch.zeros(1, len(x), dtype=torch.int64)))
+
+    def forward(self, support: Batch, query: Tensor) -> Tensor:
+        """Logits ``[m, N]`` of one task's queries ``[m, ...]`` after adaptation to its support set."""
+        return self.adapt(support)(query)
+
+    def _choose(self, episode: Episode) -> Literal["sequential", "vectorized"]:
+        if self._chosen is None:
+            sizes = self._fixed_sizes()
+            schedule = Schedule(self.inner_steps, sizes, 1 if self.first_order else 2)
+            with evaluation_gradients():
+                choice = choose_execution(self.execution, self._adaptation, self.make_learner, episode, schedule)
+            self._chosen = choice.name
+            rank_zero_info(f"{type(self).__name__}: {choice.name} execution over tasks, because {choice.reason}")
+        return self._chosen
+
+    def setup(self, stage: str) -> None:
+        """Refuse what is not proven right, and say once how batch normalisation is done."""
+        precision = str(self.trainer.precision)
+        if precision.startswith("16"):
+            raise ConfigError(
+                f"precision is {precision}, but fp16 gradients of the inner loop underflow, since only the outer loss is "
+                "scaled; use precision=bf16-mixed or 32-true"
+            )
+        strategy = type(self.trainer.strategy).__name__
+        if "FSDP" in strategy or "DeepSpeed" in strategy or "ModelParallel" in strategy:
+            raise ConfigError(
+                f"strategy is {strategy}, but the inner loop needs every parameter whole on each device; use strategy=ddp"
+            )
+        rank_zero_info(f"{type(self).__name__}: batch normalisation policy '{self.norm}'")
+
+    def _fixed_sizes(self) -> list[dict[str, Tensor | float]]:
+        sizes = self.step_sizes()
+        return [{k: usable(v).detach() if isinstance(v, Tensor) else v for k, v in size.items()} for size in sizes]
+
+    def _check(self, episode: Episode) -> None:
+        check_episode(episode)
+        if self._outputs is None:
+            self._outputs = self._count_outputs(episode.support)
+        if self.classifies:
+            for role, part in zip(("support", "query"), episode, strict=True):
+                check_labels(part.y, self._outputs, role)
+
+    def _count_outputs(self, support: Batch) -> int:
+        x, y = support.x[0], support.y[0]
+        with evaluation_gradients(), evaluating(self.backbone), torch.no_grad():
+            params = {name: usable(value) for name, value in self._learner.outer().items()}
+            try:
+                x = usable(x)
+                encoded, _ = self._learner.encode(params, x, x)
+                outputs = self._learner.support_logits(params, encoded)
+            except (RuntimeError, ValueError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise ShapeError(
+                    f"support: the backbone {type(self.backbone).__name__} cannot take x of shape {list(x.shape)} "
+                    f"({reason}); build it for these inputs (in_channels, image_size, inputs)"
+                ) from error
+        expected = "[examples, ways]" if self.classifies else str(list(y.shape))
+        if outputs.ndim != 2 if self.classifies else outputs.shape != y.shape:
+            raise ShapeError(
+                f"the backbone gives outputs of shape {list(outputs.shape)} for targets of shape {list(y.shape)}, but the "
+                f"loss needs {expected}; change the backbone's number of outputs, or the loss"
+            )
+        return outputs.shape[-1]
+
+
+def as_episode(batch: Any) -> Episode:
+    """Accept plain nested pairs ``((xs, ys), (xq, yq))`` for an Episode.
+
+    Raises:
+        ShapeError: the batch is something else.
+    """
+    if isinstance(batch, Sequence) and len(batch) == 2 and all(isinstance(p, Sequence) and len(p) == 2 for p in batch):
+        episode = Episode(Batch(*batch[0]), Batch(*batch[1]))
+        if all(isinstance(tensor, Tensor) for role in episode for tensor in role):
+            return episode
+    raise ShapeError(
+        f"the batch is a {type(batch).__name__}, but a meta-learning step needs an Episode(support=Batch(x, y), "
+        "query=Batch(x, y)); let the dataloader yield metalearn.Episode"
+    )
