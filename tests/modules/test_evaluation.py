@@ -116,13 +116,15 @@ def test_the_printed_interval_is_that_of_the_table(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_number_of_test_tasks(tmp_path: Path) -> None:
     """Resident memory after 600 tasks is within 5 % of that after 50."""
-    module = MAML(TinyConv(), inner_steps=3)
+    module = MAML(TinyConv(), inner_steps=2)
     seen: dict[int, int] = {}
 
     class Watch(L.Callback):
         def on_test_batch_end(
             self, trainer: object, module: object, outputs: object, batch: object, index: int
         ) -> None:
+            if index not in (4, 59):
+                return
             gc.collect()
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             seen[(index + 1) * 10] = pages
