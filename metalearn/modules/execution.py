@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from torch import nn
 
 from metalearn.episode import Episode
-from metalearn.inner import Adaptation, HeadLearner, Learner, Schedule, find_inexactness
+from metalearn.inner import Adaptation, Learner, Schedule, find_inexactness
 
 __all__ = ["Choice", "ExecutionName", "choose_execution"]
 
@@ -31,22 +31,16 @@ def choose_execution(
 ) -> Choice:
     """Choose how tasks are executed; vectorised only where a float64 probe has shown it exact.
 
-    ``auto`` prefers the sequential execution on a CPU where convolutions adapt: per-task filters become grouped
-    convolutions, which are slower there than one task after another.
+    ``auto`` prefers the sequential execution for networks with convolutions on a CPU: stacked over tasks they are slower there,
+    unless the images are small (``docs/execution.md`` has the measurements). It never times, so that a run is the same twice.
     """
     if asked == "sequential":
         return Choice("sequential", "it was asked for")
-    learner = adaptation.learner
-    convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in learner.backbone.modules())
-    if (
-        asked == "auto"
-        and episode.support.x.device.type == "cpu"
-        and convolves
-        and not isinstance(learner, HeadLearner)
-    ):
-        return Choice("sequential", "per-task convolutions are slower than one task after another on a CPU")
+    convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in adaptation.learner.backbone.modules())
+    if asked == "auto" and convolves and episode.support.x.device.type == "cpu":
+        return Choice("sequential", "on a CPU, convolutions over stacked tasks are slower for all but small images")
     inexact = find_inexactness(adaptation, rebuild, episode, schedule)
     if inexact is not None:
         return Choice("sequential", f"the vectorised execution is not exact here: {inexact}")
-    wish = "it was asked for and" if asked == "vectorized" else "it is faster here and"
+    wish = "it was asked for and" if asked == "vectorized" else "it needs fewer calls and"
     return Choice("vectorized", f"{wish} a float64 probe has shown it exact")
