@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import statistics
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 from rich.progress import track
 
+from metalearn.datamodules.alphabets import whole_set
 from metalearn.datamodules.base import ImageEpisodes, check_at_least
 from metalearn.datamodules.images import ImageSpec, open_later, read_image
 from metalearn.datamodules.splits import split_by_hash
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 PARTS = ("images_background", "images_evaluation")
 ENTRY = re.compile(r"(?:.*/)?(images_background|images_evaluation)/([^/]+)/(character\d+)/([^/]+\.png)$")
 CHARACTERS = 1623
+NEARLY = 1000
+"""From so many characters on, a set is Omniglot with gaps, not a small set of one's own."""
 ROTATIONS = 4
 LARGEST_ENTRY = 1 << 20
 
@@ -58,7 +62,8 @@ class OmniglotDataModule(ImageEpisodes):
 
     Raises:
         ConfigError: an argument is out of range for this data.
-        DataError: an archive is missing, truncated or foreign, or the cache cannot be written.
+        DataError: an archive is missing, truncated or foreign, a character or a drawing is missing, or the cache cannot be
+            written.
     """
 
     def __init__(
@@ -140,7 +145,39 @@ def _find(root: Path) -> dict[str, list[tuple[tuple[str, int, int], Opener]]]:
     if len(found) < 15:
         raise DataError(f"Omniglot in {root} has {len(found)} characters, but a split into train, val and test needs at least "
                         "15; get the official archives")  # fmt: skip
+    _check_whole(root, {name: [entry[0] for entry, _ in entries] for name, entries in found.items()})
     return found
+
+
+def _check_whole(root: Path, drawings: dict[str, list[str]]) -> None:
+    """Raise where characters or drawings are missing: the split would change, and classes cross from one part to another."""
+    if len(drawings) >= NEARLY:
+        missing, foreign = sorted(whole_set() - drawings.keys()), sorted(drawings.keys() - whole_set())
+        if missing:
+            raise DataError(
+                f"Omniglot in {root} lacks {_some(missing)}: it has {len(drawings)} characters, but a whole set has "
+                f"{CHARACTERS}; get the official archives, or remove what was extracted half"
+            )
+        if foreign:
+            raise DataError(
+                f"Omniglot in {root} has {_some(foreign)}, which is none of its {CHARACTERS} characters; remove it"
+            )
+    usual = statistics.mode(map(len, drawings.values()))
+    drawers = {name: {file.rpartition("_")[2] for file in files} for name, files in drawings.items()}
+    every = set.union(*(drawers[name] for name, files in drawings.items() if len(files) == usual))
+    for name, files in drawings.items():
+        if len(files) != usual:
+            gaps = sorted(every - drawers[name])
+            what = f"lacks {_some([f'*_{gap}' for gap in gaps])}" if gaps else f"has {len(files)} drawings"
+            raise DataError(
+                f"character {name} of Omniglot in {root} {what}, but each must have the same {usual} drawings; get the official "
+                "archives"
+            )
+
+
+def _some(names: list[str]) -> str:
+    """The first few, in words."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _homes(root: Path) -> list[Path]:

@@ -166,9 +166,14 @@ def broken_foreign(root: Path) -> str:
 
 
 def broken_image(root: Path) -> str:
-    with zipfile.ZipFile(root / "images_evaluation.zip", "a") as file:
-        file.writestr("images_evaluation/Alphabet_9/character01/0001_01.png", b"not a picture")
-    return "0001_01.png cannot be read"
+    path = root / "images_evaluation.zip"
+    with zipfile.ZipFile(path) as file:
+        entries = {name: file.read(name) for name in file.namelist()}
+    entries["images_evaluation/Alphabet_4/character03/0002_07.png"] = b"not a picture"
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in entries.items():
+            file.writestr(name, data)
+    return "0002_07.png cannot be read"
 
 
 @pytest.mark.parametrize("damage", [broken_missing, broken_truncated, broken_foreign, broken_image])

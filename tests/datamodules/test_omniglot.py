@@ -1,0 +1,87 @@
+"""Omniglot with something missing is refused: a gap would move classes from one split to another."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from metalearn import DataError
+from metalearn.datamodules import OmniglotDataModule
+from metalearn.datamodules.alphabets import ALPHABETS, whole_set
+from tests.made import make_omniglot
+
+
+def make_whole(root: Path) -> Path:
+    """All 1,623 characters, one drawing each: one picture under many names."""
+    one = make_omniglot(root / "one", alphabets=2, characters=1, drawings=1) / "images_background.zip"
+    with zipfile.ZipFile(one) as file:
+        picture = file.read(file.namelist()[0])
+    (root / "images_background").mkdir()
+    (root / "picture.png").write_bytes(picture)
+    for name in sorted(whole_set()):
+        folder = root / "images_background" / name
+        folder.mkdir(parents=True)
+        os.link(root / "picture.png", folder / "0001_01.png")
+    other = root / "images_evaluation"
+    other.mkdir()
+    for alphabet in list(ALPHABETS)[30:]:
+        (root / "images_background" / alphabet).rename(other / alphabet)
+    return root
+
+
+def opened(root: Path, tmp_path: Path) -> OmniglotDataModule:
+    data = OmniglotDataModule(str(root), cache_dir=str(tmp_path / "cache"))
+    data.setup()
+    return data
+
+
+def test_the_table_is_omniglot() -> None:
+    counts = list(ALPHABETS.values())
+    assert (len(counts), sum(counts[:30]), sum(counts[30:]), len(whole_set())) == (50, 964, 659, 1623)
+
+
+def test_a_missing_or_foreign_character_is_named(tmp_path: Path) -> None:
+    root = make_whole(tmp_path / "root")
+    lost = root / "images_evaluation" / "Tengwar" / "character07"
+    lost.rename(root / "images_evaluation" / "Tengwar" / "character77")
+    with pytest.raises(DataError, match=r"lacks Tengwar/character07: it has 1623 characters, .*get the official"):
+        opened(root, tmp_path)
+    (lost.parent / "character77").rename(root / "aside")
+    with pytest.raises(DataError, match=r"lacks Tengwar/character07: it has 1622 characters"):
+        opened(root, tmp_path)
+    (root / "aside").rename(lost)
+    (root / "images_background" / "Mine" / "character01").mkdir(parents=True)
+    os.link(root / "picture.png", root / "images_background" / "Mine" / "character01" / "0001_01.png")
+    with pytest.raises(DataError, match=r"has Mine/character01, which is none of its 1623 characters; remove it"):
+        opened(root, tmp_path)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_archive_that_lacks_an_alphabet_names_its_characters(tmp_path: Path) -> None:
+    root = make_whole(tmp_path / "root")
+    for part in ("images_background", "images_evaluation"):
+        with zipfile.ZipFile(root / f"{part}.zip", "w") as file:
+            for path in sorted((root / part).rglob("*.png")):
+                if "Braille" not in path.parts:
+                    file.write(path, path.relative_to(root))
+        (root / part).rename(root / f"{part}_aside")
+    with pytest.raises(
+        DataError, match=r"lacks Braille/character01, .*03 and 23 more: it has 1597 characters"
+    ) as caught:
+        opened(root, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [8, 20])
+def test_a_missing_drawing_is_named_in_a_small_set_too(size: int, tmp_path: Path) -> None:
+    root = make_omniglot(tmp_path / "root", characters=size, archive=False)
+    (root / "images_background" / "Alphabet_1" / "character03" / "0002_07.png").unlink()
+    with pytest.raises(DataError, match=r"character Alphabet_1/character03 .*lacks \*_07\.png, .*the same 20 drawings"):
+        opened(root, tmp_path)
+    (root / "images_background" / "Alphabet_1" / "character03" / "0002_07.png").write_bytes(b"no matter")
+    (root / "images_background" / "Alphabet_1" / "character03" / "0002_07 copy.png").write_bytes(b"no matter")
+    with pytest.raises(DataError, match=r"character Alphabet_1/character03 .*has 21 drawings"):
+        opened(root, tmp_path)
