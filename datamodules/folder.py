@@ -12,7 +12,7 @@ from metalearn.datamodules.base import ImageEpisodes, check_at_least
 from metalearn.datamodules.images import ImageSpec, read_image
 from metalearn.datamodules.randomness import SPLITS
 from metalearn.datamodules.splits import split_by_hash
-from metalearn.datamodules.store import ImageStore, Packer, fingerprint, open_or_pack
+from metalearn.datamodules.store import ImageStore, Packer, fingerprint, open_or_pack, stamp
 from metalearn.errors import ConfigError, DataError
 
 __all__ = ["ImageFolderEpisodes", "list_images", "read_queries", "read_support"]
@@ -89,8 +89,8 @@ class ImageFolderEpisodes(ImageEpisodes):
         classes = [(split, name, files) for split, found in listed.items() for name, files in found.items()]
         if not classes:
             raise DataError(f"root {self.root} holds no images; it must hold a folder of images per class")
-        stats = ((split, name, file.name, file.stat().st_size) for split, name, files in classes for file in files)
-        source = fingerprint([spec, *stats])
+        stamps = ((split, name, file.name, *stamp(file)) for split, name, files in classes for file in files)
+        source = fingerprint([spec, *stamps])
 
         def pack(packer: Packer) -> dict[str, Any]:
             for _, name, files in track(classes, description=f"packing {self.root.name}", transient=True):

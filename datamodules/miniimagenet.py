@@ -16,14 +16,16 @@ from metalearn.datamodules.base import ImageEpisodes, check_at_least
 from metalearn.datamodules.folder import list_images
 from metalearn.datamodules.images import ImageSpec, open_later, read_image
 from metalearn.datamodules.randomness import SPLITS
-from metalearn.datamodules.store import ImageStore, Packer, fingerprint, open_or_pack
+from metalearn.datamodules.store import ImageStore, Packer, fingerprint, open_or_pack, stamp
 from metalearn.errors import DataError
 
 __all__ = ["MiniImageNetDataModule"]
 
 LARGEST_ENTRY = 64 << 20
 Opener = Callable[[], IO[bytes]]
-Listing = list[tuple[str, str, list[tuple[str, int, Opener]]]]
+Stamp = tuple[int, int]
+"""Size, and time of writing or checksum: what tells an edited image from the one that was packed."""
+Listing = list[tuple[str, str, list[tuple[str, Stamp, Opener]]]]
 
 
 class MiniImageNetDataModule(ImageEpisodes):
@@ -76,7 +78,7 @@ class MiniImageNetDataModule(ImageEpisodes):
         listing = _find(self.root)
         spec = self.image_spec
         assert spec is not None
-        files = ((split, name, file, size) for split, name, found in listing for file, size, _ in found)
+        files = ((split, name, file, *signs) for split, name, found in listing for file, signs, _ in found)
         source = fingerprint([spec, *files])
 
         def pack(packer: Packer) -> dict[str, Any]:
@@ -100,13 +102,13 @@ def _find(root: Path) -> Listing:
     zips = sorted(root.glob("*.zip")) if root.is_dir() else [root]
     if root.is_dir() and all((root / split).is_dir() for split in SPLITS):
         return [
-            (split, name, [(str(file), file.stat().st_size, open_later(file)) for file in files])
+            (split, name, [(str(file), stamp(file), open_later(file)) for file in files])
             for split in SPLITS
             for name, files in list_images(root / split).items()
         ]
     if root.is_dir() and all((root / f"{split}.csv").is_file() for split in SPLITS):
         tables = {split: (root / f"{split}.csv").read_text(encoding="utf-8-sig") for split in SPLITS}
-        known = {file.name: (file.stat().st_size, open_later(file)) for file in (root / "images").glob("*")}
+        known = {file.name: (stamp(file), open_later(file)) for file in (root / "images").glob("*")}
         return _from_tables(tables, known, str(root))
     if len(zips) == 1 and zips[0].is_file():
         return _from_zip(zips[0])
@@ -130,18 +132,18 @@ def _from_zip(path: Path) -> Listing:
             f"archive {path} cannot be read ({error}); it is truncated or no zip file: fetch it again"
         ) from error
     known = {
-        name: (info.file_size, lambda info=info: io.BytesIO(archive.read(info)))
+        name: ((info.file_size, info.CRC), lambda info=info: io.BytesIO(archive.read(info)))
         for name, info in names.items()
         if info.file_size <= LARGEST_ENTRY
     }
     return _from_tables(tables, known, str(path))  # type: ignore[arg-type]
 
 
-def _from_tables(tables: dict[str, str], known: dict[str, tuple[int, Opener]], where: str) -> Listing:
+def _from_tables(tables: dict[str, str], known: dict[str, tuple[Stamp, Opener]], where: str) -> Listing:
     listing: Listing = []
     seen: dict[str, str] = {}
     for split, text in tables.items():
-        classes: dict[str, list[tuple[str, int, Opener]]] = {}
+        classes: dict[str, list[tuple[str, Stamp, Opener]]] = {}
         for row in csv.DictReader(io.StringIO(text, newline="")):
             name, label = row.get("filename"), row.get("label")
             if not name or not label:

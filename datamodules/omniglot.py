@@ -18,7 +18,7 @@ from metalearn.datamodules.alphabets import whole_set
 from metalearn.datamodules.base import ImageEpisodes, check_at_least
 from metalearn.datamodules.images import ImageSpec, open_later, read_image
 from metalearn.datamodules.splits import split_by_hash
-from metalearn.datamodules.store import ImageStore, Packer, fingerprint, open_or_pack
+from metalearn.datamodules.store import ImageStore, Packer, fingerprint, open_or_pack, stamp
 from metalearn.errors import DataError
 
 __all__ = ["OmniglotDataModule"]
@@ -127,7 +127,7 @@ class OmniglotDataModule(ImageEpisodes):
 
 
 def _find(root: Path) -> dict[str, list[tuple[tuple[str, int, int], Opener]]]:
-    """For each character its drawings: (name, size, checksum or 0) and how to open them."""
+    """For each character its drawings: (name, size, checksum or time of writing) and how to open them."""
     found: dict[str, list[tuple[tuple[str, int, int], Opener]]] = {}
     for part in PARTS:
         entries = _from_tree(root, part) or _from_archive(root, part)
@@ -188,7 +188,7 @@ def _from_tree(root: Path, part: str) -> list[tuple[tuple[str, int, int], Opener
     for home in _homes(root):
         files = sorted((home / part).glob("*/character*/*.png"))
         if files:
-            return [((file.relative_to(home).as_posix(), file.stat().st_size, 0), open_later(file)) for file in files]
+            return [((file.relative_to(home).as_posix(), *stamp(file)), open_later(file)) for file in files]
     return []
 
 

@@ -18,7 +18,7 @@ import platformdirs
 
 from metalearn.errors import DataError
 
-__all__ = ["ImageStore", "Packer", "cache_folder", "fingerprint", "open_or_pack"]
+__all__ = ["ImageStore", "Packer", "cache_folder", "fingerprint", "open_or_pack", "stamp"]
 
 log = logging.getLogger(__name__)
 
@@ -220,6 +220,12 @@ def _writable(folder: Path) -> Iterator[None]:
             f"cache folder {folder} cannot be written ({error.strerror or error}); free space there, or set cache_dir or the "
             "environment variable METALEARN_CACHE to a folder that can"
         ) from error
+
+
+def stamp(file: Path) -> tuple[int, int]:
+    """What tells an edited file from the one that was packed: its size, and when it was last written in ns."""
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def fingerprint(parts: Sequence[object]) -> str:
