@@ -99,7 +99,8 @@ class GlyphsDataModule(ImageEpisodes):
                 packer.add(name, distort(drawings, self.variants, generator))
             return {"splits": letters.splits}
 
-        return open_or_pack(f"glyphs-{self.variants}", source, (1, SIZE, SIZE), pack, self.cache_dir, verify)
+        key = f"glyphs-{self.variants}-{source[:8]}"
+        return open_or_pack(key, source, (1, SIZE, SIZE), pack, self.cache_dir, verify)
 
     def split_classes(self, store: ImageStore) -> dict[str, np.ndarray]:
         splits = np.asarray(store.meta["splits"])

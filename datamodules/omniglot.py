@@ -112,7 +112,8 @@ class OmniglotDataModule(ImageEpisodes):
                     packer.add(f"{name}@{90 * turns}", np.rot90(images, turns, (2, 3)))
             return {}
 
-        return open_or_pack(f"omniglot-{spec.size}", source, (1, spec.size, spec.size), pack, self.cache_dir, verify)
+        key = f"omniglot-{spec.size}-{source[:8]}"
+        return open_or_pack(key, source, (1, spec.size, spec.size), pack, self.cache_dir, verify)
 
     def split_classes(self, store: ImageStore) -> dict[str, np.ndarray]:
         names = [name.removesuffix("@0") for name in store.names[::ROTATIONS]]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from metalearn.datamodules import ImageFolderEpisodes, MiniImageNetDataModule, OmniglotDataModule
@@ -79,3 +81,20 @@ def test_an_edit_that_keeps_every_size_is_noticed(kind: str, archive: bool, tmp_
     assert sizes == {path: path.stat().st_size for path in root.rglob("*") if path.is_file()}
     after = made(root, kind, cache).episode(0, "train", 0).support.x
     assert ((after + before - 1).abs() < 1e-6).all()
+
+
+@pytest.mark.parametrize(("kind", "archive"), KINDS)
+def test_two_roots_do_not_evict_each_other(kind: str, archive: bool, tmp_path: Path) -> None:
+    """The episodes of a root, in a worker that opens the store anew too, stay while another root is in use."""
+    cache = tmp_path / "cache"
+    for name, flip in (("one", False), ("two", True)):
+        write(tmp_path / name, kind, archive, flip)
+    first = made(tmp_path / "one", kind, cache)
+    before = first.episode(0, "train", 0).support.x
+    dataset = pickle.dumps(first.train_dataloader().dataset)
+    stores = {path: path.stat().st_mtime_ns for path in cache.glob("*.store")}
+    assert not torch.equal(made(tmp_path / "two", kind, cache).episode(0, "train", 0).support.x, before)
+    assert torch.equal(pickle.loads(dataset)[0].support.x[0], before)
+    assert torch.equal(made(tmp_path / "one", kind, cache).episode(0, "train", 0).support.x, before)
+    assert len(list(cache.glob("*.store"))) == 2
+    assert {path: path.stat().st_mtime_ns for path in stores} == stores
