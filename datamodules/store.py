@@ -23,8 +23,9 @@ __all__ = ["ImageStore", "Packer", "cache_folder", "fingerprint", "open_or_pack"
 log = logging.getLogger(__name__)
 
 MAGIC = b"MLSTORE\n"
-VERSION = 1
+VERSION = 2
 ALIGNMENT = 4096
+FIELDS = {"shape", "names", "counts", "sha256", "source", "meta", "digest"}
 
 
 def cache_folder(cache_dir: str | None) -> Path:
@@ -174,6 +175,7 @@ def _pack(
                 "source": source,
                 "meta": meta or {},
             }
+            header["digest"] = fingerprint([json.dumps(header)])
             with whole.open("wb") as file:
                 file.write(_encode_header(header))
                 with body.open("rb") as data:
@@ -205,10 +207,31 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         text = file.read(length)
     try:
         header = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"store {path} is cut short in its header; remove it, and it is packed again") from error
+    if not _is_whole(header):
+        raise DataError(f"store {path} has a damaged header; remove it, and it is packed again")
     used = len(MAGIC) + 8 + length
     return header, used + -used % ALIGNMENT
+
+
+def _is_whole(header: Any) -> bool:
+    """Whether every field is there, of its type, in agreement with the others, and as it was written."""
+    if not isinstance(header, dict) or set(header) != FIELDS:
+        return False
+    written = {field: value for field, value in header.items() if field != "digest"}
+    shape, names, counts = header["shape"], header["names"], header["counts"]
+    return (
+        header["digest"] == fingerprint([json.dumps(written)])
+        and all(isinstance(header[field], str) for field in ("sha256", "source"))
+        and isinstance(header["meta"], dict)
+        and all(isinstance(field, list) for field in (shape, names, counts))
+        and all(type(number) is int and number >= 0 for number in (*shape, *counts))
+        and all(isinstance(name, str) for name in names)
+        and len(shape) == 4
+        and len(names) == len(counts)
+        and sum(counts) == shape[0]
+    )
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from metalearn import DataError
 from metalearn.datamodules import OmniglotDataModule
 from metalearn.datamodules.folder import read_queries, read_support
 from metalearn.datamodules.images import ImageSpec, read_image
-from metalearn.datamodules.store import Packer, open_or_pack
+from metalearn.datamodules.store import ALIGNMENT, MAGIC, VERSION, Packer, open_or_pack
 from tests.made import make_folder, make_omniglot
 
 IMAGES = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 1, 4, 4)
@@ -71,13 +73,47 @@ def damage_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [damage_cut, damage_header, damage_foreign, damage_version, damage_bit])
+def rewritten(change: Callable[[Any], Any], name: str) -> Any:
+    """Damage that leaves a header of valid JSON, in a file of the right size."""
+
+    def damage(path: Path) -> None:
+        data = path.read_bytes()
+        start = len(MAGIC) + 8
+        (length,) = struct.unpack("<I", data[start - 4 : start])
+        text = json.dumps(change(json.loads(data[start : start + length]))).encode()
+        head = MAGIC + struct.pack("<II", VERSION, len(text)) + text
+        path.write_bytes(head + b"\0" * (-len(head) % ALIGNMENT) + data[-IMAGES.size :])
+
+    return pytest.param(damage, id=name)
+
+
+HEADERS = [
+    rewritten(lambda header: {}, "empty"),
+    rewritten(lambda header: [], "list"),
+    rewritten(lambda header: None, "null"),
+    *(
+        rewritten(lambda header, field=field: {**header, field: {"wrong": 1}}, f"{field}-wrong")
+        for field in ("shape", "names", "counts", "sha256", "source", "digest")
+    ),
+    rewritten(lambda header: {name: value for name, value in header.items() if name != "meta"}, "no-meta"),
+    rewritten(lambda header: {**header, "meta": {}}, "other-meta"),
+    rewritten(lambda header: {**header, "shape": [2, 3, 1, 16]}, "other-shape"),
+    rewritten(lambda header: {**header, "shape": [-6, -1, 4, 4]}, "negative-shape"),
+    rewritten(lambda header: {**header, "counts": [4, 2]}, "other-counts"),
+    rewritten(lambda header: {**header, "names": ["a"]}, "a-name-less"),
+]
+
+
+@pytest.mark.parametrize("damage", [damage_cut, damage_header, damage_foreign, damage_version, damage_bit, *HEADERS])
 def test_a_damaged_store_is_packed_again(damage: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     opened(tmp_path)
     damage(tmp_path / "tiny.store")
     with caplog.at_level(logging.WARNING):
         assert (opened(tmp_path, verify=True).images == IMAGES.reshape(6, 1, 4, 4)).all()
     assert "packing it again" in caplog.text
+    caplog.clear()
+    opened(tmp_path, verify=True)
+    assert not caplog.text
 
 
 def test_another_source_is_packed_again(tmp_path: Path) -> None:
