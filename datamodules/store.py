@@ -131,7 +131,11 @@ def open_or_pack(
     with _writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / f"{name}.lock")
-        lock.acquire()
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            log.warning("store %s: another process is packing it; waiting until it is done", path)
+            lock.acquire()
     try:
         found = _try_open(path, source, verify)
         if found is None:

@@ -173,6 +173,18 @@ def test_two_packers_at_once_pack_once(tmp_path: Path) -> None:
     assert sorted(text.count("added") for text in printed) == [0, 2]
 
 
+def test_waiting_for_another_packer_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    child = start(tmp_path, 0.5)
+    assert child.stdout is not None
+    child.stdout.readline()
+    assert (opened(tmp_path).images == 7).all()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"store {tmp_path / 'tiny.store'}: another process is packing it; waiting until it is done"
+    ]
+    assert child.wait() == 0
+    child.stdout.close()
+
+
 # ---------------------------------------------------------------- archives
 def test_archive_and_tree_hold_the_same(tmp_path: Path) -> None:
     episodes = []
