@@ -10,7 +10,7 @@ from metalearn.datamodules.images import ImageSpec, to_float
 from metalearn.datamodules.loader import EpisodeDataset, EpisodeLoader, EpisodeSampler, as_it_is
 from metalearn.datamodules.randomness import SPLITS
 from metalearn.datamodules.sampling import draw_episodes
-from metalearn.datamodules.store import ImageStore
+from metalearn.datamodules.store import Contents, ImageStore
 from metalearn.episode import Batch, Episode
 from metalearn.errors import ConfigError, DataError
 
@@ -149,22 +149,22 @@ class ImageEpisodes(EpisodicDataModule):
         self._splits: dict[str, np.ndarray] = {}
 
     def open_store(self, verify: bool) -> ImageStore:
-        """Open the packed images, packing them first if need be."""
+        """Open the packed images, packing them first if need be: after :meth:`check`, for packing may take long."""
         raise NotImplementedError(f"{type(self).__name__} must open its store")
 
-    def split_classes(self, store: ImageStore) -> dict[str, np.ndarray]:
+    def split_classes(self, store: ImageStore | Contents) -> dict[str, np.ndarray]:
         """For each split, the numbers of its classes in the store."""
         raise NotImplementedError(f"{type(self).__name__} must split its classes")
 
     def prepare_data(self) -> None:
         """Pack the images, if they are not, and check the result."""
-        self._check(self.open_store(verify=True))
+        self.check(self.open_store(verify=True))
 
     def setup(self, stage: str | None = None) -> None:
         """Map the packed images."""
         if self._store is None:
             store = self.open_store(verify=False)
-            self._check(store)
+            self.check(store)
             self._splits = self.split_classes(store)
             self._store = store
 
@@ -204,7 +204,8 @@ class ImageEpisodes(EpisodicDataModule):
         rows = store.offsets[classes[picked]][..., None] + images
         return np.take(store.images, rows, axis=0)
 
-    def _check(self, store: ImageStore) -> None:
+    def check(self, store: ImageStore | Contents) -> None:
+        """Raise where there are too few classes or images for the tasks that were asked for."""
         for split, classes in self.split_classes(store).items():
             if self.ways > len(classes):
                 raise ConfigError(

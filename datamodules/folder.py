@@ -12,7 +12,7 @@ from metalearn.datamodules.base import ImageEpisodes, check_at_least
 from metalearn.datamodules.images import ImageSpec, read_image
 from metalearn.datamodules.randomness import SPLITS
 from metalearn.datamodules.splits import split_by_hash
-from metalearn.datamodules.store import ImageStore, Packer, fingerprint, open_or_pack, stamp
+from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack, stamp
 from metalearn.errors import ConfigError, DataError
 
 __all__ = ["ImageFolderEpisodes", "list_images", "read_queries", "read_support"]
@@ -89,18 +89,21 @@ class ImageFolderEpisodes(ImageEpisodes):
         classes = [(split, name, files) for split, found in listed.items() for name, files in found.items()]
         if not classes:
             raise DataError(f"root {self.root} holds no images; it must hold a folder of images per class")
+        splits = [split for split, _, _ in classes]
+        counts = np.asarray([len(files) for _, _, files in classes])
+        self.check(Contents([name for _, name, _ in classes], counts, {"splits": splits}))
         stamps = ((split, name, file.name, *stamp(file)) for split, name, files in classes for file in files)
         source = fingerprint([spec, *stamps])
 
         def pack(packer: Packer) -> dict[str, Any]:
             for _, name, files in track(classes, description=f"packing {self.root.name}", transient=True):
                 packer.add(name, np.stack([read_image(file, spec) for file in files]))
-            return {"splits": [split for split, _, _ in classes]}
+            return {"splits": splits}
 
         key = f"{self.root.resolve().name}-{fingerprint([self.root.resolve(), spec])}"
         return open_or_pack(key, source, (spec.channels, spec.size, spec.size), pack, self.cache_dir, verify)
 
-    def split_classes(self, store: ImageStore) -> dict[str, np.ndarray]:
+    def split_classes(self, store: ImageStore | Contents) -> dict[str, np.ndarray]:
         splits = store.meta["splits"]
         if splits[0] == "":
             return split_by_hash(store.names, (0.64, 0.16, 0.2))

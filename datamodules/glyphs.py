@@ -15,7 +15,8 @@ from torch import Tensor
 
 from metalearn.datamodules.base import ImageEpisodes, check_at_least
 from metalearn.datamodules.images import ImageSpec
-from metalearn.datamodules.store import ImageStore, Packer, fingerprint, open_or_pack
+from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack
+from metalearn.errors import ConfigError
 
 __all__ = ["FACES", "SCRIPTS", "GlyphsDataModule", "Letters", "draw_letters"]
 
@@ -84,6 +85,12 @@ class GlyphsDataModule(ImageEpisodes):
             ways, shots, queries, tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers, cache_dir
         )
         check_at_least("variants", variants, 1)
+        most = len(FACES) * variants
+        if shots + queries > most:
+            raise ConfigError(
+                f"shots + queries is {shots} + {queries} = {shots + queries}, but class A, like every letter, has {most} images: "
+                f"{len(FACES)} faces in {variants} variants; use at most {most} together, or raise variants"
+            )
         self.variants = variants
         self.image_spec = ImageSpec(channels=1, size=SIZE, invert=True)
 
@@ -94,6 +101,8 @@ class GlyphsDataModule(ImageEpisodes):
 
         def pack(packer: Packer) -> dict[str, Any]:
             letters = draw_letters()
+            counts = np.full(len(letters.names), len(FACES) * self.variants)
+            self.check(Contents(letters.names, counts, {"splits": letters.splits}))
             generator = torch.Generator().manual_seed(RECIPE)
             for name, drawings in zip(letters.names, letters.drawings, strict=True):
                 packer.add(name, distort(drawings, self.variants, generator))
@@ -102,7 +111,7 @@ class GlyphsDataModule(ImageEpisodes):
         key = f"glyphs-{self.variants}-{source[:8]}"
         return open_or_pack(key, source, (1, SIZE, SIZE), pack, self.cache_dir, verify)
 
-    def split_classes(self, store: ImageStore) -> dict[str, np.ndarray]:
+    def split_classes(self, store: ImageStore | Contents) -> dict[str, np.ndarray]:
         splits = np.asarray(store.meta["splits"])
         return {split: np.flatnonzero(splits == split) for split in SCRIPTS}
 

@@ -16,7 +16,7 @@ from metalearn.datamodules.base import ImageEpisodes, check_at_least
 from metalearn.datamodules.folder import list_images
 from metalearn.datamodules.images import ImageSpec, open_later, read_image
 from metalearn.datamodules.randomness import SPLITS
-from metalearn.datamodules.store import ImageStore, Packer, fingerprint, open_or_pack, stamp
+from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack, stamp
 from metalearn.errors import DataError
 
 __all__ = ["MiniImageNetDataModule"]
@@ -78,6 +78,9 @@ class MiniImageNetDataModule(ImageEpisodes):
         listing = _find(self.root)
         spec = self.image_spec
         assert spec is not None
+        splits = [split for split, _, _ in listing]
+        counts = np.asarray([len(found) for _, _, found in listing])
+        self.check(Contents([name for _, name, _ in listing], counts, {"splits": splits}))
         files = ((split, name, file, *signs) for split, name, found in listing for file, signs, _ in found)
         source = fingerprint([spec, *files])
 
@@ -88,12 +91,12 @@ class MiniImageNetDataModule(ImageEpisodes):
                     with opener() as stream:
                         images.append(read_image(stream, spec, file))
                 packer.add(name, np.stack(images))
-            return {"splits": [split for split, _, _ in listing]}
+            return {"splits": splits}
 
         key = f"miniimagenet-{spec.size}-{fingerprint([self.root.resolve()])}"
         return open_or_pack(key, source, (3, spec.size, spec.size), pack, self.cache_dir, verify)
 
-    def split_classes(self, store: ImageStore) -> dict[str, np.ndarray]:
+    def split_classes(self, store: ImageStore | Contents) -> dict[str, np.ndarray]:
         splits = np.asarray(store.meta["splits"])
         return {split: np.flatnonzero(splits == split) for split in SPLITS}
 

@@ -18,7 +18,7 @@ from metalearn.datamodules.alphabets import whole_set
 from metalearn.datamodules.base import ImageEpisodes, check_at_least
 from metalearn.datamodules.images import ImageSpec, open_later, read_image
 from metalearn.datamodules.splits import split_by_hash
-from metalearn.datamodules.store import ImageStore, Packer, fingerprint, open_or_pack, stamp
+from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack, stamp
 from metalearn.errors import DataError
 
 __all__ = ["OmniglotDataModule"]
@@ -103,6 +103,11 @@ class OmniglotDataModule(ImageEpisodes):
         spec = self.image_spec
         assert spec is not None
         names = sorted(drawings)
+        if len(names) != CHARACTERS:
+            log.warning("Omniglot has %d of its %d characters here: accuracies do not compare", len(names), CHARACTERS)
+        turned = [f"{name}@{90 * turns}" for name in names for turns in range(ROTATIONS)]
+        counts = np.repeat([len(drawings[name]) for name in names], ROTATIONS)
+        self.check(Contents(turned, counts, {}))
         source = fingerprint([spec, *((name, *(entry for entry, _ in drawings[name])) for name in names)])
 
         def pack(packer: Packer) -> dict[str, Any]:
@@ -115,12 +120,9 @@ class OmniglotDataModule(ImageEpisodes):
         key = f"omniglot-{spec.size}-{source[:8]}"
         return open_or_pack(key, source, (1, spec.size, spec.size), pack, self.cache_dir, verify)
 
-    def split_classes(self, store: ImageStore) -> dict[str, np.ndarray]:
+    def split_classes(self, store: ImageStore | Contents) -> dict[str, np.ndarray]:
         names = [name.removesuffix("@0") for name in store.names[::ROTATIONS]]
-        full = len(names) == CHARACTERS
-        if not full:
-            log.warning("Omniglot has %d of its %d characters here: accuracies do not compare", len(names), CHARACTERS)
-        split = split_by_hash(names, (1200, 100, 323) if full else (0.74, 0.06, 0.2))
+        split = split_by_hash(names, (1200, 100, 323) if len(names) == CHARACTERS else (0.74, 0.06, 0.2))
         upright = {part: ROTATIONS * characters for part, characters in split.items()}
         if self.rotations:
             upright["train"] = (upright["train"][:, None] + np.arange(ROTATIONS)).reshape(-1)

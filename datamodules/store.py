@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 import numpy as np
@@ -18,7 +18,7 @@ import platformdirs
 
 from metalearn.errors import DataError
 
-__all__ = ["ImageStore", "Packer", "cache_folder", "fingerprint", "open_or_pack", "stamp"]
+__all__ = ["Contents", "ImageStore", "Packer", "cache_folder", "fingerprint", "open_or_pack", "stamp"]
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,20 @@ FIELDS = {"shape", "names", "counts", "sha256", "source", "meta", "digest"}
 def cache_folder(cache_dir: str | None) -> Path:
     """The argument, else the environment variable METALEARN_CACHE, else the user's cache folder."""
     return Path(cache_dir or os.environ.get("METALEARN_CACHE") or platformdirs.user_cache_dir("metalearn"))
+
+
+class Contents(NamedTuple):
+    """What a store will hold, known before it is packed.
+
+    Attributes:
+        names: a name for each class.
+        counts: ``[classes]`` images of each class.
+        meta: what is remembered with them.
+    """
+
+    names: list[str]
+    counts: np.ndarray
+    meta: dict[str, Any]
 
 
 class ImageStore:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from metalearn import ConfigError
 from metalearn.datamodules import GlyphsDataModule
 from metalearn.datamodules.glyphs import SCRIPTS, Letters, draw_letters
 
@@ -44,3 +46,13 @@ def test_distortions_differ_and_stay_in_the_picture() -> None:
     assert x.min() == 0
     assert x.flatten(1).amax(1).min() > 0.3
     assert len(torch.unique(x.flatten(1), dim=0)) == 80
+
+
+def test_too_much_is_asked_before_anything_is_packed(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"shots \+ queries is 5 \+ 8 = 13, but class A, .*, has 12 images: .*raise variants"
+    ):
+        GlyphsDataModule(shots=5, queries=8, variants=1)
+    with pytest.raises(ConfigError, match="ways is 5000, but the train split of GlyphsDataModule has"):
+        GlyphsDataModule(ways=5000, cache_dir=str(tmp_path)).prepare_data()
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from metalearn import ConfigError
 from metalearn.datamodules import ImageFolderEpisodes, MiniImageNetDataModule, OmniglotDataModule
 from metalearn.datamodules.base import ImageEpisodes
 
@@ -59,11 +60,12 @@ def write(root: Path, kind: str, archive: bool, flip: bool) -> None:
         os.utime(root / f"{stem}.zip", ns=(0, 0))
 
 
-def made(root: Path, kind: str, cache: Path) -> ImageEpisodes:
+def made(root: Path, kind: str, cache: Path, **more: int) -> ImageEpisodes:
+    choice = {**CHOICE, **more}
     if kind == "folder":
-        return ImageFolderEpisodes(str(root), channels=1, cache_dir=str(cache), **CHOICE)  # type: ignore[arg-type]
+        return ImageFolderEpisodes(str(root), channels=1, cache_dir=str(cache), **choice)  # type: ignore[arg-type]
     module = OmniglotDataModule if kind == "omniglot" else MiniImageNetDataModule
-    return module(str(root), cache_dir=str(cache), **CHOICE)  # type: ignore[arg-type]
+    return module(str(root), cache_dir=str(cache), **choice)  # type: ignore[arg-type]
 
 
 KINDS = [("folder", False), ("omniglot", False), ("omniglot", True), ("mini_tree", False), ("mini_table", False),
@@ -98,3 +100,20 @@ def test_two_roots_do_not_evict_each_other(kind: str, archive: bool, tmp_path: P
     assert torch.equal(made(tmp_path / "one", kind, cache).episode(0, "train", 0).support.x, before)
     assert len(list(cache.glob("*.store"))) == 2
     assert {path: path.stat().st_mtime_ns for path in stores} == stores
+
+
+@pytest.mark.parametrize(("kind", "archive"), KINDS)
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"ways": 25}, "ways is 25, but the"),
+        ({"queries": 3}, r"shots \+ queries is 1 \+ 3 = 4, but class .* has 3 images"),
+    ],
+)
+def test_too_much_is_asked_before_anything_is_packed(
+    kind: str, archive: bool, more: dict[str, int], message: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "root", kind, archive, flip=False)
+    with pytest.raises(ConfigError, match=message):
+        made(tmp_path / "root", kind, tmp_path / "cache", **more).prepare_data()
+    assert not (tmp_path / "cache").exists()
