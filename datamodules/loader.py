@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
@@ -53,9 +54,9 @@ class EpisodeSampler(DistributedSampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         begin = self.epoch * self.tasks if self.advances else 0
-        positions = range(self.first, len(self))
+        first, last = (begin + position * self.num_replicas + self.rank for position in (self.first, len(self)))
         self.first = 0
-        return iter([begin + position * self.num_replicas + self.rank for position in positions])
+        return iter(range(first, last, self.num_replicas))
 
     def __len__(self) -> int:
         if self.advances:
@@ -65,6 +66,9 @@ class EpisodeSampler(DistributedSampler[int]):
 
 class EpisodeLoader(DataLoader[Episode]):
     """A DataLoader whose position is part of a checkpoint: a resumed run goes on with the next episode.
+
+    A training loader that was iterated to its end goes on with the next epoch, so that a plain loop over it sees new tasks;
+    a Trainer sets the epoch itself. One that was left half-way begins its epoch again.
 
     Its arguments are a DataLoader's own, since Lightning builds loaders anew for prediction: the dataset an
     :class:`EpisodeDataset`, the sampler an :class:`EpisodeSampler`, and ``collate_fn`` :func:`as_it_is`.
@@ -80,17 +84,25 @@ class EpisodeLoader(DataLoader[Episode]):
         for batch in super().__iter__():
             self._done += 1
             yield batch
+        if self._advances:
+            self._done = 0
+            self.sampler.set_epoch(self.sampler.epoch + 1)  # type: ignore[attr-defined]
+
+    @property
+    def _advances(self) -> bool:
+        return isinstance(self.sampler, EpisodeSampler) and self.sampler.advances
 
     def state_dict(self) -> dict[str, int]:
         """The number of batches of this epoch that were handed out, and the epoch."""
         return {"batches": self._done, "epoch": self.sampler.epoch}  # type: ignore[attr-defined]
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches that were handed out; an epoch that was finished starts anew."""
-        self._resumed = state["batches"] if state["batches"] < len(self) else 0
-        self.sampler.set_epoch(state["epoch"])  # type: ignore[attr-defined]
+        """Go on after the batches that were handed out; after a whole epoch, with the next one."""
+        finished = state["batches"] >= len(self)
+        self._done = self._resumed = 0 if finished else state["batches"]
+        self.sampler.set_epoch(state["epoch"] + (finished and self._advances))  # type: ignore[attr-defined]
 
 
-def as_it_is(batch: Episode) -> Episode:
+def as_it_is(batch: Any) -> Episode:
     """The batch: it was drawn whole."""
     return batch

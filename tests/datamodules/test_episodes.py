@@ -33,7 +33,8 @@ def built(name: str, omniglot: Path, **more: object) -> EpisodicDataModule:
 def test_a_loader_yields_the_numbered_episodes(name: str, workers: int, omniglot: Path) -> None:
     data = built(name, omniglot, num_workers=workers)
     for split, loader in (("train", data.train_dataloader()), ("test", data.test_dataloader())):
-        stacked = [torch.cat([getattr(batch[role], part) for batch in loader]) for role in (0, 1) for part in "xy"]
+        batches = list(loader)
+        stacked = [torch.cat([getattr(batch[role], part) for batch in batches]) for role in (0, 1) for part in "xy"]
         count = 12 if split == "train" else 7
         assert len(stacked[0]) == count
         for index in (0, count - 1):
