@@ -65,6 +65,8 @@ class EpisodicDataModule(L.LightningDataModule):
         """
         if split not in SPLITS:
             raise ConfigError(f"split is {split!r}, but it must be one of {', '.join(SPLITS)}; use 'test'")
+        if index < 0:
+            raise ConfigError(f"index is {index}, but episodes are numbered from 0; use 0 or more")
         self.ready()
         return Episode(*(Batch(role.x[0], role.y[0]) for role in self.draw(seed, split, [index])))
 

@@ -31,6 +31,8 @@ class EpisodeDataset(Dataset[Episode]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Episode:
+        if min(indices) < 0:
+            raise IndexError(f"episode number is {min(indices)}, but episodes are numbered from 0; use 0 or more")
         return self._draw(indices)
 
 

@@ -166,6 +166,14 @@ def test_an_unknown_split_is_one_line() -> None:
         SinusoidDataModule().episode(0, "dev", 0)
 
 
+def test_episodes_are_numbered_from_0() -> None:
+    data = SinusoidDataModule()
+    with pytest.raises(IndexError, match="episode number is -1, .*use 0 or more"):
+        data.train_dataloader().dataset[-1]
+    with pytest.raises(ConfigError, match="index is -3, .*use 0 or more"):
+        data.episode(0, "test", -3)
+
+
 def test_the_package_has_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[2])
     with pytest.raises(ImportError, match=r"metalearn\.datamodules"):
