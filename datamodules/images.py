@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,12 +11,15 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from metalearn.errors import DataError
 
 __all__ = ["ImageSpec", "open_later", "read_image", "to_float"]
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+"""What is opened; Pillow knows more, and hands some of them to other programs."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +53,27 @@ class ImageSpec:
 def read_image(file: Path | IO[bytes], spec: ImageSpec, name: str | None = None) -> np.ndarray:
     """Read an image of any mode (grey, palette, alpha on white, CMYK, 16 bit) as uint8 ``[C, size, size]``.
 
+    It is turned upright as its EXIF data say. Its mode tells how deep it is, never its values: whole numbers of more than 8
+    bits count to 65,535, floats to 255.
+
     Raises:
-        DataError: the file is no image, truncated, or absurdly large; the line names it.
+        DataError: the file is no image, truncated, absurdly large, or has values beyond its depth; the line names it.
     """
     name = name or str(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+            # always from a stream: given a path, Pillow maps some files, and garbles a turned TIFF among them
+            opened = file.open("rb") if isinstance(file, Path) else contextlib.nullcontext(file)
+            with opened as stream, Image.open(stream, formats=FORMATS) as image:
                 image.load()
-                plain = _plain(image, spec.channels)
+                ImageOps.exif_transpose(image, in_place=True)
+                plain = _plain(image, spec.channels, name)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"image {name} has too many pixels to be trusted ({error}); shrink or remove it") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, NotImplementedError) as error:
         raise DataError(
-            f"image {name} cannot be read ({error}); it is truncated or no image: replace or remove it"
+            f"image {name} cannot be read ({error}); it is truncated or no {', '.join(FORMATS)}: replace or remove it"
         ) from error
     if plain.size != (spec.size, spec.size):
         plain = plain.resize((spec.size, spec.size), Image.Resampling.LANCZOS)
@@ -77,11 +87,16 @@ def open_later(file: Path) -> Callable[[], IO[bytes]]:
     return lambda: file.open("rb")
 
 
-def _plain(image: Image.Image, channels: int) -> Image.Image:
+def _plain(image: Image.Image, channels: int, name: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         deep = np.asarray(image, np.float64)
-        top = 65535.0 if deep.max() > 255 else 255.0
-        image = Image.fromarray((deep * (255.0 / top)).clip(0, 255).astype(np.uint8))
+        top = 255 if image.mode == "F" else 65535
+        if not (deep.min() >= 0 and deep.max() <= top):  # so that NaN is refused too
+            raise DataError(
+                f"image {name} has pixels from {deep.min():g} to {deep.max():g}, but in mode {image.mode} they must lie in "
+                f"0..{top}; save it with 8 bits a channel"
+            )
+        image = Image.fromarray(np.rint(deep * (255 / top)).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         paper = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(paper, image.convert("RGBA"))

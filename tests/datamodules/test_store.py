@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import logging
 import os
@@ -18,12 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from metalearn import DataError
 from metalearn.datamodules import OmniglotDataModule
 from metalearn.datamodules.folder import read_queries, read_support
-from metalearn.datamodules.images import ImageSpec, read_image
+from metalearn.datamodules.images import ImageSpec
 from metalearn.datamodules.store import ALIGNMENT, MAGIC, VERSION, Packer, open_or_pack
 from tests.made import make_folder, make_omniglot
 
@@ -240,46 +238,6 @@ def test_a_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Omniglot, "download_url_prefix", "http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(DataError, match="cannot be downloaded .*set data.root"):
         OmniglotDataModule(str(tmp_path)).prepare_data()
-
-
-# ---------------------------------------------------------------- images
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_mode_reads_as_the_same_picture(mode: str, channels: int) -> None:
-    """A dark square on white, in whatever mode."""
-    plain = Image.new("L", (20, 20), 255)
-    plain.paste(0, (5, 5, 15, 15))
-    if mode == "I;16":
-        image = Image.fromarray(np.asarray(plain).astype(np.uint16) * 257)
-    elif mode in ("LA", "RGBA"):
-        image = Image.new(mode, (20, 20))
-        image.paste({"LA": (0, 255), "RGBA": (0, 0, 0, 255)}[mode], (5, 5, 15, 15))  # transparent but for the square
-    else:
-        image = plain.convert(mode)
-    file = io.BytesIO()
-    image.save(file, "tiff" if mode in ("CMYK", "I;16") else "png")
-    file.seek(0)
-    found = read_image(file, ImageSpec(channels=channels, size=20))
-    assert found.shape == (channels, 20, 20)
-    assert (found[:, 10, 10] <= 1).all()
-    assert (found[:, 1, 1] >= 254).all()
-
-
-def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    file = io.BytesIO()
-    Image.new("L", (20, 20)).save(file, "png")
-    file.seek(0)
-    with pytest.raises(DataError, match="too many pixels"):
-        read_image(file, ImageSpec())
-
-
-def test_a_truncated_jpeg_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "cut.jpg"
-    Image.effect_noise((64, 64), 50).save(path)
-    path.write_bytes(path.read_bytes()[:600])
-    with pytest.raises(DataError, match=r"cut.jpg cannot be read"):
-        read_image(path, ImageSpec())
 
 
 def test_support_and_query_folders(tmp_path: Path) -> None:
