@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +18,9 @@ from torch import Tensor
 
 from metalearn.errors import DataError
 
-__all__ = ["ImageSpec", "open_later", "read_image", "to_float"]
+__all__ = ["ImageSpec", "Opener", "open_later", "read_entry", "read_image", "to_float"]
 
+Opener = Callable[[], IO[bytes]]
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 """What is opened; Pillow knows more, and hands some of them to other programs."""
 
@@ -82,7 +85,20 @@ def read_image(file: Path | IO[bytes], spec: ImageSpec, name: str | None = None)
     return 255 - pixels if spec.invert else pixels
 
 
-def open_later(file: Path) -> Callable[[], IO[bytes]]:
+def read_entry(opener: Opener, spec: ImageSpec, name: str) -> np.ndarray:
+    """As :func:`read_image`, of a file or of an archive's entry.
+
+    Raises:
+        DataError: the archive's entry is damaged, or packed in a way that cannot be read.
+    """
+    try:
+        with opener() as file:
+            return read_image(file, spec, name)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise DataError(f"archive entry {name} is damaged ({error}); fetch the archive again") from error
+
+
+def open_later(file: Path) -> Opener:
     """Opens the file when it is called."""
     return lambda: file.open("rb")
 

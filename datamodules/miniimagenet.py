@@ -5,16 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from rich.progress import track
 
 from metalearn.datamodules.base import ImageEpisodes, check_at_least
 from metalearn.datamodules.folder import list_images
-from metalearn.datamodules.images import ImageSpec, open_later, read_image
+from metalearn.datamodules.images import ImageSpec, Opener, open_later, read_entry
 from metalearn.datamodules.randomness import SPLITS
 from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack, stamp
 from metalearn.errors import DataError
@@ -22,7 +21,6 @@ from metalearn.errors import DataError
 __all__ = ["MiniImageNetDataModule"]
 
 LARGEST_ENTRY = 64 << 20
-Opener = Callable[[], IO[bytes]]
 Stamp = tuple[int, int]
 """Size, and time of writing or checksum: what tells an edited image from the one that was packed."""
 Listing = list[tuple[str, str, list[tuple[str, Stamp, Opener]]]]
@@ -86,11 +84,7 @@ class MiniImageNetDataModule(ImageEpisodes):
 
         def pack(packer: Packer) -> dict[str, Any]:
             for _, name, found in track(listing, description="packing miniImageNet", transient=True):
-                images = []
-                for file, _, opener in found:
-                    with opener() as stream:
-                        images.append(read_image(stream, spec, file))
-                packer.add(name, np.stack(images))
+                packer.add(name, np.stack([read_entry(opener, spec, file) for file, _, opener in found]))
             return {"splits": splits}
 
         key = f"miniimagenet-{spec.size}-{fingerprint([self.root.resolve()])}"

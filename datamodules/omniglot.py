@@ -6,17 +6,16 @@ import logging
 import re
 import statistics
 import zipfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from rich.progress import track
 
 from metalearn.datamodules.alphabets import whole_set
 from metalearn.datamodules.base import ImageEpisodes, check_at_least
-from metalearn.datamodules.images import ImageSpec, open_later, read_image
+from metalearn.datamodules.images import ImageSpec, Opener, open_later, read_entry
 from metalearn.datamodules.splits import split_by_hash
 from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack, stamp
 from metalearn.errors import DataError
@@ -32,8 +31,6 @@ NEARLY = 1000
 """From so many characters on, a set is Omniglot with gaps, not a small set of one's own."""
 ROTATIONS = 4
 LARGEST_ENTRY = 1 << 20
-
-Opener = Callable[[], IO[bytes]]
 
 
 class OmniglotDataModule(ImageEpisodes):
@@ -112,7 +109,7 @@ class OmniglotDataModule(ImageEpisodes):
 
         def pack(packer: Packer) -> dict[str, Any]:
             for name in track(names, description="packing Omniglot", transient=True):
-                images = np.stack([_read(entry, opener, spec) for entry, opener in drawings[name]])
+                images = np.stack([read_entry(opener, spec, entry[0]) for entry, opener in drawings[name]])
                 for turns in range(ROTATIONS):
                     packer.add(f"{name}@{90 * turns}", np.rot90(images, turns, (2, 3)))
             return {}
@@ -215,14 +212,6 @@ def _from_archive(root: Path, part: str) -> list[tuple[tuple[str, int, int], Ope
             f"archive {path} holds no {part}/ALPHABET/characterNN/*.png, so it is not Omniglot's; fetch the official one"
         )
     return entries
-
-
-def _read(entry: tuple[str, int, int], opener: Opener, spec: ImageSpec) -> np.ndarray:
-    try:
-        with opener() as file:
-            return read_image(file, spec, entry[0])
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise DataError(f"archive entry {entry[0]} is damaged ({error}); fetch the archive again") from error
 
 
 def _download(root: Path) -> None:

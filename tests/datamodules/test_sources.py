@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metalearn import ConfigError
+from metalearn import ConfigError, DataError
 from metalearn.datamodules import ImageFolderEpisodes, MiniImageNetDataModule, OmniglotDataModule
 from metalearn.datamodules.base import ImageEpisodes
 
@@ -100,6 +100,28 @@ def test_two_roots_do_not_evict_each_other(kind: str, archive: bool, tmp_path: P
     assert torch.equal(made(tmp_path / "one", kind, cache).episode(0, "train", 0).support.x, before)
     assert len(list(cache.glob("*.store"))) == 2
     assert {path: path.stat().st_mtime_ns for path in stores} == stores
+
+
+@pytest.mark.parametrize("kind", ["omniglot", "mini_table"])
+@pytest.mark.parametrize(("offset", "change"), [(8, 99), (60, 255)], ids=["method", "checksum"])
+def test_a_damaged_entry_is_one_line(kind: str, offset: int, change: int, tmp_path: Path) -> None:
+    """An entry packed by a method that zipfile does not know, and one with a bit changed."""
+    write(tmp_path / "root", kind, archive=True, flip=False)
+    path = max((tmp_path / "root").glob("*.zip"))
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as file:
+        entry = next(info for info in file.infolist() if info.filename.endswith(".png"))
+    if offset == 8:
+        offset = data.find(b"PK\x01\x02") + 10  # the central directory's first entry, which is a picture
+    else:
+        offset += entry.header_offset + 30 + len(entry.filename)
+    data[offset] ^= change
+    path.write_bytes(data)
+    with pytest.raises(
+        DataError, match=f"{entry.filename.rpartition('/')[2]} is damaged .*fetch the archive again"
+    ) as caught:
+        made(tmp_path / "root", kind, tmp_path / "cache").prepare_data()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("kind", "archive"), KINDS)
