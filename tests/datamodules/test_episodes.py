@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from metalearn import ConfigError
 from metalearn.datamodules import GlyphsDataModule, ImageFolderEpisodes, OmniglotDataModule, SinusoidDataModule
 from metalearn.datamodules.base import EpisodicDataModule
+from metalearn.datamodules.images import to_float
 from metalearn.datamodules.loader import EpisodeSampler
 from metalearn.datamodules.sampling import draw_episodes
 from tests.made import make_folder
@@ -106,6 +108,20 @@ def test_ranks_train_on_one_global_sequence(world: int) -> None:
             sampler.set_epoch(epoch)
         steps += [index for group in zip(*samplers, strict=True) for index in group]
     assert steps == list(range(96))
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.0,), (1.0,)), ((0.3, 0.4, 0.5), (0.2, 0.3, 0.4))])
+def test_pixels_are_converted_as_one_whole(mean: tuple[float, ...], std: tuple[float, ...], tmp_path: Path) -> None:
+    """Support and query are, bit for bit, the parts of ``(x / 255 - mean) / std`` of all images at once."""
+    data = ImageFolderEpisodes(str(make_folder(tmp_path / "mine")), ways=2, shots=2, queries=3, image_size=16)
+    assert data.image_spec is not None
+    data.image_spec = replace(data.image_spec, mean=mean, std=std)
+    data.setup()
+    support, query = data.draw(5, "train", [0, 1, 7])
+    whole = to_float(data.gather(5, "train", np.asarray([0, 1, 7])), data.image_spec)
+    for x, part in ((support.x, whole[:, :, :2]), (query.x, whole[:, :, 2:])):
+        assert x.is_contiguous()
+        assert torch.equal(x, part.flatten(1, 2))
 
 
 def test_support_and_query_never_share_an_image() -> None:
