@@ -1,5 +1,8 @@
 """Tasks drawn per second of Omniglot, 5 ways x 16 images: ours beside learn2learn's Taskset, alternately in one process.
 
+Ours is what the DataModule's DataLoader yields, and the draw alone. Theirs are the FusedNWaysKShots of its own Omniglot
+benchmark, to which the ratio is, and the NWays with KShots of its guide; both over images in memory as float tensors.
+
 python benchmarks/episodes.py --root DIR
 """
 
@@ -10,6 +13,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,34 +21,39 @@ from machine import describe
 
 from metalearn.datamodules import OmniglotDataModule
 
+FUSED = "learn2learn: FusedNWaysKShots"
 
-def learn2learn_taskset(data: OmniglotDataModule) -> Callable[[int], None] | None:
-    """Its draw of one task, over the same images in memory as float tensors; None where it is not installed."""
+
+def learn2learn_tasksets(data: OmniglotDataModule) -> dict[str, Callable[[int], None]]:
+    """Its draws of one task, over the same images in memory as float tensors; none where it is not installed."""
     try:
         import learn2learn as l2l
     except ImportError:
-        return None
+        return {}
     store, classes = data._store, data._splits["train"]
     assert store is not None
     rows = (store.offsets[classes][:, None] + np.arange(20)).ravel()
     images = torch.from_numpy(np.asarray(store.images[rows])).float() / 255
     labels = torch.arange(len(classes)).repeat_interleave(20)
     pairs = l2l.data.MetaDataset(torch.utils.data.TensorDataset(images, labels))
-    transforms = [
-        l2l.data.transforms.NWays(pairs, 5),
-        l2l.data.transforms.KShots(pairs, 16),
-        l2l.data.transforms.LoadData(pairs),
-        l2l.data.transforms.RemapLabels(pairs),
-        l2l.data.transforms.ConsecutiveLabels(pairs),
-    ]
+    known = l2l.data.transforms
+    samplers = {
+        FUSED: [known.FusedNWaysKShots(pairs, n=5, k=16)],
+        "learn2learn: NWays, KShots": [known.NWays(pairs, 5), known.KShots(pairs, 16)],
+    }
+    rest = [known.LoadData(pairs), known.RemapLabels(pairs), known.ConsecutiveLabels(pairs)]
     kind = getattr(l2l.data, "TaskDataset", None) or l2l.data.Taskset
-    tasks = kind(pairs, transforms, num_tasks=-1)
 
-    def draw(count: int) -> None:
-        for _ in range(count):
-            tasks.sample()
+    def drawing(sampler: list[Any]) -> Callable[[int], None]:
+        tasks = kind(pairs, [*sampler, *rest], num_tasks=-1)
 
-    return draw
+        def draw(count: int) -> None:
+            for _ in range(count):
+                tasks.sample()
+
+        return draw
+
+    return {name: drawing(sampler) for name, sampler in samplers.items()}
 
 
 def main() -> None:
@@ -58,6 +67,7 @@ def main() -> None:
     data.prepare_data()
     data.setup()
     position = itertools.count()
+    batches = iter(data.train_dataloader())
 
     def gather(count: int) -> None:
         for _ in range(count // 16):
@@ -66,16 +76,13 @@ def main() -> None:
 
     def load(count: int) -> None:
         for _ in range(count // 16):
-            first = next(position) * 16
-            data.draw(0, "train", list(range(first, first + 16)))
+            next(batches)
 
     rows: dict[str, Callable[[int], None]] = {
         "ours: draw and gather, uint8": gather,
-        "ours: what a loader yields, float32": load,
+        "ours: the DataLoader, float32": load,
+        **learn2learn_tasksets(data),
     }
-    theirs = learn2learn_taskset(data)
-    if theirs is not None:
-        rows["learn2learn: Taskset.sample"] = theirs
     rates: dict[str, list[float]] = {name: [] for name in rows}
     for turn in range(given.rounds + 1):
         for name, run in rows.items():
@@ -85,12 +92,12 @@ def main() -> None:
                 rates[name].append(given.tasks / (time.perf_counter() - begun))
     print(describe())
     print(f"{'5 ways x 16 images of 28 x 28, tasks/s':42}{'median':>9}{'min':>9}{'max':>9}{'ratio':>8}")
-    base = statistics.median(rates["learn2learn: Taskset.sample"]) if theirs is not None else None
+    base = statistics.median(rates[FUSED]) if FUSED in rates else None
     for name, found in rates.items():
         middle = statistics.median(found)
         ratio = f"{middle / base:8.1f}" if base else "       -"
         print(f"{name:42}{middle:9.0f}{min(found):9.0f}{max(found):9.0f}{ratio}")
-    if theirs is None:
+    if base is None:
         print("learn2learn is not installed, so there is no ratio: .ci/build_learn2learn builds it")
 
 
