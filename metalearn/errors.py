@@ -25,3 +25,7 @@ class CheckpointError(MetalearnError):
 
 class DivergenceError(MetalearnError, ArithmeticError):
     """The meta-loss or its gradient is not finite, or has exploded."""
+
+
+class MemoryLimitError(MetalearnError, MemoryError):
+    """The meta-gradient needs more memory than there is."""

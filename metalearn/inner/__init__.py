@@ -2,31 +2,40 @@
 
 from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.adapted import AdaptedModel
-from metalearn.inner.execution import MetaLoss, Schedule, evaluate, sequential, vectorized
+from metalearn.inner.execution import MetaLoss, Schedule, evaluate, meta_loss
+from metalearn.inner.gradients import MEMORY_MODES, MemoryMode
+from metalearn.inner.kernels import own_kernels
 from metalearn.inner.learner import HeadLearner, Learner, evaluating
-from metalearn.inner.norm import NormPolicy, TaskBatchNorm, own_batch_norm, statistics
-from metalearn.inner.probe import find_inexactness
-from metalearn.inner.rules import get_rule, sgd
-from metalearn.inner.unroll import last, unroll
+from metalearn.inner.norm import NormPolicy, TaskBatchNorm, own_batch_norm, recording, statistics
+from metalearn.inner.probe import Probe
+from metalearn.inner.rules import RULES, SGD, Adam, AdamW, Momentum, UpdateRule, get_rule
+from metalearn.inner.workers import Plan
 
 __all__ = [
+    "MEMORY_MODES",
+    "RULES",
+    "SGD",
+    "Adam",
+    "AdamW",
     "Adaptation",
     "AdaptedModel",
     "HeadLearner",
     "Learner",
+    "MemoryMode",
     "MetaLoss",
+    "Momentum",
     "NormPolicy",
+    "Plan",
+    "Probe",
     "Schedule",
     "TaskBatchNorm",
+    "UpdateRule",
     "evaluate",
     "evaluating",
-    "find_inexactness",
     "get_rule",
-    "last",
+    "meta_loss",
     "own_batch_norm",
-    "sequential",
-    "sgd",
+    "own_kernels",
+    "recording",
     "statistics",
-    "unroll",
-    "vectorized",
 ]

@@ -6,16 +6,17 @@ The stacked form keeps a leading task axis on the adapted tensors and maps only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 from torch.func import vmap
 
+from metalearn.inner.gradients import MemoryMode, gradient
 from metalearn.inner.learner import Learner
 from metalearn.inner.rules import Params, StepSizes, UpdateRule
-from metalearn.inner.unroll import unroll
 
 __all__ = ["Adaptation", "Loss"]
 
@@ -32,50 +33,127 @@ class Adaptation:
         learner: which tensors adapt, and how examples become logits.
         rule: the update rule.
         loss: the loss of the inner objective and of the query set.
+        memory: what is kept of each step for the meta-gradient.
+        weight_decay: times the weights, added to the inner gradient.
+        clip_norm: the largest norm of a task's inner gradient, over all its tensors; ``None`` for no bound.
+        chunk: support examples whose gradient is taken at once; ``None`` for all.
         stacked: whether every tensor of a task carries a leading task axis.
     """
 
     learner: Learner
     rule: UpdateRule
     loss: Loss
+    memory: MemoryMode = "store"
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    chunk: int | None = None
     stacked: bool = False
 
     def encode(self, params: Params, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """What no inner step changes, see :meth:`Learner.encode`."""
 
         def run(support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-            return self.learner.encode(params, support, query, vectorized=self.stacked)
+            return self.learner.encode(params, support, query)
 
         return self._map(run)(support, query)
 
     def iterates(
         self, params: Params, support: Tensor, targets: Tensor, steps: int, step_sizes: StepSizes, order: int
     ) -> Iterator[Params]:
-        """Yield the adapted tensors after 0, 1, ..., ``steps`` inner steps on the encoded support set."""
+        """Yield the adapted tensors ``w_0, w_1, ..., w_steps`` of ``w_{j+1} = rule(w_j, grad L(w_j))``.
+
+        Args:
+            params: all tensors by name.
+            support: the encoded support set.
+            targets: its targets.
+            steps: the number of inner steps.
+            step_sizes: see :data:`metalearn.inner.rules.StepSizes`.
+            order: 2 keeps the graph of the inner gradients (MAML); 1 treats them as constants (FOMAML); 0 keeps no graph at
+                all (evaluation).
+        """
         adapted = {name: value for name, value in params.items() if self.learner.adapts(name)}
+        others = {name: value for name, value in params.items() if name not in adapted}
         if self.stacked:
             adapted = {name: value.expand(len(support), *value.shape) for name, value in adapted.items()}
+        if order == 0:
+            adapted = _leaves(adapted)
+        state = self.rule.start(adapted)
+        yield adapted
+        for step in range(steps):
+            grads = self._gradient(adapted, others, support, targets, step, order)
+            sizes = step_sizes[min(step, len(step_sizes) - 1)]
+            adapted, state = self.rule.step(adapted, self._shape(adapted, grads), state, sizes)
+            if order == 0:
+                adapted = _leaves(adapted)
+            yield adapted
 
-        def run(adapted: Params, support: Tensor, targets: Tensor) -> Tensor:
-            logits = self.learner.support_logits({**params, **adapted}, support, vectorized=self.stacked)
-            return self.loss(logits, targets)
-
-        def objective(adapted: Params) -> Tensor:
-            return self._map(run)(adapted, support, targets).sum()
-
-        return unroll(objective, adapted, steps, self.rule, step_sizes, order)
-
-    def query_logits(self, params: Params, adapted: Params, support: Tensor, query: Tensor) -> Tensor:
-        """Outputs of the adapted network for the encoded query set."""
+    def query_logits(self, params: Params, adapted: Params, support: Tensor, query: Tensor, step: int) -> Tensor:
+        """Outputs of the network after ``step`` inner steps for the encoded query set."""
 
         def run(adapted: Params, support: Tensor, query: Tensor) -> Tensor:
-            return self.learner.query_logits({**params, **adapted}, support, query, vectorized=self.stacked)
+            return self.learner.query_logits({**params, **adapted}, support, query, step)
 
         return self._map(run)(adapted, support, query)
 
     def query_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The query loss, a scalar, or ``[B]`` where tasks are stacked."""
-        return self._map(self.loss)(logits, targets)
+        return self._map(self._loss)(logits, targets)
 
-    def _map(self, function: Callable[..., Result]) -> Callable[..., Result]:
-        return vmap(function, randomness="different") if self.stacked else function
+    def _gradient(
+        self, adapted: Params, others: Params, support: Tensor, targets: Tensor, step: int, order: int
+    ) -> Params:
+        """The gradient of the mean support loss; the sum over tasks, since no task's tensors are in another's loss."""
+        names, other_names = list(adapted), list(others)
+
+        def run(adapted: Params, others: Params, x: Tensor, y: Tensor) -> Tensor:
+            return self._loss(self.learner.support_logits({**others, **adapted}, x, step), y)
+
+        axis = 1 if self.stacked else 0
+        count = support.shape[axis]
+        size = self.chunk or count
+        total: list[Tensor] | None = None
+        for x, y in zip(support.split(size, axis), targets.split(size, axis), strict=True):
+
+            def objective(values: Sequence[Tensor], rest: Sequence[Tensor], y: Tensor = y) -> Tensor:
+                others = dict(zip(other_names, rest, strict=False))
+                mapped = self._map(run, in_dims=(0, None, 0, 0))
+                return mapped(dict(zip(names, values, strict=True)), others, rest[-1], y).sum()
+
+            share = x.shape[axis] / count
+            grads = gradient(objective, list(adapted.values()), [*others.values(), x], order, self.memory)
+            if total is None and share == 1:
+                total = list(grads)
+            else:
+                parts = [grad * share for grad in grads]
+                total = parts if total is None else [a + b for a, b in zip(total, parts, strict=True)]
+        assert total is not None
+        return dict(zip(names, total, strict=True))
+
+    def _shape(self, adapted: Params, grads: Params) -> Params:
+        """Weight decay and clipping, in torch's order: the norm is that of the decayed gradient."""
+        if self.weight_decay:
+            grads = {name: grad.add(adapted[name], alpha=self.weight_decay) for name, grad in grads.items()}
+        if self.clip_norm is None:
+            return grads
+        first = 1 if self.stacked else 0
+        squares = sum((grad * grad).flatten(first).sum(-1) for grad in grads.values() if grad.ndim > first)
+        squares = squares + sum(grad * grad for grad in grads.values() if grad.ndim == first)
+        assert isinstance(squares, Tensor)
+        above = squares > self.clip_norm**2  # below it the root, which has no derivative at 0, is not asked for
+        scale = torch.where(above, self.clip_norm / torch.where(above, squares, 1.0).sqrt(), 1.0)
+        return {name: grad * scale.view(-1, *(1,) * (grad.ndim - 1)) if first else grad * scale
+                for name, grad in grads.items()}  # fmt: skip
+
+    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss, in float32 where outputs are shorter."""
+        half = outputs.dtype in (torch.float16, torch.bfloat16)
+        return self.loss(outputs.float() if half else outputs, targets)
+
+    def _map(
+        self, function: Callable[..., Result], in_dims: int | tuple[int | None, ...] = 0
+    ) -> Callable[..., Result]:
+        return vmap(function, in_dims=in_dims, randomness="different") if self.stacked else function
+
+
+def _leaves(params: Params) -> Params:
+    return {name: value.detach().requires_grad_() for name, value in params.items()}

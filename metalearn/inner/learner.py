@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metalearn.errors import ConfigError
+from metalearn.inner.kernels import OwnOperators
 from metalearn.inner.norm import NormPolicy, TaskBatchNorm, statistics
 from metalearn.inner.rules import Params
 
@@ -59,25 +60,29 @@ class Learner:
         """All trainable tensors: what the meta-gradient is taken with respect to."""
         return {name: value for name, value in self.backbone.named_parameters() if value.requires_grad}
 
+    def over(self, backbone: nn.Module) -> Learner:
+        """The same strategy over another network of the same structure."""
+        return Learner(backbone, self.norm)
+
     def adapts(self, name: str) -> bool:
         """Whether the inner loop moves the tensor of this name."""
         return True
 
-    def encode(self, params: Params, support: Tensor, query: Tensor, vectorized: bool = False) -> tuple[Tensor, Tensor]:
+    def encode(self, params: Params, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Compute once per task what no inner step changes: here nothing, so inputs come back as they are."""
         return support, query
 
-    def support_logits(self, params: Params, support: Tensor, vectorized: bool = False) -> Tensor:
-        """Outputs for the encoded support set, ``[n, N]``."""
-        with statistics(vectorized=vectorized):
+    def support_logits(self, params: Params, support: Tensor, step: int = 0) -> Tensor:
+        """Outputs for the encoded support set, ``[n, N]``, at weights with ``step`` inner steps behind them."""
+        with statistics(step=step):
             return self._call(params, support)
 
-    def query_logits(self, params: Params, support: Tensor, query: Tensor, vectorized: bool = False) -> Tensor:
+    def query_logits(self, params: Params, support: Tensor, query: Tensor, step: int = 0) -> Tensor:
         """Outputs for the encoded query set, ``[n, N]``, normalised as the policy says."""
         if self.norm != "support":
-            with statistics(vectorized=vectorized):
+            with statistics(step=step):
                 return self._call(params, query)
-        with statistics(rows=len(support), vectorized=vectorized):
+        with statistics(rows=len(support)):
             return self._call(params, torch.cat([support, query]))[len(support) :]
 
     def _call(self, params: Params, x: Tensor) -> Tensor:
@@ -87,7 +92,8 @@ class Learner:
     def _run(module: nn.Module, params: Params, buffers: list[str], x: Tensor) -> Tensor:
         # a layer that writes its buffers in forward (spectral norm, say) writes to copies: tasks must not see each other
         copies = {name: module.get_buffer(name).clone() for name in buffers}
-        return functional_call(module, {**params, **copies}, (x,))
+        with OwnOperators():
+            return functional_call(module, {**params, **copies}, (x,))
 
 
 class HeadLearner(Learner):
@@ -115,17 +121,20 @@ class HeadLearner(Learner):
             )
         self._head_buffers = _stateful_buffers(self.head)
 
+    def over(self, backbone: nn.Module) -> Learner:
+        return HeadLearner(backbone, self.norm, self._prefix[:-1])
+
     def adapts(self, name: str) -> bool:
         return name.startswith(self._prefix)
 
-    def encode(self, params: Params, support: Tensor, query: Tensor, vectorized: bool = False) -> tuple[Tensor, Tensor]:
+    def encode(self, params: Params, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Features of the support set ``[n, F]`` and of the query set ``[m, F]``: a pass each, or one for both where
         they share their statistics."""
         if self.norm == "support":
-            with statistics(rows=len(support), vectorized=vectorized):
+            with statistics(rows=len(support)):
                 both = self._features(params, torch.cat([support, query]))
             return both[: len(support)], both[len(support) :]
-        with statistics(vectorized=vectorized):
+        with statistics():
             return self._features(params, support), self._features(params, query)
 
     def _features(self, params: Params, x: Tensor) -> Tensor:

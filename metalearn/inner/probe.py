@@ -1,76 +1,122 @@
-"""Is the vectorised execution exact for this network? A float64 comparison beats any list of known layers."""
+"""Is a way of running the inner loop exact for this network? A float64 comparison beats any list of known layers."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metalearn.episode import Batch, Episode
 from metalearn.inner.adaptation import Adaptation
-from metalearn.inner.execution import Schedule, sequential, vectorized
-from metalearn.inner.learner import Learner
+from metalearn.inner.execution import Schedule, meta_loss
+from metalearn.inner.gradients import MemoryMode
+from metalearn.inner.kernels import own_kernels
+from metalearn.inner.workers import Plan
 
-__all__ = ["TOLERANCE", "find_inexactness"]
+__all__ = ["TOLERANCE", "Probe"]
 
 TOLERANCE = 1e-9
 """The largest relative difference of a tensor's meta-gradient that counts as exact in float64."""
 
+EXAMPLES = 8
+"""Examples of each set that are compared: exactness does not depend on their number."""
 
-def find_inexactness(
-    adaptation: Adaptation,
-    rebuild: Callable[[nn.Module], Learner],
-    episode: Episode,
-    schedule: Schedule,
-) -> str | None:
-    """Compare the two executions on noise of the episode's shape, in float64, on a copy of the network.
+
+class Probe:
+    """Compares ways of running the inner loop with the plainest one: task by task, torch's operators, the whole graph kept.
+
+    Runs on noise of the episode's shape, in float64, on a copy of the network.
 
     Args:
         adaptation: the inner loop whose learner holds the network in question.
-        rebuild: makes the same learner over a copy of the network.
         episode: gives shapes, dtypes and the range of labels; its values are not used.
         schedule: its order and number of steps (at most 2 are run).
-
-    Returns:
-        ``None`` if the meta-gradients agree to :data:`TOLERANCE`, else one line that says where they do not.
     """
-    backbone = copy.deepcopy(adaptation.learner.backbone).double()
-    for layer in backbone.modules():
-        if isinstance(layer, nn.modules.dropout._DropoutNd):
-            layer.eval()  # its masks are random in both executions; everything else is compared
-    noise = _noise_like(episode)
-    learner = rebuild(backbone)
-    params = learner.outer()
-    sizes = [{name: _double(size[name]) for name in size} for size in schedule.step_sizes]
-    schedule = Schedule(min(schedule.steps, 2), sizes, schedule.order)
-    grads = []
-    with torch.random.fork_rng(_devices(episode)), torch.autocast(episode.support.x.device.type, enabled=False):
-        for execution in (sequential, vectorized):
+
+    def __init__(self, adaptation: Adaptation, episode: Episode, schedule: Schedule) -> None:
+        self._network = copy.deepcopy(adaptation.learner.backbone).double()
+        for layer in self._network.modules():
+            if isinstance(layer, nn.modules.dropout._DropoutNd):
+                layer.eval()  # its masks are random in both executions; everything else is compared
+        self._adaptation = replace(adaptation, learner=adaptation.learner.over(self._network))
+        self._episode = _noise_like(episode)
+        sizes = [{name: _double(size[name]) for name in size} for size in schedule.step_sizes]
+        self._schedule = Schedule(min(schedule.steps, 2), sizes, schedule.order)
+        with own_kernels():
+            self._exact = self._gradient("store", Plan())
+
+    def find_inexactness(self, memory: MemoryMode, stacked: bool, own_operators: bool = True) -> str | None:
+        """Compare one way of running it.
+
+        Args:
+            memory: its memory mode.
+            stacked: whether tasks are executed together.
+            own_operators: whether it uses our operators.
+
+        Returns:
+            ``None`` if the meta-gradients agree to :data:`TOLERANCE`, else a clause that says in which layer they do not.
+        """
+        entered: list[str] = []
+        with _entering(self._network, entered), contextlib.ExitStack() as stack:
+            if not own_operators:
+                stack.enter_context(own_kernels())
             try:
-                result = execution(replace(adaptation, learner=learner, stacked=False), params, [], noise, schedule)
-                grads.append(torch.autograd.grad(result.loss, list(params.values()), materialize_grads=True))
-            except RuntimeError as error:  # what torch.func raises for an operator that it cannot batch
-                if execution is sequential:
-                    raise
-                return f"an operator cannot be batched ({str(error).strip().splitlines()[0][:160]})"
-    # a tensor whose gradient vanishes, such as a bias before batch normalisation, holds rounding noise alone
-    floor = 1e-6 * max(float(exact.norm()) for exact in grads[0])
-    for name, exact, found in zip(params, *grads, strict=True):
-        scale = max(float(exact.norm()), floor)
-        error_ = float((exact - found).norm()) / scale
-        if not error_ <= TOLERANCE:
-            return f"the meta-gradient of {name} differs by {error_:.1e} relative in float64"
-    return None
+                found = self._gradient(memory, Plan(tasks=len(self._episode.support.x)) if stacked else Plan())
+            except (RuntimeError, NotImplementedError) as error:  # what torch.func raises for an operator it cannot do
+                where = f"layer {entered[-1]!r}: " if entered else ""
+                return f"{where}{str(error).strip().splitlines()[0][:160]}"
+        # a tensor whose gradient vanishes, such as a bias before batch normalisation, holds rounding noise alone
+        floor = 1e-6 * max(float(exact.norm()) for exact in self._exact.values())
+        for name, exact in self._exact.items():
+            error_ = float((exact - found[name]).norm()) / max(float(exact.norm()), floor)
+            if not error_ <= TOLERANCE:
+                layer = name.rpartition(".")[0] or type(self._network).__name__
+                return f"layer {layer!r}: the meta-gradient of {name} differs by {error_:.1e} relative in float64"
+        return None
+
+    def _gradient(self, memory: MemoryMode, plan: Plan) -> dict[str, Tensor]:
+        params = self._adaptation.learner.outer()
+        device = self._episode.support.x.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.autocast(device.type, enabled=False):
+            adaptation = replace(self._adaptation, memory=memory)
+            loss = meta_loss(adaptation, params, [], self._episode, self._schedule, plan).loss
+            return dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
+
+
+@contextlib.contextmanager
+def _entering(network: nn.Module, entered: list[str]) -> Iterator[None]:
+    """Keep the names of the layers whose forward pass has begun and not ended, the innermost last."""
+    handles = []
+
+    def note(name: str) -> None:
+        def enter(*_: Any) -> None:
+            entered.append(name)
+
+        def leave(*_: Any) -> None:
+            entered.pop()
+
+        handles.append(layer.register_forward_pre_hook(enter))
+        handles.append(layer.register_forward_hook(leave))
+
+    for name, layer in network.named_modules():
+        note(name or type(network).__name__)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _noise_like(episode: Episode) -> Episode:
     generator = torch.Generator().manual_seed(0)
 
     def noise(batch: Batch) -> Batch:
-        x, y = batch.x[:2], batch.y[:2]
+        x, y = batch.x[:2, :EXAMPLES], batch.y[:2, :EXAMPLES]
         fresh = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
         return Batch(fresh if x.is_floating_point() else x, y.double() if y.is_floating_point() else y)
 
@@ -79,8 +125,3 @@ def _noise_like(episode: Episode) -> Episode:
 
 def _double(size: Tensor | float) -> Tensor | float:
     return size.detach().double() if isinstance(size, Tensor) else size
-
-
-def _devices(episode: Episode) -> list[torch.device]:
-    device = episode.support.x.device
-    return [device] if device.type == "cuda" else []

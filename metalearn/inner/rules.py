@@ -1,41 +1,178 @@
-"""Update rules of the inner loop, as pure functions of parameters and gradients."""
+"""Update rules of the inner loop, as pure functions of parameters, gradients and state that autograd can differentiate."""
 
 from __future__ import annotations
 
+import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from metalearn.errors import ConfigError
 
-__all__ = ["RULES", "Params", "StepSizes", "UpdateRule", "get_rule", "sgd"]
+__all__ = ["RULES", "SGD", "Adam", "AdamW", "Momentum", "Params", "StepSizes", "UpdateRule", "get_rule"]
 
 Params = dict[str, Tensor]
 StepSizes = Sequence[Mapping[str, Tensor | float]]
 """For every inner step, the step size of each adapted tensor; the last entry serves all later steps."""
 
 
-class UpdateRule(Protocol):
-    """``rule(params, grads, step_sizes) -> params``: one inner step that autograd can differentiate."""
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ConfigError(f"{name} is {value}, but it must be at least 0 and below 1; use 0.9")
 
-    def __call__(self, params: Params, grads: Params, step_sizes: Mapping[str, Tensor | float]) -> Params: ...
+
+class UpdateRule(ABC):
+    """One inner step. A rule keeps nothing itself: its state is passed in and returned, so that tasks cannot meet in it."""
+
+    batches = True
+    """Whether the rule may run on tensors with a leading task axis."""
+
+    def describe(self) -> dict[str, Any]:
+        """The rule in plain types, from which :func:`get_rule` makes it again."""
+        arguments = dataclasses.asdict(self)  # type: ignore[call-overload]  # every rule is a dataclass
+        return {"class_path": type(self).__name__, "init_args": arguments}
+
+    def start(self, params: Params) -> Any:
+        """The state before the first step."""
+        return None
+
+    @abstractmethod
+    def step(
+        self, params: Params, grads: Params, state: Any, step_sizes: Mapping[str, Tensor | float]
+    ) -> tuple[Params, Any]:
+        """The parameters and the state after one step, differentiable in all arguments."""
 
 
-def sgd(params: Params, grads: Params, step_sizes: Mapping[str, Tensor | float]) -> Params:
+@dataclass(frozen=True)
+class SGD(UpdateRule):
     """``w <- w - lr * g`` for each tensor (Finn et al. 2017, equation 1)."""
-    return {name: value - step_sizes[name] * grads[name] for name, value in params.items()}
+
+    def step(
+        self, params: Params, grads: Params, state: Any, step_sizes: Mapping[str, Tensor | float]
+    ) -> tuple[Params, Any]:
+        return {name: _minus(value, grads[name], step_sizes[name]) for name, value in params.items()}, state
 
 
-RULES: dict[str, UpdateRule] = {"sgd": sgd}
+@dataclass(frozen=True)
+class Momentum(UpdateRule):
+    """``m <- momentum * m + g; w <- w - lr * m``, or with ``nesterov`` ``w <- w - lr * (g + momentum * m)``; as torch's SGD.
+
+    Args:
+        momentum: the share of the last step that is kept, at least 0 and below 1.
+        nesterov: take the gradient's look-ahead form (Sutskever et al. 2013).
+    """
+
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _check_share("momentum", self.momentum)
+
+    def step(
+        self, params: Params, grads: Params, state: Any, step_sizes: Mapping[str, Tensor | float]
+    ) -> tuple[Params, Any]:
+        velocity = grads if state is None else {k: self.momentum * state[k] + g for k, g in grads.items()}
+        moves = {k: g + self.momentum * velocity[k] for k, g in grads.items()} if self.nesterov else velocity
+        return {name: _minus(value, moves[name], step_sizes[name]) for name, value in params.items()}, velocity
 
 
-def get_rule(name: str) -> UpdateRule:
-    """Look an update rule up by its name.
+@dataclass(frozen=True)
+class Adam(UpdateRule):
+    """Adam with bias correction (Kingma and Ba 2015), as torch's. Where the second moment is 0 the step is 0, and so is
+    the derivative that its square root would not have.
+
+    Args:
+        betas: the decay rates of the first and second moment, each at least 0 and below 1.
+        eps: added to the root of the second moment.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for index, beta in enumerate(self.betas):
+            _check_share(f"betas[{index}]", beta)
+
+    def step(
+        self, params: Params, grads: Params, state: Any, step_sizes: Mapping[str, Tensor | float]
+    ) -> tuple[Params, Any]:
+        one, two = self.betas
+        count, first, second = state or (0, None, None)
+        count += 1
+        first = {k: (1 - one) * g + (0 if first is None else one * first[k]) for k, g in grads.items()}
+        second = {k: (1 - two) * g * g + (0 if second is None else two * second[k]) for k, g in grads.items()}
+        updated = {}
+        for name, value in params.items():
+            corrected = second[name] / (1 - two**count)
+            moves = corrected > 0
+            root = torch.where(moves, torch.where(moves, corrected, 1.0).sqrt(), 0.0)
+            move = first[name] / (1 - one**count) / (root + self.eps)
+            updated[name] = _minus(self._decay(value, step_sizes[name]), move, step_sizes[name])
+        return updated, (count, first, second)
+
+    def _decay(self, value: Tensor, step_size: Tensor | float) -> Tensor:
+        return value
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay, ``w <- (1 - lr * weight_decay) w`` before each step (Loshchilov and Hutter 2019).
+
+    Args:
+        betas: see :class:`Adam`.
+        eps: see :class:`Adam`.
+        weight_decay: the rate of decay, at least 0.
+    """
+
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"weight_decay is {self.weight_decay}, but it must be at least 0; use 0.01")
+
+    def _decay(self, value: Tensor, step_size: Tensor | float) -> Tensor:
+        return value * (1 - step_size * self.weight_decay)
+
+
+RULES: dict[str, UpdateRule] = {
+    "sgd": SGD(),
+    "momentum": Momentum(),
+    "nesterov": Momentum(nesterov=True),
+    "adam": Adam(),
+    "adamw": AdamW(),
+}
+
+
+CLASSES: dict[str, type[UpdateRule]] = {kind.__name__: kind for kind in (SGD, Momentum, Adam, AdamW)}
+
+
+def get_rule(rule: str | UpdateRule | Mapping[str, Any]) -> UpdateRule:
+    """Look an update rule up by its name, or build it from its description; a rule is returned as it is.
 
     Raises:
         ConfigError: there is no rule of that name.
     """
-    if name not in RULES:
-        raise ConfigError(f"inner_optimizer is {name!r}, but it must be one of {', '.join(RULES)}; use 'sgd'")
-    return RULES[name]
+    if isinstance(rule, UpdateRule):
+        return rule
+    if isinstance(rule, Mapping):
+        name = str(rule.get("class_path")).rpartition(".")[2]
+        if name in CLASSES:
+            arguments = dict(rule.get("init_args") or {})
+            return CLASSES[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()})
+    elif rule in RULES:
+        return RULES[rule]
+    raise ConfigError(
+        f"inner_optimizer is {rule!r}, but it must be one of {', '.join(RULES)}, or a class of torch.optim by its full "
+        "name such as 'torch.optim.RMSprop'; use 'sgd'"
+    )
+
+
+def _minus(value: Tensor, move: Tensor, step_size: Tensor | float) -> Tensor:
+    if isinstance(step_size, Tensor):
+        return value - step_size * move
+    return value.sub(move, alpha=step_size)  # keeps nothing for the backward pass

@@ -34,6 +34,12 @@ class ANIL(MetaModule):
         initial_inner_lr: see :class:`MAML`.
         outer_optimizer: see :class:`MAML`.
         outer_scheduler: see :class:`MAML`.
+        inner_weight_decay: see :class:`MAML`.
+        inner_clip_norm: see :class:`MAML`.
+        support_chunk: see :class:`MAML`.
+        multi_step_loss: see :class:`MAML`.
+        tasks_at_once: see :class:`MAML`.
+        compile: see :class:`MAML`.
         head: the name of the submodule that adapts, such as ``"fc"`` in torchvision's ResNets.
 
     Raises:
@@ -48,13 +54,19 @@ class ANIL(MetaModule):
         first_order: bool = False,
         eval_inner_steps: int | None = None,
         loss: LossFunction = "cross_entropy",
-        inner_optimizer: str = "sgd",
+        inner_optimizer: str | UpdateRule = "sgd",
         execution: ExecutionName = "auto",
         memory: MemoryMode = "store",
         norm: NormPolicy = "transductive",
         initial_inner_lr: float = 0.1,
         outer_optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-3),
         outer_scheduler: Scheduler = None,
+        inner_weight_decay: float = 0.0,
+        inner_clip_norm: float | None = None,
+        support_chunk: int | None = None,
+        multi_step_loss: int | None = None,
+        tasks_at_once: int | None = None,
+        compile: bool = False,
         head: str = "head",
     ) -> None:
         self._head_name = head
@@ -72,6 +84,12 @@ class ANIL(MetaModule):
             initial_inner_lr=initial_inner_lr,
             outer_optimizer=outer_optimizer,
             outer_scheduler=outer_scheduler,
+            inner_weight_decay=inner_weight_decay,
+            inner_clip_norm=inner_clip_norm,
+            support_chunk=support_chunk,
+            multi_step_loss=multi_step_loss,
+            tasks_at_once=tasks_at_once,
+            compile=compile,
         )
         self.save_hyperparameters({"head": head})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,13 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn.errors import ConfigError
+from metalearn.inner import UpdateRule, get_rule
 
 __all__ = [
     "LossName",
     "check_backbone",
     "check_choice",
+    "check_positive",
     "check_step_size",
     "check_steps",
+    "find_rule",
     "get_loss",
     "mean_squared_error",
 ]
@@ -63,6 +66,23 @@ def check_step_size(name: str, value: object) -> None:
             f"{name} is {value!r}, but a step size must be a finite number above 0; use 0.4 for Omniglot or 0.01 for "
             "miniImageNet"
         )
+
+
+def check_positive(name: str, value: object, or_zero: bool = False) -> None:
+    """Raise unless ``value`` is a finite number above 0 (or 0 itself)."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (value == 0 and not or_zero):  # type: ignore[operator]
+        bound = "of at least 0" if or_zero else "above 0"
+        raise ConfigError(f"{name} is {value!r}, but it must be a finite number {bound}; leave it out to switch it off")
+
+
+def find_rule(rule: str | UpdateRule | Mapping[str, Any]) -> UpdateRule:
+    """The update rule of a name, of a description, or of a class of ``torch.optim`` by its full name."""
+    if isinstance(rule, str) and rule.startswith("torch.optim."):
+        from metalearn.compat.higher import HigherRule
+
+        return HigherRule(rule)
+    return get_rule(rule)
 
 
 def check_backbone(backbone: object) -> None:

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from metalearn.episode import Episode
 from metalearn.errors import ConfigError, DivergenceError
+from metalearn.inner import recording
 from metalearn.modules.checkpoint import KEY, build_backbone, check_state, read_checkpoint
 from metalearn.modules.core import InnerLR, LossFunction, MemoryMode, Scheduler, as_episode
 from metalearn.modules.evaluation import Evaluation
@@ -36,7 +37,8 @@ class MetaModule(Evaluation):
         """
         episode = as_episode(batch)
         self._check(episode)
-        loss, logits = self.meta_loss(episode)
+        with recording(True):
+            loss, logits = self.meta_loss(episode)
         value = loss.detach()
         if self._trainer is not None:
             value = self.trainer.strategy.reduce(value.clone(), reduce_op="mean")

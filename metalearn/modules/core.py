@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import lightning as L
@@ -12,33 +13,43 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from metalearn.episode import Batch, Episode, check_batch, check_episode, check_labels
-from metalearn.errors import ConfigError, ShapeError
+from metalearn.errors import ConfigError, MemoryLimitError, ShapeError
 from metalearn.inner import (
+    MEMORY_MODES,
+    RULES,
     Adaptation,
     AdaptedModel,
     Learner,
+    MemoryMode,
     MetaLoss,
     NormPolicy,
+    Plan,
     Schedule,
+    UpdateRule,
     evaluating,
-    get_rule,
-    last,
+    meta_loss,
     own_batch_norm,
-    sequential,
-    vectorized,
+    own_kernels,
 )
+from metalearn.inner.compiled import CompiledPart
 from metalearn.metrics import EpisodeAccuracy, EpisodeMean, Interval
-from metalearn.modules.arguments import LossName, check_backbone, check_choice, check_steps, get_loss
+from metalearn.modules.arguments import (
+    LossName,
+    check_backbone,
+    check_choice,
+    check_positive,
+    check_steps,
+    find_rule,
+    get_loss,
+)
 from metalearn.modules.checkpoint import describe_backbone
-from metalearn.modules.execution import ExecutionName, choose_execution
+from metalearn.modules.execution import Choice, ExecutionName, choose_execution, make_plan
 from metalearn.modules.grad_mode import evaluation_gradients, usable
-from metalearn.modules.step_sizes import InnerStepSizes
+from metalearn.modules.step_sizes import InnerLR, InnerStepSizes
 
 __all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaCore", "Scheduler", "as_episode"]
 
-InnerLR = float | list[float] | Literal["learn"]
 LossFunction = LossName | Callable[[Tensor, Tensor], Tensor]
-MemoryMode = Literal["store"]
 Scheduler = Literal["cosine"] | LRSchedulerCallable | None
 
 
@@ -53,22 +64,46 @@ class MetaCore(L.LightningModule):
         first_order: bool,
         eval_inner_steps: int | None,
         loss: LossFunction,
-        inner_optimizer: str,
+        inner_optimizer: str | UpdateRule,
         execution: ExecutionName,
         memory: MemoryMode,
         norm: NormPolicy,
         initial_inner_lr: float,
         outer_optimizer: OptimizerCallable,
         outer_scheduler: Scheduler,
+        inner_weight_decay: float,
+        inner_clip_norm: float | None,
+        support_chunk: int | None,
+        multi_step_loss: int | None,
+        tasks_at_once: int | None,
+        compile: bool,
     ) -> None:
         super().__init__()
         check_backbone(backbone)
         check_steps("inner_steps", inner_steps)
-        if eval_inner_steps is not None:
-            check_steps("eval_inner_steps", eval_inner_steps)
+        for name, value in (
+            ("eval_inner_steps", eval_inner_steps), ("support_chunk", support_chunk),
+            ("multi_step_loss", multi_step_loss), ("tasks_at_once", tasks_at_once),
+        ):  # fmt: skip
+            if value is not None:
+                check_steps(name, value)
+        check_positive("inner_weight_decay", inner_weight_decay, or_zero=True)
+        if inner_clip_norm is not None:
+            check_positive("inner_clip_norm", inner_clip_norm)
         check_choice("execution", execution, ["auto", "sequential", "vectorized"])
-        check_choice("memory", memory, ["store"])
-        self.backbone = own_batch_norm(backbone, norm)
+        check_choice("memory", memory, MEMORY_MODES)
+        if compile and multi_step_loss is not None:
+            raise ConfigError(
+                "compile is True with multi_step_loss, but its weights change at every step, and each would be compiled anew; "
+                "use compile=False"
+            )
+        rule = find_rule(inner_optimizer)
+        if not rule.batches and memory != "store":
+            raise ConfigError(
+                f"memory is {memory!r}, but {inner_optimizer} keeps its state in the graph of all steps; use memory='store', "
+                f"or one of the optimisers {', '.join(RULES)}"
+            )
+        self.backbone = own_batch_norm(backbone, norm, inner_steps)
         self.norm: NormPolicy = norm
         self.inner_steps = inner_steps
         self.eval_inner_steps = eval_inner_steps or inner_steps
@@ -77,20 +112,33 @@ class MetaCore(L.LightningModule):
         self.execution: ExecutionName = execution
         self.outer_optimizer = outer_optimizer
         self.outer_scheduler = outer_scheduler
-        self._adaptation = Adaptation(self.make_learner(self.backbone), get_rule(inner_optimizer), get_loss(loss))
-        names = [name for name in self._learner.outer() if self._learner.adapts(name)]
-        self.step_sizes = InnerStepSizes(inner_lr, inner_steps, initial_inner_lr, names)
+        self.multi_step_loss = multi_step_loss
+        self.tasks_at_once = tasks_at_once
+        self._adaptation = self.make_adaptation(
+            Adaptation(
+                self.make_learner(self.backbone), rule, get_loss(loss), memory, float(inner_weight_decay),
+                inner_clip_norm, support_chunk,
+            )
+        )  # fmt: skip
+        adapted = {name: value for name, value in self._learner.outer().items() if self._learner.adapts(name)}
+        self.step_sizes = InnerStepSizes(inner_lr, inner_steps, initial_inner_lr, adapted)
         self.save_hyperparameters(
             {
                 "inner_steps": inner_steps,
                 "inner_lr": list(inner_lr) if isinstance(inner_lr, (list, tuple)) else inner_lr,
                 "first_order": first_order,
                 "eval_inner_steps": eval_inner_steps,
-                "inner_optimizer": inner_optimizer,
+                "inner_optimizer": inner_optimizer if isinstance(inner_optimizer, str) else rule.describe(),
                 "execution": execution,
                 "memory": memory,
                 "norm": norm,
                 "initial_inner_lr": initial_inner_lr,
+                "inner_weight_decay": inner_weight_decay,
+                "inner_clip_norm": inner_clip_norm,
+                "support_chunk": support_chunk,
+                "multi_step_loss": multi_step_loss,
+                "tasks_at_once": tasks_at_once,
+                "compile": compile,
             }
             | ({} if callable(loss) else {"loss": loss})
         )
@@ -100,12 +148,17 @@ class MetaCore(L.LightningModule):
         self.run_name = type(self).__name__
         self.val_accuracy, self.val_loss = EpisodeAccuracy(), EpisodeMean()
         self.test_steps = nn.ModuleDict()
-        self._chosen: Literal["sequential", "vectorized"] | None = None
+        self._choice: Choice | None = None
+        self._compiled = CompiledPart(rank_zero_info) if compile else None
         self._outputs: int | None = None
         self._first_loss: float | None = None
         self._end: float | None = None
         self._seen = 0
         self._results: dict[tuple[str, int], Interval] = {}
+
+    def make_adaptation(self, adaptation: Adaptation) -> Adaptation:
+        """The inner loop; an algorithm whose inner problem is solved otherwise replaces it."""
+        return adaptation
 
     def make_learner(self, backbone: nn.Module) -> Learner:
         """The strategy that says which parameters of ``backbone`` adapt."""
@@ -116,10 +169,50 @@ class MetaCore(L.LightningModule):
         return self._adaptation.learner
 
     def meta_loss(self, episode: Episode) -> MetaLoss:
-        """The mean query loss after adaptation, with its graph, and the query logits ``[B, n, N]`` without one."""
-        schedule = Schedule(self.inner_steps, self.step_sizes(), 1 if self.first_order else 2)
-        run = vectorized if self._choose(episode) == "vectorized" else sequential
-        return run(self._adaptation, self._learner.outer(), self.step_sizes.parameters(), episode, schedule)
+        """The mean query loss after adaptation, with its graph, and the query logits ``[B, n, N]`` without one.
+
+        Raises:
+            MemoryLimitError: it does not fit into memory.
+        """
+        adaptation, plan, operators = self._way(episode)
+        schedule = Schedule(
+            self.inner_steps, self._sizes(), 1 if self.first_order else 2, self.multi_step_weights(self.global_step)
+        )
+        try:
+            with own_kernels(*operators):
+                return meta_loss(
+                    adaptation, self._learner.outer(), self._extra(), episode, schedule, plan, self._compiled
+                )
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+                raise
+            raise MemoryLimitError(_advise(adaptation.memory, plan, len(episode.support.x))) from error
+
+    def multi_step_weights(self, step: int) -> list[float] | None:
+        """The weights of the query losses after 0, 1, ..., ``inner_steps`` inner steps at an outer step.
+
+        With ``multi_step_loss`` they go linearly from ``1 / inner_steps`` for each of ``1..inner_steps`` to 1 for the last
+        alone, over that number of outer steps (Antoniou et al. 2019, section 4, there by epochs). ``None`` without.
+        """
+        if self.multi_step_loss is None or step >= self.multi_step_loss:
+            return None
+        left = 1.0 - step / self.multi_step_loss
+        each = left / self.inner_steps
+        return [0.0, *(each for _ in range(self.inner_steps - 1)), each + 1.0 - left]
+
+    def _sizes(self) -> list[dict[str, Tensor | float]]:
+        return self.step_sizes()
+
+    def _extra(self) -> list[Tensor]:
+        """Outer parameters besides the network's."""
+        return [value for value in self.step_sizes.parameters() if value.requires_grad]
+
+    def _way(self, episode: Episode) -> tuple[Adaptation, Plan, list[str]]:
+        """The inner loop in the chosen memory mode, how many tasks at once, and which of our operators are used."""
+        choice = self._choose(episode)
+        adaptation = replace(self._adaptation, memory=choice.memory)
+        plan = make_plan(choice, adaptation, episode, self.tasks_at_once)
+        return adaptation, plan, ["conv", "norm"] if choice.own_operators else []
 
     def meta_gradient(self, episode: Episode) -> dict[str, Tensor]:
         """The exact gradient of the mean query loss over the ``B`` tasks.
@@ -157,8 +250,8 @@ class MetaCore(L.LightningModule):
             with torch.no_grad():
                 encoded, _ = self._learner.encode(params, x, x)
             count = self.eval_inner_steps if steps is None else steps
-            adapted = last(self._adaptation.iterates(params, encoded, y, count, self._fixed_sizes(), order=0))
-        return AdaptedModel(self._learner, {**params, **adapted}, x)
+            *_, adapted = self._adaptation.iterates(params, encoded, y, count, self._fixed_sizes(), order=0)
+        return AdaptedModel(self._learner, {**params, **adapted}, x, count)
 
     def count_outputs(self, x: Tensor) -> int:
         """The number of outputs ``N`` that the network gives for inputs ``x`` ``[n, ...]``."""
@@ -168,15 +261,17 @@ class MetaCore(L.LightningModule):
         """Logits ``[m, N]`` of one task's queries ``[m, ...]`` after adaptation to its support set."""
         return self.adapt(support)(query)
 
-    def _choose(self, episode: Episode) -> Literal["sequential", "vectorized"]:
-        if self._chosen is None:
-            sizes = self._fixed_sizes()
-            schedule = Schedule(self.inner_steps, sizes, 1 if self.first_order else 2)
+    def _choose(self, episode: Episode) -> Choice:
+        if self._choice is None:
+            schedule = Schedule(self.inner_steps, self._fixed_sizes(), 1 if self.first_order else 2)
             with evaluation_gradients():
-                choice = choose_execution(self.execution, self._adaptation, self.make_learner, episode, schedule)
-            self._chosen = choice.name
-            rank_zero_info(f"{type(self).__name__}: {choice.name} execution over tasks, because {choice.reason}")
-        return self._chosen
+                self._choice = choose_execution(self.execution, self._adaptation, episode, schedule)
+            name = type(self).__name__
+            first, *others = self._choice.reasons
+            rank_zero_info(f"{name}: {self._choice.name} execution over tasks, because {first}")
+            for reason in others:
+                rank_zero_info(f"{name}: {reason}")
+        return self._choice
 
     def setup(self, stage: str) -> None:
         """Refuse what is not proven right, and say once how batch normalisation is done."""
@@ -194,7 +289,7 @@ class MetaCore(L.LightningModule):
         rank_zero_info(f"{type(self).__name__}: batch normalisation policy '{self.norm}'")
 
     def _fixed_sizes(self) -> list[dict[str, Tensor | float]]:
-        sizes = self.step_sizes()
+        sizes = self._sizes()
         return [{k: usable(v).detach() if isinstance(v, Tensor) else v for k, v in size.items()} for size in sizes]
 
     def _check(self, episode: Episode) -> None:
@@ -242,3 +337,14 @@ def as_episode(batch: Any) -> Episode:
         f"the batch is a {type(batch).__name__}, but a meta-learning step needs an Episode(support=Batch(x, y), "
         "query=Batch(x, y)); let the dataloader yield metalearn.Episode"
     )
+
+
+def _advise(memory: MemoryMode, plan: Plan, tasks: int) -> str:
+    """What to try next when memory runs out."""
+    at_once = plan.tasks or 1
+    line = f"the meta-gradient of {tasks} tasks ({at_once} at once, memory={memory!r}) does not fit into memory; use "
+    if memory == "store":
+        return line + "memory='remat', which keeps one inner step's activations instead of all"
+    if at_once > 1:
+        return line + f"tasks_at_once={max(at_once // 2, 1)}"
+    return line + f"fewer query examples per class, a smaller backbone, or support_chunk (memory={memory!r} is the leanest)"

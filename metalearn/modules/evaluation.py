@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,10 +10,7 @@ from torch import Tensor
 
 from metalearn.episode import Batch, Episode
 from metalearn.errors import DivergenceError
-from metalearn.inner import (
-    evaluate,
-    evaluating,
-)
+from metalearn.inner import evaluate, evaluating, own_kernels
 from metalearn.metrics import EpisodeAccuracy, EpisodeMean, Interval
 from metalearn.modules.core import MetaCore, as_episode
 from metalearn.modules.grad_mode import evaluation_gradients, usable
@@ -97,10 +93,10 @@ class Evaluation(MetaCore):
         tasks = len(episode.support.x)
         with evaluation_gradients():
             episode = Episode(*(Batch(usable(role.x), usable(role.y)) for role in episode))
-            adaptation = replace(self._adaptation, stacked=self._choose(episode) == "vectorized")
+            adaptation, plan, operators = self._way(episode)
             params = {name: usable(value) for name, value in self._learner.outer().items()}
-            with evaluating(self.backbone):
-                outputs = evaluate(adaptation, params, episode, steps, self._fixed_sizes())
+            with evaluating(self.backbone), own_kernels(*operators):
+                outputs = evaluate(adaptation, params, episode, steps, self._fixed_sizes(), plan)
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self._trainer is not None else (1, 0)
         numbers = (torch.arange(self._seen, self._seen + tasks, device=self.device)) * world + rank
         self._seen += tasks

@@ -2,45 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import Literal, NamedTuple
 
+import torch
 from torch import nn
 
 from metalearn.episode import Episode
-from metalearn.inner import Adaptation, Learner, Schedule, find_inexactness
+from metalearn.inner import Adaptation, MemoryMode, Plan, Probe, Schedule, evaluating
 
-__all__ = ["Choice", "ExecutionName", "choose_execution"]
+__all__ = ["Choice", "ExecutionName", "choose_execution", "make_plan"]
 
 ExecutionName = Literal["auto", "sequential", "vectorized"]
 
+AT_ONCE = 1 << 16
+"""Input values of the sets that are computed together on a CPU: with more, activations fall out of its caches."""
+
 
 class Choice(NamedTuple):
-    """An execution and the reason for it, a clause that follows "because"."""
+    """How the inner loop is run.
+
+    Attributes:
+        name: the execution over tasks.
+        memory: the memory mode.
+        own_operators: whether our operators are used for convolutions and normalisation.
+        threads: whether tasks may be shared among threads.
+        reasons: clauses that follow "because"; one for the execution, then one for every other wish that was not granted.
+    """
 
     name: Literal["sequential", "vectorized"]
-    reason: str
+    memory: MemoryMode
+    own_operators: bool
+    threads: bool
+    reasons: list[str]
 
 
-def choose_execution(
-    asked: ExecutionName,
-    adaptation: Adaptation,
-    rebuild: Callable[[nn.Module], Learner],
-    episode: Episode,
-    schedule: Schedule,
-) -> Choice:
-    """Choose how tasks are executed; vectorised only where a float64 probe has shown it exact.
+def choose_execution(asked: ExecutionName, adaptation: Adaptation, episode: Episode, schedule: Schedule) -> Choice:
+    """Choose how the inner loop is run: as asked where a float64 probe shows that to be exact, else more plainly.
 
-    ``auto`` prefers the sequential execution for networks with convolutions on a CPU: stacked over tasks they are slower there,
-    unless the images are small (``docs/execution.md`` has the measurements). It never times, so that a run is the same twice.
+    It never times, so that a run is the same twice.
     """
+    network = adaptation.learner.backbone
+    hooked = _hooked_layer(network)
+    if hooked is not None:
+        memory: MemoryMode = "store" if adaptation.memory == "store" else "remat"
+        reason = f"layer {hooked!r} has hooks, which see one task at a time and torch's own operators"
+        return Choice("sequential", memory, False, False, [reason])
+    probe = Probe(adaptation, episode, schedule)
+    reasons = []
+    unfit = probe.find_inexactness("store", stacked=False)
+    own = unfit is None
+    if unfit is not None:
+        reasons.append(f"torch's own operators are used, because ours are not exact here: {unfit}")
+    memory = adaptation.memory
+    if schedule.order == 2:
+        while memory != "store":
+            unfit = probe.find_inexactness(memory, False, own)
+            if unfit is None:
+                break
+            next_one: MemoryMode = "remat" if memory == "mixed" else "store"
+            reasons.append(f"memory is {next_one!r}, because {memory!r} is not exact here: {unfit}")
+            memory = next_one
     if asked == "sequential":
-        return Choice("sequential", "it was asked for")
-    convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in adaptation.learner.backbone.modules())
-    if asked == "auto" and convolves and episode.support.x.device.type == "cpu":
-        return Choice("sequential", "on a CPU, convolutions over stacked tasks are slower for all but small images")
-    inexact = find_inexactness(adaptation, rebuild, episode, schedule)
-    if inexact is not None:
-        return Choice("sequential", f"the vectorised execution is not exact here: {inexact}")
+        return Choice("sequential", memory, own, False, ["it was asked for", *reasons])
+    if adaptation.learner.norm == "per_step":
+        return Choice("sequential", memory, own, False, ["norm 'per_step' writes statistics task by task", *reasons])
+    if not adaptation.rule.batches:
+        return Choice("sequential", memory, own, False, ["the inner optimiser takes one task at a time", *reasons])
+    unfit = probe.find_inexactness(memory, True, own)
+    if unfit is not None:
+        return Choice(
+            "sequential", memory, own, False, [f"the vectorised execution is not exact here: {unfit}", *reasons]
+        )
     wish = "it was asked for and" if asked == "vectorized" else "it needs fewer calls and"
-    return Choice("vectorized", f"{wish} a float64 probe has shown it exact")
+    threads = not _draws_random_numbers(adaptation, episode)
+    return Choice("vectorized", memory, own, threads, [f"{wish} a float64 probe has shown it exact", *reasons])
+
+
+def make_plan(choice: Choice, adaptation: Adaptation, episode: Episode, at_once: int | None) -> Plan:
+    """How many tasks are adapted together, and by how many threads.
+
+    On a CPU as many as keep activations in its caches, shared among threads; elsewhere all, unless ``at_once`` says otherwise.
+    """
+    if choice.name == "sequential":
+        return Plan()
+    xs, xq = episode.support.x, episode.query.x
+    tasks = len(xs)
+    if xs.device.type != "cpu":
+        return Plan(min(at_once or tasks, tasks))
+    network = adaptation.learner.backbone
+    if not any(isinstance(layer, nn.modules.conv._ConvNd) for layer in network.modules()):
+        return Plan(min(at_once or tasks, tasks))
+    support, query = xs[0].numel(), xq[0].numel()
+    encodes = any(not adaptation.learner.adapts(name) for name in adaptation.learner.outer())
+    each = support + query if encodes else support  # features of both sets are computed before the inner loop
+    workers = 1
+    if choice.threads:
+        # a thread needs enough arithmetic beside Python's own work, of which there is one at a time
+        few = max(1, AT_ONCE // (4 * each))
+        workers = max(1, min(torch.get_num_threads(), tasks // min(few, 4)))
+    together = at_once or max(1, min(math.ceil(tasks / workers), AT_ONCE // each))
+    return Plan(min(together, tasks), max(1, AT_ONCE // query), workers)
+
+
+def _hooked_layer(network: nn.Module) -> str | None:
+    for name, layer in network.named_modules():
+        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+            return name or type(network).__name__
+    return None
+
+
+def _draws_random_numbers(adaptation: Adaptation, episode: Episode) -> bool:
+    """Whether a forward pass in training mode moves the random generator, as dropout does."""
+    network = adaptation.learner.backbone
+    device = episode.support.x.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), evaluating(network), torch.no_grad():
+        network.train()
+        before = torch.get_rng_state()
+        params = adaptation.learner.outer()
+        support, _ = adaptation.learner.encode(params, episode.support.x[0], episode.support.x[0])
+        adaptation.learner.support_logits(params, support)
+        return not torch.equal(before, torch.get_rng_state())

@@ -1,0 +1,302 @@
+"""learn2learn's tasks and learners as ours: its Tasksets in a LightningDataModule, its MAML as a LightningModule."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import random
+from collections.abc import Callable, Iterable, Iterator
+from numbers import Number
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metalearn.datamodules import EpisodicDataModule
+from metalearn.datamodules.base import check_at_least
+from metalearn.datamodules.loader import EpisodeLoader
+from metalearn.datamodules.randomness import draw_words
+from metalearn.episode import Batch, Episode
+from metalearn.errors import ConfigError, DataError
+from metalearn.inner import NormPolicy
+from metalearn.modules import MAML
+from metalearn.modules.base import LossFunction
+
+if TYPE_CHECKING:
+    from learn2learn.algorithms import MAML as Learn2LearnMAML
+    from learn2learn.data import Taskset
+
+__all__ = ["TasksetDataModule", "from_learn2learn"]
+
+OuterOptimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
+
+
+class TasksetDataModule(EpisodicDataModule):
+    """Episodes out of learn2learn's Tasksets, each task a pure function of (seed, split, index).
+
+    Of every class of a task, the first ``shots`` examples are support and the next ``queries`` are query. A Taskset with a
+    finite ``num_tasks`` holds as many different tasks for each seed, and episode ``index`` is its task ``index % num_tasks``;
+    random transforms of the dataset are drawn anew each time, as learn2learn does. The Taskset's own cache of tasks is
+    neither read nor written: what it holds depends on who drew first.
+
+    learn2learn draws from the global generators of ``random``, NumPy and torch. They are seeded for every task and put
+    back after each batch. A dataset that draws from another generator (a GPU's, say) is outside of this.
+
+    Args:
+        train: tasks to train on, a ``learn2learn.data.Taskset`` whose items are ``(x, y)``: ``x`` ``[n, ...]`` and ``y``
+            ``[n]`` in ``0..N-1`` with ``n = N*(K + Q)``, so ``NWays(n=ways)``, ``KShots(k=shots + queries)`` and
+            ``RemapLabels`` are among its transforms.
+        val: tasks to validate on; ``None`` for no validation.
+        test: tasks to test on; ``None`` for no test.
+        ways: classes a task, ``N``.
+        shots: support examples per class, ``K``.
+        queries: query examples per class, ``Q``. Many of learn2learn's examples have as many of them as shots.
+        tasks_per_batch: ``B``.
+        train_tasks: tasks an epoch.
+        val_tasks: validation tasks, the same every time.
+        test_tasks: test tasks, the same every time.
+        seed: of the tasks.
+        num_workers: processes that draw.
+
+    Shape:
+        ``x`` ``[B, n, ...]`` in the Taskset's own dtype, and ``y`` ``[B, n]`` int64, ordered by class.
+
+    Raises:
+        ConfigError: an argument is out of range, is no Taskset, or does not fit the Taskset; learn2learn is missing.
+        DataError: a task is not what few-shot classification needs (when it is drawn).
+    """
+
+    def __init__(
+        self,
+        train: Taskset,
+        val: Taskset | None = None,
+        test: Taskset | None = None,
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        tasks_per_batch: int = 16,
+        train_tasks: int = 1600,
+        val_tasks: int = 200,
+        test_tasks: int = 600,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        check_at_least("ways", ways, 2)
+        check_at_least("shots", shots, 1)
+        check_at_least("queries", queries, 1)
+        super().__init__(tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers)
+        self.ways, self.shots, self.queries = ways, shots, queries
+        self.tasksets: dict[str, Taskset] = {}
+        kind = _learn2learn().data.Taskset
+        for split, taskset in (("train", train), ("val", val), ("test", test)):
+            if taskset is not None or split == "train":
+                _check_taskset(split, taskset, kind, self.tasks[split])
+                self.tasksets[split] = taskset
+
+    def val_dataloader(self) -> Any:
+        """The loader of the validation tasks; an empty list, which a Trainer skips, where there are none."""
+        return super().val_dataloader() if "val" in self.tasksets else []
+
+    def test_dataloader(self) -> EpisodeLoader:
+        self._taskset("test")
+        return super().test_dataloader()
+
+    def predict_dataloader(self) -> EpisodeLoader:
+        self._taskset("test")
+        return super().predict_dataloader()
+
+    def draw(self, seed: int, split: str, indices: list[int]) -> Episode:
+        taskset = self._taskset(split)
+        with _borrowed_generators():
+            x = torch.stack([self._draw_task(taskset, seed, split, index) for index in indices])
+        labels = torch.arange(self.ways)
+        sets = []
+        for part, count in ((x[:, :, : self.shots], self.shots), (x[:, :, self.shots :], self.queries)):
+            y = labels.repeat_interleave(count).repeat(len(indices), 1)
+            sets.append(Batch(part.flatten(1, 2).contiguous(), y))
+        return Episode(*sets)
+
+    def _taskset(self, split: str) -> Taskset:
+        if split not in self.tasksets:
+            raise ConfigError(f"{split} is None, but {split} tasks are asked for; pass {split}=a learn2learn Taskset")
+        return self.tasksets[split]
+
+    def _draw_task(self, taskset: Taskset, seed: int, split: str, index: int) -> Tensor:
+        """The examples ``[N, K + Q, ...]`` of one task. Leaves the global generators seeded."""
+        number = index if taskset.num_tasks < 0 else index % taskset.num_tasks
+        which, loading = draw_words(seed, split, np.array([number, index]), 6)
+        what = f"{split} task {index}"
+        _seed_generators(which[:3])
+        try:
+            description = taskset.sample_task_description()
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{what} cannot be drawn ({error}), but its transforms must find the classes and examples that they ask for; "
+                "lower n and k, and write FusedNWaysKShots(filter_labels=...) for FilterLabels before NWays, which Python "
+                "3.11 and later refuse"
+            ) from error
+        if not description:
+            raise DataError(f"{what} has no examples, but it needs some; give the Taskset NWays, KShots and LoadData")
+        if len({example.index for example in description}) < len(description):
+            raise DataError(
+                f"{what} holds an example twice, but no query example may be among the support; use KShots with "
+                "replacement=False"
+            )
+        _seed_generators(loading[3:])
+        return self._by_class(taskset.get_task(description), what)
+
+    def _by_class(self, task: Any, what: str) -> Tensor:
+        if not isinstance(task, (list, tuple)) or len(task) != 2 or not all(isinstance(part, Tensor) for part in task):
+            raise DataError(
+                f"{what} is a {type(task).__name__}, but it must be a pair of tensors (x, y); add LoadData to the Taskset's "
+                "transforms, and let its dataset yield (tensor, label)"
+            )
+        x, y = task[0].cpu(), task[1].cpu()  # the Trainer moves whole batches
+        if y.ndim != 1 or len(x) != len(y) or y.is_floating_point() or y.is_complex():
+            raise DataError(
+                f"{what} has x of shape {list(x.shape)} and y of shape {list(y.shape)}, {y.dtype}, but y must be one whole "
+                "number per example; let the dataset yield (x, class number)"
+            )
+        images = self.shots + self.queries
+        ordered, order = y.long().sort(stable=True)
+        if not torch.equal(ordered, torch.arange(self.ways).repeat_interleave(images)):
+            raise self._misfit(ordered, what)
+        return x[order].unflatten(0, (self.ways, images))
+
+    def _misfit(self, labels: Tensor, what: str) -> ConfigError | DataError:
+        classes, counts = labels.unique(return_counts=True)
+        if len(classes) != self.ways:
+            return ConfigError(
+                f"ways is {self.ways}, but {what} has {len(classes)} classes; use ways={len(classes)}, or "
+                f"NWays(n={self.ways}) in the Taskset"
+            )
+        if not torch.equal(classes, torch.arange(self.ways)):
+            return DataError(
+                f"{what} has the labels {_listed(classes)}, but they must be 0..{self.ways - 1}; add RemapLabels to the "
+                "Taskset's transforms"
+            )
+        images = self.shots + self.queries
+        wrong = int((counts != images).int().argmax())
+        return ConfigError(
+            f"shots + queries is {self.shots} + {self.queries} = {images}, but class {wrong} of {what} has "
+            f"{int(counts[wrong])} examples; use KShots(k={images}) in the Taskset, or other shots and queries"
+        )
+
+
+def from_learn2learn(
+    learner: Learn2LearnMAML,
+    *,
+    inner_steps: int = 1,
+    eval_inner_steps: int | None = None,
+    loss: LossFunction = "cross_entropy",
+    norm: NormPolicy = "transductive",
+    outer_optimizer: OuterOptimizer = lambda params: torch.optim.Adam(params, lr=1e-3),
+) -> MAML:
+    """Take over a learner of learn2learn: a copy of its network, its ``lr`` as ``inner_lr``, and its ``first_order``.
+
+    With ``inner_steps`` calls of ``adapt`` on the support loss, the meta-gradient of the query loss is the same. The learner
+    itself stays as it is, and the two share no tensor.
+
+    Args:
+        learner: a ``learn2learn.algorithms.MAML``, or a clone of one, adapted or not.
+        inner_steps: adaptation steps in training; learn2learn leaves them to its user's loop.
+        eval_inner_steps: steps in evaluation; ``None`` for ``inner_steps``.
+        loss: as in :class:`~metalearn.modules.MAML`.
+        norm: as in :class:`~metalearn.modules.MAML`; ``"transductive"`` is what a learn2learn network does in ``train()``.
+        outer_optimizer: as in :class:`~metalearn.modules.MAML`.
+
+    Raises:
+        ConfigError: ``learner`` is something else, or has what our MAML lacks; learn2learn is missing.
+    """
+    algorithms = _learn2learn().algorithms
+    if isinstance(learner, algorithms.MetaSGD):
+        raise ConfigError(
+            "learner is a MetaSGD, but its step sizes, one per element, have no counterpart here; take over its network with "
+            "metalearn.MAML(learner.module, inner_lr='learn'), which learns one per parameter tensor"
+        )
+    if not isinstance(learner, algorithms.MAML):
+        raise ConfigError(
+            f"learner is a {type(learner).__name__}, but it must be a learn2learn.algorithms.MAML; for a plain network use "
+            "metalearn.MAML"
+        )
+    if isinstance(learner.lr, bool) or not isinstance(learner.lr, (int, float)):
+        raise ConfigError(
+            f"learner.lr is a {type(learner.lr).__name__}, but only a plain number can be taken over; set learner.lr to a "
+            "float first"
+        )
+    return MAML(
+        _copy_network(learner.module),
+        inner_steps=inner_steps,
+        inner_lr=learner.lr,
+        first_order=learner.first_order,
+        eval_inner_steps=eval_inner_steps,
+        loss=loss,
+        norm=norm,
+        outer_optimizer=outer_optimizer,
+    )
+
+
+def _learn2learn() -> ModuleType:
+    try:
+        import learn2learn
+    except ImportError as error:
+        raise ConfigError(
+            f"learn2learn cannot be imported ({error}), but metalearn.compat.learn2learn needs it; build it with "
+            ".ci/build_learn2learn, since pip cannot on Python 3.11 and later"
+        ) from error
+    return learn2learn
+
+
+def _check_taskset(split: str, taskset: Any, kind: Any, tasks: int) -> None:
+    if not isinstance(taskset, kind):
+        raise ConfigError(
+            f"{split} is a {type(taskset).__name__}, but it must be a learn2learn.data.Taskset; wrap the dataset with "
+            "learn2learn.data.Taskset(MetaDataset(dataset), transforms)"
+        )
+    if split != "train" and 0 <= taskset.num_tasks < tasks:
+        raise ConfigError(
+            f"{split}_tasks is {tasks}, but the {split} Taskset holds {taskset.num_tasks} tasks, and one that counts twice "
+            f"makes the interval too narrow; use {split}_tasks={taskset.num_tasks}, or build the Taskset with num_tasks=-1"
+        )
+    # learn2learn shuffles a set of them, and the order of a set of strings is another in every process
+    foreign = next((label for label in taskset.dataset.labels if not isinstance(label, Number)), None)
+    if foreign is not None:
+        raise ConfigError(
+            f"{split} has the class label {foreign!r}, but classes must be numbered for tasks to be the same in every process; "
+            "let the dataset yield class numbers"
+        )
+
+
+def _listed(values: Tensor, most: int = 5) -> str:
+    return ", ".join(str(value) for value in values[:most].tolist()) + (", ..." if len(values) > most else "")
+
+
+@contextlib.contextmanager
+def _borrowed_generators() -> Iterator[None]:
+    """Put the global generators' states back at the end, whatever was drawn from them."""
+    python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002, learn2learn's
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
+        torch.set_rng_state(cpu)
+
+
+def _seed_generators(words: np.ndarray) -> None:
+    """Seed the global generators from three 64-bit words."""
+    random.seed(int(words[0]))
+    np.random.seed(words[1:2].view(np.uint32))  # noqa: NPY002
+    torch.default_generator.manual_seed(int(words[2]))  # torch.manual_seed would seed the GPUs' too
+
+
+def _copy_network(network: nn.Module) -> nn.Module:
+    """A copy whose parameters are leaves: those of a clone are not, and ``deepcopy`` alone refuses them."""
+    copies: dict[int, Any] = {
+        id(value): nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
+        for value in network.parameters()
+    }
+    copies.update((id(value), value.detach().clone()) for value in network.buffers())
+    return copy.deepcopy(network, copies)

@@ -1,0 +1,183 @@
+"""Convolutions of many tasks, each with weights of its own, and their derivatives up to the second.
+
+torch's double backward of a convolution takes the weight's part from a convolution whose kernel is as large as the image,
+which runs far below the speed of the first derivatives. The same products are weight and input gradients of ordinary
+convolutions, and those have fast kernels. On a CPU everything is kept in channels-last order, where normalisation and
+pooling are several times faster than in the default order, and tasks take turns; elsewhere they are groups of one convolution.
+
+Shapes: ``x`` ``[B, n, C, H, W]``; ``weight`` ``[B, D, C / groups, h, w]``, or ``[1, ...]`` where all tasks share it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["Geometry", "channels_last", "conv2d", "merge"]
+
+FEW_CHANNELS = 4
+"""Up to this many input channels, that is for images, a product with the unfolded input beats the convolution kernels."""
+
+
+class Geometry(NamedTuple):
+    """Stride, padding, dilation (height, width) and groups of a convolution."""
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """The convolution of ``x`` ``[n, C, H, W]`` with ``weight`` ``[D, C / groups, h, w]``: ``[n, D, H', W']``.
+
+    Under ``torch.func.vmap`` all tasks are computed together. Under autocast it is computed in the autocast dtype, also there.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        kind = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(kind), weight.to(kind)
+        bias = None if bias is None else bias.to(kind)
+    with torch.autocast(x.device.type, enabled=False):
+        if weight.shape[1] <= FEW_CHANNELS and geometry.groups == 1 and x.device.type == "cpu":
+            y = _unfolded(x, weight, geometry)
+        else:
+            y = _Conv.apply(x[None], weight[None], geometry).squeeze(0)
+        return y if bias is None else y + bias.view(1, -1, 1, 1)
+
+
+def merge(tensor: Tensor, axis: int | None, tasks: int) -> Tensor:
+    """Join the axis of vmap to the task axis in front; what has no such axis keeps its own, of length 1."""
+    if axis is None:
+        return tensor
+    moved = tensor.movedim(axis, 0)
+    return moved.expand(tasks, *moved.shape[1:]).flatten(0, 1)
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+        return _convolve(x, weight, geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, ctx.geometry = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x, weight = ctx.saved_tensors
+        return *_ConvGradient.apply(grad, x, weight, ctx.geometry, *ctx.needs_input_grad[:2]), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, geometry: Geometry) -> Any:
+        tasks = info.batch_size
+        x, weight = merge(x, in_dims[0], tasks), merge(weight, in_dims[1], tasks)
+        return _Conv.apply(x.expand(tasks, *x.shape[1:]), weight, geometry).unsqueeze(1), 0
+
+
+class _ConvGradient(torch.autograd.Function):
+    """``(g, x, w) -> (g * w, g * x)``: bilinear in each pair, so its own derivatives are convolutions again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, of_x: bool, of_weight: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        ctx.save_for_backward(grad, x, weight)
+        ctx.geometry = geometry
+        ctx.set_materialize_grads(False)
+        return _gradients(grad, x, weight, geometry, of_x, of_weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, along_x: Tensor | None, along_weight: Tensor | None) -> tuple[Any, ...]:
+        grad, x, weight = ctx.saved_tensors
+        of_grad = of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            if along_x is not None:
+                of_grad = _convolve(along_x, weight, ctx.geometry)
+            if along_weight is not None:
+                more = _convolve(x, along_weight, ctx.geometry)
+                of_grad = more if of_grad is None else of_grad.add_(more)
+        wants_x = ctx.needs_input_grad[1] and along_weight is not None
+        wants_weight = ctx.needs_input_grad[2] and along_x is not None
+        if wants_x or wants_weight:
+            along_x = x if along_x is None else along_x
+            along_weight = weight if along_weight is None else along_weight
+            of_x, of_weight = _gradients(grad, along_x, along_weight, ctx.geometry, wants_x, wants_weight)
+        return of_grad, of_x, of_weight, None, None, None
+
+
+def _unfolded(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """A convolution as a product with the unfolded images, whose derivatives are products again."""
+    stride, padding, dilation, _ = geometry
+    columns = F.unfold(x, (weight.shape[-2], weight.shape[-1]), dilation, padding, stride)
+    flat = weight.flatten(1).t()
+    rows = torch.bmm(columns.transpose(1, 2), flat.expand(len(x), *flat.shape))
+    height = (x.shape[2] + 2 * padding[0] - dilation[0] * (weight.shape[2] - 1) - 1) // stride[0] + 1
+    return rows.unflatten(1, (height, -1)).permute(0, 3, 1, 2)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same values ``[..., C, H, W]`` in memory order ``..., H, W, C``."""
+    return x.movedim(-3, -1).contiguous().movedim(-1, -3)
+
+
+def _convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    if len(weight) == 1:
+        y = torch.conv2d(_order(x.flatten(0, 1)), _order(weight[0]), None, *geometry)
+        return y.unflatten(0, x.shape[:2])
+    if x.device.type == "cpu":
+        x, weight = channels_last(x), channels_last(weight)
+        return _stack([torch.conv2d(task, own, None, *geometry) for task, own in zip(x, weight, strict=True)])
+    tasks, count = x.shape[:2]
+    y = torch.conv2d(_as_channels(x), weight.flatten(0, 1), None, *geometry[:3], tasks * geometry.groups)
+    return y.unflatten(1, (tasks, -1)).transpose(0, 1)
+
+
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, of_x: bool, of_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    if len(weight) == 1:
+        gx, gw = _backward(grad.flatten(0, 1), x.flatten(0, 1), weight[0], geometry, of_x, of_weight)
+        return None if gx is None else gx.unflatten(0, x.shape[:2]), None if gw is None else gw[None]
+    if x.device.type == "cpu":
+        grad, x, weight = channels_last(grad), channels_last(x), channels_last(weight)
+        found = [_backward(*task, geometry, of_x, of_weight) for task in zip(grad, x, weight, strict=True)]
+        gxs, gws = zip(*found, strict=True)
+        return _stack(gxs) if of_x else None, _stack(gws) if of_weight else None
+    tasks, count = x.shape[:2]
+    grouped = geometry._replace(groups=tasks * geometry.groups)
+    gx, gw = _backward(_as_channels(grad), _as_channels(x), weight.flatten(0, 1), grouped, of_x, of_weight)
+    return (
+        None if gx is None else gx.unflatten(1, (tasks, -1)).transpose(0, 1),
+        None if gw is None else gw.unflatten(0, (tasks, -1)),
+    )
+
+
+def _backward(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, of_x: bool, of_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    stride, padding, dilation, groups = geometry
+    gx, gw, _ = torch.ops.aten.convolution_backward(
+        _order(grad), _order(x), _order(weight), None, stride, padding, dilation, False, [0, 0], groups,
+        [of_x, of_weight, False],
+    )  # fmt: skip
+    return gx, gw
+
+
+def _order(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+
+def _as_channels(x: Tensor) -> Tensor:
+    """``[B, n, C, H, W]`` as ``[n, B C, H, W]``."""
+    return x.transpose(0, 1).flatten(1, 2)
+
+
+def _stack(parts: Any) -> Tensor:
+    """Stack over tasks, the parts in channels-last order."""
+    return torch.stack([part.permute(0, 2, 3, 1) for part in parts]).permute(0, 1, 4, 2, 3)

@@ -1,0 +1,79 @@
+"""Parts of a meta-batch, one after another or on several threads.
+
+On a CPU small convolutions do not fill several cores, and Python's own work leaves them idle; tasks know nothing of each other, so
+threads take a share of them each, with one kernel thread (or a few) of its own. ``functional_call`` swaps the parameters of
+the module that it calls, so that every thread calls a copy of the network: of its structure alone, the tensors are shared.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache
+from threading import Barrier
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from metalearn.inner.adaptation import Adaptation
+
+__all__ = ["Plan", "run_parts"]
+
+Result = TypeVar("Result")
+
+
+class Plan(NamedTuple):
+    """How many tasks are executed at once.
+
+    Attributes:
+        tasks: tasks that are adapted together; ``None`` for one after another, without a task axis.
+        queries: of these, tasks whose query sets are differentiated together; ``None`` for all.
+        workers: threads that take parts side by side.
+    """
+
+    tasks: int | None = None
+    queries: int | None = None
+    workers: int = 1
+
+
+def run_parts(
+    part: Callable[[Adaptation, int, int], Result], adaptation: Adaptation, tasks: int, plan: Plan
+) -> list[Result]:
+    """``part(adaptation, first, last)`` for consecutive ranges that cover ``range(tasks)``, in their order."""
+    adaptation = replace(adaptation, stacked=plan.tasks is not None)
+    size = plan.tasks or 1
+    ranges = [(first, min(first + size, tasks)) for first in range(0, tasks, size)]
+    workers = min(plan.workers, len(ranges))
+    if workers <= 1:
+        return [part(adaptation, *each) for each in ranges]
+    device = "cpu"  # threads are for the CPU alone
+    autocast, kind = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+    def share(worker: int) -> list[Result]:
+        mine = adaptation if worker == 0 else _with_own_structure(adaptation)
+        with torch.enable_grad(), torch.autocast(device, kind, enabled=autocast, cache_enabled=False):
+            return [part(mine, *each) for each in ranges[worker::workers]]
+
+    pool = _pool(workers, torch.get_num_threads())
+    running = [pool.submit(contextvars.copy_context().run, share, worker) for worker in range(workers)]
+    shares = [each.result() for each in running]
+    return [shares[index % workers][index // workers] for index in range(len(ranges))]
+
+
+def _with_own_structure(adaptation: Adaptation) -> Adaptation:
+    network = adaptation.learner.backbone
+    shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    return replace(adaptation, learner=adaptation.learner.over(copy.deepcopy(network, shared)))
+
+
+@lru_cache(maxsize=4)
+def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
+    """Threads that share the kernel threads of the caller among them."""
+    pool = ThreadPoolExecutor(workers, "metalearn", torch.set_num_threads, (max(threads // workers, 1),))
+    barrier = Barrier(workers)
+    list(pool.map(lambda _: barrier.wait(), range(workers)))  # each thread starts, and sets its own number
+    torch.set_num_threads(threads)  # the setting is a thread's own, but the last one is the default of new threads
+    return pool
