@@ -7,6 +7,7 @@ from metalearn.errors import (
     ConfigError,
     DataError,
     DivergenceError,
+    MemoryLimitError,
     MetalearnError,
     ShapeError,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "DivergenceError",
     "Episode",
     "EpisodeAccuracy",
+    "MemoryLimitError",
     "MetaModule",
     "MetalearnError",
     "Pooled",

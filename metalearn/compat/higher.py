@@ -19,10 +19,11 @@ __all__ = ["HigherRule"]
 class HigherRule(UpdateRule):
     """The differentiable form that ``higher`` (Grefenstette et al. 2019) has of a class of ``torch.optim``.
 
-    Its state lives in higher's optimiser, one for every task: it runs sequentially, and keeps the graph of all steps.
+    Its state lives in higher's optimiser, one for every task: it runs sequentially, and keeps the graph of all steps. Where
+    higher itself doubts a gradient, as that of RMSprop, it warns.
 
     Args:
-        optimizer: the full name of the class, such as ``"torch.optim.RMSprop"``; its arguments are torch's defaults, but for
+        optimizer: the full name of the class, such as ``"torch.optim.Adagrad"``; its arguments are torch's defaults, but for
             the step size.
 
     Raises:
@@ -37,7 +38,7 @@ class HigherRule(UpdateRule):
         kind = getattr(torch.optim, self.optimizer.removeprefix("torch.optim."), None)
         if not isinstance(kind, type) or not issubclass(kind, torch.optim.Optimizer):
             raise ConfigError(
-                f"inner_optimizer is {self.optimizer!r}, but torch.optim has no such optimiser; use 'torch.optim.RMSprop'"
+                f"inner_optimizer is {self.optimizer!r}, but torch.optim has no such optimiser; use 'torch.optim.Adagrad'"
             )
         self.start({"probe": torch.zeros(1)})
 
@@ -59,7 +60,7 @@ class HigherRule(UpdateRule):
         except (ValueError, TypeError) as error:
             raise ConfigError(
                 f"inner_optimizer is {self.optimizer!r}, but higher has no differentiable form of it ({error}); use "
-                "'torch.optim.RMSprop', or sgd, momentum, nesterov, adam or adamw"
+                "'torch.optim.Adagrad', or sgd, momentum, nesterov, adam or adamw"
             ) from error
 
     def step(

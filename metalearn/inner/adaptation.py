@@ -136,9 +136,9 @@ class Adaptation:
         if self.clip_norm is None:
             return grads
         first = 1 if self.stacked else 0
-        squares = sum((grad * grad).flatten(first).sum(-1) for grad in grads.values() if grad.ndim > first)
-        squares = squares + sum(grad * grad for grad in grads.values() if grad.ndim == first)
-        assert isinstance(squares, Tensor)
+        of_each = [(grad * grad).sum(tuple(range(first, grad.ndim))) if grad.ndim > first else grad * grad
+                   for grad in grads.values()]  # fmt: skip
+        squares = torch.stack(of_each).sum(0)
         above = squares > self.clip_norm**2  # below it the root, which has no derivative at 0, is not asked for
         scale = torch.where(above, self.clip_norm / torch.where(above, squares, 1.0).sqrt(), 1.0)
         return {name: grad * scale.view(-1, *(1,) * (grad.ndim - 1)) if first else grad * scale
@@ -149,9 +149,7 @@ class Adaptation:
         half = outputs.dtype in (torch.float16, torch.bfloat16)
         return self.loss(outputs.float() if half else outputs, targets)
 
-    def _map(
-        self, function: Callable[..., Result], in_dims: int | tuple[int | None, ...] = 0
-    ) -> Callable[..., Result]:
+    def _map(self, function: Callable[..., Result], in_dims: int | tuple[int | None, ...] = 0) -> Callable[..., Result]:
         return vmap(function, in_dims=in_dims, randomness="different") if self.stacked else function
 
 

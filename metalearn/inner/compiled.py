@@ -57,7 +57,9 @@ class CompiledPart:
             if key not in self._compiled:
                 try:
                     self._compiled[key] = self._compile(adaptation, list(params), schedule, queries, values)
-                except Exception as error:  # whatever tracing or the compiler raise: the ordinary way does not need them
+                except (
+                    Exception
+                ) as error:  # whatever tracing or the compiler raise: the ordinary way does not need them
                     self._given_up = True
                     self._say(f"compile: the step is not compiled, because {_reason(error)}; it runs uncompiled")
                     with torch.enable_grad():
@@ -97,7 +99,10 @@ class CompiledPart:
                 outer = [tensor.detach().requires_grad_() for tensor in outer]
                 own = outer[len(names) :]
                 sizes: StepSizes = [
-                    {name: own[positions[id(size)]] if isinstance(size, Tensor) else size for name, size in step.items()}
+                    {
+                        name: own[positions[id(size)]] if isinstance(size, Tensor) else size
+                        for name, size in step.items()
+                    }
                     for step in schedule.step_sizes
                 ]
                 part = differentiate(
@@ -123,7 +128,9 @@ class CompiledPart:
 
         def replay(*inputs: Tensor) -> tuple[Tensor, ...]:
             torch.compiler.cudagraph_mark_step_begin()
-            return tuple(out.clone() for out in compiled(*inputs))  # the graph writes its outputs to the same place again
+            return tuple(
+                out.clone() for out in compiled(*inputs)
+            )  # the graph writes its outputs to the same place again
 
         return replay
 

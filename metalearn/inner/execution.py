@@ -63,7 +63,7 @@ class Part(NamedTuple):
     grads: tuple[Tensor, ...]
 
 
-Differentiate = Callable[[Adaptation, Params, Sequence[Tensor], Episode, Schedule, int], Part]
+Differentiate = Callable[[Adaptation, Params, Sequence[Tensor], Episode, Schedule, int | None], Part]
 
 
 def meta_loss(
@@ -179,7 +179,11 @@ def _query(
     joined = [column[0] if len(column) == 1 else torch.cat(column) for column in zip(*per_task, strict=True)]
     roots = [*adapted.values(), *sets, *others.values()]
     value = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-    return value, logits[0] if len(logits) == 1 else torch.cat(logits), list(zip(roots, [*joined, *of_shared], strict=True))
+    return (
+        value,
+        logits[0] if len(logits) == 1 else torch.cat(logits),
+        list(zip(roots, [*joined, *of_shared], strict=True)),
+    )
 
 
 def evaluate(

@@ -9,7 +9,9 @@ derivative of ``grad_(w, t) L`` along ``u`` in ``w``, since second derivatives c
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -105,11 +107,20 @@ def _mixed_product(
         grads: tuple[Tensor, ...] = torch.func.grad(loss)(values)
         return grads
 
-    start = tuple(tensor.detach() for tensor in tensors[:count])
+    _load_forward_mode()
+    start = tuple(tensor.detach().contiguous() for tensor in tensors[:count])  # of its own, also if expanded over tasks
     with own_kernels():
-        _, along = torch.func.jvp(first, (start,), (tuple(cotangents),))
+        along = torch.func.jvp(first, (start,), (tuple(cotangents),))[1]
     found = iter(along)
     return [next(found) if want else None for want in wanted]
+
+
+@cache
+def _load_forward_mode() -> None:
+    """Let torch build its forward-mode tables, whose first use warns of something that torch itself has deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch.jit.script")
+        torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.zeros(1),))
 
 
 def _random_state(like: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metalearn.errors import ConfigError
-from metalearn.inner.kernels import is_own, normalise
+from metalearn.inner.kernels import Geometry, first_block, has_short_patches, is_own, normalise
 
 __all__ = ["NormPolicy", "TaskBatchNorm", "own_batch_norm", "recording", "statistics"]
 
@@ -30,7 +30,8 @@ class _Statistics(NamedTuple):
     step: int = 0
 
 
-_current: ContextVar[_Statistics] = ContextVar("metalearn_statistics", default=_Statistics())
+_ALL = _Statistics()
+_current: ContextVar[_Statistics] = ContextVar("metalearn_statistics", default=_ALL)
 _recording: ContextVar[bool] = ContextVar("metalearn_recording", default=False)
 
 
@@ -95,15 +96,24 @@ class TaskBatchNorm(nn.Module):
             self.register_buffer("step_mean", torch.zeros(steps + 1, self.num_features))
             self.register_buffer("step_var", torch.ones(steps + 1, self.num_features))
         self.pools = self.rectifies = False
+        self._convolution: tuple[_Deferred, ...] = ()  # in a tuple, so that its parameters are not ours too
         self.train(source.training)
 
     def extra_repr(self) -> str:
+        before = "a convolution, then " if self._convolution else ""
         then = [name for name, done in (("2x2 max-pooling", self.pools), ("ReLU", self.rectifies)) if done]
-        return f"{self.num_features}, eps={self.eps}, policy={self.policy!r}" + "".join(f", then {n}" for n in then)
+        return f"{before}{self.num_features}, eps={self.eps}, policy={self.policy!r}" + "".join(
+            f", then {n}" for n in then
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` of shape ``[n, C, ...]`` over all axes but the channel's."""
         rows, step = _current.get()
+        transductive = rows is None and (self.policy != "per_step" or (self.training and not _recording.get()))
+        for conv in self._convolution:
+            if transductive and self.pools and self.policy != "running" and is_own("norm"):
+                return first_block(x, conv.weight, conv.geometry, self.weight, self.bias, self.eps, self.rectifies)
+            x = F.conv2d(x, conv.weight, None, *conv.geometry)
         if self.policy == "running":
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -150,6 +160,23 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean.flatten(), ((x - mean) ** 2).mean(axes)
 
 
+class _Deferred(nn.Module):
+    """Holds a convolution's place and weight; the normalisation after it convolves."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self._was = str(layer)
+        self.weight = layer.weight
+        assert not isinstance(layer.padding, str)
+        self.geometry = Geometry(_pair(layer.stride), _pair(layer.padding), _pair(layer.dilation), layer.groups)
+
+    def extra_repr(self) -> str:
+        return f"{self._was}, done by the normalisation after it"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
 class Absorbed(nn.Module):
     """Holds the place of a layer whose work the normalisation before it does."""
 
@@ -165,7 +192,8 @@ class Absorbed(nn.Module):
 
 
 def _absorb(block: nn.Sequential) -> None:
-    """Let each normalisation do the 2x2 max-pooling and the ReLU that follow it, in either order: they commute."""
+    """Let each normalisation do the 2x2 max-pooling and the ReLU that follow it, in either order: they commute; and, if it
+    pools, the convolution of grey images before it."""
     names = list(block._modules)
     for position, name in enumerate(names):
         norm = block._modules[name]
@@ -182,6 +210,20 @@ def _absorb(block: nn.Sequential) -> None:
             else:
                 break
             block._modules[follower] = Absorbed(layer)
+        before = block._modules[names[position - 1]] if position else None
+        if norm.pools and type(before) is nn.Conv2d and _is_first(before) and not _has_hooks(before):
+            deferred = block._modules[names[position - 1]] = _Deferred(before)
+            norm._convolution = (deferred,)
+
+
+def _is_first(layer: nn.Conv2d) -> bool:
+    """Whether the layer convolves grey images in the plain way, see :func:`metalearn.inner.kernels.first_block`."""
+    plain = layer.padding_mode == "zeros" and layer.bias is None and not isinstance(layer.padding, str)
+    return plain and has_short_patches(layer.weight, Geometry(groups=layer.groups))
+
+
+def _pair(value: tuple[int, ...]) -> tuple[int, int]:
+    return value[0], value[1]
 
 
 def _halves(layer: nn.MaxPool2d) -> bool:

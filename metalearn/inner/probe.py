@@ -82,7 +82,10 @@ class Probe:
     def _gradient(self, memory: MemoryMode, plan: Plan) -> dict[str, Tensor]:
         params = self._adaptation.learner.outer()
         device = self._episode.support.x.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.autocast(device.type, enabled=False):
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            torch.autocast(device.type, enabled=False),
+        ):
             adaptation = replace(self._adaptation, memory=memory)
             loss = meta_loss(adaptation, params, [], self._episode, self._schedule, plan).loss
             return dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
@@ -93,7 +96,7 @@ def _entering(network: nn.Module, entered: list[str]) -> Iterator[None]:
     """Keep the names of the layers whose forward pass has begun and not ended, the innermost last."""
     handles = []
 
-    def note(name: str) -> None:
+    def note(name: str, layer: nn.Module) -> None:
         def enter(*_: Any) -> None:
             entered.append(name)
 
@@ -104,7 +107,7 @@ def _entering(network: nn.Module, entered: list[str]) -> Iterator[None]:
         handles.append(layer.register_forward_hook(leave))
 
     for name, layer in network.named_modules():
-        note(name or type(network).__name__)
+        note(name or type(network).__name__, layer)
     try:
         yield
     finally:

@@ -53,7 +53,7 @@ class RidgeAdaptation(Adaptation):
     def iterates(
         self, params: Params, support: Tensor, targets: Tensor, steps: int, step_sizes: StepSizes, order: int
     ) -> Iterator[Params]:
-        """Yield the initial head, then the solution. ``step_sizes[0]`` holds ``"ridge"`` and ``"scale"``."""
+        """Yield the initial head, then the solution. ``step_sizes[0]`` holds ``"log_ridge"`` and ``"scale"``."""
         start = {name: value for name, value in params.items() if self.learner.adapts(name)}
         if self.stacked:
             start = {name: value.expand(len(support), *value.shape) for name, value in start.items()}
@@ -65,7 +65,8 @@ class RidgeAdaptation(Adaptation):
                 features = F.pad(features, (0, 1), value=1.0)
             if not targets.is_floating_point():
                 targets = F.one_hot(targets, len(head))
-            solution = solve_ridge(features, targets.to(head.dtype), step_sizes[0]["ridge"]) * step_sizes[0]["scale"]
+            ridge = torch.as_tensor(step_sizes[0]["log_ridge"]).exp()
+            solution = solve_ridge(features, targets.to(head.dtype), ridge) * step_sizes[0]["scale"]
         solution = solution.transpose(-1, -2)
         if order < 2:
             solution = solution.detach()

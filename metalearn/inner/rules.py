@@ -168,7 +168,7 @@ def get_rule(rule: str | UpdateRule | Mapping[str, Any]) -> UpdateRule:
         return RULES[rule]
     raise ConfigError(
         f"inner_optimizer is {rule!r}, but it must be one of {', '.join(RULES)}, or a class of torch.optim by its full "
-        "name such as 'torch.optim.RMSprop'; use 'sgd'"
+        "name such as 'torch.optim.Adagrad'; use 'sgd'"
     )
 
 

@@ -1,8 +1,9 @@
 """Parts of a meta-batch, one after another or on several threads.
 
-On a CPU small convolutions do not fill several cores, and Python's own work leaves them idle; tasks know nothing of each other, so
-threads take a share of them each, with one kernel thread (or a few) of its own. ``functional_call`` swaps the parameters of
-the module that it calls, so that every thread calls a copy of the network: of its structure alone, the tensors are shared.
+On a CPU small convolutions do not fill several cores, and Python's own work leaves them idle; tasks know nothing of each
+other, so threads take a share of them each, with one kernel thread (or a few) of its own. ``functional_call`` swaps the
+parameters of the module that it calls, so that every thread calls a copy of the network: of its structure alone, the tensors
+are shared.
 """
 
 from __future__ import annotations
@@ -52,8 +53,11 @@ def run_parts(
     device = "cpu"  # threads are for the CPU alone
     autocast, kind = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
 
+    # copied before any thread runs, since a running one swaps the parameters of its network
+    each_own = [adaptation, *(_with_own_structure(adaptation) for _ in range(workers - 1))]
+
     def share(worker: int) -> list[Result]:
-        mine = adaptation if worker == 0 else _with_own_structure(adaptation)
+        mine = each_own[worker]
         with torch.enable_grad(), torch.autocast(device, kind, enabled=autocast, cache_enabled=False):
             return [part(mine, *each) for each in ranges[worker::workers]]
 
@@ -72,8 +76,14 @@ def _with_own_structure(adaptation: Adaptation) -> Adaptation:
 @lru_cache(maxsize=4)
 def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
     """Threads that share the kernel threads of the caller among them."""
-    pool = ThreadPoolExecutor(workers, "metalearn", torch.set_num_threads, (max(threads // workers, 1),))
+    pool = ThreadPoolExecutor(workers, "metalearn", _use_threads, (max(threads // workers, 1),))
     barrier = Barrier(workers)
     list(pool.map(lambda _: barrier.wait(), range(workers)))  # each thread starts, and sets its own number
     torch.set_num_threads(threads)  # the setting is a thread's own, but the last one is the default of new threads
     return pool
+
+
+def _use_threads(count: int) -> None:
+    """Set this thread's own number of kernel threads."""
+    torch.get_num_threads()  # the first question takes over the process's number, and would otherwise do so later
+    torch.set_num_threads(count)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Literal
+
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import nn
+from torch import Tensor, nn
 
-from metalearn.inner import HeadLearner, Learner, NormPolicy
+from metalearn.errors import ConfigError
+from metalearn.inner import Adaptation, HeadLearner, Learner, NormPolicy, UpdateRule
+from metalearn.inner.ridge import RidgeAdaptation
+from metalearn.modules.arguments import check_choice, check_positive
 from metalearn.modules.base import InnerLR, LossFunction, MemoryMode, MetaModule, Scheduler
 from metalearn.modules.execution import ExecutionName
 
@@ -41,6 +47,10 @@ class ANIL(MetaModule):
         tasks_at_once: see :class:`MAML`.
         compile: see :class:`MAML`.
         head: the name of the submodule that adapts, such as ``"fc"`` in torchvision's ResNets.
+        head_solver: ``"gradient"``: inner steps; ``"ridge"``: the head, a ``torch.nn.Linear``, is the ridge regression of the
+            support set's one-hot labels on its features, solved in closed form and differentiated exactly, times a learned
+            scale (R2-D2, Bertinetto et al. 2019). There are no inner steps then.
+        initial_ridge: where the learned weight of the squared norm starts, against the mean squared error of an example.
 
     Raises:
         ConfigError: an argument is out of range, or the backbone has no such head.
@@ -68,8 +78,24 @@ class ANIL(MetaModule):
         tasks_at_once: int | None = None,
         compile: bool = False,
         head: str = "head",
+        head_solver: Literal["gradient", "ridge"] = "gradient",
+        initial_ridge: float = 1.0,
     ) -> None:
-        self._head_name = head
+        self._head_name, self._solver, self._initial_ridge = head, head_solver, initial_ridge
+        check_choice("head_solver", head_solver, ["gradient", "ridge"])
+        check_positive("initial_ridge", initial_ridge)
+        if head_solver == "ridge":
+            unused = {
+                "inner_lr": isinstance(inner_lr, str), "inner_optimizer": inner_optimizer != "sgd",
+                "inner_weight_decay": bool(inner_weight_decay), "inner_clip_norm": inner_clip_norm is not None,
+                "support_chunk": support_chunk is not None, "multi_step_loss": multi_step_loss is not None,
+            }  # fmt: skip
+            for name in (name for name, given in unused.items() if given):
+                raise ConfigError(
+                    f"{name} is given with head_solver='ridge', but a head that is solved in closed form takes no inner "
+                    f"steps; leave {name} out, or use head_solver='gradient'"
+                )
+            inner_steps, eval_inner_steps = 1, None
         super().__init__(
             backbone=backbone,
             inner_steps=inner_steps,
@@ -91,7 +117,30 @@ class ANIL(MetaModule):
             tasks_at_once=tasks_at_once,
             compile=compile,
         )
-        self.save_hyperparameters({"head": head})
+        self.save_hyperparameters({"head": head, "head_solver": head_solver, "initial_ridge": initial_ridge})
 
     def make_learner(self, backbone: nn.Module) -> Learner:
         return HeadLearner(backbone, self.norm, self._head_name)
+
+    def make_adaptation(self, adaptation: Adaptation) -> Adaptation:
+        if self._solver == "gradient":
+            return adaptation
+        layer = self.backbone.get_submodule(self._head_name)
+        if type(layer) is not nn.Linear:
+            raise ConfigError(
+                f"head_solver is 'ridge', but the head {self._head_name!r} is a {type(layer).__name__}, and only that of a "
+                "torch.nn.Linear has a closed form; use head_solver='gradient'"
+            )
+        self.log_ridge = nn.Parameter(torch.tensor(self._initial_ridge).log())
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        shared = {field.name: getattr(adaptation, field.name) for field in fields(adaptation)}
+        bias = f"{self._head_name}.bias" if layer.bias is not None else None
+        return RidgeAdaptation(**shared, weight=f"{self._head_name}.weight", bias=bias)
+
+    def _sizes(self) -> list[dict[str, Tensor | float]]:
+        if self._solver == "gradient":
+            return super()._sizes()
+        return [{"log_ridge": self.log_ridge, "scale": self.scale}]
+
+    def _extra(self) -> list[Tensor]:
+        return super()._extra() if self._solver == "gradient" else [self.log_ridge, self.scale]

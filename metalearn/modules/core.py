@@ -184,7 +184,9 @@ class MetaCore(L.LightningModule):
                     adaptation, self._learner.outer(), self._extra(), episode, schedule, plan, self._compiled
                 )
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+            if not isinstance(error, torch.OutOfMemoryError) and not any(
+                sign in str(error) for sign in ("not enough memory", "allocate memory")
+            ):
                 raise
             raise MemoryLimitError(_advise(adaptation.memory, plan, len(episode.support.x))) from error
 
@@ -211,7 +213,7 @@ class MetaCore(L.LightningModule):
         """The inner loop in the chosen memory mode, how many tasks at once, and which of our operators are used."""
         choice = self._choose(episode)
         adaptation = replace(self._adaptation, memory=choice.memory)
-        plan = make_plan(choice, adaptation, episode, self.tasks_at_once)
+        plan = make_plan(choice, adaptation, episode, self.tasks_at_once, self._compiled is not None)
         return adaptation, plan, ["conv", "norm"] if choice.own_operators else []
 
     def meta_gradient(self, episode: Episode) -> dict[str, Tensor]:
@@ -347,4 +349,7 @@ def _advise(memory: MemoryMode, plan: Plan, tasks: int) -> str:
         return line + "memory='remat', which keeps one inner step's activations instead of all"
     if at_once > 1:
         return line + f"tasks_at_once={max(at_once // 2, 1)}"
-    return line + f"fewer query examples per class, a smaller backbone, or support_chunk (memory={memory!r} is the leanest)"
+    return (
+        line
+        + f"fewer query examples per class, a smaller backbone, or support_chunk (memory={memory!r} is the leanest)"
+    )

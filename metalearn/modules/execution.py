@@ -15,7 +15,7 @@ __all__ = ["Choice", "ExecutionName", "choose_execution", "make_plan"]
 
 ExecutionName = Literal["auto", "sequential", "vectorized"]
 
-AT_ONCE = 1 << 16
+AT_ONCE = 1 << 18
 """Input values of the sets that are computed together on a CPU: with more, activations fall out of its caches."""
 
 
@@ -75,19 +75,23 @@ def choose_execution(asked: ExecutionName, adaptation: Adaptation, episode: Epis
             "sequential", memory, own, False, [f"the vectorised execution is not exact here: {unfit}", *reasons]
         )
     wish = "it was asked for and" if asked == "vectorized" else "it needs fewer calls and"
-    threads = not _draws_random_numbers(adaptation, episode)
+    # forward-mode levels are the process's, and so is the random generator of dropout
+    threads = memory != "mixed" and not _draws_random_numbers(adaptation, episode)
     return Choice("vectorized", memory, own, threads, [f"{wish} a float64 probe has shown it exact", *reasons])
 
 
-def make_plan(choice: Choice, adaptation: Adaptation, episode: Episode, at_once: int | None) -> Plan:
+def make_plan(
+    choice: Choice, adaptation: Adaptation, episode: Episode, at_once: int | None, compiled: bool = False
+) -> Plan:
     """How many tasks are adapted together, and by how many threads.
 
     On a CPU as many as keep activations in its caches, shared among threads; elsewhere all, unless ``at_once`` says otherwise.
+    What is compiled for a CPU is the step of one task: a graph of many is not faster there, and takes many times as long.
     """
-    if choice.name == "sequential":
-        return Plan()
     xs, xq = episode.support.x, episode.query.x
     tasks = len(xs)
+    if choice.name == "sequential" or (compiled and xs.device.type == "cpu" and at_once is None):
+        return Plan()
     if xs.device.type != "cpu":
         return Plan(min(at_once or tasks, tasks))
     network = adaptation.learner.backbone

@@ -31,7 +31,7 @@ class MAML(MetaModule):
         eval_inner_steps: steps in validation, test, prediction and :meth:`adapt`; ``None`` for ``inner_steps``.
         loss: ``"cross_entropy"``, ``"mse"``, or in Python any ``loss(outputs, targets) -> scalar``.
         inner_optimizer: the update rule: ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"adam"``, ``"adamw"``, an
-            :class:`~metalearn.inner.UpdateRule`, or the full name of a class such as ``"torch.optim.RMSprop"`` (by way
+            :class:`~metalearn.inner.UpdateRule`, or the full name of a class such as ``"torch.optim.Adagrad"`` (by way
             of the package higher, sequentially).
         execution: ``"sequential"`` (any network), ``"vectorized"`` (several tasks in one set of kernels, where a float64
             probe shows that to be exact, else sequential), or ``"auto"``: vectorised wherever it is exact.

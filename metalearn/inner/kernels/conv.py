@@ -17,10 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["Geometry", "channels_last", "conv2d", "merge"]
-
-FEW_CHANNELS = 4
-"""Up to this many input channels, that is for images, a product with the unfolded input beats the convolution kernels."""
+__all__ = [
+    "Geometry",
+    "autocast_kind",
+    "channels_last",
+    "conv2d",
+    "has_short_patches",
+    "merge",
+    "on_cpu",
+    "output_size",
+    "unfold",
+]
 
 
 class Geometry(NamedTuple):
@@ -37,16 +44,32 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -
 
     Under ``torch.func.vmap`` all tasks are computed together. Under autocast it is computed in the autocast dtype, also there.
     """
-    if torch.is_autocast_enabled(x.device.type):
-        kind = torch.get_autocast_dtype(x.device.type)
+    kind = autocast_kind(x)
+    if kind is not None:
         x, weight = x.to(kind), weight.to(kind)
         bias = None if bias is None else bias.to(kind)
     with torch.autocast(x.device.type, enabled=False):
-        if weight.shape[1] <= FEW_CHANNELS and geometry.groups == 1 and x.device.type == "cpu":
+        if on_cpu(x) and has_short_patches(weight, geometry):
             y = _unfolded(x, weight, geometry)
         else:
             y = _Conv.apply(x[None], weight[None], geometry).squeeze(0)
         return y if bias is None else y + bias.view(1, -1, 1, 1)
+
+
+def on_cpu(x: Tensor) -> bool:
+    """Whether the CPU's ways apply: channels-last order, and tasks that take turns."""
+    return x.device.type == "cpu"
+
+
+def autocast_kind(x: Tensor) -> torch.dtype | None:
+    """What autocast would compute ``x`` in, if it is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def has_short_patches(weight: Tensor, geometry: Geometry) -> bool:
+    """Whether the patches are so short, as with grey images, that a product with them beats the convolution kernels."""
+    return geometry.groups == 1 and 4 * weight[0].numel() <= len(weight)
 
 
 def merge(tensor: Tensor, axis: int | None, tasks: int) -> Tensor:
@@ -111,14 +134,28 @@ class _ConvGradient(torch.autograd.Function):
         return of_grad, of_x, of_weight, None, None, None
 
 
-def _unfolded(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """A convolution as a product with the unfolded images, whose derivatives are products again."""
+def unfold(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The patches of ``x`` ``[n, C, H, W]`` that ``weight`` is applied to: ``[n, C h w, H' W']``."""
     stride, padding, dilation, _ = geometry
-    columns = F.unfold(x, (weight.shape[-2], weight.shape[-1]), dilation, padding, stride)
+    return F.unfold(x, (weight.shape[-2], weight.shape[-1]), dilation, padding, stride)
+
+
+def output_size(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, int]:
+    """``H', W'``."""
+    stride, padding, dilation, _ = geometry
+    height, width = (
+        (x.shape[2 + side] + 2 * padding[side] - dilation[side] * (weight.shape[2 + side] - 1) - 1) // stride[side] + 1
+        for side in (0, 1)
+    )
+    return height, width
+
+
+def _unfolded(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """A convolution as a product with the patches, whose derivatives are products again."""
+    columns = unfold(x, weight, geometry)
     flat = weight.flatten(1).t()
     rows = torch.bmm(columns.transpose(1, 2), flat.expand(len(x), *flat.shape))
-    height = (x.shape[2] + 2 * padding[0] - dilation[0] * (weight.shape[2] - 1) - 1) // stride[0] + 1
-    return rows.unflatten(1, (height, -1)).permute(0, 3, 1, 2)
+    return rows.unflatten(1, output_size(x, weight, geometry)).permute(0, 3, 1, 2)
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -130,10 +167,10 @@ def _convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     if len(weight) == 1:
         y = torch.conv2d(_order(x.flatten(0, 1)), _order(weight[0]), None, *geometry)
         return y.unflatten(0, x.shape[:2])
-    if x.device.type == "cpu":
+    if on_cpu(x):
         x, weight = channels_last(x), channels_last(weight)
         return _stack([torch.conv2d(task, own, None, *geometry) for task, own in zip(x, weight, strict=True)])
-    tasks, count = x.shape[:2]
+    tasks, _count = x.shape[:2]
     y = torch.conv2d(_as_channels(x), weight.flatten(0, 1), None, *geometry[:3], tasks * geometry.groups)
     return y.unflatten(1, (tasks, -1)).transpose(0, 1)
 
@@ -144,12 +181,12 @@ def _gradients(
     if len(weight) == 1:
         gx, gw = _backward(grad.flatten(0, 1), x.flatten(0, 1), weight[0], geometry, of_x, of_weight)
         return None if gx is None else gx.unflatten(0, x.shape[:2]), None if gw is None else gw[None]
-    if x.device.type == "cpu":
+    if on_cpu(x):
         grad, x, weight = channels_last(grad), channels_last(x), channels_last(weight)
         found = [_backward(*task, geometry, of_x, of_weight) for task in zip(grad, x, weight, strict=True)]
         gxs, gws = zip(*found, strict=True)
         return _stack(gxs) if of_x else None, _stack(gws) if of_weight else None
-    tasks, count = x.shape[:2]
+    tasks, _count = x.shape[:2]
     grouped = geometry._replace(groups=tasks * geometry.groups)
     gx, gw = _backward(_as_channels(grad), _as_channels(x), weight.flatten(0, 1), grouped, of_x, of_weight)
     return (
@@ -170,7 +207,7 @@ def _backward(
 
 
 def _order(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+    return x.contiguous(memory_format=torch.channels_last) if on_cpu(x) else x
 
 
 def _as_channels(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from metalearn.inner.kernels.conv import channels_last, merge
 
-__all__ = ["normalise"]
+__all__ = ["accumulator", "images", "normalise", "pick", "pool", "rows_of", "unpool"]
 
 
 def normalise(
@@ -39,30 +39,31 @@ def normalise(
         relu: whether rectification follows.
     """
     with torch.autocast(x.device.type, enabled=False):
-        kind = _accumulator(x)
+        kind = accumulator(x)
         weight = torch.ones(x.shape[1], device=x.device, dtype=kind) if weight is None else weight.to(kind)
         bias = torch.zeros(x.shape[1], device=x.device, dtype=kind) if bias is None else bias.to(kind)
         y: Tensor = _Normalise.apply(x[None], weight[None], bias[None], eps, pool, relu)[0]
         return y.squeeze(0)  # indexing would cost a copy in the backward pass
 
 
-def _accumulator(x: Tensor) -> torch.dtype:
+def accumulator(x: Tensor) -> torch.dtype:
+    """What sums over ``x`` are kept in: 8 bits of mantissa do not carry a mean over many values."""
     return torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
 
 
-def _rows(x: Tensor) -> Tensor:
+def rows_of(x: Tensor) -> Tensor:
     """``[B, n, C, H, W]`` as ``[B, n H W, C]``."""
     return channels_last(x).permute(0, 1, 3, 4, 2).flatten(1, 3)
 
 
-def _images(rows: Tensor, like: Tensor) -> Tensor:
+def images(rows: Tensor, like: Tensor) -> Tensor:
     """``[B, n H W, C]`` as ``[B, n, C, H, W]``, the axes of ``like``."""
     tasks, n, _, height, width = like.shape
     return rows.view(tasks, n, height, width, -1).permute(0, 1, 4, 2, 3)
 
 
 def _sum(rows: Tensor) -> Tensor:
-    return rows.sum(1, keepdim=True, dtype=_accumulator(rows))
+    return rows.sum(1, keepdim=True, dtype=accumulator(rows))
 
 
 def _affine(rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -70,18 +71,18 @@ def _affine(rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(shift.to(rows.dtype), rows, scale.to(rows.dtype))
 
 
-def _pool(x: Tensor) -> tuple[Tensor, Tensor]:
+def pool(x: Tensor) -> tuple[Tensor, Tensor]:
     """2x2 maxima of ``[B, n, C, H, W]`` and their places."""
     y, index = F.max_pool2d(x.flatten(0, 1), 2, return_indices=True)
     return y.unflatten(0, x.shape[:2]), index.unflatten(0, x.shape[:2])
 
 
-def _pick(x: Tensor, index: Tensor) -> Tensor:
+def pick(x: Tensor, index: Tensor) -> Tensor:
     """The values at the places that pooling chose."""
     return x.flatten(3).gather(3, index.flatten(3)).view(index.shape)
 
 
-def _unpool(values: Tensor, index: Tensor, like: Tensor) -> Tensor:
+def unpool(values: Tensor, index: Tensor, like: Tensor) -> Tensor:
     """Put pooled values back at the places they came from, among zeros."""
     found = torch.ops.aten.max_pool2d_with_indices_backward(
         values.flatten(0, 1), like.flatten(0, 1), [2, 2], [2, 2], [0, 0], [1, 1], False, index.flatten(0, 1)
@@ -93,25 +94,25 @@ class _Normalise(torch.autograd.Function):
     """Its outputs beyond the first are what the backward pass needs: mean, ``r``, and pooled values with their places."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: bool, relu: bool) -> tuple[Tensor, ...]:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, pools: bool, relu: bool) -> tuple[Tensor, ...]:
         x = channels_last(x)
-        rows = _rows(x)
+        rows = rows_of(x)
         count = rows.shape[1]
         mean = _sum(rows) / count
         centred = rows - mean.to(rows.dtype)
         r = torch.rsqrt(_sum(centred.mul_(centred)) / count + eps)
         scale = weight[:, None] * r
         shift = bias[:, None] - scale * mean
-        if not pool:
+        if not pools:
             y = _affine(rows, scale, shift)
-            return _images(y.relu_() if relu else y, x), mean, r
+            return images(y.relu_() if relu else y, x), mean, r
         if x.device.type == "cpu" and bool((scale > 0).all()):  # elsewhere the question would wait for the device
-            z, index = _pool(x)
+            z, index = pool(x)
         else:
-            _, index = _pool(_images(rows * scale.sign().to(rows.dtype), x))
-            z = _pick(x, index)
-        y = _affine(_rows(z), scale, shift)
-        return _images(y.relu_() if relu else y, z), mean, r, z, index
+            _, index = pool(images(rows * scale.sign().to(rows.dtype), x))
+            z = pick(x, index)
+        y = _affine(rows_of(z), scale, shift)
+        return images(y.relu_() if relu else y, z), mean, r, z, index
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -150,19 +151,19 @@ class _NormaliseGradient(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         x, grad = channels_last(x), channels_last(grad)
         g = grad if y is None else torch.ops.aten.threshold_backward(grad, y, 0)
-        rows, kind = _rows(g), g.dtype
+        rows, kind = rows_of(g), g.dtype
         s0 = _sum(rows)
-        s1 = _sum(rows * (_rows(x if z is None else z) - mean.to(kind)))
+        s1 = _sum(rows * (rows_of(x if z is None else z) - mean.to(kind)))
         m = x.shape[1] * x.shape[3] * x.shape[4]
         scale = weight[:, None] * r
         slope = -scale * r * r * s1 / m
-        of_x = _affine(_rows(x), slope, -scale * s0 / m - slope * mean)
+        of_x = _affine(rows_of(x), slope, -scale * s0 / m - slope * mean)
         if index is None:
             of_x = of_x.addcmul_(rows, scale.to(kind))
         else:
-            of_x = of_x.add_(_rows(_unpool(_images(rows * scale.to(kind), g), index, x)))
+            of_x = of_x.add_(rows_of(unpool(images(rows * scale.to(kind), g), index, x)))
         ctx.save_for_backward(g, x, weight, mean, r, z, index, y, s0, s1)
-        return _images(of_x, x), _shared((r * s1)[:, 0], weight), _shared(s0[:, 0], weight)
+        return images(of_x, x), _shared((r * s1)[:, 0], weight), _shared(s0[:, 0], weight)
 
     @staticmethod
     @once_differentiable
@@ -172,16 +173,16 @@ class _NormaliseGradient(torch.autograd.Function):
         kind = g.dtype
         m = x.shape[1] * x.shape[3] * x.shape[4]
         v = channels_last(v)
-        along, a, b = _rows(v), a[:, None], b[:, None]
-        centred = _rows(x) - mean.to(kind)
+        along, a, b = rows_of(v), a[:, None], b[:, None]
+        centred = rows_of(x) - mean.to(kind)
         s, q = weight[:, None] * r, r * r / m
-        rows = _rows(g)
-        at = along if index is None else _rows(_pick(v, index))
+        rows = rows_of(g)
+        at = along if index is None else rows_of(pick(v, index))
         v0, v1, p = _sum(along), _sum(along * centred), _sum(at * rows)
         inner = p - s0 * v0 / m - q * s1 * v1
         k1 = a * r - s * q * v1
         of_grad = _affine(at, s, b - s * v0 / m - k1 * mean)
-        of_grad = _images(of_grad.addcmul_(_rows(x if z is None else z), k1.to(kind)), g)
+        of_grad = images(of_grad.addcmul_(rows_of(x if z is None else z), k1.to(kind)), g)
         if y is not None:
             of_grad = torch.ops.aten.threshold_backward(of_grad, y, 0)
         of_r = weight[:, None] * inner - 2 * s * r / m * s1 * v1 + a * s1
@@ -191,8 +192,8 @@ class _NormaliseGradient(torch.autograd.Function):
         if index is None:
             of_x = of_x.addcmul_(rows, k1.to(kind))
         else:
-            of_x = of_x.add_(_rows(_unpool(_images(rows * k1.to(kind), g), index, x)))
-        return of_grad, _images(of_x, x), _shared((r * inner)[:, 0], weight), *(None,) * 5
+            of_x = of_x.add_(rows_of(unpool(images(rows * k1.to(kind), g), index, x)))
+        return of_grad, images(of_x, x), _shared((r * inner)[:, 0], weight), *(None,) * 5
 
 
 def _shared(grad: Tensor, weight: Tensor) -> Tensor:

@@ -1,0 +1,148 @@
+"""The first block of a network: convolution of images with few channels, batch normalisation, 2x2 max-pooling, rectification.
+
+Its output before pooling is the largest tensor of a small network, and most of its time. It is a product ``W c`` of the filters
+with the image patches ``c`` (columns of ``C h w`` values), so that its mean and variance follow from those of the patches::
+
+    mean = W mean(c)    variance = diag(W cov(c) W')
+
+and a scale per channel commutes with max-pooling up to its sign. So the product is made, pooled and forgotten: it is never
+normalised, never passed over for statistics, and not kept for the backward passes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from metalearn.inner.kernels.conv import Geometry, autocast_kind, merge, output_size, unfold
+from metalearn.inner.kernels.norm import accumulator, images, pick, pool, rows_of, unpool
+
+__all__ = ["first_block"]
+
+
+def first_block(
+    x: Tensor, filters: Tensor, geometry: Geometry, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool
+) -> Tensor:
+    """``max_pool2d(batch_norm(conv2d(x, filters)), 2)``, rectified if asked, with the statistics of the convolution itself.
+
+    Args:
+        x: ``[n, C, H, W]``, the examples of one task; under ``torch.func.vmap``, of each task.
+        filters: ``[D, C, h, w]``; its patches should be shorter than its number of filters.
+        geometry: of the convolution, in one group.
+        weight: ``[D]``, or ``None`` for 1.
+        bias: ``[D]``, or ``None`` for 0.
+        eps: added to the variance.
+        relu: whether rectification follows.
+    """
+    kind = autocast_kind(x)
+    with torch.autocast(x.device.type, enabled=False):
+        columns = unfold(x, filters, geometry)
+        flat = filters.flatten(1)
+        wide = accumulator(torch.empty(0, dtype=kind)) if kind is not None else x.dtype
+        patches = columns.to(wide)
+        count = patches.shape[0] * patches.shape[2]
+        centre = patches.sum((0, 2)) / count
+        centred = patches - centre[:, None]
+        spread = torch.bmm(centred, centred.transpose(1, 2)).sum(0) / count
+        mean = flat @ centre
+        scale = torch.rsqrt(((flat @ spread) * flat).sum(1) + eps)
+        if weight is not None:
+            scale = scale * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        sign = torch.where(scale.detach() < 0, -1.0, 1.0).to(flat.dtype)
+        signed = flat * sign[:, None]
+        if kind is not None:
+            columns, signed = columns.to(kind), signed.to(kind)
+        z = _PooledProduct.apply(columns[None], signed[None], output_size(x, filters, geometry))[0].squeeze(0)
+        y = torch.addcmul(shift.to(z.dtype).view(-1, 1, 1), z, (scale * sign).to(z.dtype).view(-1, 1, 1))
+        return y.relu_() if relu else y
+
+
+def _product(columns: Tensor, flat: Tensor, size: tuple[int, int]) -> Tensor:
+    """``[B, n, P, H W]`` patches times ``[B, D, P]`` filters: ``[B, n, D, H, W]``, channels last."""
+    tasks, count = columns.shape[:2]
+    across = flat.transpose(1, 2)[:, None].expand(tasks, count, *flat.shape[:0:-1]).flatten(0, 1)
+    rows = torch.bmm(columns.flatten(0, 1).transpose(1, 2), across)
+    return rows.view(tasks, count, *size, flat.shape[1]).permute(0, 1, 4, 2, 3)
+
+
+class _PooledProduct(torch.autograd.Function):
+    """2x2 maxima of the product, and their places."""
+
+    @staticmethod
+    def forward(columns: Tensor, flat: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        return pool(_product(columns, flat, size))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        columns, flat, ctx.size = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(columns, flat, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
+        if grad is None:
+            return None, None, None
+        return *_Gradient.apply(grad, *ctx.saved_tensors, ctx.size, *ctx.needs_input_grad[:2]), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], columns: Tensor, flat: Tensor, size: tuple[int, int]) -> Any:
+        tasks = info.batch_size
+        columns, flat = merge(columns, in_dims[0], tasks), merge(flat, in_dims[1], tasks)
+        z, index = _PooledProduct.apply(columns.expand(tasks, *columns.shape[1:]), flat, size)
+        return (z.unsqueeze(1), index.unsqueeze(1)), (0, 0)
+
+
+class _Gradient(torch.autograd.Function):
+    """``(g, c, W) -> (W' G, G c')`` with ``G`` the image of ``g`` under un-pooling: bilinear in each pair."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, grad: Tensor, columns: Tensor, flat: Tensor, index: Tensor, size: tuple[int, int], of_columns: bool,
+        of_flat: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+        ctx.save_for_backward(grad, columns, flat, index)
+        ctx.size = size
+        ctx.set_materialize_grads(False)
+        rows = _unpooled_rows(grad, index, size)
+        return (
+            _columns_gradient(rows, flat) if of_columns else None,
+            _filters_gradient(rows, columns, flat) if of_flat else None,
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, along_columns: Tensor | None, along_flat: Tensor | None) -> tuple[Any, ...]:
+        grad, columns, flat, index = ctx.saved_tensors
+        of_grad = of_columns = of_flat = None
+        if along_flat is not None:
+            of_grad = pick(_product(columns, along_flat, ctx.size), index)
+        if along_columns is not None:
+            more = pick(_product(along_columns, flat, ctx.size), index)
+            of_grad = more if of_grad is None else of_grad + more
+        if ctx.needs_input_grad[1] and along_flat is not None:
+            of_columns = _columns_gradient(_unpooled_rows(grad, index, ctx.size), along_flat)
+        if ctx.needs_input_grad[2] and along_columns is not None:
+            of_flat = _filters_gradient(_unpooled_rows(grad, index, ctx.size), along_columns, flat)
+        return of_grad, of_columns, of_flat, *(None,) * 4
+
+
+def _unpooled_rows(grad: Tensor, index: Tensor, size: tuple[int, int]) -> Tensor:
+    """``[B, n, H W, D]``."""
+    tasks, count, width = grad.shape[:3]
+    like = grad.new_empty(tasks, count, *size, width).permute(0, 1, 4, 2, 3)  # tells the shape and order, is never read
+    full = unpool(images(rows_of(grad), grad), index, like)
+    return rows_of(full).view(tasks, count, size[0] * size[1], width)
+
+
+def _columns_gradient(rows: Tensor, flat: Tensor) -> Tensor:
+    return torch.matmul(rows, flat[:, None]).transpose(-1, -2)
+
+
+def _filters_gradient(rows: Tensor, columns: Tensor, flat: Tensor) -> Tensor:
+    found = torch.bmm(columns.flatten(0, 1), rows.flatten(0, 1)).unflatten(0, columns.shape[:2])
+    return found.sum((0, 1) if len(flat) == 1 else (1,)).transpose(-1, -2).reshape(flat.shape)

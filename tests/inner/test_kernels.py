@@ -1,0 +1,136 @@
+"""Our operators against torch's, in float64: values, first and second derivatives, one task at a time and under vmap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import vmap
+
+from metalearn.inner.kernels import Geometry, conv, conv2d, first_block, normalise
+
+TASKS = 3
+Function = Callable[..., Tensor]
+
+
+def tensor(*shape: int, shared: bool = False, positive: bool = False) -> Tensor:
+    """A leaf for each task, or one that all share."""
+    shape = shape if shared else (TASKS, *shape)
+    value = torch.rand(shape, dtype=torch.float64) + 0.5 if positive else torch.randn(shape, dtype=torch.float64)
+    return value.requires_grad_()
+
+
+def derivatives(function: Function, inputs: Sequence[Tensor], shared: Sequence[bool], batched: bool) -> list[Tensor]:
+    """Outputs, gradients along a random cotangent, and gradients of these along random directions."""
+    torch.manual_seed(1)
+    if batched:
+        y = vmap(function, in_dims=tuple(None if each else 0 for each in shared))(*inputs)
+    else:
+        rows = ([x if each else x[task] for x, each in zip(inputs, shared, strict=True)] for task in range(TASKS))
+        y = torch.stack([function(*row) for row in rows])
+    y = y.contiguous().tanh()
+    cotangent = torch.randn_like(y).requires_grad_()
+    wanted = [x for x in inputs if x.requires_grad]
+    first = torch.autograd.grad((y * cotangent).sum(), wanted, create_graph=True)
+    along = sum((grad * torch.randn_like(grad.contiguous())).sum() for grad in first)
+    return [y, *first, *torch.autograd.grad(along, [*wanted, cotangent], materialize_grads=True)]  # type: ignore[list-item]
+
+
+def check(ours: Function, theirs: Function, inputs: Sequence[Tensor], shared: Sequence[bool]) -> None:
+    expected = derivatives(theirs, inputs, shared, batched=False)
+    for batched in (False, True):
+        for found, value in zip(derivatives(ours, inputs, shared, batched), expected, strict=True):
+            torch.testing.assert_close(found, value, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("channels", "filters", "groups"), [(1, 36, 1), (3, 6, 1), (3, 6, 3), (6, 6, 2)])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_convolution(
+    channels: int, filters: int, groups: int, shared: bool, grouped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``grouped`` is how tasks are computed on other devices than the CPU; (1, 36) takes the product with patches."""
+    geometry = Geometry((2, 1), (1, 2), (1, 1), groups)
+    if grouped:
+        monkeypatch.setattr(conv, "on_cpu", lambda x: False)
+    inputs = [tensor(3, channels, 5, 6), tensor(filters, channels // groups, 3, 3, shared=shared), tensor(filters)]
+
+    def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return conv2d(x, weight, bias, geometry)
+
+    def theirs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(x, weight, bias, *geometry)
+
+    check(ours, theirs, inputs, [False, shared, False])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+def test_normalisation(pool: bool, relu: bool, negative: bool, shared: bool) -> None:
+    """A negative weight turns maxima into minima."""
+    weight = tensor(4, shared=shared, positive=True)
+    if negative:
+        weight.data[..., 1] *= -1
+    inputs = [tensor(3, 4, 5, 6), weight, tensor(4, shared=shared)]
+
+    def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return normalise(x, weight, bias, 1e-5, pool, relu)
+
+    check(ours, lambda *args: stock_block(*args, pool=pool, relu=relu), inputs, [False, shared, shared])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+def test_first_block(relu: bool, constant: bool, negative: bool, shared: bool) -> None:
+    images, weight = tensor(3, 1, 7, 6), tensor(4, shared=shared, positive=True)
+    if negative:
+        weight.data[..., 1] *= -1
+    if constant:
+        images = images.detach()
+    inputs = [images, tensor(4, 1, 3, 3, shared=shared), weight, tensor(4, shared=shared)]
+
+    def ours(x: Tensor, filters: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return first_block(x, filters, Geometry((1, 1), (1, 1)), weight, bias, 1e-5, relu)
+
+    def theirs(x: Tensor, filters: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return stock_block(F.conv2d(x, filters, None, 1, 1), weight, bias, pool=True, relu=relu)
+
+    check(ours, theirs, inputs, [False, shared, shared, shared])
+
+
+def test_statistics_of_nearly_constant_images_keep_their_digits() -> None:
+    """A variance as a difference of large moments would be noise here: images of 1 with a spread of 1e-3, in float32."""
+    torch.manual_seed(0)
+    x = 1 + 1e-3 * torch.randn(8, 1, 10, 10)
+    filters = torch.randn(36, 1, 3, 3)
+    inside = Geometry((1, 1), (0, 0))
+    found = first_block(x, filters, inside, None, None, 1e-12, relu=False)
+    exact = stock_block(
+        F.conv2d(x.double(), filters.double()), torch.ones(36).double(), torch.zeros(36).double(), True, False, 1e-12
+    )
+    assert float((found - exact).norm() / exact.norm()) < 1e-2
+    y = F.conv2d(x, filters)
+    plain = F.max_pool2d(F.batch_norm(y, None, None, None, None, True, 0.0, 1e-12), 2)
+    assert float((found - exact).norm()) < 2 * float((plain - exact).norm()) + 1e-3
+
+
+def stock_block(x: Tensor, weight: Tensor, bias: Tensor, pool: bool, relu: bool, eps: float = 1e-5) -> Tensor:
+    y = F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+    y = F.max_pool2d(y, 2) if pool else y
+    return y.relu() if relu else y
+
+
+def test_bf16_statistics_are_summed_in_float32() -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(64, 8, 16, 16) + 3).bfloat16()
+    found = normalise(x, None, None, 1e-5)
+    assert found.dtype == torch.bfloat16
+    exact = F.batch_norm(x.float(), None, None, None, None, True, 0.0, 1e-5)
+    assert float((found.float() - exact).abs().max()) < 0.05

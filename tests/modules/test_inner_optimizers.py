@@ -1,0 +1,327 @@
+"""Inner optimisers against torch.optim's own, weight decay and clipping, learned step sizes, MAML++ and the ridge head."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metalearn import ANIL, MAML, Batch, ConfigError, MetaModule
+from metalearn.inner import Adam, AdamW, Momentum, UpdateRule
+from metalearn.inner.ridge import solve_ridge
+from tests.modules.test_evaluation import NoiseTasks, trainer
+from tests.modules.test_meta_gradient import largest_error
+from tests.networks import TinyConv, noise_episode
+
+Params = dict[str, Tensor]
+LR = 0.05
+
+
+def mlp() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+STOCK: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, LR),
+    "momentum": lambda p: torch.optim.SGD(p, LR, momentum=0.9),
+    "nesterov": lambda p: torch.optim.SGD(p, LR, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, LR),
+    "adamw": lambda p: torch.optim.AdamW(p, LR),
+}
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_a_rule_walks_as_its_torch_optimiser(name: str) -> None:
+    net, episode = mlp(), noise_episode(tasks=1, shape=(3,))
+    support = Batch(episode.support.x[0], episode.support.y[0])
+    adapted = MAML(copy.deepcopy(net), inner_steps=4, inner_lr=LR, inner_optimizer=name).adapt(support)
+    optimizer = STOCK[name](net.parameters())
+    for _ in range(4):
+        optimizer.zero_grad()
+        F.cross_entropy(net(support.x), support.y).backward()
+        optimizer.step()
+    for key, value in net.named_parameters():
+        torch.testing.assert_close(adapted.params[key], value.detach(), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("execution", ["sequential", "vectorized"])
+@pytest.mark.parametrize("name", [*STOCK, "torch.optim.Adagrad"])
+def test_the_meta_gradient_of_a_rule_is_that_of_finite_differences(name: str, execution: str) -> None:
+    if name.startswith("torch"):
+        pytest.importorskip("higher", reason="higher is not installed: pip install 'metalearn-lightning[higher]'")
+    net, episode = mlp(), noise_episode(shape=(3,))
+    module = MAML(
+        net, inner_steps=3, inner_lr="learn", initial_inner_lr=LR, inner_optimizer=name, execution=execution,  # type: ignore[arg-type]
+        inner_weight_decay=0.3, inner_clip_norm=0.4,
+    ).double()  # fmt: skip
+    found = module.meta_gradient(episode)
+    for key, parameter in module.named_parameters():
+        flat, step = parameter.data.view(-1), 1e-6
+        values = []
+        for delta in (step, -2 * step):
+            flat[0] += delta
+            values.append(float(module.meta_loss(episode).loss.detach()))
+        flat[0] += step
+        assert (values[0] - values[1]) / (2 * step) == pytest.approx(
+            float(found[key].view(-1)[0]), rel=2e-5, abs=1e-9
+        ), key
+
+
+@pytest.mark.parametrize("execution", ["sequential", "vectorized"])
+def test_decay_and_clipping_are_those_of_a_plain_loop(execution: str) -> None:
+    net, episode = mlp(), noise_episode(shape=(3,))
+    total = torch.zeros((), dtype=torch.float64)
+    outer = dict(net.named_parameters())
+    clipped = []
+    for task in range(3):
+        params = outer
+        for _ in range(3):
+            loss = F.cross_entropy(functional_call(net, params, (episode.support.x[task],)), episode.support.y[task])
+            grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+            grads = tuple(g + 0.2 * p for g, p in zip(grads, params.values(), strict=True))
+            norm = torch.sqrt(sum((g * g).sum() for g in grads))  # type: ignore[arg-type]
+            clipped.append(bool(norm > 0.5))
+            grads = tuple(g * 0.5 / norm for g in grads) if norm > 0.5 else grads
+            params = {k: p - 0.3 * g for (k, p), g in zip(params.items(), grads, strict=True)}
+        total = (
+            total + F.cross_entropy(functional_call(net, params, (episode.query.x[task],)), episode.query.y[task]) / 3
+        )
+    assert len(set(clipped)) == 2, "both branches must be met"
+    expected = {
+        f"backbone.{k}": g for k, g in zip(outer, torch.autograd.grad(total, list(outer.values())), strict=True)
+    }
+    module = MAML(
+        copy.deepcopy(net), inner_steps=3, inner_lr=0.3, execution=execution,  # type: ignore[arg-type]
+        inner_weight_decay=0.2, inner_clip_norm=0.5,
+    )  # fmt: skip
+    assert largest_error(module.meta_gradient(episode), expected) < 1e-9
+
+
+def test_a_tensor_that_never_moves_gives_adam_no_nan() -> None:
+    """The gradient of an unused bias is 0 at every step, where the root of the second moment has no derivative."""
+
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.idle = mlp(), nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    module = MAML(Unused(), inner_steps=2, inner_lr=LR, inner_optimizer="adam")
+    found = module.meta_gradient(noise_episode(shape=(3,)))
+    assert all(bool(grad.isfinite().all()) for grad in found.values())
+    assert float(found["backbone.idle"].abs().max()) == 0.0
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [Momentum(0.5, nesterov=True), Adam((0.8, 0.9), 1e-3), AdamW(weight_decay=0.5)],
+    ids=lambda r: type(r).__name__,
+)
+def test_a_rule_with_its_own_arguments_survives_a_checkpoint(rule: UpdateRule, tmp_path: Path) -> None:
+    module = MAML(TinyConv(), inner_steps=1, inner_lr=LR, inner_optimizer=rule)
+    run = trainer(tmp_path, limit_val_batches=0)
+    run.fit(module, datamodule=NoiseTasks(train_tasks=4))
+    run.save_checkpoint(tmp_path / "module.ckpt")
+    again = MAML.load_from_checkpoint(tmp_path / "module.ckpt", backbone=TinyConv())
+    assert again._adaptation.rule == rule
+
+
+@pytest.mark.parametrize("kind", [MAML, ANIL])
+@pytest.mark.parametrize("inner_lr", ["learn_per_step", "learn_per_element"])
+def test_learned_sizes_get_their_gradient(kind: type[MetaModule], inner_lr: str) -> None:
+    module = kind(TinyConv().double(), inner_steps=2, inner_lr=inner_lr, initial_inner_lr=0.2).double()  # type: ignore[call-arg]
+    episode = noise_episode()
+    found = module.meta_gradient(episode)
+    checked = 0
+    for name, parameter in module.named_parameters():
+        if not name.startswith("step_sizes"):
+            continue
+        flat, values = parameter.data.view(-1), []
+        for delta in (1e-5, -2e-5):
+            flat[-1] += delta
+            values.append(float(module.meta_loss(episode).loss.detach()))
+        flat[-1] += 1e-5
+        assert (values[0] - values[1]) / 2e-5 == pytest.approx(float(found[name].view(-1)[-1]), rel=1e-5, abs=1e-10), (
+            name
+        )
+        checked += 1
+    assert checked == (1 if inner_lr == "learn_per_step" else 2 if kind is ANIL else 8)
+
+
+def test_a_mapping_gives_parts_of_the_network_their_sizes() -> None:
+    module = MAML(TinyConv(), inner_lr={"": 0.1, "body": 0.2, "body.4": 0.3})
+    (sizes,) = module.step_sizes()
+    assert sizes["head.weight"] == 0.1
+    assert sizes["body.0.weight"] == 0.2
+    assert sizes["body.4.weight"] == 0.3
+    for wrong, message in (({"body": 0.1}, "no step size for head"), ({"": 0.1, "tail": 0.2}, "inner_lr names 'tail'")):
+        with pytest.raises(ConfigError, match=message):
+            MAML(TinyConv(), inner_lr=wrong)
+
+
+def test_chunks_of_the_support_set_add_up() -> None:
+    """Without batch statistics the mean of the chunks' gradients, weighted by their sizes, is the gradient."""
+    net, episode = mlp(), noise_episode(shape=(3,))
+    whole, parts = (MAML(copy.deepcopy(net), inner_steps=2, inner_lr=0.3, support_chunk=c) for c in (None, 4))
+    assert largest_error(parts.meta_gradient(episode), whole.meta_gradient(episode)) < 1e-12
+
+
+@pytest.mark.parametrize("execution", ["sequential", "vectorized"])
+def test_the_multi_step_loss_is_that_of_a_plain_loop(execution: str) -> None:
+    net, episode = mlp(), noise_episode(shape=(3,))
+    module = MAML(copy.deepcopy(net), inner_steps=3, inner_lr=0.3, multi_step_loss=10, execution=execution)  # type: ignore[arg-type]
+    assert module.multi_step_weights(0) == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3])
+    assert module.multi_step_weights(5) == pytest.approx([0, 1 / 6, 1 / 6, 2 / 3])
+    assert module.multi_step_weights(10) is None
+    outer, total = dict(net.named_parameters()), torch.zeros((), dtype=torch.float64)
+    for task in range(3):
+        params = outer
+        for _ in range(3):
+            loss = F.cross_entropy(functional_call(net, params, (episode.support.x[task],)), episode.support.y[task])
+            grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+            params = {k: p - 0.3 * g for (k, p), g in zip(params.items(), grads, strict=True)}
+            total = (
+                total
+                + F.cross_entropy(functional_call(net, params, (episode.query.x[task],)), episode.query.y[task]) / 9
+            )
+    expected = {
+        f"backbone.{k}": g for k, g in zip(outer, torch.autograd.grad(total, list(outer.values())), strict=True)
+    }
+    assert float(module.meta_loss(episode).loss.detach()) == pytest.approx(float(total.detach()))
+    assert largest_error(module.meta_gradient(episode), expected) < 1e-9
+
+
+def test_statistics_are_kept_for_each_inner_step(tmp_path: Path) -> None:
+    """Training writes step by step what it normalises by, adaptation reads it and writes nothing, checkpoints hold it."""
+    torch.manual_seed(0)
+    module = MAML(TinyConv(), inner_steps=2, inner_lr=0.3, norm="per_step", memory="remat")
+    episode = noise_episode(tasks=1, dtype=torch.float32)
+    norm = module.backbone.body[1]
+    assert norm.step_mean.shape == (3, 4)
+    module.meta_gradient(episode)
+    assert float(norm.step_mean.abs().sum()) == 0.0  # only a training step writes
+    module.training_step(episode, 0)
+    convolved = F.conv2d(episode.support.x[0], module.backbone.body[0].weight, None, 1, 1)
+    torch.testing.assert_close(
+        norm.step_mean[0], 0.1 * convolved.mean((0, 2, 3)).detach()
+    )  # momentum 0.1, written once
+    torch.testing.assert_close(norm.step_var[0], 0.9 + 0.1 * convolved.var((0, 2, 3), correction=0).detach())
+    assert not torch.equal(norm.step_mean[1], norm.step_mean[0])
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    support = Batch(episode.support.x[0], episode.support.y[0])
+    adapted = module.adapt(support, steps=4)  # more than in training: the last statistics serve
+    together = adapted(episode.query.x[0])
+    torch.testing.assert_close(torch.cat([adapted(x[None]) for x in episode.query.x[0]]), together)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    run = trainer(tmp_path, limit_val_batches=1)
+    run.fit(module, datamodule=NoiseTasks(train_tasks=4))
+    run.test(module, datamodule=NoiseTasks(train_tasks=4), verbose=False)
+    run.save_checkpoint(tmp_path / "module.ckpt")
+    again = MAML.load_from_checkpoint(tmp_path / "module.ckpt", backbone=TinyConv())
+    assert torch.equal(again.backbone.body[1].step_mean, norm.step_mean)
+
+
+@pytest.mark.parametrize("count", [4, 40])
+def test_ridge_is_the_normal_equations(count: int) -> None:
+    """Fewer examples than features, and more: the dual and the primal system."""
+    generator = torch.Generator().manual_seed(0)
+    z, y = (torch.randn(2, count, n, dtype=torch.float64, generator=generator) for n in (9, 3))
+    found = solve_ridge(z, y, 0.3)
+    residual = z.mT @ (z @ found - y) / count + 0.3 * found
+    assert float(residual.abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("execution", ["sequential", "vectorized"])
+def test_the_ridge_head_is_where_gradient_descent_ends(execution: str) -> None:
+    """Its meta-gradient is that of many unrolled steps on the regularised squared error, by autograd in the test."""
+    torch.manual_seed(0)
+    net, episode = TinyConv().double(), noise_episode()
+    module = ANIL(copy.deepcopy(net), head_solver="ridge", initial_ridge=0.5, execution=execution).double()  # type: ignore[arg-type]
+    assert module.inner_steps == 1
+    ridge = module.log_ridge.detach().exp().requires_grad_()
+    total = torch.zeros((), dtype=torch.float64)
+    for task in range(3):
+        z = F.pad(net.body(episode.support.x[task]), (0, 1), value=1.0)
+        y = F.one_hot(episode.support.y[task], 3).double()
+        w = torch.zeros(17, 3, dtype=torch.float64)
+        hessian = z.T @ z / len(z) + ridge * torch.eye(17)
+        for _ in range(2000):
+            w = w - (hessian @ w - z.T @ y / len(z)) / (float(torch.linalg.matrix_norm(hessian.detach(), 2)))
+        q = F.pad(net.body(episode.query.x[task]), (0, 1), value=1.0)
+        total = total + F.cross_entropy(q @ w, episode.query.y[task]) / 3
+    names = [name for name, _ in net.body.named_parameters()]
+    grads = torch.autograd.grad(total, [*net.body.parameters(), ridge])
+    found = module.meta_gradient(episode)
+    expected = {f"backbone.body.{k}": g for k, g in zip(names, grads, strict=False)} | {
+        "log_ridge": grads[-1] * ridge.detach()
+    }
+    assert largest_error({name: found[name] for name in expected}, expected) < 1e-6
+    assert float(found["backbone.head.weight"].abs().max()) == 0.0
+    assert module._choice is not None
+    assert module._choice.name == execution
+
+
+def test_the_ridge_head_learns_reloads_and_adapts(tmp_path: Path) -> None:
+    module = ANIL(TinyConv(), head_solver="ridge")
+    run = trainer(tmp_path, limit_val_batches=1)
+    run.fit(module, datamodule=NoiseTasks(train_tasks=8))
+    run.test(module, datamodule=NoiseTasks(), verbose=False)
+    run.save_checkpoint(tmp_path / "module.ckpt")
+    again = ANIL.load_from_checkpoint(tmp_path / "module.ckpt", backbone=TinyConv())
+    episode = noise_episode(tasks=1, dtype=torch.float32)
+    support = Batch(episode.support.x[0], episode.support.y[0])
+    torch.testing.assert_close(again.adapt(support)(episode.query.x[0]), module.adapt(support)(episode.query.x[0]))
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Flatten(), nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"inner_weight_decay": -1.0}, "inner_weight_decay is -1.0, .*at least 0"),
+        ({"inner_clip_norm": 0.0}, "inner_clip_norm is 0.0, .*above 0"),
+        ({"support_chunk": 0}, "support_chunk is 0"),
+        ({"multi_step_loss": 0}, "multi_step_loss is 0"),
+        ({"tasks_at_once": 0}, "tasks_at_once is 0"),
+        ({"inner_optimizer": "torch.optim.Nothing"}, "torch.optim has no such optimiser"),
+        ({"compile": True, "multi_step_loss": 10}, "compile is True with multi_step_loss"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        MAML(TinyConv(), **arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Momentum(momentum=1.0), "momentum is 1.0, .*below 1"),
+        (lambda: Adam(betas=(0.9, -0.1)), r"betas\[1\] is -0.1"),
+        (lambda: AdamW(weight_decay=-1.0), "weight_decay is -1.0"),
+        (lambda: ANIL(TwoHeads(), head_solver="ridge"), "the head 'head' is a Sequential"),
+        (lambda: ANIL(TinyConv(), head_solver="ridge", inner_lr="learn"), "inner_lr is given with head_solver='ridge'"),
+        (lambda: ANIL(TinyConv(), head_solver="ridge", initial_ridge=0.0), "initial_ridge is 0.0"),
+    ],
+)
+def test_bad_rules_and_heads(build: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        build()
+    assert "\n" not in str(caught.value)
