@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
+from metalearn.datamodules.archives import open_archive
 from metalearn.datamodules.base import ImageEpisodes, check_at_least
 from metalearn.datamodules.folder import list_images
 from metalearn.datamodules.images import ImageSpec, Opener, open_later, read_entry
@@ -117,7 +118,7 @@ def _find(root: Path) -> Listing:
 
 def _from_zip(path: Path) -> Listing:
     try:
-        archive = zipfile.ZipFile(path)
+        archive = open_archive(path)
         names = {PurePosixPath(info.filename).name: info for info in archive.infolist() if not info.is_dir()}
         tables = {split: archive.read(names[f"{split}.csv"]).decode("utf-8-sig") for split in SPLITS}
     except KeyError as error:
@@ -128,12 +129,16 @@ def _from_zip(path: Path) -> Listing:
         raise DataError(
             f"archive {path} cannot be read ({error}); it is truncated or no zip file: fetch it again"
         ) from error
-    known = {
-        name: ((info.file_size, info.CRC), lambda info=info: io.BytesIO(archive.read(info)))
+
+    def opener(info: zipfile.ZipInfo) -> Opener:
+        return lambda: io.BytesIO(archive.read(info))
+
+    known: dict[str, tuple[Stamp, Opener]] = {
+        name: ((info.file_size, info.CRC), opener(info))
         for name, info in names.items()
         if info.file_size <= LARGEST_ENTRY
     }
-    return _from_tables(tables, known, str(path))  # type: ignore[arg-type]
+    return _from_tables(tables, known, str(path))
 
 
 def _from_tables(tables: dict[str, str], known: dict[str, tuple[Stamp, Opener]], where: str) -> Listing:

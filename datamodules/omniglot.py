@@ -14,6 +14,7 @@ import numpy as np
 from rich.progress import track
 
 from metalearn.datamodules.alphabets import whole_set
+from metalearn.datamodules.archives import open_archive
 from metalearn.datamodules.base import ImageEpisodes, check_at_least
 from metalearn.datamodules.images import ImageSpec, Opener, open_later, read_entry
 from metalearn.datamodules.splits import split_by_hash
@@ -197,7 +198,7 @@ def _from_archive(root: Path, part: str) -> list[tuple[tuple[str, int, int], Ope
     if path is None:
         return []
     try:
-        archive = zipfile.ZipFile(path)
+        archive = open_archive(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(
             f"archive {path} cannot be read ({error}); it is truncated or no zip file: fetch it again"

@@ -91,7 +91,7 @@ BAD = [
     (["fit", "--model.inner_steps", "0"], "inner_steps is 0"),
     (["fit", "--model.inner_lr", "-1"], "inner_lr is -1"),
     (["fit", "--model.inner_lr", ".nan"], "inner_lr is nan, .*finite"),
-    (["fit", "--model.inner_lr", "fast"], "inner_lr is fast, but it must be one of: float, list, 'learn'"),
+    (["fit", "--model.inner_lr", "fast"], "inner_lr is fast, but it must be one of: float, list, dict, 'learn'"),
     (["fit", "--trainer.precision", "16-true"], "precision is 16-true, .*bf16-mixed"),
     (["fit", "--trainer.max_steps", "many"], "trainer.max_steps.*many"),
     (["fit", "--model.nonsense", "1"], "option 'nonsense' is not accepted"),

@@ -1,0 +1,173 @@
+"""Milliseconds per meta-batch and peak memory of our inner loop beside learn2learn, higher and torch.func loops.
+
+The systems take turns in one process: same network, same episodes, same threads. Every system runs under the allocator settings
+that its own user gets: ours raises two thresholds of glibc's allocator (--allocator all gives them to the others as well). Peak
+memory is measured apart, each system in a process of its own. A gradient is compared with that of a plain loop in float64.
+
+python benchmarks/inner_loop.py                                  (the table of docs/performance.md)
+python benchmarks/inner_loop.py --sweep                          (growth with tasks, steps, examples and width; one PNG)
+PYTHONPATH=. python benchmarks/inner_loop.py --device cuda       (on a GPU, with torch >= 2.10; --compile adds compiled rows)
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from allocations import Allocator, peak_of_step
+from growth import sweep
+from machine import describe, gemm_peak
+from systems import SYSTEMS, System, build, reference_gradient
+from torch import Tensor
+from works import WORKS, Work, flops
+
+warnings.filterwarnings("ignore")
+LEARN2LEARN = "learn2learn 0.2.0"
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def largest_error(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
+    """Of a tensor, relative to its norm, or to a millionth of the largest norm where the gradient vanishes."""
+    floor = 1e-6 * max(float(value.norm()) for value in exact.values())
+    return max(
+        float((found[name].double() - value).norm()) / max(float(value.norm()), floor) for name, value in exact.items()
+    )
+
+
+def measure(work: Work, systems: list[System], given: argparse.Namespace) -> list[dict[str, object]]:
+    """One row a system: milliseconds of a forward and backward pass, alternately."""
+    allocator = Allocator(given.allocator)
+    exact = reference_gradient(work)
+    steps: dict[str, Callable[[], None]] = {}
+    rows: dict[str, dict[str, object]] = {}
+    for system in systems:
+        row: dict[str, object] = {"system": system.name}
+        rows[system.name] = row
+        row["agreement"] = largest_error(build(system, work, "cpu", torch.float64).gradient(), exact)
+        if given.no_timing:
+            continue
+        steps[system.name] = build(system, work, given.device, torch.float32).step
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(given.rounds + given.warmup):
+        for system in systems:
+            if system.name not in steps:
+                continue
+            allocator.use(ours=system.ours)
+            synchronize(given.device)
+            begun = time.perf_counter()
+            steps[system.name]()
+            synchronize(given.device)
+            if turn >= given.warmup:
+                times[system.name].append(1000 * (time.perf_counter() - begun))
+    base = statistics.median(times[LEARN2LEARN]) if times.get(LEARN2LEARN) else None
+    peak = gemm_peak() if given.device == "cpu" else None
+    for name, found in times.items():
+        middle = statistics.median(found)
+        rows[name] |= {
+            "ms": middle, "min": min(found), "max": max(found), "ratio": base / middle if base else None,
+            "share": flops(work) / middle / 1e6 / peak if peak and "bf16" not in name else None,
+        }  # fmt: skip
+    if given.memory:
+        for system in systems:
+            rows[system.name]["peak"] = peak_of_step(system.name, work.name, given.device)
+    return list(rows.values())
+
+
+def show(work: Work, rows: list[dict[str, object]]) -> None:
+    print(f"\n### {work.title}\n")
+    print(f"| {'system':38} | ms/batch |   min |   max | ratio | GEMM share | peak MB | gradient error |")
+    print(f"|{'-' * 40}|---------:|------:|------:|------:|-----------:|--------:|---------------:|")
+    for row in rows:
+
+        def cell(key: str, form: str, width: int, row: dict[str, object] = row) -> str:
+            value = row.get(key)
+            return ("-" if value is None else format(value, form)).rjust(width)
+
+        error = float(row["agreement"])  # type: ignore[arg-type]
+        cells = [
+            f"{row['system']:38}", cell("ms", ".0f", 8), cell("min", ".0f", 5), cell("max", ".0f", 5), cell("ratio", ".2f", 5),
+            cell("share", ".0%", 10), cell("peak", ".0f", 7), f"{error:.0e}{' (wrong)' if error > 1e-6 else ''}",
+        ]  # fmt: skip
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def draw(path: Path, results: dict[str, list[dict[str, object]]], title: str) -> None:
+    """Bars of the ratio to learn2learn, a panel a work."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    shown = {name: [row for row in rows if row.get("ratio")] for name, rows in results.items()}
+    shown = {name: rows for name, rows in shown.items() if rows}
+    if not shown:
+        return
+    figure, axes = plt.subplots(
+        len(shown), 1, figsize=(8, 0.8 + sum(0.28 * len(rows) + 0.9 for rows in shown.values())),
+        gridspec_kw={"height_ratios": [len(rows) + 2 for rows in shown.values()]}, squeeze=False,
+    )  # fmt: skip
+    for axis, (name, rows) in zip(axes[:, 0], shown.items(), strict=True):
+        names = [str(row["system"]) for row in rows][::-1]
+        ratios = [float(row["ratio"]) for row in rows][::-1]  # type: ignore[arg-type]
+        colours = ["tab:blue" if each.startswith("ours") else "tab:grey" for each in names]
+        bars = axis.barh(names, ratios, color=colours)
+        axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.set_title(WORKS[name].title, fontsize=9, loc="left")
+        axis.tick_params(labelsize=8)
+        axis.margins(x=0.12)
+    axes[-1, 0].set_xlabel("speed, learn2learn = 1")
+    figure.suptitle(title, fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=140)
+    print(f"\n{path}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--works", nargs="*", default=list(WORKS), choices=list(WORKS))
+    parser.add_argument("--systems", nargs="*", default=None, help="words that a system's name must contain")
+    parser.add_argument(
+        "--allocator", choices=["own", "all", "none"], default="own", help="who gets the raised thresholds"
+    )
+    parser.add_argument("--compile", action="store_true", help="compiled rows too: minutes each on a CPU")
+    parser.add_argument("--memory", action="store_true", help="peak memory too, each system in a process of its own")
+    parser.add_argument("--no-timing", action="store_true", help="gradient agreement alone")
+    parser.add_argument("--sweep", action="store_true", help="growth with tasks, steps, examples and width instead")
+    parser.add_argument("--png", type=Path, default=Path("inner_loop.png"))
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    head = f"{describe()}, device {given.device}, allocator {given.allocator}"
+    print(head)
+    if given.sweep:
+        sweep(given.png.with_name("growth.png"), given.device, head, max(given.rounds // 2, 3))
+        return
+    results = {}
+    for name in given.works:
+        work = WORKS[name]
+        systems = [
+            each for each in SYSTEMS if each.fits(work, given.device) and (given.compile or "compiled" not in each.name)
+        ]
+        if given.systems:
+            systems = [each for each in systems if any(word in each.name for word in given.systems)]
+        results[name] = measure(copy.deepcopy(work), systems, given)
+        show(work, results[name])
+    draw(given.png, results, head)
+
+
+if __name__ == "__main__":
+    main()
