@@ -42,19 +42,28 @@ def choose_execution(asked: ExecutionName, adaptation: Adaptation, episode: Epis
 
     It never times, so that a run is the same twice.
     """
-    network = adaptation.learner.backbone
-    hooked = _hooked_layer(network)
+    plainest = Choice("sequential", "store" if adaptation.memory == "store" else "remat", False, False, [])
+    hooked = _hooked_layer(adaptation.learner.backbone)
     if hooked is not None:
-        memory: MemoryMode = "store" if adaptation.memory == "store" else "remat"
         reason = f"layer {hooked!r} has hooks, which see one task at a time and torch's own operators"
-        return Choice("sequential", memory, False, False, [reason])
-    probe = Probe(adaptation, episode, schedule)
+        return plainest._replace(reasons=[reason])
+    try:
+        probe = Probe(adaptation, episode, schedule)
+    except (
+        RuntimeError,
+        TypeError,
+        NotImplementedError,
+    ) as error:  # what is wrong with the network itself comes up again
+        why = str(error).strip().splitlines()[0][:160]
+        return plainest._replace(
+            reasons=[f"a copy of the network does not run in float64, so nothing else is proven: {why}"]
+        )
     reasons = []
     unfit = probe.find_inexactness("store", stacked=False)
     own = unfit is None
     if unfit is not None:
         reasons.append(f"torch's own operators are used, because ours are not exact here: {unfit}")
-    memory = adaptation.memory
+    memory: MemoryMode = adaptation.memory
     if schedule.order == 2:
         while memory != "store":
             unfit = probe.find_inexactness(memory, False, own)
@@ -65,6 +74,9 @@ def choose_execution(asked: ExecutionName, adaptation: Adaptation, episode: Epis
             memory = next_one
     if asked == "sequential":
         return Choice("sequential", memory, own, False, ["it was asked for", *reasons])
+    if asked == "auto" and _fills_caches(episode):
+        reason = "on a CPU, a single task with images of this size fills the caches and the cores"
+        return Choice("sequential", memory, own, False, [reason, *reasons])
     if adaptation.learner.norm == "per_step":
         return Choice("sequential", memory, own, False, ["norm 'per_step' writes statistics task by task", *reasons])
     if not adaptation.rule.batches:
@@ -107,6 +119,11 @@ def make_plan(
         workers = max(1, min(torch.get_num_threads(), tasks // min(few, 4)))
     together = at_once or max(1, min(math.ceil(tasks / workers), AT_ONCE // each))
     return Plan(min(together, tasks), max(1, AT_ONCE // query), workers)
+
+
+def _fills_caches(episode: Episode) -> bool:
+    values = sum(role.x[0].numel() for role in episode)
+    return episode.support.x.device.type == "cpu" and values > 4 * AT_ONCE
 
 
 def _hooked_layer(network: nn.Module) -> str | None:

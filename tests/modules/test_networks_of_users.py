@@ -149,6 +149,27 @@ def test_one_line_names_the_layer(
     assert "\n" not in line
 
 
+class SinglePrecision(nn.Module):
+    """Makes a float32 tensor in its forward pass, so that a float64 copy of it does not run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) @ torch.eye(3, dtype=torch.float32)
+
+
+def test_what_cannot_be_proven_runs_the_plainest_way(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    net, episode = SinglePrecision(), noise_episode(shape=FLAT, dtype=torch.float32)
+    expected = plain_loop(copy.deepcopy(net), episode, 2, 0.2, False)
+    with caplog.at_level("INFO"):
+        found = MAML(net, inner_steps=2, inner_lr=0.2, execution="vectorized", memory="mixed").meta_gradient(episode)
+    assert largest_error(found, expected) < 1e-5
+    assert "does not run in float64, so nothing else is proven" in caplog.text
+
+
 def test_tasks_do_not_meet_in_a_buffer() -> None:
     """Each starts from the buffer as it is, and the buffer stays as it was."""
     net, episode = Counting().double(), noise_episode(shape=FLAT)
