@@ -51,16 +51,17 @@ class Allocator:
         self.who = who
         self.raised: bool | None = None
 
-    def use(self, ours: bool) -> None:
-        """Settings for the turn that comes."""
+    def use(self, ours: bool) -> bool:
+        """Settings for the turn that comes; whether they changed, so that a turn must warm up first."""
         wanted = self.who == "all" or (self.who == "own" and ours)
         if wanted == self.raised or not sys.platform.startswith("linux"):
-            return
+            return False
         self.raised = wanted
         if wanted:
             keep_buffers()
-            return
+            return True
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, ADAPTED)
         libc.mallopt(M_TRIM_THRESHOLD, 2 * ADAPTED)
         libc.malloc_trim(0)
+        return True

@@ -5,6 +5,7 @@ that its own user gets: ours raises two thresholds of glibc's allocator (--alloc
 memory is measured apart, each system in a process of its own. A gradient is compared with that of a plain loop in float64.
 
 python benchmarks/inner_loop.py                                  (the table of docs/performance.md)
+python benchmarks/inner_loop.py --profile --works second_order   (what bounds it)
 python benchmarks/inner_loop.py --sweep                          (growth with tasks, steps, examples and width; one PNG)
 PYTHONPATH=. python benchmarks/inner_loop.py --device cuda       (on a GPU, with torch >= 2.10; --compile adds compiled rows)
 """
@@ -23,6 +24,7 @@ import torch
 from allocations import Allocator, peak_of_step
 from growth import sweep
 from machine import describe, gemm_peak
+from shares import show_shares
 from systems import SYSTEMS, System, build, reference_gradient
 from torch import Tensor
 from works import WORKS, Work, flops
@@ -62,7 +64,8 @@ def measure(work: Work, systems: list[System], given: argparse.Namespace) -> lis
         for system in systems:
             if system.name not in steps:
                 continue
-            allocator.use(ours=system.ours)
+            if allocator.use(ours=system.ours):
+                steps[system.name]()  # memory that went back to the kernel with the last settings is fetched again
             synchronize(given.device)
             begun = time.perf_counter()
             steps[system.name]()
@@ -148,6 +151,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="peak memory too, each system in a process of its own")
     parser.add_argument("--no-timing", action="store_true", help="gradient agreement alone")
     parser.add_argument("--sweep", action="store_true", help="growth with tasks, steps, examples and width instead")
+    parser.add_argument("--profile", action="store_true", help="the operators of our step instead, on one thread")
     parser.add_argument("--png", type=Path, default=Path("inner_loop.png"))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -155,6 +159,10 @@ def main() -> None:
     print(head)
     if given.sweep:
         sweep(given.png.with_name("growth.png"), given.device, head, max(given.rounds // 2, 3))
+        return
+    if given.profile:
+        for name in given.works:
+            show_shares(name)
         return
     results = {}
     for name in given.works:
