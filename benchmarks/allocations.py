@@ -3,38 +3,63 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
 
 from metalearn.allocator import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_buffers
 
-__all__ = ["Allocator", "peak_of_step"]
+__all__ = ["Allocator", "peak_above", "peak_of_step"]
 
 ADAPTED = 32 << 20
 """The mmap threshold that glibc's own adaptation ends at, at the most; its trim threshold is then twice that."""
 
 STEP = """
-import json, resource, sys, warnings
+import json, sys, warnings
 warnings.filterwarnings("ignore")
 import torch
+from allocations import peak_above
 from systems import SYSTEMS, build
 from works import WORKS
 name, work, device = json.loads(sys.argv[1])
 torch.set_num_threads(2)
 running = build(next(s for s in SYSTEMS if s.name == name), WORKS[work], device, torch.float32)
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-running.step()
-running.step()
-if device == "cuda":
-    print(torch.cuda.max_memory_allocated() / 2**20)
-else:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - base)
+print(peak_above(running.step, device))
 """
 
 
+def peak_above(step: Callable[[], None], device: str) -> float:
+    """MiB that a step adds at its peak to what the process holds anyway; the libraries' own memory is there already.
+
+    On a CPU resident memory, whose peak Linux lets a process set back; on a GPU what the allocator handed out.
+    """
+    step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        base = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - base) / 2**20
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    base = _status("VmRSS")
+    step()
+    return _status("VmHWM") - base
+
+
+def _status(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+
+
 def peak_of_step(system: str, work: str, device: str) -> float:
-    """MiB that two steps add to the peak of resident memory (or of memory allocated on a GPU), in a process of its own."""
+    """See :func:`peak_above`; in a process of its own, with glibc's own allocator settings."""
     arguments = [sys.executable, "-c", STEP, json.dumps([system, work, device])]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=sys.path[0])
     return float(done.stdout.split()[-1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from allocations import peak_above
 from systems import SYSTEMS, build
 from works import Work
 
@@ -42,10 +42,10 @@ def point(axis: str, value: int, mode: str, device: str, rounds: int, threads: i
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(threads)
-    keep_buffers()
     system = next(each for each in SYSTEMS if each.name == mode)
     running = build(system, AXES[axis][1](value), device, torch.float32)
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_above(running.step, device)
+    keep_buffers()
     found = []
     for turn in range(rounds + 1):
         begun = time.perf_counter()
@@ -54,9 +54,6 @@ def point(axis: str, value: int, mode: str, device: str, rounds: int, threads: i
             torch.cuda.synchronize()
         if turn:
             found.append(1000 * (time.perf_counter() - begun))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - base
-    if device == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 2**20
     return statistics.median(found), peak
 
 
@@ -90,7 +87,7 @@ def sweep(path: Path, device: str, title: str, rounds: int) -> None:
             panels[row][column].set_xlabel(axis)
             panels[row][column].grid(alpha=0.3)
     panels[0][0].legend(fontsize=8)
-    figure.suptitle(title, fontsize=7)
-    figure.tight_layout()
+    figure.text(0.01, 0.01, title, fontsize=7)
+    figure.tight_layout(rect=(0, 0.03, 1, 1))
     figure.savefig(path, dpi=140)
     print(f"\n{path}")

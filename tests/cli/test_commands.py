@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from metalearn import MAML
+from metalearn.inner import Momentum
 from tests.cli.test_configs import SMALL, TINY
 from tests.made import run_cli
 
@@ -157,3 +159,21 @@ def test_two_processes(tmp_path: Path, cache: Path) -> None:
 def test_bf16(tmp_path: Path, cache: Path) -> None:
     done = run_cli("fit", *SMALL, *TINY, "--trainer.precision", "bf16-mixed", cwd=tmp_path, cache=cache)
     assert "test accuracy" in done.stdout
+
+
+def test_inner_options_go_from_the_command_line_into_the_checkpoint(tmp_path: Path, cache: Path) -> None:
+    """Momentum with an argument of its own, MAML++'s sizes, loss and statistics, clipping and recomputed steps."""
+    run_cli(
+        "fit", *SMALL, *TINY, "--model.inner_optimizer", "metalearn.inner.Momentum",
+        "--model.inner_optimizer.init_args.momentum", "0.5", "--model.inner_lr", "learn_per_step", "--model.inner_steps", "2",
+        "--model.inner_clip_norm", "1.0", "--model.multi_step_loss", "2", "--model.norm", "per_step",
+        "--model.execution", "auto", "--model.memory", "remat", cwd=tmp_path, cache=cache,
+    )  # fmt: skip
+    best = tmp_path / "runs/maml_glyphs_5w1s/version_0/checkpoints/best.ckpt"
+    module = MAML.load_from_checkpoint(best)
+    assert module._adaptation.rule == Momentum(0.5)
+    assert module.norm == "per_step"
+    assert module.step_sizes.learned is not None
+    assert module.step_sizes.learned.shape[0] == 2
+    done = run_cli("test", "--ckpt_path", best, "--trainer.accelerator", "cpu", cwd=tmp_path, cache=cache)
+    assert "batch norm 'per_step'" in done.stdout
