@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from metalearn.inner.kernels import Geometry, conv, conv2d, first_block, normalise
+from metalearn.inner.kernels import images as images_kernel
 
 TASKS = 3
 Function = Callable[..., Tensor]
@@ -88,7 +89,13 @@ def test_normalisation(pool: bool, relu: bool, negative: bool, shared: bool) -> 
 @pytest.mark.parametrize("negative", [False, True])
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("relu", [False, True])
-def test_first_block(relu: bool, constant: bool, negative: bool, shared: bool) -> None:
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_first_block(
+    pieces: int, relu: bool, constant: bool, negative: bool, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one piece, and image by image."""
+    if pieces == 3:
+        monkeypatch.setattr(images_kernel, "AT_ONCE", 1)
     images, weight = tensor(3, 1, 7, 6), tensor(4, shared=shared, positive=True)
     if negative:
         weight.data[..., 1] *= -1

@@ -22,6 +22,9 @@ from metalearn.inner.kernels.norm import accumulator, images, pick, pool, rows_o
 
 __all__ = ["first_block"]
 
+AT_ONCE = 1 << 19
+"""Values of the product that are made at once on a CPU: 2 MB in float32."""
+
 
 def first_block(
     x: Tensor, filters: Tensor, geometry: Geometry, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool
@@ -74,7 +77,8 @@ class _PooledProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(columns: Tensor, flat: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        return pool(_product(columns, flat, size))
+        parts = [pool(_product(columns[:, rows], flat, size)) for rows in _pieces(columns, flat)]
+        return parts[0] if len(parts) == 1 else (_join([z for z, _ in parts]), _join([index for _, index in parts]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -108,11 +112,16 @@ class _Gradient(torch.autograd.Function):
         ctx.save_for_backward(grad, columns, flat, index)
         ctx.size = size
         ctx.set_materialize_grads(False)
-        rows = _unpooled_rows(grad, index, size)
-        return (
-            _columns_gradient(rows, flat) if of_columns else None,
-            _filters_gradient(rows, columns, flat) if of_flat else None,
-        )
+        of_each: list[Tensor] = []
+        total = None
+        for part in _pieces(columns, flat):
+            rows = _unpooled_rows(grad[:, part], index[:, part], size)
+            if of_columns:
+                of_each.append(_columns_gradient(rows, flat))
+            if of_flat:
+                found = _filters_gradient(rows, columns[:, part], flat)
+                total = found if total is None else total.add_(found)
+        return torch.cat(of_each, 1) if of_columns else None, total
 
     @staticmethod
     @once_differentiable
@@ -129,6 +138,18 @@ class _Gradient(torch.autograd.Function):
         if ctx.needs_input_grad[2] and along_columns is not None:
             of_flat = _filters_gradient(_unpooled_rows(grad, index, ctx.size), along_columns, flat)
         return of_grad, of_columns, of_flat, *(None,) * 4
+
+
+def _pieces(columns: Tensor, flat: Tensor) -> list[slice]:
+    """Ranges of images whose products are made, pooled and forgotten before the next, while they are in the caches."""
+    tasks, count, _, places = columns.shape
+    step = count if columns.device.type != "cpu" else max(1, AT_ONCE // (tasks * places * flat.shape[1]))
+    return [slice(first, first + step) for first in range(0, count, step)]
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    """Join ``[B, n, D, H, W]`` over images, channels last."""
+    return torch.cat([part.permute(0, 1, 3, 4, 2) for part in parts], 1).permute(0, 1, 4, 2, 3)
 
 
 def _unpooled_rows(grad: Tensor, index: Tensor, size: tuple[int, int]) -> Tensor:
