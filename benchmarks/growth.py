@@ -16,7 +16,7 @@ from allocations import peak_above
 from systems import SYSTEMS, build
 from works import Work
 
-__all__ = ["sweep"]
+__all__ = ["AXES", "sweep"]
 
 BASE = Work("growth", tasks=16, queries=5, steps=5, lr=0.01)
 AXES: dict[str, tuple[list[int], Callable[[int], Work]]] = {
@@ -57,15 +57,16 @@ def point(axis: str, value: int, mode: str, device: str, rounds: int, threads: i
     return statistics.median(found), peak
 
 
-def sweep(path: Path, device: str, title: str, rounds: int) -> None:
+def sweep(path: Path, device: str, title: str, rounds: int, axes: list[str]) -> None:
     """Print a table and draw a picture, a panel an axis; every point in a process of its own."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(2, len(AXES), figsize=(3.2 * len(AXES), 6))
-    for column, (axis, (values, _)) in enumerate(AXES.items()):
+    figure, panels = plt.subplots(2, len(axes), figsize=(3.2 * len(axes), 6), squeeze=False)
+    for column, axis in enumerate(axes):
+        values, _ = AXES[axis]
         print(f"\n| {axis:24} | mode               | ms/batch | ms per unit | peak MB |")
         print(f"|{'-' * 26}|--------------------|---------:|------------:|--------:|")
         for mode in MODES:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from allocations import Allocator, peak_of_step
-from growth import sweep
+from growth import AXES, sweep
 from machine import describe, gemm_peak
 from shares import show_shares
 from systems import SYSTEMS, System, build, reference_gradient
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="peak memory too, each system in a process of its own")
     parser.add_argument("--no-timing", action="store_true", help="gradient agreement alone")
     parser.add_argument("--sweep", action="store_true", help="growth with tasks, steps, examples and width instead")
+    parser.add_argument("--axes", nargs="*", default=list(AXES), choices=list(AXES), help="of the sweep")
     parser.add_argument("--profile", action="store_true", help="the operators of our step instead, on one thread")
     parser.add_argument("--png", type=Path, default=Path("inner_loop.png"))
     given = parser.parse_args()
@@ -158,7 +159,7 @@ def main() -> None:
     head = f"{describe()}, device {given.device}, allocator {given.allocator}"
     print(head)
     if given.sweep:
-        sweep(given.png.with_name("growth.png"), given.device, head, max(given.rounds // 2, 3))
+        sweep(given.png.with_name("growth.png"), given.device, head, max(given.rounds // 2, 3), given.axes)
         return
     if given.profile:
         for name in given.works:
