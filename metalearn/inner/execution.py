@@ -73,7 +73,7 @@ def meta_loss(
     episode: Episode,
     schedule: Schedule,
     plan: Plan,
-    differentiate: Differentiate | None = None,
+    compiled: Differentiate | None = None,
 ) -> MetaLoss:
     """The mean query loss over the ``B`` tasks, with its gradient.
 
@@ -84,10 +84,10 @@ def meta_loss(
         episode: ``B`` tasks.
         schedule: see :class:`Schedule`.
         plan: how many tasks are executed at once, and by how many threads.
-        differentiate: replaces :func:`differentiate`, compiled for example.
+        compiled: stands in for :func:`differentiate`.
     """
     extra = list(extra)
-    run = differentiate or globals()["differentiate"]
+    run = compiled or differentiate
     tasks = len(episode.support.x)
 
     def part(adaptation: Adaptation, first: int, last: int) -> Part:

@@ -9,6 +9,7 @@ derivative of ``grad_(w, t) L`` along ``u`` in ``w``, since second derivatives c
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -58,6 +59,7 @@ class _Recomputed(torch.autograd.Function):
         ctx.objective, ctx.memory, ctx.count = objective, memory, count
         ctx.save_for_backward(*tensors)
         ctx.random = _random_state(tensors[0])
+        ctx.context = contextvars.copy_context()  # on a GPU the backward pass runs in a thread of autograd's own
         with torch.enable_grad():
             adapted = [tensor.detach().requires_grad_() for tensor in tensors[:count]]
             loss = objective(adapted, [tensor.detach() for tensor in tensors[count:]])
@@ -67,10 +69,15 @@ class _Recomputed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[3:]
-        with torch.enable_grad(), recording(False), _same_random(ctx.random):
+        with torch.enable_grad(), _same_random(ctx.random):
             product = _mixed_product if ctx.memory == "mixed" else _reverse_product
-            found = product(ctx.objective, tensors, ctx.count, wanted, cotangents)
+            found = ctx.context.run(_unrecorded, product, ctx.objective, tensors, ctx.count, wanted, cotangents)
         return None, None, None, *found
+
+
+def _unrecorded(function: Callable[..., list[Tensor | None]], *args: Any) -> list[Tensor | None]:
+    with recording(False):
+        return function(*args)
 
 
 def _reverse_product(

@@ -49,11 +49,7 @@ def choose_execution(asked: ExecutionName, adaptation: Adaptation, episode: Epis
         return plainest._replace(reasons=[reason])
     try:
         probe = Probe(adaptation, episode, schedule)
-    except (
-        RuntimeError,
-        TypeError,
-        NotImplementedError,
-    ) as error:  # what is wrong with the network itself comes up again
+    except (RuntimeError, TypeError) as error:  # what is wrong with the network itself comes up again
         why = str(error).strip().splitlines()[0][:160]
         return plainest._replace(
             reasons=[f"a copy of the network does not run in float64, so nothing else is proven: {why}"]
