@@ -6,13 +6,14 @@ import lightning as L
 import numpy as np
 import torch
 
+from metalearn.datamodules.checks import check_at_least
 from metalearn.datamodules.images import ImageSpec, to_float
 from metalearn.datamodules.loader import EpisodeDataset, EpisodeLoader, EpisodeSampler, as_it_is
 from metalearn.datamodules.randomness import SPLITS
 from metalearn.datamodules.sampling import draw_episodes
 from metalearn.datamodules.store import Contents, ImageStore
 from metalearn.episode import Batch, Episode
-from metalearn.errors import ConfigError, DataError
+from metalearn.errors import ConfigError
 
 __all__ = ["EpisodicDataModule", "ImageEpisodes"]
 
@@ -221,17 +222,3 @@ class ImageEpisodes(EpisodicDataModule):
                     f"shots + queries is {self.shots} + {self.queries} = {self.shots + self.queries}, but class {name} of the "
                     f"{split} split has {fewest} images; use at most {fewest} together"
                 )
-
-
-def check_at_least(name: str, value: object, least: int) -> None:
-    """Raise unless ``value`` is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(
-            f"{name} is {value!r}, but it must be a whole number, at least {least}; use {name}={max(least, 1)}"
-        )
-
-
-def require(found: int, needed: int, what: str) -> None:
-    """Raise unless there are enough of something."""
-    if found < needed:
-        raise DataError(f"{what}: found {found}, but at least {needed} are needed; check the folder that root names")

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from metalearn.datamodules.base import ImageEpisodes, check_at_least
+from metalearn.datamodules.base import ImageEpisodes
+from metalearn.datamodules.checks import check_at_least
 from metalearn.datamodules.images import ImageSpec, read_image
 from metalearn.datamodules.randomness import SPLITS
 from metalearn.datamodules.splits import split_by_hash

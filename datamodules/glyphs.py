@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from metalearn.datamodules.base import ImageEpisodes, check_at_least
+from metalearn.datamodules.base import ImageEpisodes
+from metalearn.datamodules.checks import check_at_least
 from metalearn.datamodules.images import ImageSpec
 from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack
 from metalearn.errors import ConfigError

@@ -12,7 +12,8 @@ import numpy as np
 from rich.progress import track
 
 from metalearn.datamodules.archives import open_archive
-from metalearn.datamodules.base import ImageEpisodes, check_at_least
+from metalearn.datamodules.base import ImageEpisodes
+from metalearn.datamodules.checks import check_at_least
 from metalearn.datamodules.folder import list_images
 from metalearn.datamodules.images import ImageSpec, Opener, open_later, read_entry
 from metalearn.datamodules.randomness import SPLITS

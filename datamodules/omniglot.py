@@ -15,7 +15,8 @@ from rich.progress import track
 
 from metalearn.datamodules.alphabets import whole_set
 from metalearn.datamodules.archives import open_archive
-from metalearn.datamodules.base import ImageEpisodes, check_at_least
+from metalearn.datamodules.base import ImageEpisodes
+from metalearn.datamodules.checks import check_at_least
 from metalearn.datamodules.images import ImageSpec, Opener, open_later, read_entry
 from metalearn.datamodules.splits import split_by_hash
 from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack, stamp
