@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from rich.progress import track
 
-from metalearn.datamodules.base import ImageEpisodes
+from metalearn.datamodules.image_episodes import ImageEpisodes
 from metalearn.datamodules.images import ImageSpec
+from metalearn.datamodules.packing import read_classes
 from metalearn.datamodules.randomness import SPLITS
 from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack
+from metalearn.errors import DataError
 
 __all__ = ["Entry", "ListedClass", "ListedImages"]
 
@@ -64,18 +66,23 @@ class ListedImages(ImageEpisodes):
 
     def open_store(self, verify: bool) -> ImageStore:
         listed = self.list_classes()
-        spec = self.image_spec
-        assert spec is not None
-        splits = [found.split for found in listed]
-        counts = np.asarray([len(found.entries) for found in listed])
-        self.check(Contents([found.name for found in listed], counts, {"splits": splits}))
+        spec = self.packed_spec
+        names, groups = [found.name for found in listed], [found.group for found in listed]
+        _check_names(listed)
+        meta = {"splits": [found.split for found in listed]}
+        counts = np.asarray([len(found.entries) for found in listed], np.int64)
+        self.check_contents(Contents(names, counts, groups, meta))
         entries = ((found.split, found.name, entry.name, *entry.stamp) for found in listed for entry in found.entries)
-        source = fingerprint([spec, *entries])
+        source = fingerprint([spec, self.options.skip_broken, *groups, *entries])
 
         def pack(packer: Packer) -> dict[str, Any]:
-            for found in track(listed, description=f"packing {self.title}", transient=True):
-                packer.add(found.name, np.stack([entry.read(spec) for entry in found.entries]))
-            return {"splits": splits}
+            readers = [
+                (found.name, [(entry.name, partial(entry.read, spec)) for entry in found.entries]) for found in listed
+            ]
+            read = read_classes(readers, f"packing {self.title}", self.options.skip_broken)
+            for found, (images, image_names) in zip(listed, read, strict=True):
+                packer.add(found.name, images, found.group, image_names)
+            return meta
 
         key = f"{self.title.lower()}-{spec.size}-{fingerprint([self.root.resolve(), spec])}"
         return open_or_pack(key, source, (spec.channels, spec.size, spec.size), pack, self.cache_dir, verify)
@@ -83,3 +90,15 @@ class ListedImages(ImageEpisodes):
     def split_classes(self, store: ImageStore | Contents) -> dict[str, np.ndarray]:
         splits = np.asarray(store.meta["splits"])
         return {split: np.flatnonzero(splits == split) for split in SPLITS}
+
+
+def _check_names(listed: Sequence[ListedClass]) -> None:
+    """Raise where a class is listed twice: if in two splits, test classes would be trained on."""
+    seen: dict[str, str] = {}
+    for found in listed:
+        if found.name in seen:
+            raise DataError(
+                f"class {found.name} is in {seen[found.name]} and again in {found.split}, but a class belongs to one split, "
+                "once; rename or remove one"
+            )
+        seen[found.name] = found.split

@@ -12,9 +12,9 @@ import numpy as np
 from rich.progress import track
 
 from metalearn.datamodules.archives import open_archive
-from metalearn.datamodules.base import ImageEpisodes
 from metalearn.datamodules.checks import check_at_least
 from metalearn.datamodules.folder import list_images
+from metalearn.datamodules.image_episodes import ImageEpisodes
 from metalearn.datamodules.images import ImageSpec, Opener, open_later, read_entry
 from metalearn.datamodules.randomness import SPLITS
 from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack, stamp
@@ -76,17 +76,17 @@ class MiniImageNetDataModule(ImageEpisodes):
 
     def open_store(self, verify: bool) -> ImageStore:
         listing = _find(self.root)
-        spec = self.image_spec
-        assert spec is not None
+        spec = self.packed_spec
         splits = [split for split, _, _ in listing]
         counts = np.asarray([len(found) for _, _, found in listing])
-        self.check(Contents([name for _, name, _ in listing], counts, {"splits": splits}))
+        self.check_contents(Contents([name for _, name, _ in listing], counts, [""] * len(splits), {"splits": splits}))
         files = ((split, name, file, *signs) for split, name, found in listing for file, signs, _ in found)
         source = fingerprint([spec, *files])
 
         def pack(packer: Packer) -> dict[str, Any]:
             for _, name, found in track(listing, description="packing miniImageNet", transient=True):
-                packer.add(name, np.stack([read_entry(opener, spec, file) for file, _, opener in found]))
+                images = np.stack([read_entry(opener, spec, file) for file, _, opener in found])
+                packer.add(name, images, "", [file for file, _, _ in found])
             return {"splits": splits}
 
         key = f"miniimagenet-{spec.size}-{fingerprint([self.root.resolve()])}"
