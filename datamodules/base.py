@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
 import torch
 
@@ -46,15 +48,16 @@ class EpisodicDataModule(L.LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
 
-    def draw(self, seed: int, split: str, indices: list[int]) -> Episode:
-        """The episodes with these numbers, stacked: a pure function of its arguments."""
+    def draw(self, seed: int, split: str, indices: list[int]) -> Any:
+        """The episodes with these numbers: one stacked :class:`Episode` where they are alike, else a list of them, each with a
+        task axis of 1. A pure function of its arguments."""
         raise NotImplementedError(f"{type(self).__name__} must draw episodes")
 
     def ready(self) -> None:
         """Open the data, preparing it first where no Trainer has."""
 
-    def episode(self, seed: int, split: str, index: int) -> Episode:
-        """One task, without the task axis: a pure function of (seed, split, index).
+    def episode(self, seed: int, split: str, index: int) -> Any:
+        """One task, an :class:`Episode` without the task axis: a pure function of (seed, split, index).
 
         Args:
             seed: any whole number; the loaders use the module's own.
@@ -66,7 +69,9 @@ class EpisodicDataModule(L.LightningDataModule):
         if index < 0:
             raise ConfigError(f"index is {index}, but episodes are numbered from 0; use 0 or more")
         self.ready()
-        return Episode(*(Batch(role.x[0], role.y[0]) for role in self.draw(seed, split, [index])))
+        drawn = self.draw(seed, split, [index])
+        task = drawn[0] if isinstance(drawn, list) else drawn
+        return type(task)(*(Batch(role.x[0], role.y[0]) for role in task))
 
     def train_dataloader(self) -> EpisodeLoader:
         return self._loader("train")

@@ -6,14 +6,14 @@ Legend, used in every docstring of this package: ``B`` tasks, ``N`` ways, ``K`` 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metalearn.errors import ShapeError
 
-__all__ = ["Batch", "Episode", "SemiSupervisedEpisode", "check_batch", "check_episode", "check_labels"]
+__all__ = ["Batch", "Episode", "SemiSupervisedEpisode", "check_batch", "check_episode", "check_labels", "count_tasks"]
 
 
 class Batch(NamedTuple):
@@ -50,6 +50,13 @@ class SemiSupervisedEpisode(NamedTuple):
     support: Batch
     query: Batch
     unlabeled: Batch
+
+
+def count_tasks(batch: Any) -> int:
+    """The tasks of a batch: of an episode, or of a list of them."""
+    if isinstance(batch, list) and all(isinstance(task, (Episode, SemiSupervisedEpisode)) for task in batch):
+        return sum(len(task.support.x) for task in batch)
+    return len(batch[0][0])
 
 
 def check_batch(batch: Batch, role: str) -> None:

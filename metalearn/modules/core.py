@@ -280,10 +280,6 @@ class MetaCore(L.LightningModule):
             *_, adapted = self._narrowed(ways).iterates(params, encoded, y, count, sizes, order=0)
         return AdaptedModel(self._learner, {**params, **adapted}, x, count, ways)
 
-    def count_outputs(self, x: Tensor) -> int:
-        """The number of outputs ``N`` that the network gives for inputs ``x`` ``[n, ...]``."""
-        return self._count_outputs(Batch(x[None], torch.zeros(1, len(x), dtype=torch.int64)))
-
     def forward(self, support: Batch, query: Tensor) -> Tensor:
         """Logits ``[m, N]`` of one task's queries ``[m, ...]`` after adaptation to its support set."""
         return self.adapt(support)(query)

@@ -42,7 +42,7 @@ def widen_head(
     if not heads:
         raise ConfigError(
             f"the task has {ways} classes, but {type(learner.backbone).__name__} tells {outputs} apart and has "
-            f"no torch.nn.Linear with {outputs} outputs that could be widened; use at most {outputs} classes, or train with more ways"
+            f"no torch.nn.Linear with {outputs} outputs that could be widened; use at most {outputs} classes, or train with more"
         )
     name, layer = heads[-1]
     shapes = {f"{name}.{part}": value.shape for part, value in layer.named_parameters(recurse=False)}
