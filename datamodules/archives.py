@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import mmap
 import stat
+import struct
 import tarfile
 import threading
 import weakref
@@ -149,6 +150,8 @@ def map_file(path: Path, offset: int = 0, size: int | None = None) -> memoryview
     size = path.stat().st_size - offset if size is None else size
     if size == 0:
         return memoryview(b"")
+    if offset + size > path.stat().st_size:
+        raise DataError(f"file {path} ends before byte {offset + size}; it is truncated: fetch it again")
     with path.open("rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[offset : offset + size]
 
@@ -182,12 +185,25 @@ class _ZipReader:
 
     def map(self, key: int) -> memoryview:
         info = self._infos[key]
+        if info.compress_type == zipfile.ZIP_STORED:
+            return map_file(self._path, self._begin(info), info.file_size)
         if info.file_size > LARGEST_MAPPED:
             raise DataError(
                 f"archive entry {self._path}/{info.filename} has {info.file_size} bytes, but at most {LARGEST_MAPPED} are "
                 "unpacked into memory; extract the archive and set data.root to its folder"
             )
         return memoryview(self.read(key))
+
+    def _begin(self, info: zipfile.ZipInfo) -> int:
+        """Where a stored entry's bytes are: behind its local header, whose length the directory does not tell."""
+        with self._path.open("rb") as file:
+            file.seek(info.header_offset)
+            header = file.read(30)
+        if not header.startswith(b"PK\3\4") or len(header) < 30:
+            raise DataError(
+                f"archive entry {self._path}/{info.filename} is damaged (its header is missing); fetch the archive again"
+            )
+        return info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
 
 
 class _TarReader:

@@ -113,8 +113,8 @@ class _Reader:
         return self._stack[0]
 
     def _refused(self, what: str) -> DataError:
-        return DataError(f"pickle {self._where} asks for {what[:120]}, but only NumPy arrays and plain types are read, and nothing "
-                         "is run; do not trust it, or save it anew as arrays")  # fmt: skip
+        return DataError(f"pickle {self._where} asks for {what[:120]}, but only NumPy arrays and plain types are read, nothing "
+                         "is run: do not trust it, or save it anew as arrays")  # fmt: skip
 
     def _push(self, value: Any) -> None:
         self._stack.append(value)
@@ -229,7 +229,7 @@ def _handlers() -> dict[int, Callable[[_Reader, Any], None]]:
         "LONG": pushes(lambda raw: int(raw.rstrip(b"L"))), "FLOAT": pushes(float),
         "BINFLOAT": pushes(lambda raw: struct.unpack(">d", raw)[0]),
         "BININT": pushes(whole), "BININT1": pushes(unsigned), "BININT2": pushes(unsigned), "LONG1": pushes(whole),
-        "LONG4": pushes(whole), "STRING": pushes(lambda raw: codecs.escape_decode(raw.strip()[1:-1])[0]),  # type: ignore[attr-defined]
+        "LONG4": pushes(whole), "STRING": pushes(lambda raw: codecs.escape_decode(raw.strip()[1:-1])[0]),
         "UNICODE": pushes(lambda raw: raw.decode("raw-unicode-escape")),
         "BINSTRING": same, "SHORT_BINSTRING": same, "BINBYTES": same, "SHORT_BINBYTES": same, "BINBYTES8": same,
         "BYTEARRAY8": same, "BINUNICODE": text, "SHORT_BINUNICODE": text, "BINUNICODE8": text,
