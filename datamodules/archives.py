@@ -244,7 +244,9 @@ class _TarReader:
 
 
 def _check_name(path: Path, name: str) -> None:
-    if "\\" in name or "\0" in name or name.startswith("/") or PureWindowsPath(name).drive:
+    if not name.isprintable():
+        raise _unsafe(path, name, "has a name that cannot be printed")
+    if "\\" in name or name.startswith("/") or PureWindowsPath(name).drive:
         raise _unsafe(path, name, "is no relative path with forward slashes")
     if ".." in name.split("/"):
         raise _unsafe(path, name, "leads out of the archive")

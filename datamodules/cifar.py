@@ -64,17 +64,14 @@ class _Cifar100Classes(ListedImages):
 
     def prepare_data(self) -> None:
         """Download CIFAR-100 where ``root`` holds nothing, pack the images, and check the result."""
-        if self.download and not (self.root.is_file() or (self.root.is_dir() and any(self.root.iterdir()))):
+        if self.download and not self.root.is_file():
             _download(self.root)
         super().prepare_data()
 
     def list_classes(self) -> Sequence[ListedClass]:
         forms = (
             Form("cifar-100-python/ with train, test and meta", self._from_official),
-            Form(
-                ", ".join(self.pickles[0].format(split) for split in self.published),
-                partial(list_caches, patterns=self.pickles),
-            ),
+            Form(self.pickles[0].format("{train,val,test}"), partial(list_caches, patterns=self.pickles)),
             Form("data/ with a folder per class", self._from_folders),
             Form("train/, val/ and test/ with a folder per class", partial(list_split_folders, group_of=_group_of)),
         )
@@ -141,8 +138,8 @@ class CIFARFSDataModule(_Cifar100Classes):
 
     Raises:
         ConfigError: an argument is out of range for this data.
-        DataError: a file is missing and cannot be downloaded, damaged, foreign or asks to run code, a class is empty or in two splits, or the cache cannot be
-            written.
+        DataError: a file is missing and cannot be downloaded, damaged, foreign or asks to run code, a class is
+            empty or in two splits, or the cache cannot be written.
     """
 
     title = "CIFAR-FS"
@@ -183,8 +180,8 @@ class FC100DataModule(_Cifar100Classes):
 
     Raises:
         ConfigError: an argument is out of range for this data.
-        DataError: a file is missing and cannot be downloaded, damaged, foreign or asks to run code, a class is empty or in two splits, or the cache cannot be
-            written.
+        DataError: a file is missing and cannot be downloaded, damaged, foreign or asks to run code, a class is
+            empty or in two splits, or the cache cannot be written.
     """
 
     title = "FC100"
@@ -201,8 +198,10 @@ def _class_names(meta: Member) -> list[str]:
     found = [to_text(name) for name in names] if isinstance(names, list) else []
     if set(found) != GROUP_OF.keys() or len(found) != len(GROUP_OF):
         odd = sorted(set(found) ^ GROUP_OF.keys())
-        raise DataError(f"pickle {meta.name} does not name the {len(GROUP_OF)} classes of CIFAR-100 ({', '.join(odd[:3])}); fetch "
-                        "the official archive")  # fmt: skip
+        raise DataError(
+            f"pickle {meta.name} does not name the {len(GROUP_OF)} classes of CIFAR-100 (it differs in {', '.join(odd[:3])}); "
+            "fetch the official archive"
+        )
     return found
 
 
@@ -231,13 +230,23 @@ def _read_part(member: Member, classes: int) -> list[list[Entry]]:
 
 
 def _download(root: Path) -> None:
+    """Where there is nothing but what an earlier download may have left; compare what it gave with the official checksums."""
     from torchvision.datasets import CIFAR100
-    from torchvision.datasets.utils import download_and_extract_archive
+    from torchvision.datasets.utils import check_md5, download_and_extract_archive
 
+    official = [*CIFAR100.train_list, *CIFAR100.test_list, [CIFAR100.meta["filename"], CIFAR100.meta["md5"]]]
+    files = {root / CIFAR100.base_folder / name: md5 for name, md5 in official}
+    if all(path.is_file() for path in files):
+        for path, md5 in files.items():
+            if not check_md5(str(path), md5):
+                log.warning("%s is not the official file: accuracies do not compare with published ones", path)
+        return
+    if root.is_dir() and {path.name for path in root.iterdir()} - {CIFAR100.filename, CIFAR100.base_folder}:
+        return
     try:
         download_and_extract_archive(CIFAR100.url, str(root), filename=CIFAR100.filename, md5=CIFAR100.tgz_md5)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"CIFAR-100 is not in {root} and cannot be downloaded from {CIFAR100.url} ({error}); fetch it by other means, extract "
-            "it and set data.root to its folder"
+            f"CIFAR-100 is not in {root} and cannot be downloaded from {CIFAR100.url} ({error}); fetch it by other means, "
+            "extract it and set data.root to its folder"
         ) from error
