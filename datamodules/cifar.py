@@ -77,7 +77,7 @@ class _Cifar100Classes(ListedImages):
         )
         remedy = "set data.root to it, or to an empty folder with download on"
         listed = find_classes(self.root, forms, self.title, remedy)
-        compare_splits(self.title, listed, self.published)
+        compare_splits(f"{self.title} in {self.root}", listed, self.published)
         return listed
 
     def _from_official(self, place: Place) -> list[ListedClass] | None:

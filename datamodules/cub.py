@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metalearn.datamodules.checks import check_at_least
-from metalearn.datamodules.forms import Form, find_classes, list_folder, list_split_folders
+from metalearn.datamodules.forms import Form, find_classes, list_folder, list_split_folders, say_once
 from metalearn.datamodules.images import ImageSpec
 from metalearn.datamodules.listed import ListedClass, ListedImages
 from metalearn.datamodules.options import EpisodeOptions
 from metalearn.datamodules.places import Place
 
 __all__ = ["CUB200DataModule"]
-
-log = logging.getLogger(__name__)
 
 CLASSES = 200
 FOLDER = re.compile(r"(\d{3})\..+")
@@ -92,11 +90,10 @@ class CUB200DataModule(ListedImages):
             self.root, forms, self.title, "set data.root to it (it is at https://www.vision.caltech.edu)"
         )
         if len(listed) != CLASSES:
-            log.warning(
-                "%s has %d of its %d classes here: accuracies do not compare with published ones",
-                self.title,
-                len(listed),
-                CLASSES,
+            say_once(
+                logging.WARNING,
+                f"{self.title} in {self.root} has {len(listed)} of its {CLASSES} classes: accuracies do not compare with "
+                "published ones",
             )
         return listed
 

@@ -19,11 +19,12 @@ from metalearn.datamodules.places import Place, look_in
 from metalearn.datamodules.randomness import SPLITS
 from metalearn.errors import DataError
 
-__all__ = ["Form", "find_classes", "image_entry", "list_folder", "list_split_folders", "list_tables"]
+__all__ = ["Form", "find_classes", "image_entry", "list_folder", "list_split_folders", "list_tables", "say_once"]
 
 log = logging.getLogger(__name__)
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+_SAID: set[str] = set()
 FOLDERS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
 
 
@@ -55,10 +56,17 @@ def find_classes(root: Path, forms: Sequence[Form], title: str, remedy: str) -> 
         for form in forms:
             listed = form.classes(place)
             if listed is not None:
-                log.info("%s in %s: %s", title, place.name, form.title)
+                say_once(logging.INFO, f"{title} in {place.name}: {form.title}")
                 return _checked(listed, place.name)
     known = "; or ".join(form.title for form in forms)
     raise DataError(f"root {root} holds no {title}: it must hold {known}; or one zip or tar of that; {remedy}")
+
+
+def say_once(level: int, line: str) -> None:
+    """Log a line that this process has not logged: a data set is looked at anew by every stage of a run."""
+    if line not in _SAID:
+        _SAID.add(line)
+        log.log(level, line)
 
 
 def list_split_folders(place: Place, group_of: Callable[[str], str] = lambda _: "") -> list[ListedClass] | None:

@@ -99,5 +99,5 @@ class MiniImageNetDataModule(ListedImages):
     def list_classes(self) -> Sequence[ListedClass]:
         remedy = "set data.root to it (miniImageNet's licence does not allow a download by us)"
         listed = find_classes(self.root, FORMS, self.title, remedy)
-        compare_splits(self.title, listed, MINI_IMAGENET)
+        compare_splits(f"{self.title} in {self.root}", listed, MINI_IMAGENET)
         return listed

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
+from metalearn.datamodules.forms import say_once
 from metalearn.datamodules.listed import ListedClass
 
 __all__ = ["CIFAR_FS", "FC100", "MINI_IMAGENET", "SUPERCLASSES", "compare_splits"]
-
-log = logging.getLogger(__name__)
 
 Split = dict[str, tuple[str, ...]]
 
@@ -101,21 +100,21 @@ FC100: Split = {
 """FC100: Oreshkin et al. 2018; 12, 4 and 4 superclasses of CIFAR-100, so 60, 20 and 20 classes."""
 
 
-def compare_splits(title: str, listed: Sequence[ListedClass], published: Split) -> None:
+def compare_splits(where: str, listed: Sequence[ListedClass], published: Split) -> None:
     """Log a line where a data set has classes of a published one, but not its split; none where they have nothing in common."""
     place = {name: split for split, names in published.items() for name in names}
     found = {each.name: each.split for each in listed}
     moved = sorted(name for name, split in found.items() if name in place and place[name] != split)
-    if found.keys() == place.keys():
-        if moved:
-            log.warning(
-                "%s: the classes are the published ones, but %d are in another split (%s in %s, published in %s): accuracies do "
-                "not compare with published ones",
-                title, len(moved), moved[0], found[moved[0]], place[moved[0]],
-            )  # fmt: skip
-    elif found.keys() & place.keys():
-        log.warning(
-            "%s: %d of the %d classes here are among the %d published ones, %d of them in another split: accuracies do not "
-            "compare with published ones",
-            title, len(found.keys() & place.keys()), len(found), len(place), len(moved),
-        )  # fmt: skip
+    beyond = "accuracies do not compare with published ones"
+    if found.keys() == place.keys() and moved:
+        say_once(
+            logging.WARNING,
+            f"{where}: the classes are the published ones, but {len(moved)} are in another split ({moved[0]} in "
+            f"{found[moved[0]]}, published in {place[moved[0]]}): {beyond}",
+        )
+    elif found.keys() != place.keys() and found.keys() & place.keys():
+        say_once(
+            logging.WARNING,
+            f"{where}: {len(found.keys() & place.keys())} of the {len(found)} classes here are among the {len(place)} published "
+            f"ones, {len(moved)} of them in another split: {beyond}",
+        )

@@ -14,7 +14,7 @@ import numpy as np
 from metalearn.datamodules.archives import Member
 from metalearn.datamodules.caches import array_entries, as_labels, load_dict, to_text
 from metalearn.datamodules.checks import check_at_least
-from metalearn.datamodules.forms import Form, find_classes, list_split_folders
+from metalearn.datamodules.forms import Form, find_classes, list_split_folders, say_once
 from metalearn.datamodules.images import ImageSpec
 from metalearn.datamodules.listed import Entry, ListedClass, ListedImages
 from metalearn.datamodules.numpy_files import load_npz
@@ -26,8 +26,6 @@ from metalearn.datamodules.randomness import SPLITS
 from metalearn.errors import DataError
 
 __all__ = ["TieredImageNetDataModule"]
-
-log = logging.getLogger(__name__)
 
 CLASSES = {"train": 351, "val": 97, "test": 160}
 NEEDS = "label_specific, label_general and their names"
@@ -105,10 +103,12 @@ class TieredImageNetDataModule(ListedImages):
         listed = find_classes(self.root, forms, self.title, remedy)
         found = Counter(each.split for each in listed)
         if found != CLASSES:
-            log.warning(
-                "%s has %s classes here, published are %s: accuracies do not compare with published ones",
-                self.title, "/".join(str(found[split]) for split in SPLITS), "/".join(map(str, CLASSES.values())),
-            )  # fmt: skip
+            counts = "/".join(str(found[split]) for split in SPLITS)
+            say_once(
+                logging.WARNING,
+                f"{self.title} in {self.root} has {counts} classes, published are {'/'.join(map(str, CLASSES.values()))}: "
+                "accuracies do not compare with published ones",
+            )
         return listed
 
 
