@@ -5,7 +5,9 @@ if __name__ != "metalearn.datamodules":
 
 from metalearn.datamodules.arrays import ArrayEpisodes
 from metalearn.datamodules.base import EpisodicDataModule
+from metalearn.datamodules.cifar import CIFARFSDataModule, FC100DataModule
 from metalearn.datamodules.classes import ClassEpisodes
+from metalearn.datamodules.cub import CUB200DataModule
 from metalearn.datamodules.folder import ImageFolderEpisodes
 from metalearn.datamodules.functions import FunctionEpisodes
 from metalearn.datamodules.glyphs import GlyphsDataModule
@@ -15,12 +17,16 @@ from metalearn.datamodules.miniimagenet import MiniImageNetDataModule
 from metalearn.datamodules.omniglot import OmniglotDataModule
 from metalearn.datamodules.options import EpisodeOptions
 from metalearn.datamodules.sinusoid import SinusoidDataModule
+from metalearn.datamodules.tiered import TieredImageNetDataModule
 
 __all__ = [
     "ArrayEpisodes",
+    "CIFARFSDataModule",
+    "CUB200DataModule",
     "ClassEpisodes",
     "EpisodeOptions",
     "EpisodicDataModule",
+    "FC100DataModule",
     "FunctionEpisodes",
     "GlyphsDataModule",
     "ImageEpisodes",
@@ -29,4 +35,5 @@ __all__ = [
     "MiniImageNetDataModule",
     "OmniglotDataModule",
     "SinusoidDataModule",
+    "TieredImageNetDataModule",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from metalearn.datamodules.checks import Count, check_at_least
+from metalearn.datamodules.forms import check_classes
 from metalearn.datamodules.images import ImageSpec, read_image
 from metalearn.datamodules.listed import Entry, ListedClass, ListedImages
 from metalearn.datamodules.options import EpisodeOptions
@@ -112,7 +113,7 @@ class ImageFolderEpisodes(ListedImages):
         if not found:
             raise DataError(f"root {self.root} holds no images; it must hold a folder of images per class")
         if all(each.split for each in found):
-            return found
+            return check_classes(found, str(self.root))
         split = assign_splits([each.name for each in found], self.splits_by)
         return [each._replace(split=split[each.name]) for each in found if each.name in split]
 

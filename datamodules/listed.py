@@ -14,7 +14,6 @@ from metalearn.datamodules.images import ImageSpec
 from metalearn.datamodules.packing import read_classes
 from metalearn.datamodules.randomness import SPLITS
 from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack
-from metalearn.errors import DataError
 
 __all__ = ["Entry", "ListedClass", "ListedImages"]
 
@@ -68,7 +67,6 @@ class ListedImages(ImageEpisodes):
         listed = self.list_classes()
         spec = self.packed_spec
         names, groups = [found.name for found in listed], [found.group for found in listed]
-        _check_names(listed)
         meta = {"splits": [found.split for found in listed]}
         counts = np.asarray([len(found.entries) for found in listed], np.int64)
         self.check_contents(Contents(names, counts, groups, meta))
@@ -90,15 +88,3 @@ class ListedImages(ImageEpisodes):
     def split_classes(self, store: ImageStore | Contents) -> dict[str, np.ndarray]:
         splits = np.asarray(store.meta["splits"])
         return {split: np.flatnonzero(splits == split) for split in SPLITS}
-
-
-def _check_names(listed: Sequence[ListedClass]) -> None:
-    """Raise where a class is listed twice: if in two splits, test classes would be trained on."""
-    seen: dict[str, str] = {}
-    for found in listed:
-        if found.name in seen:
-            raise DataError(
-                f"class {found.name} is in {seen[found.name]} and again in {found.split}, but a class belongs to one split, "
-                "once; rename or remove one"
-            )
-        seen[found.name] = found.split
