@@ -41,7 +41,7 @@ def test_a_table_holds_the_very_same_tasks(folder: str, options: dict[str, int],
     first = made(folder, **options)
     path = write_csv(tmp_path / "tasks.csv", HEADER, task_lines(first, "test", 5))
     again = made(folder, seed=9, test_tasks_file=str(path), **options)
-    loaded = [batch for batch in again.test_dataloader()]
+    loaded = list(again.test_dataloader())
     assert sum(len(batch.support.x) for batch in loaded) == 5
     for index in range(5):
         for role, expected in zip(again.episode(1, "test", index), first.episode(0, "test", index), strict=True):
@@ -107,7 +107,7 @@ def test_a_training_class_is_refused(folder: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "cannot be read"), (b"\xff\xfe", "cannot be read"),
-                                                  (b"a,b\n1,2\n", "has the columns a,b, but they must be task,role")])  # fmt: skip
+                                                  (b"a,b\n1,2\n", "has the columns a,b, but they must be task")])  # fmt: skip
 def test_an_unreadable_table_is_one_line(folder: str, content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "tasks.csv"
     if content is not None:
