@@ -82,7 +82,7 @@ def main() -> None:
                 support, query = single(episode, task)
                 loss = Loss(learner.query_logits(support, query, model["inner_steps"]), query.y) / tasks
                 loss.backward()
-                total += float(loss)
+                total += loss.item()
             optimizer.step()
             done += 1
             if done % 10 == 0 or done == given.steps:
