@@ -107,6 +107,8 @@ class EpisodicDataModule(L.LightningDataModule):
             batch_size=self.tasks_per_batch,
             drop_last=trains,
             num_workers=self.num_workers,
+            # a batch is drawn in milliseconds, so one ahead is enough, and memory does not grow with the workers
+            prefetch_factor=1 if self.num_workers > 1 else None,
             persistent_workers=self.num_workers > 0,
             generator=torch.Generator(),  # else every new iterator would draw from the global RNG
             pin_memory=torch.cuda.is_available(),
