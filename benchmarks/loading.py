@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import yaml
+from lightning.fabric.utilities import move_data_to_device
 from machine import describe
 
 from metalearn import ANIL, MAML, Conv4, datamodules
@@ -41,28 +42,36 @@ def build(name: str, roots: dict[str, str | None], workers: int) -> tuple[Any, A
     return {"MAML": MAML, "ANIL": ANIL}[config["model"]["class_path"]](backbone, **kept), data
 
 
-def share(name: str, roots: dict[str, str | None], workers: int, steps: int) -> str:
-    """The median seconds of loading and of a step."""
+def share(name: str, roots: dict[str, str | None], workers: int, steps: int, device: str) -> str:
+    """The median seconds of loading, the transfer to the device included, and of a step."""
     built = build(name, roots, workers)
     if built is None:
         return "no data"
-    module, data = built
+    module, data = built[0].to(device), built[1]
     optimizer = torch.optim.Adam(module.parameters(), 1e-3)
     batches = iter(data.train_dataloader())
     loads, works = [], []
     for turn in range(steps + 2):
         begun = time.perf_counter()
-        batch = next(batches)
+        batch = move_data_to_device(next(batches), torch.device(device))
+        wait(device)
         loaded = time.perf_counter()
         loss = module.training_step(batch, turn)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        wait(device)
         if turn > 1:  # the first choose the execution
             loads.append(loaded - begun)
             works.append(time.perf_counter() - loaded)
     load, work = statistics.median(loads), statistics.median(works)
     return f"{1000 * load:10.1f} ms {1000 * work:10.1f} ms {100 * load / (load + work):8.2f} %"
+
+
+def wait(device: str) -> None:
+    """Until the device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def resident() -> int:
@@ -106,6 +115,7 @@ def main() -> None:
     parser.add_argument("--omniglot", help="the folder of Omniglot's archives")
     parser.add_argument("--miniimagenet", help="miniImageNet, or data in its format")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, of the steps")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--resident", help="CONFIG:WORKERS: print the memory of these workers alone")
     given = parser.parse_args()
@@ -120,7 +130,7 @@ def main() -> None:
     print(f"{'a training step':28}{'workers':>9}{'loading':>13}{'the step':>14}{'loading':>11}")
     for name in CONFIGS:
         for workers in (0, 2):
-            print(f"{name:28}{workers:9d}{share(name, roots, workers, given.steps)}", flush=True)
+            print(f"{name:28}{workers:9d}{share(name, roots, workers, given.steps, given.device)}", flush=True)
     if Path("/proc/self/smaps_rollup").is_file():
         for name in ("maml_omniglot_5w1s", "maml_miniimagenet_5w1s"):
             if roots["miniimagenet" if "miniimagenet" in name else "omniglot"]:

@@ -103,8 +103,9 @@ def test_imbalance_draws_the_shots_of_each_class() -> None:
     assert len(shots) > 20
 
 
-def test_a_batch_of_shapes_is_a_list_of_single_tasks() -> None:
-    data = numbered(ways=[2, 5], shots=[1, 3], tasks_per_batch=4, train_tasks=8)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_of_shapes_is_a_list_of_single_tasks(workers: int) -> None:
+    data = numbered(ways=[2, 5], shots=[1, 3], tasks_per_batch=4, train_tasks=8, num_workers=workers)
     batch = next(iter(data.train_dataloader()))
     assert len(batch) == 4
     for index, task in enumerate(batch):
