@@ -129,6 +129,26 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.lock"]
 
 
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    """A file system of 256 KiB, where one may be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system may be mounted here ({mounted.stderr.strip()})")
+    try:
+        with pytest.raises(DataError, match="cannot be written .No space left on device.; free space"):
+            open_or_pack(
+                "big", "s", (1, 64, 64), lambda packer: packer.add("a", np.zeros((200, 1, 64, 64), np.uint8)), str(disk)
+            )
+        assert [path.name for path in disk.iterdir()] == ["big.lock"]
+        assert (opened(disk).images == IMAGES.reshape(6, 1, 4, 4)).all()  # what fits still does
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="METALEARN_CACHE"):
