@@ -13,7 +13,10 @@ from metalearn.datamodules.images import ImageSpec
 from metalearn.episode import Batch
 from metalearn.errors import ConfigError
 
-__all__ = ["augment_tasks", "task_seeds"]
+__all__ = ["HOOKS", "augment_tasks", "task_seeds"]
+
+HOOKS = ("on_before_batch_transfer", "on_after_batch_transfer")
+"""Where Lightning has seeds chosen and images augmented."""
 
 STRIDE = 61
 """Every so many values of a support set make up its checksum."""

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from metalearn.datamodules.augmentation import HOOKS
 from metalearn.datamodules.checks import check_at_least
 from metalearn.datamodules.images import ImageSpec
 from metalearn.datamodules.loader import EpisodeDataset, EpisodeLoader, EpisodeSampler, as_it_is
@@ -126,5 +127,6 @@ class _Draw:
 
     def __getstate__(self) -> dict[str, object]:
         clone = object.__new__(type(self.data))
-        clone.__dict__.update({name: value for name, value in self.data.__dict__.items() if name != "trainer"})
+        left = {"trainer", *HOOKS}  # hooks are bound to the data module that has the Trainer
+        clone.__dict__.update({name: value for name, value in self.data.__dict__.items() if name not in left})
         return {"data": clone, "split": self.split}

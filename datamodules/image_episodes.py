@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from metalearn.datamodules.augmentation import augment_tasks, task_seeds
+from metalearn.datamodules.augmentation import HOOKS, augment_tasks, task_seeds
 from metalearn.datamodules.checks import Count
 from metalearn.datamodules.classes import ClassEpisodes, Pool
 from metalearn.datamodules.images import ImageSpec, to_float
@@ -41,6 +41,11 @@ class ImageEpisodes(ClassEpisodes):
         self.cache_dir = cache_dir
         self._store: ImageStore | None = None
         self._seeds: list[int] | None = None
+        if (
+            self.options.augment
+        ):  # only then, for Lightning lets hooks of a data module displace those of a LightningModule
+            for hook, own in zip(HOOKS, (self._choose_seeds, self._augment), strict=True):
+                setattr(self, hook, own)
 
     image_spec: ImageSpec | None
 
@@ -104,13 +109,13 @@ class ImageEpisodes(ClassEpisodes):
         rows, turns = self.gather_rows(seed, split, indices)
         return self.take_pixels(rows, None if turns is None else np.repeat(turns[..., None], rows.shape[-1], -1))
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+    def _choose_seeds(self, batch: Any, dataloader_idx: int) -> Any:
         """Choose the seeds of the augmentation, from the tasks themselves."""
         trains = self.trainer is not None and self.trainer.training
-        self._seeds = task_seeds(batch) if self.options.augment and trains else None
+        self._seeds = task_seeds(batch) if trains else None
         return batch
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+    def _augment(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment the training images, on their device."""
         if self._seeds is None:
             return batch

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two test processes must not wait by spinning
+
 from pathlib import Path
 
 import pytest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import lightning as L
@@ -71,6 +72,28 @@ def test_a_task_is_augmented_the_same_whatever_draws_it(folder: str) -> None:
     torch.rand(7)
     for more in ({"num_workers": 1}, {"options": {"balanced": False}}):
         assert torch.equal(torch.cat([batch.support.x for batch in fitted(folder, **more)[0].seen["train"]]), expected)
+
+
+def test_hooks_of_the_module_stay_its_own_without_augmentation(folder: str) -> None:
+    class Hooked(Recorder):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            self.seen["hook"] = [batch]
+            return batch
+
+    data = ImageFolderEpisodes(folder, ways=2, shots=1, queries=2, image_size=16, train_tasks=4, val_tasks=2)
+    module = Hooked()
+    trainer = L.Trainer(
+        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, limit_val_batches=0
+    )
+    trainer.fit(module, datamodule=data)
+    assert torch.equal(module.seen["hook"][0].support.x[0], data.episode(0, "train", 0).support.x)
+
+
+def test_augmented_data_pickle_for_workers_that_are_spawned(folder: str) -> None:
+    _, data = fitted(folder)
+    dataset = data.train_dataloader().dataset
+    again = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(again[2].support.x, dataset[2].support.x)
 
 
 def test_each_image_is_transformed_by_itself_and_the_rng_is_left_alone(folder: str) -> None:
