@@ -74,6 +74,7 @@ def test_a_task_is_augmented_the_same_whatever_draws_it(folder: str) -> None:
         assert torch.equal(torch.cat([batch.support.x for batch in fitted(folder, **more)[0].seen["train"]]), expected)
 
 
+@pytest.mark.filterwarnings("ignore:You have overridden .* in `LightningModule`")  # Lightning says what it does
 def test_hooks_of_the_module_stay_its_own_without_augmentation(folder: str) -> None:
     class Hooked(Recorder):
         def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
