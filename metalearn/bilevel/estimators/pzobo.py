@@ -1,0 +1,68 @@
+"""Hessian-free estimation: the response of the inner solver to random changes of x."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, inner_gradient
+from metalearn.bilevel.oracles import Oracles, finite
+from metalearn.bilevel.streams import Draw
+from metalearn.bilevel.trees import dot, scale
+from metalearn.errors import ConfigError
+
+__all__ = ["PZOBO"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PZOBO(Estimator):
+    """``G = grad_x f + (1/Q) sum_j u_j <(y_N(x + mu u_j) - y_N(x)) / mu, grad_y f>`` with ``u_j ~ N(0, I)``
+    (PZOBO, arXiv 2110.07004).
+
+    All runs start at the same ``y``; with a stream they see the same batches, which is PZOBO-S. Where ``y_N`` is affine in ``x``
+    the response term is unbiased for any ``mu``, with a relative mean squared error of ``(p + 1)/Q`` for ``p`` entries of ``x``.
+
+    Attributes:
+        inner: the solver.
+        mu: the length of the change, in units of ``x``.
+        Q: directions.
+    """
+
+    mu: float = 0.01
+    Q: int = 1
+
+    def __post_init__(self) -> None:
+        if self.inner is None:
+            raise ConfigError("PZOBO(inner=None), but it compares runs of an inner solver; use inner=GradientDescent(...)")
+        if not self.mu > 0:
+            raise ConfigError(f"PZOBO(mu={self.mu}), but it must be above 0; use 0.01")
+        if self.Q < 1:
+            raise ConfigError(f"PZOBO(Q={self.Q}), but it must be at least 1; use 10")
+
+    def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
+        assert self.inner is not None
+        start = y.detach()
+        solved = self.solve_inner(oracles, x, start, step)
+        y, steps = solved.y, solved.steps
+        finite(y, "y", step)
+        outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
+        response = torch.zeros_like(x)
+        for index in range(self.Q):
+            u = self.direction(oracles, x, step, index)
+            moved = self.inner.solve(inner_gradient(oracles, x + self.mu * u, step), start)
+            steps += moved.steps
+            along = dot(moved.y - y, outer.of_y) / self.mu
+            if oracles.problem.shared_x:
+                response = response + u * along.sum()
+            else:
+                response = response + scale(along, u.expand_as(x))
+        value = (outer.of_x + response / self.Q) / oracles.averages
+        check_result(oracles, x, y, outer, value, step)
+        return Estimate(value, y, None, outer.losses, inner_steps=steps)
+
+    def direction(self, oracles: Oracles, x: Tensor, step: int, index: int) -> Tensor:
+        """``u`` ``[P]``, the same for all problems."""
+        generator = Draw(oracles.seed, step, "direction", index).generator()
+        return torch.randn(x.shape[-1], generator=generator, dtype=x.dtype).to(x.device)
