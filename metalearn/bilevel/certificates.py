@@ -79,8 +79,8 @@ def sharpen(
     problem = oracles.problem
     if not (problem.stream is None or isinstance(problem.stream, Fixed)):
         raise ConfigError(
-            f"the problem draws batches from {type(problem.stream).__name__}, but a certificate is for a deterministic one; use "
-            "with_batch(...) on all the data"
+            f"the problem draws batches from {type(problem.stream).__name__}, but a certificate is for a "
+            "deterministic one; use with_batch(...) on all the data"
         )
     problem.constants.need("a certificate", *NEEDED)
     solver = CG(iterations=iterations)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -132,8 +132,8 @@ def certify(
     if of_x.ravel(x).shape != of_x.ravel(found.value).shape:
         raise ShapeError("found.value and x have different shapes, but it must be the hypergradient at x; pass that x")
     oracles = Oracles(problem, of_x, of_y, counts)
-    vectors: list[Any] = [of_x.ravel(x), of_y.ravel(y), None if found.dual is None else of_y.ravel(found.dual)]
-    return sharpen(oracles, *vectors, of_x.ravel(found.value))
+    dual = None if found.dual is None else of_y.ravel(found.dual)
+    return sharpen(oracles, of_x.ravel(x), of_y.ravel(y), dual, of_x.ravel(found.value))
 
 
 def plain_certificate(oracles: Oracles, found: Estimate) -> Tensor | None:

@@ -90,12 +90,12 @@ class _Setting:
         """The same for ``size`` problems at once, each with its own ``x``."""
         if self.problem.batched is not None:
             raise ConfigError(
-                f"solve_inner is under vmap with batched={self.problem.batched}, but it can have one axis of problems; drop "
-                "batched, or the vmap"
+                f"solve_inner is under vmap with batched={self.problem.batched}, but it can have one axis of "
+                "problems; drop batched, or the vmap"
             )
         problem = dataclasses.replace(self.problem, batched=size, shared_x=False)
-        layouts = (dataclasses.replace(each, problems=size) for each in (self.x, self.y))
-        return dataclasses.replace(self, problem=problem, **dict(zip(("x", "y"), layouts, strict=True)))
+        x, y = (dataclasses.replace(each, problems=size) for each in (self.x, self.y))
+        return dataclasses.replace(self, problem=problem, x=x, y=y)
 
 
 def _stack(size: int, tensors: Sequence[Any], dims: Sequence[int | None]) -> list[Any]:
@@ -169,8 +169,8 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
         raise BilevelError(
-            "a second derivative of solve_inner was asked for, but it has a first one alone; drop create_graph=True, or unroll "
-            "the inner solver with ITD"
+            "a second derivative of solve_inner was asked for, but it has a first one alone; drop create_graph=True, "
+            "or unroll the inner solver with ITD"
         )
 
     @staticmethod
@@ -182,4 +182,6 @@ class _Adjoint(torch.autograd.Function):
 
 def _precise(u: Tensor) -> LinearSolver:
     size = float(torch.linalg.vector_norm(u, dim=-1).max())
-    return CG(tolerance=max(1e-3 * torch.finfo(u.dtype).eps ** 0.5 * size, torch.finfo(u.dtype).tiny), max_iterations=10_000)
+    return CG(
+        tolerance=max(1e-3 * torch.finfo(u.dtype).eps ** 0.5 * size, torch.finfo(u.dtype).tiny), max_iterations=10_000
+    )

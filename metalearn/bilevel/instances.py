@@ -70,12 +70,13 @@ class Quadratic:
     def constants(self) -> Constants:
         """Exact ones."""
         values = torch.linalg.eigvalsh(self.A)
-        norms = [float(torch.linalg.matrix_norm(each, 2)) for each in (self.C, self.G, self.Y.T @ self.Y)]
+        norms = [float(torch.linalg.matrix_norm(each, 2)) for each in (self.C, self.G, self.Y.T @ self.Y, self.E)]
         response = torch.linalg.solve(self.A, self.C)
         curvature = (self.Y @ response).T @ (self.Y @ response) + self.E + self.G @ response + (self.G @ response).T
         of_phi = torch.linalg.eigvalsh(curvature)
         return Constants(
-            mu=float(values[0]), L=float(values[-1]), L_xy=norms[0], rho_J=0.0, rho_H=0.0, L_fxy=norms[1], L_fyy=norms[2],
+            mu=float(values[0]), L=float(values[-1]), L_xy=norms[0], rho_J=0.0, rho_H=0.0,
+            L_fxx=norms[3], L_fxy=norms[1], L_fyy=norms[2],
             mu_x=float(of_phi[0]) if of_phi[0] > 0 else None, L_phi=float(of_phi[-1]) if of_phi[-1] > 0 else None,
         )  # fmt: skip
 
@@ -173,8 +174,9 @@ def worst_case(
     smooth = 1.5 * mu_y if L_inner is None else L_inner
     if not (0 < mu_x < L_x and 0 < mu_y < smooth and L_y > 0 and L_inner_xy > 0 and L_xy >= 0):
         raise ConfigError(
-            f"worst_case(mu_x={mu_x}, L_x={L_x}, mu_y={mu_y}, L_inner={smooth}, L_y={L_y}, L_xy={L_xy}, L_inner_xy={L_inner_xy}), "
-            "but 0 < mu_x < L_x, 0 < mu_y < L_inner, 0 < L_y, 0 < L_inner_xy and 0 <= L_xy must hold; lower mu_x and mu_y"
+            f"worst_case(mu_x={mu_x}, L_x={L_x}, mu_y={mu_y}, L_inner={smooth}, L_y={L_y}, L_xy={L_xy}, "
+            f"L_inner_xy={L_inner_xy}), but 0 < mu_x < L_x, 0 < mu_y < L_inner, 0 < L_y, 0 < L_inner_xy and 0 <= "
+            "L_xy must hold; lower mu_x and mu_y"
         )
     a, b0, t = (L_x - mu_x) / 4, (smooth - mu_y) / 4, L_inner_xy
     den = mu_x * b0**2 + a * b0 * mu_y + L_xy * t * b0 / 2
@@ -209,14 +211,12 @@ def worst_case(
     )  # fmt: skip
 
 
-def simple_worst_case(
-    size: int, *, mu_x: float, mu_y: float, L_y: float = 1.0, L_inner_xy: float = 1.0
-) -> WorstCase:
+def simple_worst_case(size: int, *, mu_x: float, mu_y: float, L_y: float = 1.0, L_inner_xy: float = 1.0) -> WorstCase:
     """``g = mu_y|y|^2/2 - (L_inner_xy/2) x'Zy + b'y``, ``f = mu_x|x|^2/2 + (L_y/2)|y|^2``: Nesterov's quadratic with the
     condition number ``1 + L_y L_inner_xy^2/(mu_x mu_y^2)``.
 
-    ``grad Phi = (mu_x I + s Z^2) x - (L_y L_inner_xy/(2 mu_y^2)) Z b`` with ``s = L_y L_inner_xy^2/(4 mu_y^2)``, and ``b`` is such
-    that ``x*_i = r^i``, up to ``r^d``.
+    ``grad Phi = (mu_x I + s Z^2) x - (L_y L_inner_xy/(2 mu_y^2)) Z b`` with ``s = L_y L_inner_xy^2/(4 mu_y^2)``, and ``b``
+    is such that ``x*_i = r^i``, up to ``r^d``.
 
     Args:
         size: ``d``.
@@ -227,7 +227,8 @@ def simple_worst_case(
     """
     if not (mu_x > 0 and mu_y > 0 and L_y > 0 and L_inner_xy > 0):
         raise ConfigError(
-            f"simple_worst_case(mu_x={mu_x}, mu_y={mu_y}, L_y={L_y}, L_inner_xy={L_inner_xy}), but all must be above 0; use 0.1"
+            f"simple_worst_case(mu_x={mu_x}, mu_y={mu_y}, L_y={L_y}, L_inner_xy={L_inner_xy}), but all must be above "
+            "0; use 0.1"
         )
     t = L_inner_xy
     q = 4 * mu_x * mu_y**2 / (L_y * t**2)
@@ -260,7 +261,8 @@ def _finish(
     of_phi, of_g = torch.linalg.eigvalsh(curvature), torch.linalg.eigvalsh(A)
     constants = Constants(
         mu=float(of_g[0]), L=float(of_g[-1]), L_xy=float(torch.linalg.matrix_norm(C, 2)), rho_J=0.0, rho_H=0.0,
-        L_fxy=float(torch.linalg.matrix_norm(G, 2)), L_fyy=L_y, mu_x=float(of_phi[0]), L_phi=float(of_phi[-1]),
+        L_fxx=float(torch.linalg.matrix_norm(E, 2)), L_fxy=float(torch.linalg.matrix_norm(G, 2)), L_fyy=L_y,
+        mu_x=float(of_phi[0]), L_phi=float(of_phi[-1]),
     )  # fmt: skip
     return WorstCase(
         problem=BilevelProblem(problem.outer_loss, problem.inner_loss, problem.init_inner, constants),

@@ -56,8 +56,8 @@ class LinearSolver(ABC):
         name = type(self).__name__
         if (self.iterations is None) == (self.tolerance is None):
             raise ConfigError(
-                f"{name}(iterations={self.iterations}, tolerance={self.tolerance}), but exactly one of them must be given; drop "
-                "one"
+                f"{name}(iterations={self.iterations}, tolerance={self.tolerance}), but exactly one of them must be "
+                "given; drop one"
             )
         if self.iterations is not None and self.iterations < 0:
             raise ConfigError(f"{name}(iterations={self.iterations}), but it must be at least 0; use 10")
@@ -69,7 +69,7 @@ class LinearSolver(ABC):
         """Yield ``v_k`` and ``b - H v_k`` for ``k = 1, 2, ...`` from ``v_0`` and its residual, and end where no problem can be
         improved."""
 
-    def check(self, constants: Constants) -> None:
+    def check(self, constants: Constants) -> None:  # noqa: B027  # most solvers have no step size
         """Raise a ConfigError if a step size is outside the stable range of a known ``L``."""
 
     def solve(self, product: Product, b: Tensor, v: Tensor | None = None) -> LinearSolution:
@@ -92,10 +92,10 @@ class LinearSolver(ABC):
             return LinearSolution(answer, residual, 0)
         limit = self.iterations if self.iterations is not None else self.max_iterations
         before = r
-        for count, (v, after) in enumerate(self.iterates(product, b, v, r), 1):
+        for count, (found, after) in enumerate(self.iterates(product, b, v, r), 1):
             before, r = r, after
             # each problem keeps the first solution that is good enough, whatever the others do
-            answer = torch.where(done.unsqueeze(-1), answer, v)
+            answer = torch.where(done.unsqueeze(-1), answer, found)
             residual = torch.where(done, residual, norm(r))
             if self.tolerance is not None:
                 done = residual <= tolerance
@@ -112,7 +112,7 @@ class LinearSolver(ABC):
             )
         return LinearSolution(answer, residual, count)
 
-    def _check_curvature_of_last(self, b: Tensor, before: Tensor, r: Tensor) -> None:
+    def _check_curvature_of_last(self, b: Tensor, before: Tensor, r: Tensor) -> None:  # noqa: B027  # few solvers can
         """Raise if the last two residuals tell that ``H`` has negative curvature."""
 
     def _check_growth(self, product: Product, b: Tensor, first: Tensor, r: Tensor) -> None:
@@ -123,9 +123,9 @@ class LinearSolver(ABC):
             return
         curvature = _curvature(r, product(r))
         raise BilevelError(
-            f"the residual |H v - b| of {type(self).__name__} grew from {_worst(first, grown):.3g} to {_worst(now, grown):.3g}, where "
-            f"the inner loss has the curvature {_worst(curvature, grown):.3g}; it must be positive and below 2/step_size: lower "
-            "the step size, or add l2 regularisation to inner_loss"
+            f"the residual |H v - b| of {type(self).__name__} grew from {_worst(first, grown):.3g} to "
+            f"{_worst(now, grown):.3g}, where the inner loss has the curvature {_worst(curvature, grown):.3g}; it "
+            "must be positive and below 2/step_size: lower the step size, or add l2 regularisation to inner_loss"
         )
 
 
@@ -160,8 +160,8 @@ class CG(LinearSolver):
         wrong = (bend <= 0) & moves
         if bool(wrong.any()):
             raise BilevelError(
-                f"CG met the curvature {_worst(bend / length, wrong):.3g} in inner_loss, but it must be strongly convex in y; add "
-                "l2 regularisation, solve the inner problem further, or use NormalCG"
+                f"CG met the curvature {_worst(bend / length, wrong):.3g} in inner_loss, but it must be strongly "
+                "convex in y; add l2 regularisation, solve the inner problem further, or use NormalCG"
             )
 
 
@@ -220,8 +220,8 @@ class FixedPoint(LinearSolver):
         wrong = (curvature < -100 * eps / self.step_size) & (norm(before) > eps**0.5 * norm(b))
         if bool(wrong.any()):
             raise BilevelError(
-                f"{type(self).__name__} met the curvature {_worst(curvature, wrong):.3g} in inner_loss, but it must be strongly convex "
-                "in y; add l2 regularisation, solve the inner problem further, or use NormalCG"
+                f"{type(self).__name__} met the curvature {_worst(curvature, wrong):.3g} in inner_loss, but it must "
+                "be strongly convex in y; add l2 regularisation, solve the inner problem further, or use NormalCG"
             )
 
 

@@ -132,8 +132,8 @@ class Oracles:
         if of_y is None:
             lacks = "y" if of_x is not None else "x or y"
             raise BilevelError(
-                f"outer_loss does not depend on {lacks}, but the hypergradient passes through y; compute it from y, without "
-                "detach() or .item()"
+                f"outer_loss does not depend on {lacks}, but the hypergradient passes through y; compute it from y, "
+                "without detach() or .item()"
             )
         zeros = torch.zeros_like(x) if of_x is None else of_x
         return OuterGradient(losses.detach(), zeros.detach(), of_y.detach(), of_x is not None)
@@ -231,6 +231,6 @@ def finite(tensor: Tensor, term: str, step: int) -> None:
     if not bool(tensor.isfinite().all()):
         bad = tensor[~tensor.isfinite()].flatten()[0]
         raise DivergenceError(
-            f"{term} has an entry {float(bad)} at outer step {step}, but it must be finite; lower the step sizes, or check the "
-            "losses and their data"
+            f"{term} has an entry {float(bad)} at outer step {step}, but it must be finite; lower the step sizes, or "
+            "check the losses and their data"
         )

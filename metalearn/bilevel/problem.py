@@ -28,6 +28,7 @@ class Constants:
         L_xy: the largest norm of ``grad_xy g``.
         rho_J: the Lipschitz constant of ``grad_xy g`` in ``y`` (tau in the thesis); 0 for a quadratic.
         rho_H: the Lipschitz constant of ``grad_yy g`` in ``y`` (rho in the thesis); 0 for a quadratic.
+        L_fxx: the Lipschitz constant of ``grad_x f`` in ``x``.
         L_fxy: the Lipschitz constant of ``grad_x f`` in ``y``.
         L_fyy: the Lipschitz constant of ``grad_y f`` in ``y``.
         M: the largest norm of ``grad_y f``.
@@ -40,6 +41,7 @@ class Constants:
     L_xy: float | None = None
     rho_J: float | None = None
     rho_H: float | None = None
+    L_fxx: float | None = None
     L_fxy: float | None = None
     L_fyy: float | None = None
     M: float | None = None
@@ -51,8 +53,8 @@ class Constants:
             positive = name in ("mu", "L", "mu_x", "L_phi")
             if value is not None and not (value > 0 if positive else value >= 0):
                 raise ConfigError(
-                    f"constants.{name} is {value}, but it must be {'above' if positive else 'at least'} 0; leave it None if "
-                    "unknown"
+                    f"constants.{name} is {value}, but it must be {'above' if positive else 'at least'} 0; leave it "
+                    "None if unknown"
                 )
         if self.mu is not None and self.L is not None and self.mu > self.L * (1 + 1e-9):
             raise ConfigError(f"constants.mu is {self.mu:g}, above constants.L = {self.L:g}; swap them")

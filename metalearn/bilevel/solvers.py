@@ -62,7 +62,8 @@ class InnerSolver(ABC):
             raise ConfigError(f"{name}(step_size={self.step_size}), but it must be above 0; use 1/L")
         if (self.steps is None) == (self.tolerance is None):
             raise ConfigError(
-                f"{name}(steps={self.steps}, tolerance={self.tolerance}), but exactly one of them must be given; drop one"
+                f"{name}(steps={self.steps}, tolerance={self.tolerance}), but exactly one of them must be given; "
+                "drop one"
             )
         if self.steps is not None and self.steps < 0:
             raise ConfigError(f"{name}(steps={self.steps}), but it must be at least 0; use 10")
@@ -84,7 +85,9 @@ class InnerSolver(ABC):
     def check(self, constants: Constants) -> None:
         """Raise a ConfigError if the step size is outside the stable range of a known ``L``."""
         if constants.L is not None:
-            check_step_size(f"{type(self).__name__}.step_size", self.step_size, self.largest_step(constants.L), constants.L)
+            check_step_size(
+                f"{type(self).__name__}.step_size", self.step_size, self.largest_step(constants.L), constants.L
+            )
 
     def solve(self, gradient: Gradient, y: Tensor) -> InnerSolution:
         """Run without a graph.
@@ -134,8 +137,8 @@ class InnerSolver(ABC):
         assert residual is not None
         raise BilevelError(
             f"{type(self).__name__} reached |grad_y g| = {float(residual.max()):.3g} in {self.max_steps} steps, but "
-            f"tolerance={tolerance:g} was asked for; raise max_steps, loosen the tolerance, or check that inner_loss is strongly "
-            "convex"
+            f"tolerance={tolerance:g} was asked for; raise max_steps, loosen the tolerance, or check that inner_loss "
+            "is strongly convex"
         )
 
     def _locate(self, gradient: Gradient, y: Tensor) -> None:
@@ -149,8 +152,8 @@ class InnerSolver(ABC):
             y, last = self.move(point, y, last, found), y
             if not bool(y.isfinite().all()):
                 raise DivergenceError(
-                    f"{term} is not finite at inner step {step}, but all entries must be; lower step_size={self.step_size:g}, or "
-                    "check inner_loss and its data"
+                    f"{term} is not finite at inner step {step}, but all entries must be; lower "
+                    f"step_size={self.step_size:g}, or check inner_loss and its data"
                 )
 
 
@@ -221,8 +224,8 @@ def check_step_size(name: str, step_size: float, largest: float, L: float) -> No
     """Raise a ConfigError if a step size is not below the largest stable one."""
     if step_size >= largest:
         raise ConfigError(
-            f"{name} is {step_size:g}, but with L = {L:g} it must be below {largest:g}, where the method starts to diverge; use "
-            f"{1 / L:g} (1/L)"
+            f"{name} is {step_size:g}, but with L = {L:g} it must be below {largest:g}, where the method starts to "
+            f"diverge; use {1 / L:g} (1/L)"
         )
 
 
@@ -232,8 +235,9 @@ def check_growth(first: Tensor, last: Tensor, steps: int, step_size: float) -> N
         return
     worst = int((last / first).nan_to_num(float("inf")).argmax())
     raise DivergenceError(
-        f"|grad_y g| went from {float(first.flatten()[worst]):.3g} to {float(last.flatten()[worst]):.3g} by inner step {steps}, but "
-        f"it must shrink where inner_loss is strongly convex; lower step_size={step_size:g}, or add regularisation"
+        f"|grad_y g| went from {float(first.flatten()[worst]):.3g} to {float(last.flatten()[worst]):.3g} by inner "
+        f"step {steps}, but it must shrink where inner_loss is strongly convex; lower step_size={step_size:g}, or "
+        "add regularisation"
     )
 
 

@@ -28,14 +28,14 @@ class Draw(NamedTuple):
         seed: the run's.
         step: the outer step.
         term: the estimator's term.
-        index: the inner step, or the number of the Hessian product or of the direction.
+        number: the inner step, or the number of the Hessian product or of the direction.
         size: examples; ``None`` for the stream's own default.
     """
 
     seed: int
     step: int
     term: Term
-    index: int = 0
+    number: int = 0
     size: int | None = None
 
     def generator(self) -> torch.Generator:

@@ -41,20 +41,24 @@ class Layout:
         """
         leaves, spec = tree_flatten(tree)
         if not leaves:
-            raise ShapeError(f"{name} is {tree!r}, but it must hold at least one tensor; return a tensor or a dict of them")
+            raise ShapeError(
+                f"{name} is {tree!r}, but it must hold at least one tensor; return a tensor or a dict of them"
+            )
         for leaf in leaves:
             if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
                 kind = leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__
-                raise ShapeError(f"{name} holds a {kind}, but all its leaves must be floating-point tensors; close over it")
+                raise ShapeError(
+                    f"{name} holds a {kind}, but all its leaves must be floating-point tensors; close over it"
+                )
             if leaf.dtype != leaves[0].dtype or leaf.device != leaves[0].device:
                 raise ShapeError(
-                    f"{name} mixes {leaves[0].dtype} on {leaves[0].device} with {leaf.dtype} on {leaf.device}, but its tensors "
-                    "must share both; convert them with .to(...)"
+                    f"{name} mixes {leaves[0].dtype} on {leaves[0].device} with {leaf.dtype} on {leaf.device}, but "
+                    "its tensors must share both; convert them with .to(...)"
                 )
             if problems is not None and (leaf.ndim == 0 or len(leaf) != problems):
                 raise ShapeError(
-                    f"{name} has a tensor of shape {list(leaf.shape)}, but its first axis must be the {problems} problems; "
-                    f"give it the shape [{problems}, ...] or change batched="
+                    f"{name} has a tensor of shape {list(leaf.shape)}, but its first axis must be the {problems} "
+                    f"problems; give it the shape [{problems}, ...] or change batched="
                 )
         first = 0 if problems is None else 1
         return cls(spec, tuple(leaf.shape[first:] for leaf in leaves), problems)
@@ -73,9 +77,7 @@ class Layout:
         else:
             # one split, since its backward pass is one concatenation
             pieces = vector.split([math.prod(shape) for shape in self.shapes], -1)
-        leaves = [
-            piece.reshape(*vector.shape[:-1], *shape) for piece, shape in zip(pieces, self.shapes, strict=True)
-        ]
+        leaves = [piece.reshape(*vector.shape[:-1], *shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
         return tree_unflatten(leaves, self.spec)
 
 

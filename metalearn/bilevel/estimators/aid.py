@@ -108,6 +108,6 @@ class AID(Estimator):
             longest = float(norm(v).max())
             length = longest if longest > length else 2 * length  # the next target is at most half of this one
         raise BilevelError(
-            f"AID certified an error of {float(torch.max(bound)):.3g} at outer step {step}, but tolerance={tolerance:g} was asked "
-            "for; loosen it, or compute in float64"
+            f"AID certified an error of {float(torch.max(bound)):.3g} at outer step {step}, but "
+            f"tolerance={tolerance:g} was asked for; loosen it, or compute in float64"
         )

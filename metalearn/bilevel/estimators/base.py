@@ -101,6 +101,6 @@ def check_result(
         and not oracles.linearize(x, y, oracles.sample("inner", step)).reaches_x
     ):
         raise BilevelError(
-            "neither outer_loss nor inner_loss depends on x, but x is what is optimised; compute one of them from x, without "
-            "detach() or .item()"
+            "neither outer_loss nor inner_loss depends on x, but x is what is optimised; compute one of them from x, "
+            "without detach() or .item()"
         )

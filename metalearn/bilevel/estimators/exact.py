@@ -34,7 +34,8 @@ class Exact(Estimator):
         size = y.shape[-1]
         if size > self.largest:
             raise ConfigError(
-                f"y has {size} entries, but Exact(largest={self.largest}) solves a dense system; use AID(solver=CG(...))"
+                f"y has {size} entries, but Exact(largest={self.largest}) solves a dense system; use "
+                "AID(solver=CG(...))"
             )
         solved = self.solve_inner(oracles, x, y, step)
         y = solved.y
@@ -49,8 +50,8 @@ class Exact(Estimator):
         if bool(info.any()):
             smallest = float(torch.linalg.eigvalsh(matrix).min())
             raise BilevelError(
-                f"inner_loss has the curvature {smallest:.3g}, but it must be strongly convex in y; add l2 regularisation, or solve "
-                "the inner problem further"
+                f"inner_loss has the curvature {smallest:.3g}, but it must be strongly convex in y; add l2 "
+                "regularisation, or solve the inner problem further"
             )
         v = torch.cholesky_solve(outer.of_y.unsqueeze(-1), factor).squeeze(-1)
         value = (outer.of_x - here.jvp(v)) / oracles.averages

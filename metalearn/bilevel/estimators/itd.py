@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, inner_gradient
-from metalearn.bilevel.oracles import Oracles, finite
+from metalearn.bilevel.oracles import Oracles
 from metalearn.errors import ConfigError
 from metalearn.inner.gradients import MEMORY_MODES, MemoryMode, gradient
 
@@ -42,10 +42,13 @@ class ITD(Estimator):
             )
         if self.truncate is not None and not 1 <= self.truncate <= self.inner.steps:
             raise ConfigError(
-                f"ITD(truncate={self.truncate}), but it must be from 1 to the {self.inner.steps} inner steps; use None for all"
+                f"ITD(truncate={self.truncate}), but it must be from 1 to the {self.inner.steps} inner steps; use "
+                "None for all"
             )
         if self.memory not in MEMORY_MODES:
-            raise ConfigError(f"ITD(memory={self.memory!r}), but it must be one of {', '.join(MEMORY_MODES)}; use 'store'")
+            raise ConfigError(
+                f"ITD(memory={self.memory!r}), but it must be one of {', '.join(MEMORY_MODES)}; use 'store'"
+            )
 
     def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
         assert self.inner is not None

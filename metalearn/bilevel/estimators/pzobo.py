@@ -35,7 +35,9 @@ class PZOBO(Estimator):
 
     def __post_init__(self) -> None:
         if self.inner is None:
-            raise ConfigError("PZOBO(inner=None), but it compares runs of an inner solver; use inner=GradientDescent(...)")
+            raise ConfigError(
+                "PZOBO(inner=None), but it compares runs of an inner solver; use inner=GradientDescent(...)"
+            )
         if not self.mu > 0:
             raise ConfigError(f"PZOBO(mu={self.mu}), but it must be above 0; use 0.01")
         if self.Q < 1:
@@ -54,10 +56,8 @@ class PZOBO(Estimator):
             moved = self.inner.solve(inner_gradient(oracles, x + self.mu * u, step), start)
             steps += moved.steps
             along = dot(moved.y - y, outer.of_y) / self.mu
-            if oracles.problem.shared_x:
-                response = response + u * along.sum()
-            else:
-                response = response + scale(along, u.expand_as(x))
+            share = u * along.sum() if oracles.problem.shared_x else scale(along, u.expand_as(x))
+            response = response + share
         value = (outer.of_x + response / self.Q) / oracles.averages
         check_result(oracles, x, y, outer, value, step)
         return Estimate(value, y, None, outer.losses, inner_steps=steps)

@@ -18,7 +18,7 @@ __all__ = ["StocBiONeumann", "shrinking_sizes"]
 
 
 def shrinking_sizes(batch: int, terms: int, contraction: float) -> list[int]:
-    """``|B_{Q+1-j}| = B Q (1 - eta mu)^{j-1}`` for ``j = 1..Q``, in the order in which they are used, each at least 1."""
+    """``|B_{Q+1-j}| = B Q (1 - eta mu)^{j-1}`` for ``j = 1..Q``, in the order of their use, each at least 1."""
     return [max(1, math.ceil(batch * terms * contraction**j)) for j in range(terms)]
 
 
@@ -53,7 +53,9 @@ class StocBiONeumann(Estimator):
         if self.Q < 1:
             raise ConfigError(f"StocBiONeumann(Q={self.Q}), but it must be at least 1; use 3")
         if self.batch is not None and self.batch < 1:
-            raise ConfigError(f"StocBiONeumann(batch={self.batch}), but it must be at least 1; use None for the stream's size")
+            raise ConfigError(
+                f"StocBiONeumann(batch={self.batch}), but it must be at least 1; use None for the stream's size"
+            )
 
     def check(self, constants: Constants) -> None:
         super().check(constants)
@@ -90,7 +92,7 @@ class StocBiONeumann(Estimator):
             # |(1 - eta h)^Q| is the growth, of a curvature h below 0 or above 2/eta
             growth = float((after / before).max()) ** (1 / self.Q)
             raise BilevelError(
-                f"the Neumann terms grew by {growth:.3g} a product at outer step {step}, as with a curvature of inner_loss of "
-                f"{(1 - growth) / self.eta:.3g} or {(1 + growth) / self.eta:.3g}, but it must be between 0 and 2/eta; lower "
-                f"eta={self.eta:g}, or add l2 regularisation to inner_loss"
+                f"the Neumann terms grew by {growth:.3g} a product at outer step {step}, as with a curvature of "
+                f"inner_loss of {(1 - growth) / self.eta:.3g} or {(1 + growth) / self.eta:.3g}, but it must be "
+                f"between 0 and 2/eta; lower eta={self.eta:g}, or add l2 regularisation to inner_loss"
             )
