@@ -193,12 +193,13 @@ def worst_case(
     c = L_xy / t * b - 2 * a * b0 / t**2 * _square(b)
 
     def inner_loss(x: Tensor, y: Tensor, _: object) -> Tensor:
-        return (y * (b0 * _square(y) + mu_y * y)).sum() / 2 - t / 2 * (x * _z(y)).sum() + (b * y).sum()
+        z = _z(y)  # y'Z^2 y = |Zy|^2
+        return b0 / 2 * z.dot(z) + mu_y / 2 * y.dot(y) - t / 2 * x.dot(z) + b.dot(y)
 
     def outer_loss(x: Tensor, y: Tensor, _: object) -> Tensor:
-        z = _z(y)
-        own = (x * (a * _square(x) + mu_x * x)).sum() / 2 + L_y / 2 * (y * y).sum()
-        return own - a * b0 / t * (x * _square(z)).sum() + L_xy / 2 * (x * z).sum() + (c * y).sum()
+        zx, zy = _z(x), _z(y)
+        own = a / 2 * zx.dot(zx) + mu_x / 2 * x.dot(x) + L_y / 2 * y.dot(y)
+        return own - a * b0 / t * zx.dot(_z(zy)) + L_xy / 2 * x.dot(zy) + c.dot(y)
 
     matrix = _z(torch.eye(size, dtype=torch.float64))
     square = matrix @ matrix
@@ -238,10 +239,10 @@ def simple_worst_case(size: int, *, mu_x: float, mu_y: float, L_y: float = 1.0, 
     b = _inverse(target) * t / 2
 
     def inner_loss(x: Tensor, y: Tensor, _: object) -> Tensor:
-        return mu_y / 2 * (y * y).sum() - t / 2 * (x * _z(y)).sum() + (b * y).sum()
+        return mu_y / 2 * y.dot(y) - t / 2 * x.dot(_z(y)) + b.dot(y)
 
     def outer_loss(x: Tensor, y: Tensor, _: object) -> Tensor:
-        return mu_x / 2 * (x * x).sum() + L_y / 2 * (y * y).sum()
+        return mu_x / 2 * x.dot(x) + L_y / 2 * y.dot(y)
 
     eye = torch.eye(size, dtype=torch.float64)
     return _finish(
@@ -277,8 +278,7 @@ def _finish(
 
 def _z(v: Tensor) -> Tensor:
     """``Z v`` for ``v`` ``[d, ...]``: ``(Zv)_i = v_{d-1-i} - v_{d-i}``."""
-    back = v.flip(0)
-    return back - torch.cat([torch.zeros_like(back[:1]), back[:-1]])
+    return (v - torch.cat([v[1:], torch.zeros_like(v[:1])])).flip(0)
 
 
 def _square(v: Tensor) -> Tensor:

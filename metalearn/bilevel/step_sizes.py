@@ -53,8 +53,7 @@ def extrapolation(mu: float, L: float) -> float:
 
 
 def heavy_ball(mu: float, L: float) -> MomentumStep:
-    """``a = 4/(sqrt(L) + sqrt(mu))^2`` and ``max((1 - sqrt(a mu))^2, (1 - sqrt(a L))^2)`` (Polyak 1964; AccBiO's "
-    "dual)."""
+    """``a = 4/(sqrt(L) + sqrt(mu))^2`` and ``max((1 - sqrt(a mu))^2, (1 - sqrt(a L))^2)`` (Polyak 1964)."""
     step = 4 / (math.sqrt(L) + math.sqrt(mu)) ** 2
     return MomentumStep(step, max((1 - math.sqrt(step * mu)) ** 2, (1 - math.sqrt(step * L)) ** 2))
 
