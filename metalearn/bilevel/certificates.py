@@ -29,6 +29,10 @@ NEEDED = ("mu", "L_xy", "L_fxy", "L_fyy", "rho_J", "rho_H")
 """The constants that the bound is made of."""
 
 
+ROUNDING = 8.0
+"""Units in the last place that a computed residual may be wrong by, relative to what it is the difference of."""
+
+
 class Certificate(NamedTuple):
     """Bounds on ``|G - grad Phi(x)|``, each ``[]``, or ``[B]`` where each problem has its own ``x``.
 
@@ -41,18 +45,23 @@ class Certificate(NamedTuple):
     lower: Tensor
 
 
-def error_bound(constants: Constants, v: Tensor, inner: Tensor, dual: Tensor) -> Tensor:
-    """The bound of the module's docstring for each problem, ``[]`` or ``[B]``.
+def error_bound(constants: Constants, y: Tensor, v: Tensor, inner: Tensor, dual: Tensor) -> Tensor:
+    """The bound of the module's docstring for each problem, ``[]`` or ``[B]``, with room for the rounding of both residuals.
 
     Args:
-        constants: needs those in :data:`NEEDED`.
-        v: the solution of the linear system, ``[D]`` or ``[B, D]``.
+        constants: needs those in :data:`NEEDED`; rounding is that of ``L``, or of ``mu`` where ``L`` is unknown.
+        y: the inner point, ``[D]`` or ``[B, D]``.
+        v: the solution of the linear system, likewise.
         inner: ``r_1``, ``[]`` or ``[B]``.
         dual: ``r_2``.
     """
     mu, l_xy, l_fxy, l_fyy, rho_j, rho_h = constants.need("a certificate", *NEEDED)
-    distance, length = inner / mu, norm(v)
-    return distance * (l_fxy + rho_j * length) + l_xy / mu * (dual + distance * (l_fyy + rho_h * length))
+    length, digits = norm(v), ROUNDING * torch.finfo(v.dtype).eps
+    smooth = mu if constants.L is None else constants.L
+    distance = (inner + digits * smooth * norm(y)) / mu
+    missed = dual + digits * smooth * length
+    bound = distance * (l_fxy + rho_j * length) + l_xy / mu * (missed + distance * (l_fyy + rho_h * length))
+    return bound + digits * l_xy * length
 
 
 def sharpen(
@@ -93,7 +102,7 @@ def sharpen(
         gradient = oracles.outer_gradient(x, y, outer)
         v, dual, _ = solver.solve(there.hvp, gradient.of_y, v)
         better = (gradient.of_x - there.jvp(v)) / oracles.averages
-        bound = error_bound(problem.constants, v, norm(there.residual), dual)
+        bound = error_bound(problem.constants, y, v, norm(there.residual), dual)
         if problem.shared_x:
             bound = bound.mean()
         distance = norm(value - better)

@@ -145,5 +145,5 @@ def plain_certificate(oracles: Oracles, found: Estimate) -> Tensor | None:
     assert found.v is not None
     assert found.inner_residual is not None
     assert found.dual_residual is not None
-    bound = error_bound(constants, found.v, found.inner_residual, found.dual_residual)
+    bound = error_bound(constants, found.y, found.v, found.inner_residual, found.dual_residual)
     return bound.mean() if oracles.problem.shared_x else bound

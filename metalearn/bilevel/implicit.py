@@ -22,6 +22,9 @@ from metalearn.errors import BilevelError, ConfigError
 
 __all__ = ["solve_inner"]
 
+_TENSOR = object()
+"""Stands for a leaf that is saved as a tensor."""
+
 
 def solve_inner(
     problem: BilevelProblem,
@@ -123,14 +126,14 @@ class _Solve(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         setting, x, _, *leaves = inputs
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        ctx.setting, ctx.others = setting, [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        ctx.setting, ctx.others = setting, [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         ctx.save_for_backward(x, output, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         x, y, *tensors = ctx.saved_tensors
         kept = iter(tensors)
-        leaves = [next(kept) if other is None else other for other in ctx.others]
+        leaves = [next(kept) if other is _TENSOR else other for other in ctx.others]
         wanted = tuple(ctx.needs_input_grad[3:])
         of_x, *of_leaves = _Adjoint.apply(ctx.setting, wanted, x, y, cotangents[0], *leaves)
         given = iter(of_leaves)

@@ -67,7 +67,7 @@ class Layout:
         """The vector ``[D]``, or ``[B, D]``, of a tree."""
         leaves = tree_flatten(tree)[0]
         lead = () if self.problems is None else (self.problems,)
-        flat = [leaf.reshape(*lead, shape.numel()) for leaf, shape in zip(leaves, self.shapes, strict=True)]
+        flat = [leaf.reshape((*lead, shape.numel())) for leaf, shape in zip(leaves, self.shapes, strict=True)]
         return flat[0] if len(flat) == 1 else torch.cat(flat, -1)
 
     def unravel(self, vector: Tensor) -> Tree:
@@ -77,7 +77,7 @@ class Layout:
         else:
             # one split, since its backward pass is one concatenation
             pieces = vector.split([math.prod(shape) for shape in self.shapes], -1)
-        leaves = [piece.reshape(*vector.shape[:-1], *shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+        leaves = [piece.reshape((*vector.shape[:-1], *shape)) for piece, shape in zip(pieces, self.shapes, strict=True)]
         return tree_unflatten(leaves, self.spec)
 
 

@@ -101,7 +101,7 @@ class AID(Estimator):
             assert found.dual_residual is not None
             assert found.v is not None
             steps, iterations = steps + found.inner_steps, iterations + found.iterations
-            bound = error_bound(constants, found.v, found.inner_residual, found.dual_residual)
+            bound = error_bound(constants, found.y, found.v, found.inner_residual, found.dual_residual)
             if bool((bound <= tolerance).all()):
                 return found._replace(inner_steps=steps, iterations=iterations)
             y, v = found.y, found.v
