@@ -105,7 +105,8 @@ class LinearSolver(ABC):
                 break
         self._check_curvature_of_last(b, before, r)
         self._check_growth(product, b, first, r)
-        if self.tolerance is not None and not bool(done.all()):
+        # what is not finite is for the caller to say, who knows the term and the step
+        if self.tolerance is not None and not bool((done | ~residual.isfinite()).all()):
             raise BilevelError(
                 f"{type(self).__name__} reached |H v - b| = {float(residual.max()):.3g} in {limit} iterations, but "
                 f"tolerance={tolerance:g} was asked for; raise max_iterations or loosen the tolerance"
@@ -146,7 +147,7 @@ class CG(LinearSolver):
         p, square = r, dot(r, r)
         while True:
             along = product(p)
-            bend, moves = dot(p, along), square > floor
+            bend, moves = dot(p, along), ~(square <= floor)  # what is not a number moves, and is seen
             self._check_curvature(bend, dot(p, p), moves)
             if not bool(moves.any()):
                 return
@@ -177,7 +178,7 @@ class NormalCG(LinearSolver):
         while True:
             along = product(p)
             length = dot(along, along)
-            moves = (norm(r) > floor) & (length > 0)
+            moves = ~((norm(r) <= floor) | (length <= 0))
             if not bool(moves.any()):
                 return
             step = torch.where(moves, square / torch.where(moves, length, 1.0), 0.0)

@@ -21,7 +21,7 @@ from metalearn.bilevel.streams import Draw, Term
 from metalearn.bilevel.trees import Layout, Tree
 from metalearn.errors import BilevelError, DivergenceError, ShapeError
 
-__all__ = ["Linearization", "OracleCounts", "Oracles", "OuterGradient", "Sample", "finite"]
+__all__ = ["Linearization", "OracleCounts", "Oracles", "OuterGradient", "Sample", "finite", "independent_of_y"]
 
 
 @dataclass
@@ -148,9 +148,7 @@ class Oracles:
             (found,) = torch.autograd.grad(losses.sum(), y, create_graph=create_graph, allow_unused=True)
             if found is not None:
                 return found
-        raise BilevelError(
-            "inner_loss does not depend on y, but y minimises it; compute it from y, without detach() or .item()"
-        )
+        raise independent_of_y()
 
     def _losses(self, loss: Any, name: str, x: Tensor, y: Tensor, data: Tree) -> Tensor:
         def one(x: Tensor, y: Tensor, data: Tree) -> Tensor:
@@ -224,6 +222,13 @@ class Linearization:
         if not self.gradient.requires_grad:  # g is linear in y
             return [torch.zeros_like(each) for each in by]
         return list(torch.autograd.grad(self.gradient, by, v, retain_graph=True, materialize_grads=True))
+
+
+def independent_of_y() -> BilevelError:
+    """What to raise if the inner loss has no gradient."""
+    return BilevelError(
+        "inner_loss does not depend on y, but y minimises it; compute it from y, without detach() or .item()"
+    )
 
 
 def finite(tensor: Tensor, term: str, step: int) -> None:

@@ -276,7 +276,9 @@ def test_nothing_draws_from_the_global_generator() -> None:
 def test_a_run_stops_and_logs_as_it_is_told() -> None:
     algorithm = aid_bio(CONSTANTS, step_size=1 / smoothness_of_phi(CONSTANTS))
     seen: list[int] = []
-    found = run(Q.problem, algorithm, START, 50, every=4, callback=lambda _, record: seen.append(record.step) or len(seen) == 3)
+    found = run(
+        Q.problem, algorithm, START, 50, every=4, callback=lambda _, record: seen.append(record.step) or len(seen) == 3
+    )
     assert seen == [4, 8, 12]
     assert [record.step for record in found.history] == seen
     assert not found.converged

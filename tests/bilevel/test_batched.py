@@ -133,7 +133,9 @@ def test_a_module_is_an_inner_variable() -> None:
     before = {name: value.detach().clone() for name, value in net.named_parameters()}
     problem = BilevelProblem(outer, inner, init)
     x = torch.tensor(-1.0, dtype=DOUBLE)
-    found = hypergradient(problem, x, None, AID(inner=GradientDescent(step_size=0.1, tolerance=1e-11), solver=CG(tolerance=1e-11)))
+    found = hypergradient(
+        problem, x, None, AID(inner=GradientDescent(step_size=0.1, tolerance=1e-11), solver=CG(tolerance=1e-11))
+    )
     wide = torch.cat([z, torch.ones(8, 1, dtype=DOUBLE)], 1)
 
     def phi(x: Tensor) -> Tensor:

@@ -163,15 +163,21 @@ def test_what_a_certificate_needs_is_said() -> None:
     found = hypergradient(q.problem, x)
     unknown = dataclasses.replace(q.problem, constants=Constants(mu=0.1))
     assert hypergradient(unknown, x).diagnostics.certificate is None
-    with pytest.raises(ConfigError, match=r"a certificate needs constants.L_xy, .*give BilevelProblem\(constants=Constants\(L_xy"):
+    with pytest.raises(
+        ConfigError, match=r"a certificate needs constants.L_xy, .*give BilevelProblem\(constants=Constants\(L_xy"
+    ):
         certify(unknown, x, found)
     with pytest.raises(ConfigError, match=r"AID\(tolerance=...\) needs constants.L_xy"):
         hypergradient(unknown, x, None, AID(inner=sgd(1), tolerance=1e-3))
     drawn = dataclasses.replace(q.problem, stream=Sampled(noise(4), noise(4), inner_size=2))
-    with pytest.raises(ConfigError, match="draws batches from Sampled, but a certificate is for a deterministic one; use with_batch"):
+    with pytest.raises(
+        ConfigError, match="draws batches from Sampled, but a certificate is for a deterministic one; use with_batch"
+    ):
         certify(drawn, x, found)
     with pytest.raises(BilevelError, match="tolerance=1e-18 was asked for|tolerance=.* was asked for"):
-        hypergradient(q.problem, x, None, AID(inner=GradientDescent(step_size=1.0, steps=1, max_steps=400), tolerance=1e-18))
+        hypergradient(
+            q.problem, x, None, AID(inner=GradientDescent(step_size=1.0, steps=1, max_steps=400), tolerance=1e-18)
+        )
 
 
 def test_a_converged_value_is_exact() -> None:

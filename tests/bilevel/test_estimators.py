@@ -217,7 +217,9 @@ NONLINEAR: list[Estimator] = [
     AID(inner=CONVERGED, solver=CG(iterations=4)),
     AID(inner=CONVERGED, solver=CG(tolerance=1e-11)),
     AID(inner=Nesterov(step_size=1.0, momentum=0.5, tolerance=1e-12), solver=NormalCG(iterations=6)),
-    AID(inner=HeavyBall(step_size=1.0, momentum=0.3, tolerance=1e-12), solver=FixedPoint(step_size=1.0, tolerance=1e-11)),
+    AID(
+        inner=HeavyBall(step_size=1.0, momentum=0.3, tolerance=1e-12), solver=FixedPoint(step_size=1.0, tolerance=1e-11)
+    ),
     AID(inner=CONVERGED, solver=Neumann(step_size=1.0, iterations=150)),
     AID(inner=CONVERGED, solver=HeavyBallLinear(step_size=1.0, momentum=0.3, iterations=150)),
     StocBiONeumann(inner=CONVERGED, eta=1.0, Q=150),

@@ -61,7 +61,12 @@ def test_batched_problems_have_step_lengths_of_their_own() -> None:
     systems = [matrix([1.0] * 4), matrix([0.1, 0.2, 0.5, 1.0], 1), 0.01 * matrix([0.1, 0.4, 0.5, 1.0], 2)]
     stacked, b = torch.stack(systems), noise(3, 4, seed=3)
     b[0] = 0
-    for solver in (CG(iterations=3), CG(tolerance=1e-6), NormalCG(iterations=2), FixedPoint(step_size=1.0, iterations=5)):
+    for solver in (
+        CG(iterations=3),
+        CG(tolerance=1e-6),
+        NormalCG(iterations=2),
+        FixedPoint(step_size=1.0, iterations=5),
+    ):
         found = solver.solve(lambda v: (stacked @ v.unsqueeze(-1)).squeeze(-1), b)
         for k, a in enumerate(systems):
             alone = solver.solve(lambda v, a=a: a @ v, b[k])  # type: ignore[misc]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, inner_gradient
-from metalearn.bilevel.oracles import Oracles
+from metalearn.bilevel.oracles import Oracles, independent_of_y
 from metalearn.errors import ConfigError
 from metalearn.inner.gradients import MEMORY_MODES, MemoryMode, gradient
 
@@ -63,6 +63,8 @@ class ITD(Estimator):
         y = end.detach()
         if not bool(y.isfinite().all()):
             self.inner.solve(inner_gradient(oracles, x, step), start)  # says at which inner step
+        if bool((y == start).all()):
+            inner_gradient(oracles, x, step)(y, 0)  # raises if it has none
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
         through = torch.zeros_like(x)
         if end.requires_grad:
@@ -82,7 +84,10 @@ class ITD(Estimator):
                 oracles.count("hvp", sample)
 
             def objective(adapted: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-                return oracles.inner_losses(others[0], adapted[0], sample.data).sum()
+                losses = oracles.inner_losses(others[0], adapted[0], sample.data)
+                if torch.is_grad_enabled() and not losses.requires_grad:
+                    raise independent_of_y()
+                return losses.sum()
 
             if not y.requires_grad and self.memory == "store":
                 y = y.detach().requires_grad_()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers import check_step_size
-from metalearn.bilevel.trees import norm
+from metalearn.bilevel.trees import dot, norm
 from metalearn.errors import BilevelError, ConfigError
 
 __all__ = ["StocBiONeumann", "shrinking_sizes"]
@@ -38,7 +39,7 @@ class StocBiONeumann(Estimator):
         jacobian_size: examples of ``D_G``, likewise.
 
     Raises, from an estimate:
-        BilevelError: the terms grow tenfold.
+        BilevelError: the terms grow tenfold; or, of a deterministic problem, the last product has negative curvature.
     """
 
     eta: float
@@ -74,25 +75,28 @@ class StocBiONeumann(Estimator):
         y = solved.y
         finite(y, "y", step)
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step, 0, self.outer_size))
-        term = total = outer.of_y
+        before = term = total = outer.of_y
         for index, size in enumerate(self.sizes(oracles.problem.constants)):
             sample = oracles.sample("hessian", step, index, size)
-            term = term - self.eta * oracles.linearize(x, y, sample).hvp(term)
+            before, term = term, term - self.eta * oracles.linearize(x, y, sample).hvp(term)
             total = total + term
-        self._check_growth(outer.of_y, term, step)
+        self._check_curvature(oracles, outer.of_y, before, term, step)
         v = self.eta * total
         jacobian = oracles.sample("jacobian", step, 0, self.jacobian_size)
         value = (outer.of_x - oracles.linearize(x, y, jacobian).jvp(v)) / oracles.averages
         check_result(oracles, x, y, outer, value, step, v)
         return Estimate(value, y, v, outer.losses, inner_steps=solved.steps, iterations=self.Q)
 
-    def _check_growth(self, first: Tensor, last: Tensor, step: int) -> None:
-        before, after = norm(first), norm(last)
-        if bool((after > 10 * before).any()):
-            # |(1 - eta h)^Q| is the growth, of a curvature h below 0 or above 2/eta
-            growth = float((after / before).max()) ** (1 / self.Q)
+    def _check_curvature(self, oracles: Oracles, first: Tensor, before: Tensor, last: Tensor, step: int) -> None:
+        """Of the last product: the terms turn to the curvature that lies furthest from ``1/eta``."""
+        length = dot(before, before)
+        curvature = torch.where(length > 0, dot(before, before - last) / length, 0.0) / self.eta
+        wrong = norm(last) > 10 * norm(first)
+        if deterministic(oracles):  # a batch alone may be bent
+            wrong = wrong | (curvature < -100 * torch.finfo(first.dtype).eps / self.eta)
+        if bool(wrong.any()):
+            worst = float(curvature[wrong][0])
             raise BilevelError(
-                f"the Neumann terms grew by {growth:.3g} a product at outer step {step}, as with a curvature of "
-                f"inner_loss of {(1 - growth) / self.eta:.3g} or {(1 + growth) / self.eta:.3g}, but it must be "
-                f"between 0 and 2/eta; lower eta={self.eta:g}, or add l2 regularisation to inner_loss"
+                f"the Neumann series met the curvature {worst:.3g} in inner_loss at outer step {step}, but it must be between 0 "
+                f"and 2/eta = {2 / self.eta:.3g}; lower eta={self.eta:g}, or add l2 regularisation to inner_loss"
             )
