@@ -3,8 +3,8 @@
 Run: ``python benchmarks/lower_bound.py --picture lower_bound.png`` (about a quarter of an hour on one core).
 
 Each method starts at ``x = y = 0`` and stops at ``|x - x*| <= tolerance |x*|``. Gradient descent (AID-BiO) needs steps in
-proportion to the condition number of ``Phi``, AccBiO and AccBiO-BG to its square root; no run may need fewer oracle calls than the
-bound of :meth:`metalearn.bilevel.WorstCase.least_calls`.
+proportion to the condition number of ``Phi``, AccBiO and AccBiO-BG to its square root; no run may need fewer oracle calls than
+the bound of :meth:`metalearn.bilevel.WorstCase.least_calls`.
 """
 
 from __future__ import annotations
@@ -32,15 +32,19 @@ class Point(NamedTuple):
     seconds: float
 
 
+def limit(mu: float) -> float:
+    """The condition number of ``Phi`` for ``d`` to infinity, where ``Z^2`` has its eigenvalues ``s`` in ``(0, 4)``."""
+    s = torch.linspace(0, 4, 1001, dtype=torch.float64)
+    inner = mu / 8 * s + mu
+    return float((mu + (1 - mu) / 4 * mu * s / inner + s / (4 * inner**2)).max()) / mu
+
+
 def instance(kappa: float) -> WorstCase:
     """The worst case, with ``mu_x = mu_y`` and ``L_inner = 1.5 mu_y``, whose condition number is about this."""
-    low, high = 1e-3, 0.9
-    for _ in range(60):  # the condition number falls as mu grows; a dozen coordinates tell it well enough
+    low, high = 1e-4, 0.99
+    for _ in range(60):  # it falls as mu grows
         mu = math.sqrt(low * high)
-        if worst_case(64, mu_x=mu, mu_y=mu).kappa_x > kappa:
-            low = mu
-        else:
-            high = mu
+        low, high = (mu, high) if limit(mu) > kappa else (low, mu)
     ratio = worst_case(2, mu_x=mu, mu_y=mu).ratio
     return worst_case(math.ceil(12 / (1 - ratio)), mu_x=mu, mu_y=mu)
 

@@ -96,7 +96,7 @@ class _Setting:
                 f"solve_inner is under vmap with batched={self.problem.batched}, but it can have one axis of "
                 "problems; drop batched, or the vmap"
             )
-        problem = dataclasses.replace(self.problem, batched=size, shared_x=False)
+        problem = dataclasses.replace(self.problem, batched=size, shared_x=False, shared_batch=False)
         x, y = (dataclasses.replace(each, problems=size) for each in (self.x, self.y))
         return dataclasses.replace(self, problem=problem, x=x, y=y)
 

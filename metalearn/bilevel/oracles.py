@@ -105,6 +105,12 @@ class Oracles:
         """Add ``times`` evaluations on a batch."""
         setattr(self.counts, name, getattr(self.counts, name) + times * sample.weight * self.each)
 
+    def repeated(self, times: int) -> Oracles:
+        """The same problem that many times at once, each with its own ``x``; counted in the same place."""
+        problem = dataclasses.replace(self.problem, batched=times, shared_x=False, shared_batch=True)
+        x, y = (dataclasses.replace(layout, problems=times) for layout in (self.x, self.y))
+        return Oracles(problem, x, y, self.counts, self.seed)
+
     def inner_losses(self, x: Tensor, y: Tensor, data: Tree) -> Tensor:
         """``g``, ``[]`` or ``[B]``; differentiable, and not counted."""
         return self._losses(self.problem.inner_loss, "inner_loss", x, y, data)
@@ -162,7 +168,8 @@ class Oracles:
 
         if self.problem.batched is None:
             return one(x, y, data)
-        dims = (None if self.problem.shared_x else 0, 0, None if data is None else 0)
+        of_data = None if data is None or self.problem.shared_batch else 0
+        dims = (None if self.problem.shared_x else 0, 0, of_data)
         return vmap(one, in_dims=dims)(x, y, data)
 
 

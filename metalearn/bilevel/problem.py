@@ -89,9 +89,10 @@ class BilevelProblem:
         constants: what is known of the curvature.
         stream: gives the batches, see :mod:`metalearn.bilevel.streams`; without one ``batch`` is ``None``.
         batched: the number ``B`` of problems; ``None`` for one. Every tensor of ``y`` then has a leading axis ``B``, and so
-            has every tensor of a batch.
+            has every tensor of a batch, unless ``shared_batch``.
         shared_x: of ``B`` problems, whether they share one ``x``, and ``Phi`` is their mean; otherwise ``x`` too has the
             leading axis and each problem its own hypergradient.
+        shared_batch: of ``B`` problems, whether they see one batch, whose tensors have no leading axis.
     """
 
     outer_loss: Callable[[Any, Any, Any], Tensor]
@@ -101,6 +102,7 @@ class BilevelProblem:
     stream: Stream | None = None
     batched: int | None = None
     shared_x: bool = True
+    shared_batch: bool = False
 
     def __post_init__(self) -> None:
         if self.batched is not None and self.batched < 1:

@@ -107,6 +107,30 @@ def test_a_stream_may_have_the_axis_of_problems() -> None:
     torch.testing.assert_close(found.value, torch.stack(values).mean(0), rtol=1e-11, atol=1e-13)
 
 
+def test_one_batch_may_serve_all_problems() -> None:
+    """Several ``x`` on the same data."""
+    task = TASKS[0].problem
+    problem = dataclasses.replace(
+        task, batched=B, shared_x=False, shared_batch=True, init_inner=lambda x: torch.zeros(B, 4, dtype=DOUBLE)
+    )
+    x = 0.3 * noise(B, 4) - 1
+    found = hypergradient(problem, x, None, AID(inner=STEPS, solver=CG(iterations=2)))
+    for k in range(B):
+        alone = hypergradient(task, x[k], None, AID(inner=STEPS, solver=CG(iterations=2)))
+        torch.testing.assert_close(found.value[k], alone.value, rtol=1e-11, atol=1e-13)
+
+
+def test_without_gradients_enabled() -> None:
+    """As in a validation step."""
+    x = 0.3 * noise(4) - 1
+    for estimator in ESTIMATORS:
+        with torch.no_grad():
+            found = hypergradient(many(True), x, None, estimator)
+        assert torch.equal(found.value, hypergradient(many(True), x, None, estimator).value)
+        assert not found.value.requires_grad
+        assert not found.inner.requires_grad
+
+
 def test_groups_are_those_of_each_problem() -> None:
     """A proximal step on B problems with x of their own."""
     algorithm = ProximalBiO(estimator=Exact(inner=STEPS), prox=GroupL1(0.3), step_size=0.5, momentum=None)

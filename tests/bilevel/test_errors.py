@@ -221,6 +221,7 @@ def test_outer_step_sizes() -> None:
         (lambda: AID(tolerance=0.1), "an inner solver is needed to reach it"),
         (lambda: PZOBO(), "compares runs of an inner solver; use inner="),
         (lambda: PZOBO(inner=STEPS, mu=0.0), "mu=0.0.*above 0; use 0.01"),
+        (lambda: PZOBO(inner=STEPS, at_once=0), "at_once=0.*at least 1; use 1"),
         (lambda: PZOBO(inner=STEPS, Q=0), "Q=0.*at least 1; use 10"),
         (lambda: StocBiONeumann(eta=0.0, Q=1), "eta=0.0.*above 0; use 1/L"),
         (lambda: StocBiONeumann(eta=0.1, Q=0), "Q=0.*at least 1; use 3"),

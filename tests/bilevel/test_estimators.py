@@ -25,6 +25,7 @@ from metalearn.bilevel import (
     Neumann,
     NormalCG,
     OracleCounts,
+    Sampled,
     StocBiONeumann,
     hypergradient,
     quadratic,
@@ -181,7 +182,10 @@ def test_pzobo_has_its_exact_relative_error() -> None:
         errors = []
         total = torch.zeros(p, dtype=DOUBLE)
         for seed in range(runs // 2):
-            found = hypergradient(q.problem, x, y, PZOBO(inner=step, mu=mu, Q=directions), seed=seed).value - of_x
+            found = (
+                hypergradient(q.problem, x, y, PZOBO(inner=step, mu=mu, Q=directions, at_once=4), seed=seed).value
+                - of_x
+            )
             errors.append(((found - response).norm() / response.norm()) ** 2)
             total += found
         sample = torch.stack(errors)
@@ -209,6 +213,24 @@ def test_pzobo_s_sees_the_same_batches_in_both_runs() -> None:
     assert relative(
         hypergradient(problem, X, Y, estimator).value, hypergradient(plain, X, Y, estimator).value
     ) < 1e-7  # fmt: skip
+
+
+@pytest.mark.parametrize("solver", [sgd(4), GradientDescent(step_size=STEP, tolerance=1e-3)])
+def test_pzobo_runs_directions_together_or_apart(solver: GradientDescent) -> None:
+    """The same value from the same calls, also with batches, of which every direction sees the same."""
+    data = noise(20, 7, seed=3)
+
+    def inner(x: Tensor, y: Tensor, batch: Tensor) -> Tensor:
+        return Q.inner_loss(x, y, None) + y @ batch.mean(0)
+
+    stream = Sampled(data, data, inner_size=5) if solver.tolerance is None else Fixed(data, data)
+    problem = dataclasses.replace(Q.problem, inner_loss=inner, stream=stream)
+    apart, together = (
+        hypergradient(problem, X, Y, PZOBO(inner=solver, mu=0.1, Q=5, at_once=k), seed=2, step=1) for k in (1, 3)
+    )
+    assert relative(together.value, apart.value) < 1e-11
+    if solver.tolerance is None:
+        assert together.diagnostics == apart.diagnostics
 
 
 CONVERGED = GradientDescent(step_size=1.0, tolerance=1e-12)
@@ -241,7 +263,7 @@ def test_converges_to_finite_differences_of_phi(estimator: Estimator) -> None:
 def test_pzobo_finds_the_direction_of_phi() -> None:
     made = Logistic()
     x = 0.3 * noise(4, seed=8) - 1
-    estimator = PZOBO(inner=GradientDescent(step_size=1.0, steps=60), mu=1e-4, Q=100)
+    estimator = PZOBO(inner=GradientDescent(step_size=1.0, steps=60), mu=1e-4, Q=100, at_once=100)
     found = hypergradient(made.problem, x, None, estimator)
     assert relative(found.value, made.finite_differences(x)) < 4 * (5 / 100) ** 0.5
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, inner_gradient
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.streams import Draw
-from metalearn.bilevel.trees import dot, scale
+from metalearn.bilevel.trees import dot
 from metalearn.errors import ConfigError
 
 __all__ = ["PZOBO"]
@@ -28,10 +28,13 @@ class PZOBO(Estimator):
         inner: the solver.
         mu: the length of the change, in units of ``x``.
         Q: directions.
+        at_once: those whose runs are vectorised by ``torch.func.vmap``, where there is no axis of problems yet; 1 for one run
+            after the other, which needs the memory of one.
     """
 
     mu: float = 0.01
     Q: int = 1
+    at_once: int = 1
 
     def __post_init__(self) -> None:
         if self.inner is None:
@@ -42,6 +45,8 @@ class PZOBO(Estimator):
             raise ConfigError(f"PZOBO(mu={self.mu}), but it must be above 0; use 0.01")
         if self.Q < 1:
             raise ConfigError(f"PZOBO(Q={self.Q}), but it must be at least 1; use 10")
+        if self.at_once < 1:
+            raise ConfigError(f"PZOBO(at_once={self.at_once}), but it must be at least 1; use 1")
 
     def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
         assert self.inner is not None
@@ -51,16 +56,31 @@ class PZOBO(Estimator):
         finite(y, "y", step)
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
         response = torch.zeros_like(x)
-        for index in range(self.Q):
-            u = self.direction(oracles, x, step, index)
-            moved = self.inner.solve(inner_gradient(oracles, x + self.mu * u, step), start)
-            steps += moved.steps
-            along = dot(moved.y - y, outer.of_y) / self.mu
-            share = u * along.sum() if oracles.problem.shared_x else scale(along, u.expand_as(x))
-            response = response + share
+        for first in range(0, self.Q, self.at_once):
+            numbers = range(first, min(first + self.at_once, self.Q))
+            directions = torch.stack([self.direction(oracles, x, step, number) for number in numbers])
+            ends, taken = self._ends(oracles, x, start, directions, step)
+            steps += taken
+            along = dot(ends - y, outer.of_y) / self.mu  # [directions], or [directions, B]
+            if oracles.problem.shared_x:
+                response = response + along.reshape(len(numbers), -1).sum(1) @ directions
+            else:
+                response = response + along.T @ directions
         value = (outer.of_x + response / self.Q) / oracles.averages
         check_result(oracles, x, y, outer, value, step)
         return Estimate(value, y, None, outer.losses, inner_steps=steps)
+
+    def _ends(self, oracles: Oracles, x: Tensor, start: Tensor, directions: Tensor, step: int) -> tuple[Tensor, int]:
+        """Where the inner solver ends from each changed ``x``, ``[directions, ..., D]``, and the steps of all."""
+        assert self.inner is not None
+        if oracles.problem.batched is not None or self.at_once == 1:
+            runs = [self.inner.solve(inner_gradient(oracles, x + self.mu * u, step), start) for u in directions]
+            return torch.stack([each.y for each in runs]), sum(each.steps for each in runs)
+        many = oracles.repeated(len(directions))
+        found = self.inner.solve(
+            inner_gradient(many, x + self.mu * directions, step), start.expand(len(directions), -1)
+        )
+        return found.y, found.steps * len(directions)
 
     def direction(self, oracles: Oracles, x: Tensor, step: int, index: int) -> Tensor:
         """``u`` ``[P]``, the same for all problems."""
