@@ -114,7 +114,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--methods", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--least", type=float, default=40.0, help="smallest condition number")
-    parser.add_argument("--most-of-gd", type=float, default=4e4, help="largest condition number of AID-BiO")
+    parser.add_argument("--least-of-gd", type=float, default=10.0, help="the same of AID-BiO, which takes the longest")
+    parser.add_argument("--largest-of-gd", type=float, default=1e4, help="largest condition number of AID-BiO")
     parser.add_argument(
         "--largest", type=float, default=4e4, help="largest condition number of the accelerated methods"
     )
@@ -133,9 +134,10 @@ def main() -> None:
         "|-----------|-------------:|------------:|------------:|-----------:|-------------:|------------:|--------:|"
     )
     for name in arguments.methods:
-        largest = arguments.most_of_gd if name == "gd" else arguments.largest
+        least = arguments.least_of_gd if name == "gd" else arguments.least
+        largest = arguments.largest_of_gd if name == "gd" else arguments.largest
         for number in range(arguments.points):
-            kappa = arguments.least * (largest / arguments.least) ** (number / (arguments.points - 1))
+            kappa = least * (largest / least) ** (number / (arguments.points - 1))
             begun = time.perf_counter()
             point = measure(name, instance(kappa), arguments.tolerance, arguments.most)
             found.setdefault(name, []).append(point)

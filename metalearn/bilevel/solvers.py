@@ -231,7 +231,13 @@ def check_step_size(name: str, step_size: float, largest: float, L: float) -> No
 
 def check_growth(first: Tensor, last: Tensor, steps: int, step_size: float) -> None:
     """Raise a DivergenceError if the inner gradient has grown a thousandfold, or is not finite."""
-    if bool((last <= GROWTH * first).all() | (last == 0).all()):
+    if not bool(last.isfinite().all()):
+        raise DivergenceError(
+            f"grad_y g is not finite at inner step {steps}, but all entries must be; lower step_size={step_size:g}, or check "
+            "inner_loss and its data"
+        )
+    floor = torch.finfo(last.dtype).eps ** 0.5  # below it growth is rounding
+    if bool(((last <= GROWTH * first) | (last <= floor)).all()):
         return
     worst = int((last / first).nan_to_num(float("inf")).argmax())
     raise DivergenceError(

@@ -356,6 +356,24 @@ def test_nan_is_located(estimator: Any) -> None:
     saying(DivergenceError, r"grad_y g is not finite at inner step [12], but", solved(inner_loss=third))
 
 
+def test_nan_on_the_way_to_a_tolerance_is_located() -> None:
+    def inner(x: Tensor, y: Tensor, _: Any) -> Tensor:
+        return Q.inner_loss(x, y, None) * (float("nan") if (y - Y).norm() > 0.5 else 1.0)
+
+    problem = dataclasses.replace(UNKNOWN, inner_loss=inner)
+    estimator = AID(inner=GradientDescent(step_size=0.5, tolerance=1e-6))
+    saying(
+        DivergenceError, "grad_y g is not finite at inner step [12]", lambda: hypergradient(problem, X, Y, estimator)
+    )
+
+
+def test_a_start_at_the_solution_is_no_growth() -> None:
+    """From a gradient of 1e-17 to one of 1e-13 is rounding."""
+    solved = Q.solution(X)
+    found = hypergradient(Q.problem, X, solved, AID(inner=GradientDescent(step_size=1.0, steps=50)))
+    assert (found.inner - solved).norm() < 1e-12
+
+
 def test_nan_of_a_second_derivative_is_located() -> None:
     def inner(x: Tensor, y: Tensor, _: Any) -> Tensor:
         return y @ y / 2 + (x.abs() ** 1.5).sum() * 0 + ((y - Y).abs() ** 1.5).sum() - x @ y[:3]

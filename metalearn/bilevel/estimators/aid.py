@@ -68,9 +68,9 @@ class AID(Estimator):
         finite(y, "y", step)
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
         here = oracles.linearize(x, y, oracles.sample("hessian", step))
-        finite(here.residual, "grad_y g", step)
-        residual = norm(here.residual)
-        if solved.first is not None and self.inner is not None and deterministic(oracles):
+        finite(here.gradient, "grad_y g", step)
+        residual = norm(here.residual) if deterministic(oracles) else None  # of one batch it says nothing
+        if residual is not None and solved.first is not None and self.inner is not None:
             check_growth(solved.first, residual, solved.steps, self.inner.step_size)
         found = solver.solve(here.hvp, outer.of_y, v)
         jacobian = oracles.sample("jacobian", step)
