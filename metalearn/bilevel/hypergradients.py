@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from metalearn.bilevel.certificates import NEEDED, Certificate, error_bound, sharpen
+from metalearn.bilevel.estimators.aid import AID
 from metalearn.bilevel.estimators.base import Estimate, Estimator, deterministic
 from metalearn.bilevel.oracles import OracleCounts, Oracles
 from metalearn.bilevel.problem import BilevelProblem
@@ -65,6 +66,7 @@ def hypergradient(
     step: int = 0,
     seed: int = 0,
     counts: OracleCounts | None = None,
+    sharp: bool = False,
 ) -> Hypergradient:
     """``grad Phi(x) = grad_x f - J v*``, ``H v* = grad_y f`` at ``y*(x)``, as an estimator finds it.
 
@@ -77,6 +79,8 @@ def hypergradient(
         step: the number of the outer step, which draws the batches.
         seed: likewise.
         counts: is updated; ``None`` for new ones.
+        sharp: whether to spend oracle calls on a certificate that is within a factor of 3 of the error, as :func:`certify`
+            does, for any estimator; otherwise it is what the residuals at hand give.
 
     Raises:
         ShapeError: trees that do not fit together, or a loss that is not a scalar.
@@ -84,10 +88,7 @@ def hypergradient(
         BilevelError: an assumption that the estimator needs does not hold.
         DivergenceError: something is not finite: which term, and at which step.
     """
-    if estimator is None:
-        from metalearn.bilevel.estimators.aid import AID
-
-        estimator = AID()
+    estimator = AID() if estimator is None else estimator
     of_x, of_y, y = problem.layouts(x, y)
     if dual is not None:
         problem.check_like_inner(dual, of_y, "dual")
@@ -95,6 +96,10 @@ def hypergradient(
     oracles = Oracles(problem, of_x, of_y, counts, seed)
     start = None if dual is None else of_y.ravel(dual).detach()
     found = estimator.estimate(oracles, of_x.ravel(x).detach(), of_y.ravel(y).detach(), start, step)
+    if sharp:
+        certificate: Tensor | None = sharpen(oracles, of_x.ravel(x).detach(), found.y, found.v, found.value).upper
+    else:
+        certificate = plain_certificate(oracles, found)
     return Hypergradient(
         of_x.unravel(found.value),
         of_y.unravel(found.y),
@@ -105,7 +110,7 @@ def hypergradient(
             found.dual_residual,
             found.inner_steps,
             found.iterations,
-            plain_certificate(oracles, found),
+            certificate,
             oracles.counts,
         ),
     )

@@ -80,7 +80,7 @@ class Sampled:
         inner: that of ``inner_loss``.
         outer_size: examples of an outer batch; ``None`` for all.
         inner_size: examples of every other batch; ``None`` for all.
-        axis: the axis of the examples, 1 where axis 0 is that of problems.
+        axis: the axis of the examples, 1 where axis 0 is that of problems, which all draw the same numbers.
     """
 
     outer: Tree

@@ -64,7 +64,7 @@ class Logistic:
         y = torch.zeros(self.features, dtype=DOUBLE)
         for _ in range(8):
             gradient = torch.func.grad(self.inner_loss, argnums=1)(x, y, self.train)
-            hessian = torch.func.hessian(self.inner_loss, argnums=1)(x, y, self.train)
+            hessian = torch.func.jacrev(torch.func.grad(self.inner_loss, argnums=1), argnums=1)(x, y, self.train)
             y = y - torch.linalg.solve(hessian, gradient)
         return y
 

@@ -57,6 +57,9 @@ def test_holds_on_quadratics_within_a_factor_of_ten(kappa: float, seed: int) -> 
         error = true_error(q, x, found.value)
         sharp = certify(q.problem, x, found)
         assert float(sharp.lower) <= error <= float(sharp.upper) <= 10 * error
+        direct = hypergradient(q.problem, x, y, estimator, sharp=True).diagnostics.certificate
+        assert direct is not None
+        assert float(direct) == float(sharp.upper)
         plain = found.diagnostics.certificate
         assert (plain is None) == isinstance(estimator, (ITD, PZOBO))
         if plain is not None:

@@ -63,7 +63,7 @@ def test_under_vmap_over_the_data_alone() -> None:
         problem = dataclasses.replace(made.problem).with_batch(outer=None, inner=(z, t))
         return solve_inner(problem, x, inner=SOLVER)
 
-    found = torch.func.vmap(one)(*INNER)
+    found = torch.func.vmap(one)(INNER[0], INNER[1].long())  # targets may be integers
     (gradient,) = torch.autograd.grad(found.sin().sum(), x)
     total = torch.zeros(4, dtype=DOUBLE)
     for k in range(B):
@@ -78,7 +78,7 @@ def test_features_get_their_gradient() -> None:
     """The inner batch may require gradients, such as features of a shared body."""
     made = Logistic()
     x = 0.3 * noise(4) - 1
-    z, t = made.train
+    z, t = made.train[0], made.train[1].long()
 
     def solution(z: Tensor) -> Tensor:
         other = Logistic()
