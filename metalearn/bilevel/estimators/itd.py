@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, inner_gradient
 from metalearn.bilevel.oracles import Oracles, independent_of_y
+from metalearn.bilevel.solvers import Gradient
 from metalearn.errors import ConfigError
 from metalearn.inner.gradients import MEMORY_MODES, MemoryMode, gradient
 
@@ -73,7 +74,7 @@ class ITD(Estimator):
         check_result(oracles, x, y, outer, value, step)
         return Estimate(value, y, None, outer.losses, inner_steps=total)
 
-    def _recorded(self, oracles: Oracles, x: Tensor, step: int, first: int):  # type: ignore[no-untyped-def]
+    def _recorded(self, oracles: Oracles, x: Tensor, step: int, first: int) -> Gradient:
         """The inner gradient, through which the hypergradient passes."""
 
         def find(y: Tensor, index: int) -> Tensor:
