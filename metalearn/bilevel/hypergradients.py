@@ -52,7 +52,7 @@ class Hypergradient(NamedTuple):
 
     value: Tree
     inner: Tree
-    dual: Tree | None
+    dual: Tree
     diagnostics: Diagnostics
 
 

@@ -27,7 +27,9 @@ from metalearn.bilevel import (
     Exact,
     GradientDescent,
     ProximalBiO,
+    Record,
     Sampled,
+    State,
     StocBiONeumann,
     acc_bio,
     acc_bio_bg,
@@ -260,6 +262,7 @@ def test_a_run_resumes_exactly_from_plain_tensors(algorithm: Algorithm) -> None:
     state = torch.load(file, weights_only=True)
     rest = run(problem, algorithm, steps=4, state=state)
     assert torch.equal(rest.x, whole.x)
+    assert not any(value.requires_grad for value in rest.state.values() if isinstance(value, Tensor))
     assert rest.state["counts"] == whole.state["counts"]
     assert rest.history[-1].step == 7
     other = run(problem, algorithm, START, 7, seed=4)
@@ -276,9 +279,12 @@ def test_nothing_draws_from_the_global_generator() -> None:
 def test_a_run_stops_and_logs_as_it_is_told() -> None:
     algorithm = aid_bio(CONSTANTS, step_size=1 / smoothness_of_phi(CONSTANTS))
     seen: list[int] = []
-    found = run(
-        Q.problem, algorithm, START, 50, every=4, callback=lambda _, record: seen.append(record.step) or len(seen) == 3
-    )
+
+    def stop(_: State, record: Record) -> bool:
+        seen.append(record.step)
+        return len(seen) == 3
+
+    found = run(Q.problem, algorithm, START, 50, every=4, callback=stop)
     assert seen == [4, 8, 12]
     assert [record.step for record in found.history] == seen
     assert not found.converged

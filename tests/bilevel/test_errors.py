@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ def test_negative_curvature_is_measured() -> None:
     for solver in (FixedPoint(step_size=0.5, iterations=12), Neumann(step_size=0.5, iterations=12)):
         saying(
             BilevelError, r"FixedPoint met the curvature -0.4 in inner_loss, but it must be strongly convex",
-            lambda solver=solver: hypergradient(bent(-0.4), x, None, AID(solver=solver)),
+            partial(hypergradient, bent(-0.4), x, None, AID(solver=solver)),
         )  # fmt: skip
     ball = HeavyBallLinear(step_size=0.5, momentum=0.5, iterations=40)
     saying(
@@ -128,7 +129,7 @@ def test_a_residual_that_grows() -> None:
     for solver in (FixedPoint(step_size=2.5, iterations=20), Neumann(step_size=2.5, iterations=20)):
         saying(
             BilevelError, r"residual .* of FixedPoint grew from .* has the curvature 1; .*lower the step size",
-            lambda solver=solver: hypergradient(bent(0.5), noise(3), None, AID(solver=solver)),
+            partial(hypergradient, bent(0.5), noise(3), None, AID(solver=solver)),
         )  # fmt: skip
     wild = GradientDescent(step_size=4.0, steps=20)
     saying(
@@ -187,7 +188,7 @@ def test_outer_step_sizes() -> None:
         saying(
             ConfigError,
             r"but with L_phi = .* must be below .*use .* \(1/L_phi\)",
-            lambda a=algorithm: run(Q.problem, a, X),
+            partial(run, Q.problem, algorithm, X),
         )
     saying(
         ConfigError, "MRBO.inner_step_size times the schedule is 2.5, but with L = 1",

@@ -154,7 +154,7 @@ def test_stocbio_uses_its_batches_from_the_last_to_the_first() -> None:
     rate = 1 - 0.5 * mu
     sizes = [size for term, _, size in asked if term == "hessian"]
     assert sizes == [30, -int(-30 * rate // 1), -int(-30 * rate**2 // 1)]
-    assert counts.hvp == sum(sizes)  # type: ignore[arg-type]
+    assert counts.hvp == sum(sizes)
 
 
 @pytest.mark.parametrize("terms", [2, 6, 20])

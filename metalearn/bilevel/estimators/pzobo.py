@@ -65,7 +65,7 @@ class PZOBO(Estimator):
             if oracles.problem.shared_x:
                 response = response + along.reshape(len(numbers), -1).sum(1) @ directions
             else:
-                response = response + along.T @ directions
+                response = response + along.movedim(0, -1) @ directions
         value = (outer.of_x + response / self.Q) / oracles.averages
         check_result(oracles, x, y, outer, value, step)
         return Estimate(value, y, None, outer.losses, inner_steps=steps)
