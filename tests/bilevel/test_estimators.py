@@ -168,7 +168,7 @@ def test_stocbio_bias_is_within_its_bound(terms: int) -> None:
 
 def test_pzobo_has_its_exact_relative_error() -> None:
     """Affine ``y_N``: unbiased whatever ``mu``, and a mean squared error of ``(p + 1)/Q`` times the response term's square."""
-    p, directions, runs = 6, 4, 800
+    p, directions, runs = 6, 4, 600
     q = quadratic(3, p, 2.0, seed=1)
     x, y = noise(p), noise(3, seed=1)
     step = GradientDescent(step_size=1.0, steps=2)
