@@ -3,20 +3,37 @@
 if __name__ != "metalearn.datamodules":
     raise ImportError("the package is called metalearn.datamodules; write: from metalearn.datamodules import ...")
 
+from metalearn.datamodules.arrays import ArrayEpisodes
 from metalearn.datamodules.base import EpisodicDataModule
+from metalearn.datamodules.cifar import CIFARFSDataModule, FC100DataModule
+from metalearn.datamodules.classes import ClassEpisodes
+from metalearn.datamodules.cub import CUB200DataModule
 from metalearn.datamodules.folder import ImageFolderEpisodes
+from metalearn.datamodules.functions import FunctionEpisodes
 from metalearn.datamodules.glyphs import GlyphsDataModule
+from metalearn.datamodules.image_episodes import ImageEpisodes
 from metalearn.datamodules.images import ImageSpec
 from metalearn.datamodules.miniimagenet import MiniImageNetDataModule
 from metalearn.datamodules.omniglot import OmniglotDataModule
+from metalearn.datamodules.options import EpisodeOptions
 from metalearn.datamodules.sinusoid import SinusoidDataModule
+from metalearn.datamodules.tiered import TieredImageNetDataModule
 
 __all__ = [
+    "ArrayEpisodes",
+    "CIFARFSDataModule",
+    "CUB200DataModule",
+    "ClassEpisodes",
+    "EpisodeOptions",
     "EpisodicDataModule",
+    "FC100DataModule",
+    "FunctionEpisodes",
     "GlyphsDataModule",
+    "ImageEpisodes",
     "ImageFolderEpisodes",
     "ImageSpec",
     "MiniImageNetDataModule",
     "OmniglotDataModule",
     "SinusoidDataModule",
+    "TieredImageNetDataModule",
 ]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
-import numpy as np
 import torch
 
-from metalearn.datamodules.images import ImageSpec, to_float
+from metalearn.datamodules.checks import check_at_least
+from metalearn.datamodules.images import ImageSpec
 from metalearn.datamodules.loader import EpisodeDataset, EpisodeLoader, EpisodeSampler, as_it_is
 from metalearn.datamodules.randomness import SPLITS
-from metalearn.datamodules.sampling import draw_episodes
-from metalearn.datamodules.store import Contents, ImageStore
 from metalearn.episode import Batch, Episode
-from metalearn.errors import ConfigError, DataError
+from metalearn.errors import ConfigError
 
-__all__ = ["EpisodicDataModule", "ImageEpisodes"]
+__all__ = ["EpisodicDataModule"]
 
 
 class EpisodicDataModule(L.LightningDataModule):
@@ -48,15 +48,16 @@ class EpisodicDataModule(L.LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
 
-    def draw(self, seed: int, split: str, indices: list[int]) -> Episode:
-        """The episodes with these numbers, stacked: a pure function of its arguments."""
+    def draw(self, seed: int, split: str, indices: list[int]) -> Any:
+        """The episodes with these numbers: one stacked :class:`Episode` where they are alike, else a list of them, each with a
+        task axis of 1. A pure function of its arguments."""
         raise NotImplementedError(f"{type(self).__name__} must draw episodes")
 
     def ready(self) -> None:
         """Open the data, preparing it first where no Trainer has."""
 
-    def episode(self, seed: int, split: str, index: int) -> Episode:
-        """One task, without the task axis: a pure function of (seed, split, index).
+    def episode(self, seed: int, split: str, index: int) -> Any:
+        """One task, an :class:`Episode` without the task axis: a pure function of (seed, split, index).
 
         Args:
             seed: any whole number; the loaders use the module's own.
@@ -68,7 +69,9 @@ class EpisodicDataModule(L.LightningDataModule):
         if index < 0:
             raise ConfigError(f"index is {index}, but episodes are numbered from 0; use 0 or more")
         self.ready()
-        return Episode(*(Batch(role.x[0], role.y[0]) for role in self.draw(seed, split, [index])))
+        drawn = self.draw(seed, split, [index])
+        task = drawn[0] if isinstance(drawn, list) else drawn
+        return type(task)(*(Batch(role.x[0], role.y[0]) for role in task))
 
     def train_dataloader(self) -> EpisodeLoader:
         return self._loader("train")
@@ -123,115 +126,3 @@ class _Draw:
         clone = object.__new__(type(self.data))
         clone.__dict__.update({name: value for name, value in self.data.__dict__.items() if name != "trainer"})
         return {"data": clone, "split": self.split}
-
-
-class ImageEpisodes(EpisodicDataModule):
-    """Episodes of images out of an :class:`ImageStore`. Subclasses implement :meth:`open_store` and :meth:`split_classes`."""
-
-    def __init__(
-        self,
-        ways: int,
-        shots: int,
-        queries: int,
-        tasks_per_batch: int,
-        train_tasks: int,
-        val_tasks: int,
-        test_tasks: int,
-        seed: int,
-        num_workers: int,
-        cache_dir: str | None,
-    ) -> None:
-        super().__init__(tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers)
-        check_at_least("ways", ways, 2)
-        check_at_least("shots", shots, 1)
-        check_at_least("queries", queries, 1)
-        self.ways, self.shots, self.queries = ways, shots, queries
-        self.cache_dir = cache_dir
-        self._store: ImageStore | None = None
-        self._splits: dict[str, np.ndarray] = {}
-
-    def open_store(self, verify: bool) -> ImageStore:
-        """Open the packed images, packing them first if need be: after :meth:`check`, for packing may take long."""
-        raise NotImplementedError(f"{type(self).__name__} must open its store")
-
-    def split_classes(self, store: ImageStore | Contents) -> dict[str, np.ndarray]:
-        """For each split, the numbers of its classes in the store."""
-        raise NotImplementedError(f"{type(self).__name__} must split its classes")
-
-    def prepare_data(self) -> None:
-        """Pack the images, if they are not, and check the result."""
-        self.check(self.open_store(verify=True))
-
-    def setup(self, stage: str | None = None) -> None:
-        """Map the packed images."""
-        if self._store is None:
-            store = self.open_store(verify=False)
-            self.check(store)
-            self._splits = self.split_classes(store)
-            self._store = store
-
-    def ready(self) -> None:
-        if self._store is None:
-            self.setup()
-
-    def num_classes(self, split: str) -> int:
-        """How many classes a split has."""
-        self.ready()
-        return len(self._splits[split])
-
-    def class_names(self, split: str) -> list[str]:
-        """The names of a split's classes."""
-        self.ready()
-        assert self._store is not None
-        return [self._store.names[number] for number in self._splits[split]]
-
-    def draw(self, seed: int, split: str, indices: list[int]) -> Episode:
-        images = self.gather(seed, split, np.asarray(indices, np.int64))
-        assert self.image_spec is not None
-        labels = torch.arange(self.ways)
-        sets = []
-        for part, count in ((images[:, :, : self.shots], self.shots), (images[:, :, self.shots :], self.queries)):
-            x = to_float(part, self.image_spec)  # split before: a copy of bytes costs a quarter of one of floats
-            y = labels.repeat_interleave(count).expand(len(indices), -1).contiguous()
-            sets.append(Batch(x.view(len(indices), self.ways * count, *x.shape[3:]), y))
-        return Episode(*sets)
-
-    def gather(self, seed: int, split: str, indices: np.ndarray) -> np.ndarray:
-        """The uint8 images ``[B, N, K + Q, C, H, W]`` of the episodes with these numbers: one draw, one gather."""
-        store = self._store
-        assert store is not None
-        classes = self._splits[split]
-        counts = store.counts[classes]
-        picked, images = draw_episodes(seed, split, indices, counts, self.ways, self.shots + self.queries)
-        rows = store.offsets[classes[picked]][..., None] + images
-        return np.take(store.images, rows, axis=0)
-
-    def check(self, store: ImageStore | Contents) -> None:
-        """Raise where there are too few classes or images for the tasks that were asked for."""
-        for split, classes in self.split_classes(store).items():
-            if self.ways > len(classes):
-                raise ConfigError(
-                    f"ways is {self.ways}, but the {split} split of {type(self).__name__} has {len(classes)} classes; use at "
-                    f"most {len(classes)} ways"
-                )
-            fewest = int(store.counts[classes].min())
-            if self.shots + self.queries > fewest:
-                name = store.names[int(classes[int(store.counts[classes].argmin())])]
-                raise ConfigError(
-                    f"shots + queries is {self.shots} + {self.queries} = {self.shots + self.queries}, but class {name} of the "
-                    f"{split} split has {fewest} images; use at most {fewest} together"
-                )
-
-
-def check_at_least(name: str, value: object, least: int) -> None:
-    """Raise unless ``value`` is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(
-            f"{name} is {value!r}, but it must be a whole number, at least {least}; use {name}={max(least, 1)}"
-        )
-
-
-def require(found: int, needed: int, what: str) -> None:
-    """Raise unless there are enough of something."""
-    if found < needed:
-        raise DataError(f"{what}: found {found}, but at least {needed} are needed; check the folder that root names")

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.progress import track
 
-from metalearn.datamodules.base import ImageEpisodes, check_at_least
+from metalearn.datamodules.checks import Count, check_at_least
+from metalearn.datamodules.forms import check_classes
 from metalearn.datamodules.images import ImageSpec, read_image
+from metalearn.datamodules.listed import Entry, ListedClass, ListedImages
+from metalearn.datamodules.options import EpisodeOptions
 from metalearn.datamodules.randomness import SPLITS
-from metalearn.datamodules.splits import split_by_hash
-from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack, stamp
+from metalearn.datamodules.splits import ClassSplit, assign_splits
+from metalearn.datamodules.store import stamp
+from metalearn.datamodules.tables import read_label_table
 from metalearn.errors import ConfigError, DataError
 
-__all__ = ["ImageFolderEpisodes", "list_images", "read_queries", "read_support"]
+__all__ = ["ImageFolderEpisodes", "file_entry", "list_images", "read_queries", "read_support"]
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
 
-class ImageFolderEpisodes(ImageEpisodes):
-    """Episodes from ``root/{train,val,test}/CLASS/*``, or from ``root/CLASS/*``.
-
-    Without the three split folders, classes are split 64/16/20 by a hash of their names: the same on every machine.
+class ImageFolderEpisodes(ListedImages):
+    """Episodes from ``root/{train,val,test}/CLASS/*``, from ``root/CLASS/*``, or from a table of files and their classes.
 
     Args:
         root: the folder.
-        ways: classes a task, ``N``.
-        shots: support images a class, ``K``.
-        queries: query images a class, ``Q``.
+        ways: classes a task, ``N``; or the least and the most, ``[5, 20]``: then each task draws its own.
+        shots: support images a class, ``K``; or the least and the most.
+        queries: query images a class, ``Q``; or the least and the most.
         tasks_per_batch: ``B``.
         train_tasks: tasks an epoch.
         val_tasks: validation tasks, the same every time.
@@ -38,20 +39,25 @@ class ImageFolderEpisodes(ImageEpisodes):
         image_size: pixels of height and width; the whole image is resized.
         channels: 1 (grey) or 3 (colour).
         invert: dark ink on light paper becomes bright ink on black.
+        labels: a CSV file with the columns ``filename,label`` (and ``split`` and ``group``, if you like), whose file names are
+            below ``root``; ``None`` for a folder per class.
+        splits: where neither folders nor table split the classes: the classes of ``train``, ``val`` and ``test`` by name, or
+            three fractions, by which they are cut in the order of a hash of their names: the same on every machine.
+        options: see :class:`EpisodeOptions`.
         num_workers: processes that draw.
         cache_dir: where the packed images are kept; ``None`` for METALEARN_CACHE or the user's cache folder.
 
     Raises:
         ConfigError: an argument is out of range for this data.
-        DataError: the folder is missing or holds too little, or an image cannot be read.
+        DataError: the folder or the table is missing or holds too little, or an image cannot be read.
     """
 
     def __init__(
         self,
         root: str,
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
+        ways: Count = 5,
+        shots: Count = 1,
+        queries: Count = 15,
         tasks_per_batch: int = 4,
         train_tasks: int = 1000,
         val_tasks: int = 200,
@@ -60,54 +66,61 @@ class ImageFolderEpisodes(ImageEpisodes):
         image_size: int = 84,
         channels: int = 3,
         invert: bool = False,
+        labels: str | None = None,
+        splits: ClassSplit = (0.64, 0.16, 0.2),
+        options: EpisodeOptions | None = None,
         num_workers: int = 0,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__(
-            ways, shots, queries, tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers, cache_dir
+            ways,
+            shots,
+            queries,
+            tasks_per_batch,
+            train_tasks,
+            val_tasks,
+            test_tasks,
+            seed,
+            num_workers,
+            cache_dir,
+            options,
         )
         check_at_least("image_size", image_size, 8)
         if channels not in (1, 3):
             raise ConfigError(f"channels is {channels!r}, but images are grey (1) or coloured (3); use channels=3")
         self.root = Path(root)
+        self.title = self.root.resolve().name
+        self.labels = labels
+        self.splits_by = splits
         self.image_spec = ImageSpec(channels=channels, size=image_size, invert=invert)
 
-    def list_classes(self) -> dict[str, dict[str, list[Path]]]:
-        """For each split, or for ``""`` where there are none, the images of each class."""
+    def list_classes(self) -> Sequence[ListedClass]:
         if not self.root.is_dir():
             raise DataError(
                 f"root {self.root} is not a folder; set data.root to the folder that holds a folder per class"
             )
-        if all((self.root / split).is_dir() for split in SPLITS):
-            return {split: list_images(self.root / split) for split in SPLITS}
-        return {"": list_images(self.root)}
-
-    def open_store(self, verify: bool) -> ImageStore:
-        listed = self.list_classes()
-        spec = self.image_spec
-        assert spec is not None
-        classes = [(split, name, files) for split, found in listed.items() for name, files in found.items()]
-        if not classes:
+        if self.labels is not None:
+            found = read_label_table(Path(self.labels), self.root)
+        elif all((self.root / split).is_dir() for split in SPLITS):
+            found = [
+                ListedClass(split, name, [file_entry(file) for file in files])
+                for split in SPLITS
+                for name, files in list_images(self.root / split).items()
+            ]
+        else:
+            classes = list_images(self.root)
+            found = [ListedClass("", name, [file_entry(file) for file in files]) for name, files in classes.items()]
+        if not found:
             raise DataError(f"root {self.root} holds no images; it must hold a folder of images per class")
-        splits = [split for split, _, _ in classes]
-        counts = np.asarray([len(files) for _, _, files in classes])
-        self.check(Contents([name for _, name, _ in classes], counts, {"splits": splits}))
-        stamps = ((split, name, file.name, *stamp(file)) for split, name, files in classes for file in files)
-        source = fingerprint([spec, *stamps])
+        if all(each.split for each in found):
+            return check_classes(found, str(self.root))
+        split = assign_splits([each.name for each in found], self.splits_by)
+        return [each._replace(split=split[each.name]) for each in found if each.name in split]
 
-        def pack(packer: Packer) -> dict[str, Any]:
-            for _, name, files in track(classes, description=f"packing {self.root.name}", transient=True):
-                packer.add(name, np.stack([read_image(file, spec) for file in files]))
-            return {"splits": splits}
 
-        key = f"{self.root.resolve().name}-{fingerprint([self.root.resolve(), spec])}"
-        return open_or_pack(key, source, (spec.channels, spec.size, spec.size), pack, self.cache_dir, verify)
-
-    def split_classes(self, store: ImageStore | Contents) -> dict[str, np.ndarray]:
-        splits = store.meta["splits"]
-        if splits[0] == "":
-            return split_by_hash(store.names, (0.64, 0.16, 0.2))
-        return {split: np.flatnonzero(np.asarray(splits) == split) for split in SPLITS}
+def file_entry(file: Path, name: str | None = None) -> Entry:
+    """An image file as an entry of a listing."""
+    return Entry(name or file.name, stamp(file), lambda spec: read_image(file, spec))
 
 
 def list_images(folder: Path) -> dict[str, list[Path]]:

@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from metalearn.datamodules.base import ImageEpisodes, check_at_least
+from metalearn.datamodules.checks import Count, check_at_least
+from metalearn.datamodules.image_episodes import ImageEpisodes
 from metalearn.datamodules.images import ImageSpec
+from metalearn.datamodules.options import EpisodeOptions
 from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack
 from metalearn.errors import ConfigError
 
@@ -51,15 +53,16 @@ class GlyphsDataModule(ImageEpisodes):
     depends on the seed but which episodes are drawn.
 
     Args:
-        ways: classes a task, ``N``.
-        shots: support images a class, ``K``.
-        queries: query images a class, ``Q``.
+        ways: classes a task, ``N``; or the least and the most, ``[5, 20]``: then each task draws its own.
+        shots: support images a class, ``K``; or the least and the most.
+        queries: query images a class, ``Q``; or the least and the most.
         tasks_per_batch: ``B``.
         train_tasks: tasks an epoch.
         val_tasks: validation tasks, the same every time.
         test_tasks: test tasks, the same every time.
         seed: of the tasks.
         variants: distortions of each face.
+        options: see :class:`EpisodeOptions`; the groups of classes are the scripts.
         num_workers: processes that draw.
         cache_dir: where the packed images are kept; ``None`` for METALEARN_CACHE or the user's cache folder.
 
@@ -70,27 +73,39 @@ class GlyphsDataModule(ImageEpisodes):
 
     def __init__(
         self,
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
+        ways: Count = 5,
+        shots: Count = 1,
+        queries: Count = 15,
         tasks_per_batch: int = 16,
         train_tasks: int = 1600,
         val_tasks: int = 200,
         test_tasks: int = 600,
         seed: int = 0,
         variants: int = 4,
+        options: EpisodeOptions | None = None,
         num_workers: int = 0,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__(
-            ways, shots, queries, tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers, cache_dir
+            ways,
+            shots,
+            queries,
+            tasks_per_batch,
+            train_tasks,
+            val_tasks,
+            test_tasks,
+            seed,
+            num_workers,
+            cache_dir,
+            options,
         )
         check_at_least("variants", variants, 1)
         most = len(FACES) * variants
-        if shots + queries > most:
+        if self.recipe.most > most:
             raise ConfigError(
-                f"shots + queries is {shots} + {queries} = {shots + queries}, but class A, like every letter, has {most} images: "
-                f"{len(FACES)} faces in {variants} variants; use at most {most} together, or raise variants"
+                f"shots + queries is {self.recipe.shots[1]} + {self.recipe.queries[1]} = {self.recipe.most}, but class A, like "
+                f"every letter, has {most} images: {len(FACES)} faces in {variants} variants; use at most {most} together, or "
+                "raise variants"
             )
         self.variants = variants
         self.image_spec = ImageSpec(channels=1, size=SIZE, invert=True)
@@ -103,10 +118,12 @@ class GlyphsDataModule(ImageEpisodes):
         def pack(packer: Packer) -> dict[str, Any]:
             letters = draw_letters()
             counts = np.full(len(letters.names), len(FACES) * self.variants)
-            self.check(Contents(letters.names, counts, {"splits": letters.splits}))
+            groups = [script_of(letter) for letter in letters.names]
+            self.check_contents(Contents(letters.names, counts, groups, {"splits": letters.splits}))
             generator = torch.Generator().manual_seed(RECIPE)
-            for name, drawings in zip(letters.names, letters.drawings, strict=True):
-                packer.add(name, distort(drawings, self.variants, generator))
+            images = [f"{face}.{variant}" for face in FACES for variant in range(self.variants)]
+            for name, group, drawings in zip(letters.names, groups, letters.drawings, strict=True):
+                packer.add(name, distort(drawings, self.variants, generator), group, images)
             return {"splits": letters.splits}
 
         key = f"glyphs-{self.variants}-{source[:8]}"
@@ -115,6 +132,11 @@ class GlyphsDataModule(ImageEpisodes):
     def split_classes(self, store: ImageStore | Contents) -> dict[str, np.ndarray]:
         splits = np.asarray(store.meta["splits"])
         return {split: np.flatnonzero(splits == split) for split in SCRIPTS}
+
+
+def script_of(letter: str) -> str:
+    """The script that a letter belongs to, such as ``"LATIN"``."""
+    return unicodedata.name(letter).partition(" ")[0]
 
 
 class Letters(NamedTuple):

@@ -2,162 +2,111 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import zipfile
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
-import numpy as np
-from rich.progress import track
-
-from metalearn.datamodules.archives import open_archive
-from metalearn.datamodules.base import ImageEpisodes, check_at_least
-from metalearn.datamodules.folder import list_images
-from metalearn.datamodules.images import ImageSpec, Opener, open_later, read_entry
-from metalearn.datamodules.randomness import SPLITS
-from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack, stamp
-from metalearn.errors import DataError
+from metalearn.datamodules.caches import list_caches
+from metalearn.datamodules.checks import Count, check_at_least
+from metalearn.datamodules.forms import Form, find_classes, list_split_folders, list_tables
+from metalearn.datamodules.images import ImageSpec
+from metalearn.datamodules.listed import ListedClass, ListedImages
+from metalearn.datamodules.options import EpisodeOptions
+from metalearn.datamodules.published import MINI_IMAGENET, compare_splits
 
 __all__ = ["MiniImageNetDataModule"]
 
-LARGEST_ENTRY = 64 << 20
-Stamp = tuple[int, int]
-"""Size, and time of writing or checksum: what tells an edited image from the one that was packed."""
-Listing = list[tuple[str, str, list[tuple[str, Stamp, Opener]]]]
+CACHES = (
+    "mini-imagenet-cache-{}.pkl",
+    "mini-imagenet-cache-{}.pickle",
+    "miniImageNet_category_split_{}.pickle",
+    "miniImageNet_category_split_{}.pkl",
+    "{}.pkl",
+    "{}.pickle",
+)
+FORMS = (
+    Form("images/ with train.csv, val.csv and test.csv", list_tables),
+    Form("train/, val/ and test/ with a folder per class", list_split_folders),
+    Form("mini-imagenet-cache-train.pkl, -val.pkl and -test.pkl", partial(list_caches, patterns=CACHES)),
+)
 
 
-class MiniImageNetDataModule(ImageEpisodes):
-    """Few-shot episodes of miniImageNet, or of any data in its format. The whole image is resized to ``image_size``.
+class MiniImageNetDataModule(ListedImages):
+    """Few-shot episodes of miniImageNet, or of any data in its format.
+
+    ``root`` may hold any of these; which it is is found by looking, and logged:
+
+    - ``images/`` with ``train.csv``, ``val.csv`` and ``test.csv`` (columns ``filename,label``);
+    - ``train/``, ``val/`` (or ``validation/``) and ``test/``, each with a folder of images per class;
+    - pickled caches ``mini-imagenet-cache-{train,val,test}.pkl`` (or ``-validation.pkl``): dicts of ``image_data``
+      ``[n, H, W, 3]`` or ``[n, 3, H, W]`` in 0..255 and ``class_dict`` (for each class the numbers of its images), or of
+      ``data`` and ``labels``, with ``catname2label`` where there are names. Names
+      ``miniImageNet_category_split_{train_phase_train,val,test}.pickle`` and ``{train,val,test}.pkl`` are known too. They are
+      read without running anything that they ask for, and mapped where they lie;
+    - a zip or tar of one of these, which is ``root`` itself or the one archive in it. It is read in place; a compressed tar
+      must be decompressed first.
+
+    Each may lie in the only folder of ``root`` or of the archive. The same images give the same episodes in every form.
+    Classes that are miniImageNet's in another split than the published one are named in the log.
 
     Args:
-        root: a folder (or a zip file of one, or a folder with one zip file in it) that holds ``images/`` with
-            ``train.csv``, ``val.csv`` and ``test.csv`` (columns ``filename,label``), or ``train/``, ``val/`` and ``test/``
-            with a folder per class.
-        ways: classes a task, ``N``.
-        shots: support images a class, ``K``.
-        queries: query images a class, ``Q``.
+        root: the folder or archive.
+        ways: classes a task, ``N``; or the least and the most, ``[5, 20]``: then each task draws its own.
+        shots: support images a class, ``K``; or the least and the most.
+        queries: query images a class, ``Q``; or the least and the most.
         tasks_per_batch: ``B``.
         train_tasks: tasks an epoch.
         val_tasks: validation tasks, the same every time.
         test_tasks: test tasks, the same every time.
         seed: of the tasks.
-        image_size: pixels of height and width.
+        image_size: pixels of height and width; the whole image is resized, its aspect ratio is not kept.
+        options: see :class:`EpisodeOptions`.
         num_workers: processes that draw.
         cache_dir: where the packed images are kept; ``None`` for METALEARN_CACHE or the user's cache folder.
 
     Raises:
         ConfigError: an argument is out of range for this data.
-        DataError: a file is missing, damaged or foreign, or the cache cannot be written.
+        DataError: a file is missing, damaged, foreign or asks to run code, a class is empty or in two splits, or the cache cannot
+            be written.
     """
+
+    title = "miniImageNet"
 
     def __init__(
         self,
         root: str = "data/miniimagenet",
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
+        ways: Count = 5,
+        shots: Count = 1,
+        queries: Count = 15,
         tasks_per_batch: int = 4,
         train_tasks: int = 1000,
         val_tasks: int = 200,
         test_tasks: int = 600,
         seed: int = 0,
         image_size: int = 84,
+        options: EpisodeOptions | None = None,
         num_workers: int = 0,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__(
-            ways, shots, queries, tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers, cache_dir
+            ways,
+            shots,
+            queries,
+            tasks_per_batch,
+            train_tasks,
+            val_tasks,
+            test_tasks,
+            seed,
+            num_workers,
+            cache_dir,
+            options,
         )
         check_at_least("image_size", image_size, 8)
         self.root = Path(root)
         self.image_spec = ImageSpec(channels=3, size=image_size)
 
-    def open_store(self, verify: bool) -> ImageStore:
-        listing = _find(self.root)
-        spec = self.image_spec
-        assert spec is not None
-        splits = [split for split, _, _ in listing]
-        counts = np.asarray([len(found) for _, _, found in listing])
-        self.check(Contents([name for _, name, _ in listing], counts, {"splits": splits}))
-        files = ((split, name, file, *signs) for split, name, found in listing for file, signs, _ in found)
-        source = fingerprint([spec, *files])
-
-        def pack(packer: Packer) -> dict[str, Any]:
-            for _, name, found in track(listing, description="packing miniImageNet", transient=True):
-                packer.add(name, np.stack([read_entry(opener, spec, file) for file, _, opener in found]))
-            return {"splits": splits}
-
-        key = f"miniimagenet-{spec.size}-{fingerprint([self.root.resolve()])}"
-        return open_or_pack(key, source, (3, spec.size, spec.size), pack, self.cache_dir, verify)
-
-    def split_classes(self, store: ImageStore | Contents) -> dict[str, np.ndarray]:
-        splits = np.asarray(store.meta["splits"])
-        return {split: np.flatnonzero(splits == split) for split in SPLITS}
-
-
-def _find(root: Path) -> Listing:
-    zips = sorted(root.glob("*.zip")) if root.is_dir() else [root]
-    if root.is_dir() and all((root / split).is_dir() for split in SPLITS):
-        return [
-            (split, name, [(str(file), stamp(file), open_later(file)) for file in files])
-            for split in SPLITS
-            for name, files in list_images(root / split).items()
-        ]
-    if root.is_dir() and all((root / f"{split}.csv").is_file() for split in SPLITS):
-        tables = {split: (root / f"{split}.csv").read_text(encoding="utf-8-sig") for split in SPLITS}
-        known = {file.name: (stamp(file), open_later(file)) for file in (root / "images").glob("*")}
-        return _from_tables(tables, known, str(root))
-    if len(zips) == 1 and zips[0].is_file():
-        return _from_zip(zips[0])
-    raise DataError(
-        f"root {root} holds no miniImageNet: it must hold images/ with train.csv, val.csv and test.csv, or train/, val/ and "
-        "test/, or one zip file of that; set data.root to it (miniImageNet's licence does not allow a download by us)"
-    )
-
-
-def _from_zip(path: Path) -> Listing:
-    try:
-        archive = open_archive(path)
-        names = {PurePosixPath(info.filename).name: info for info in archive.infolist() if not info.is_dir()}
-        tables = {split: archive.read(names[f"{split}.csv"]).decode("utf-8-sig") for split in SPLITS}
-    except KeyError as error:
-        raise DataError(
-            f"archive {path} holds no {error.args[0]}, so it is no miniImageNet; set data.root to another"
-        ) from error
-    except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"archive {path} cannot be read ({error}); it is truncated or no zip file: fetch it again"
-        ) from error
-
-    def opener(info: zipfile.ZipInfo) -> Opener:
-        return lambda: io.BytesIO(archive.read(info))
-
-    known: dict[str, tuple[Stamp, Opener]] = {
-        name: ((info.file_size, info.CRC), opener(info))
-        for name, info in names.items()
-        if info.file_size <= LARGEST_ENTRY
-    }
-    return _from_tables(tables, known, str(path))
-
-
-def _from_tables(tables: dict[str, str], known: dict[str, tuple[Stamp, Opener]], where: str) -> Listing:
-    listing: Listing = []
-    seen: dict[str, str] = {}
-    for split, text in tables.items():
-        classes: dict[str, list[tuple[str, Stamp, Opener]]] = {}
-        for row in csv.DictReader(io.StringIO(text, newline="")):
-            name, label = row.get("filename"), row.get("label")
-            if not name or not label:
-                raise DataError(f"{split}.csv in {where} must have the columns filename,label; it has {','.join(row)}")
-            if name not in known:
-                raise DataError(f"{split}.csv names {name}, which is not in {where}; add the image or remove the row")
-            if seen.setdefault(label, split) != split:
-                raise DataError(
-                    f"class {label} is in {seen[label]}.csv and {split}.csv of {where}; a class belongs to one split"
-                )
-            classes.setdefault(label, []).append((name, *known[name]))
-        if not classes:
-            raise DataError(f"{split}.csv in {where} lists no image; restore it")
-        listing += [(split, label, files) for label, files in sorted(classes.items())]
-    return listing
+    def list_classes(self) -> Sequence[ListedClass]:
+        remedy = "set data.root to it (miniImageNet's licence does not allow a download by us)"
+        listed = find_classes(self.root, FORMS, self.title, remedy)
+        compare_splits(f"{self.title} in {self.root}", listed, MINI_IMAGENET)
+        return listed

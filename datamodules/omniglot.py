@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from metalearn.datamodules.alphabets import whole_set
 from metalearn.datamodules.archives import open_archive
-from metalearn.datamodules.base import ImageEpisodes, check_at_least
+from metalearn.datamodules.checks import Count, check_at_least
+from metalearn.datamodules.image_episodes import ImageEpisodes
 from metalearn.datamodules.images import ImageSpec, Opener, open_later, read_entry
+from metalearn.datamodules.options import EpisodeOptions
+from metalearn.datamodules.packing import read_classes
 from metalearn.datamodules.splits import split_by_hash
 from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack, stamp
-from metalearn.errors import DataError
+from metalearn.errors import ConfigError, DataError
 
 __all__ = ["OmniglotDataModule"]
 
@@ -44,9 +46,9 @@ class OmniglotDataModule(ImageEpisodes):
     Args:
         root: the folder that holds ``images_background.zip`` and ``images_evaluation.zip``, or their extracted trees,
             directly or in ``omniglot-py/``. What is missing is downloaded to it.
-        ways: classes a task, ``N``.
-        shots: support images a class, ``K``.
-        queries: query images a class, ``Q``; ``K + Q`` is at most 20.
+        ways: classes a task, ``N``; or the least and the most, ``[5, 20]``: then each task draws its own.
+        shots: support images a class, ``K``; or the least and the most.
+        queries: query images a class, ``Q``, or the least and the most; ``K + Q`` is at most 20.
         tasks_per_batch: ``B``.
         train_tasks: tasks an epoch.
         val_tasks: validation tasks, the same every time.
@@ -55,6 +57,7 @@ class OmniglotDataModule(ImageEpisodes):
         image_size: pixels of height and width.
         rotations: add the rotated training characters.
         download: fetch what is missing.
+        options: see :class:`EpisodeOptions`; the groups of classes are the alphabets.
         num_workers: processes that draw.
         cache_dir: where the packed images are kept; ``None`` for METALEARN_CACHE or the user's cache folder.
 
@@ -67,9 +70,9 @@ class OmniglotDataModule(ImageEpisodes):
     def __init__(
         self,
         root: str = "data/omniglot",
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
+        ways: Count = 5,
+        shots: Count = 1,
+        queries: Count = 15,
         tasks_per_batch: int = 16,
         train_tasks: int = 4000,
         val_tasks: int = 200,
@@ -78,12 +81,25 @@ class OmniglotDataModule(ImageEpisodes):
         image_size: int = 28,
         rotations: bool = True,
         download: bool = True,
+        options: EpisodeOptions | None = None,
         num_workers: int = 0,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__(
-            ways, shots, queries, tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers, cache_dir
+            ways,
+            shots,
+            queries,
+            tasks_per_batch,
+            train_tasks,
+            val_tasks,
+            test_tasks,
+            seed,
+            num_workers,
+            cache_dir,
+            options,
         )
+        if self.options.rotations:
+            raise ConfigError("options.rotations is true, but Omniglot has its own argument for it; use rotations=True")
         check_at_least("image_size", image_size, 8)
         self.root = Path(root)
         self.rotations = rotations
@@ -98,21 +114,34 @@ class OmniglotDataModule(ImageEpisodes):
 
     def open_store(self, verify: bool) -> ImageStore:
         drawings = _find(self.root)
-        spec = self.image_spec
-        assert spec is not None
+        spec = self.packed_spec
         names = sorted(drawings)
         if len(names) != CHARACTERS:
             log.warning("Omniglot has %d of its %d characters here: accuracies do not compare", len(names), CHARACTERS)
         turned = [f"{name}@{90 * turns}" for name in names for turns in range(ROTATIONS)]
         counts = np.repeat([len(drawings[name]) for name in names], ROTATIONS)
-        self.check(Contents(turned, counts, {}))
-        source = fingerprint([spec, *((name, *(entry for entry, _ in drawings[name])) for name in names)])
+        groups = [name.partition("/")[0] for name in turned]
+        self.check_contents(Contents(turned, counts, groups, {}))
+        source = fingerprint(
+            [spec, self.options.skip_broken, *((name, *(entry for entry, _ in drawings[name])) for name in names)]
+        )
 
         def pack(packer: Packer) -> dict[str, Any]:
-            for name in track(names, description="packing Omniglot", transient=True):
-                images = np.stack([read_entry(opener, spec, entry[0]) for entry, opener in drawings[name]])
+            readers = [
+                (
+                    name,
+                    [
+                        (entry[0].rpartition("/")[2], partial(read_entry, opener, spec, entry[0]))
+                        for entry, opener in drawings[name]
+                    ],
+                )
+                for name in names
+            ]
+            read = read_classes(readers, "packing Omniglot", self.options.skip_broken)
+            for name, (images, image_names) in zip(names, read, strict=True):
                 for turns in range(ROTATIONS):
-                    packer.add(f"{name}@{90 * turns}", np.rot90(images, turns, (2, 3)))
+                    turned = np.rot90(images, turns, (2, 3))
+                    packer.add(f"{name}@{90 * turns}", turned, name.partition("/")[0], image_names)
             return {}
 
         key = f"omniglot-{spec.size}-{source[:8]}"

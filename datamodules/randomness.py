@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["SPLITS", "draw_uniform", "draw_words"]
+__all__ = ["ORDER", "SHAPES", "SPLITS", "draw_uniform", "draw_words"]
 
 SPLITS = ("train", "val", "test")
+SHAPES, ORDER = 1, 2
+"""Streams beside the one that classes and images are drawn from: the shapes of tasks, and the order of unlabeled images."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -18,10 +20,13 @@ def _mix(words: np.ndarray) -> np.ndarray:
     return words ^ (words >> np.uint64(31))
 
 
-def draw_words(seed: int, split: str, indices: np.ndarray, slots: int) -> np.ndarray:
-    """Random 64-bit words ``[B, slots]``; row ``b`` depends on ``indices[b]`` alone."""
+def draw_words(seed: int, split: str, indices: np.ndarray, slots: int, stream: int = 0) -> np.ndarray:
+    """Random 64-bit words ``[B, slots]``; row ``b`` depends on ``indices[b]`` alone. Streams are independent."""
     with np.errstate(over="ignore"):
-        key = _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) + _GOLDEN * np.uint64(SPLITS.index(split) + 1))
+        key = _mix(
+            np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64)
+            + _GOLDEN * np.uint64(SPLITS.index(split) + 1 + len(SPLITS) * stream)
+        )
         episode = _mix(np.asarray(indices).astype(np.uint64) * _GOLDEN + key)
         counter = np.arange(1, slots + 1, dtype=np.uint64) * _GOLDEN
         return _mix(episode[:, None] + counter)

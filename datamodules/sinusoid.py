@@ -7,7 +7,8 @@ import math
 import numpy as np
 import torch
 
-from metalearn.datamodules.base import EpisodicDataModule, check_at_least
+from metalearn.datamodules.base import EpisodicDataModule
+from metalearn.datamodules.checks import check_at_least
 from metalearn.datamodules.randomness import draw_uniform
 from metalearn.episode import Batch, Episode
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["split_by_hash"]
+from metalearn.datamodules.randomness import SPLITS
+from metalearn.errors import ConfigError
 
+__all__ = ["ClassSplit", "assign_splits", "split_by_hash"]
+
+ClassSplit = dict[str, list[str]] | tuple[float, float, float]
+"""The classes of each split by name, or the fractions of train, val and test."""
 SALT = "metalearn split 1"
 
 
@@ -35,3 +40,44 @@ def split_by_hash(
         val, test = min(val, len(names) // 3), min(test, len(names) // 3)
         train = len(names) - val - test
     return {"train": order[:train], "val": order[train : train + val], "test": order[train + val :]}
+
+
+def assign_splits(names: Sequence[str], wanted: ClassSplit) -> dict[str, str]:
+    """The split of each class.
+
+    Args:
+        names: the classes that there are.
+        wanted: three fractions that add up to 1, or the classes of each split by name; classes that it leaves out are left out.
+
+    Returns:
+        for each class that is used, its split.
+
+    Raises:
+        ConfigError: the fractions are no fractions, or the lists name a class that is not there, or name one twice.
+    """
+    if not isinstance(wanted, Mapping):
+        whole = len(wanted) == 3 and all(isinstance(part, (int, float)) and 0 < part < 1 for part in wanted)
+        if not whole or abs(sum(wanted) - 1) > 1e-6:
+            raise ConfigError(
+                f"splits is {list(wanted)}, but fractions must be three numbers above 0 that add up to 1; use "
+                "splits=[0.64, 0.16, 0.2]"
+            )
+        cut = split_by_hash(names, (float(wanted[0]), float(wanted[1]), float(wanted[2])))
+        return {names[position]: split for split, positions in cut.items() for position in positions}
+    if set(wanted) != set(SPLITS) or not all(wanted.values()):
+        raise ConfigError(
+            f"splits names {', '.join(map(str, wanted))}, but it must list classes for each of {', '.join(SPLITS)}; "
+            "add what is missing"
+        )
+    found: dict[str, str] = {}
+    for split, classes in wanted.items():
+        for name in map(str, classes):
+            if name not in names:
+                raise ConfigError(
+                    f"splits lists class {name} for {split}, but there is no such class; take it out, or add its images"
+                )
+            if found.setdefault(name, split) != split:
+                raise ConfigError(
+                    f"splits lists class {name} for {found[name]} and {split}, but a class belongs to one split; keep one"
+                )
+    return found

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +24,11 @@ __all__ = ["Contents", "ImageStore", "Packer", "cache_folder", "fingerprint", "o
 log = logging.getLogger(__name__)
 
 MAGIC = b"MLSTORE\n"
-VERSION = 2
+VERSION = 3
 ALIGNMENT = 4096
-FIELDS = {"shape", "names", "counts", "sha256", "source", "meta", "digest"}
+FIELDS = {"shape", "names", "counts", "groups", "sums", "list", "sha256", "source", "meta", "digest"}
+LISTED = 1 << 31
+"""The most bytes that the names of images may take."""
 
 
 def cache_folder(cache_dir: str | None) -> Path:
@@ -39,11 +42,13 @@ class Contents(NamedTuple):
     Attributes:
         names: a name for each class.
         counts: ``[classes]`` images of each class.
+        groups: the group of each class, or ``""``.
         meta: what is remembered with them.
     """
 
     names: list[str]
     counts: np.ndarray
+    groups: list[str]
     meta: dict[str, Any]
 
 
@@ -55,6 +60,7 @@ class ImageStore:
         names: a name for each class.
         counts: ``[classes]`` images of each class.
         offsets: ``[classes]`` the first image of each class.
+        groups: the group of each class, or ``""``.
         meta: what the packer wanted remembered.
     """
 
@@ -64,7 +70,8 @@ class ImageStore:
         if self._header["source"] != source:
             raise DataError(f"store {path} was packed from another source; remove it, and it is packed again")
         shape = tuple(self._header["shape"])
-        size = begin + int(np.prod(shape))
+        self._end = begin + int(np.prod(shape))
+        size = self._end + self._header["list"]
         if path.stat().st_size != size:
             raise DataError(
                 f"store {path} has {path.stat().st_size} bytes, but its header says {size}; remove it, and it is packed again"
@@ -73,7 +80,28 @@ class ImageStore:
         self.names: list[str] = self._header["names"]
         self.counts = np.asarray(self._header["counts"], np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+        self.groups: list[str] = self._header["groups"]
         self.meta: dict[str, Any] = self._header["meta"]
+        self._names: list[list[str]] | None = None
+
+    def image_names(self, number: int) -> list[str] | None:
+        """The names of the images of a class, ``None`` where they have none. The list of all is read when first asked for."""
+        if not self._header["list"]:
+            return None
+        if self._names is None:
+            with self.path.open("rb") as file:
+                file.seek(self._end)
+                self._names = json.loads(zlib.decompressobj().decompress(file.read(self._header["list"]), LISTED))
+        return self._names[number]
+
+    def statistics(self, classes: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The mean and the standard deviation of each channel, of pixels in 0..1, over all images of some classes."""
+        first, second = np.asarray([self._header["sums"][number] for number in classes], object).sum(0)
+        pixels = int(self.counts[classes].sum()) * int(np.prod(self.images.shape[2:]))
+        means = [int(value) / pixels / 255 for value in first]
+        squares = [int(value) / pixels / 255**2 for value in second]
+        spread = [max(square - mean**2, 0.0) ** 0.5 for mean, square in zip(means, squares, strict=True)]
+        return tuple(means), tuple(std if std > 0 else 1.0 for std in spread)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ImageStore, (self.path, self.source)
@@ -84,7 +112,11 @@ class ImageStore:
         Raises:
             DataError: the data is not what was packed.
         """
-        if hashlib.sha256(self.images.reshape(-1).data).hexdigest() != self._header["sha256"]:
+        digest = hashlib.sha256(self.images.reshape(-1).data)
+        with self.path.open("rb") as file:
+            file.seek(self._end)
+            digest.update(file.read(self._header["list"]))
+        if digest.hexdigest() != self._header["sha256"]:
             raise DataError(f"store {self.path} does not match its checksum; remove it, and it is packed again")
 
 
@@ -94,18 +126,37 @@ class Packer:
     def __init__(self, file: Any, shape: tuple[int, int, int]) -> None:
         self._file, self._shape = file, shape
         self._digest = hashlib.sha256()
+        self._images: list[list[str]] = []
         self.names: list[str] = []
+        self.groups: list[str] = []
         self.counts: list[int] = []
+        self.sums: list[list[list[int]]] = []
 
-    def add(self, name: str, images: np.ndarray) -> None:
-        """Append a class: ``images`` ``[n, C, H, W]`` uint8."""
+    def add(self, name: str, images: np.ndarray, group: str = "", image_names: Sequence[str] = ()) -> None:
+        """Append a class: ``images`` ``[n, C, H, W]`` uint8, the group it is in, and a name for each image or for none."""
         if images.shape[1:] != self._shape or images.dtype != np.uint8:
             raise ValueError(f"images are {images.dtype} {images.shape}, the store holds uint8 {self._shape}")
+        if image_names and len(image_names) != len(images):
+            raise ValueError(f"there are {len(image_names)} names for {len(images)} images of class {name}")
         data = np.ascontiguousarray(images).tobytes()
         self._file.write(data)
         self._digest.update(data)
         self.names.append(name)
+        self.groups.append(group)
         self.counts.append(len(images))
+        self._images.append(list(image_names))
+        counted = [np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(self._shape[0])]
+        values = np.arange(256)
+        self.sums.append([[int(count @ values**power) for count in counted] for power in (1, 2)])
+
+    def finish(self) -> int:
+        """Append the names of the images, and return how many bytes they take."""
+        if not any(self._images):
+            return 0
+        data = zlib.compress(json.dumps(self._images).encode())
+        self._file.write(data)
+        self._digest.update(data)
+        return len(data)
 
     @property
     def sha256(self) -> str:
@@ -185,10 +236,14 @@ def _pack(
             with body.open("wb") as file:
                 packer = Packer(file, shape)
                 meta = pack(packer)
+                listed = packer.finish()
             header = {
                 "shape": [sum(packer.counts), *shape],
                 "names": packer.names,
                 "counts": packer.counts,
+                "groups": packer.groups,
+                "sums": packer.sums,
+                "list": listed,
                 "sha256": packer.sha256,
                 "source": source,
                 "meta": meta or {},
@@ -238,16 +293,16 @@ def _is_whole(header: Any) -> bool:
     if not isinstance(header, dict) or set(header) != FIELDS:
         return False
     written = {field: value for field, value in header.items() if field != "digest"}
-    shape, names, counts = header["shape"], header["names"], header["counts"]
+    shape, names, counts, groups = header["shape"], header["names"], header["counts"], header["groups"]
     return (
         header["digest"] == fingerprint([json.dumps(written)])
         and all(isinstance(header[field], str) for field in ("sha256", "source"))
         and isinstance(header["meta"], dict)
-        and all(isinstance(field, list) for field in (shape, names, counts))
-        and all(type(number) is int and number >= 0 for number in (*shape, *counts))
-        and all(isinstance(name, str) for name in names)
+        and all(isinstance(field, list) for field in (shape, names, counts, groups, header["sums"]))
+        and all(type(number) is int and number >= 0 for number in (*shape, *counts, header["list"]))
+        and all(isinstance(name, str) for name in (*names, *groups))
         and len(shape) == 4
-        and len(names) == len(counts)
+        and len(names) == len(counts) == len(groups) == len(header["sums"])
         and sum(counts) == shape[0]
     )
 

@@ -1,15 +1,14 @@
-"""The command line: ``python -m metalearn {fit,validate,test,predict}``."""
+"""The command line: ``python -m metalearn {fit,validate,test,predict,data}``."""
 
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning as L
 import yaml
@@ -18,21 +17,16 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-from metalearn import outcome, own_images
+from metalearn import data_command, outcome, own_images
 from metalearn.allocator import keep_buffers
 from metalearn.command import option, prepare_arguments
-from metalearn.errors import ConfigError, MetalearnError
+from metalearn.datamodules.checks import check_range
+from metalearn.errors import MetalearnError
 from metalearn.modules import MetaModule
 from metalearn.modules.callbacks import PredictionTable, RunClock, TaskTable
+from metalearn.parsing import Parser, one_line, own_error
 
 __all__ = ["MetaCLI", "main"]
-
-
-class Parser(LightningArgumentParser):
-    """Says what is wrong in one line instead of printing the usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ConfigError(_condense(message)) from ex
 
 
 class MetaCLI(LightningCLI):
@@ -56,7 +50,7 @@ class MetaCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("data.init_args.ways", "model.init_args.backbone.init_args.ways")
+        parser.link_arguments("data.init_args.ways", "model.init_args.backbone.init_args.ways", compute_fn=_most_ways)
         parser.add_argument("--test_after_fit", type=bool, default=True, help="test the best checkpoint after fit")
         parser.add_argument(
             "--run_name", type=str, default=None, help="the folder below runs/; default: the config's name"
@@ -73,12 +67,7 @@ class MetaCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
-            origin: BaseException = error
-            while origin.__cause__ is not None and not isinstance(origin, MetalearnError):
-                origin = origin.__cause__
-            if isinstance(origin, MetalearnError):
-                raise origin from None
-            raise ConfigError(_one_line(str(origin))) from error
+            raise own_error(error) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add a CSV logger where the user names none, and our callbacks for our modules."""
@@ -160,32 +149,22 @@ def main(args: Sequence[str] | None = None) -> None:
         if given[0] == "predict" and option(given, "--support") is not None:
             own_images.predict(given[1:])
             return
+        if given[0] == "data":
+            data_command.run(given[1:] or ["--help"])
+            return
         with tempfile.TemporaryDirectory(prefix="metalearn-") as scratch:
             arguments, name = prepare_arguments(given, Path(scratch))
             MetaCLI(arguments, name)
     except (MetalearnError, MisconfigurationException) as error:
         if debug:
             raise
-        print(f"metalearn: error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"metalearn: error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
 
 
-def _condense(message: str) -> str:
-    """jsonargparse's account of every type that a value could have had, as one sentence on the value."""
-    message = _one_line(message)
-    unknown = re.search(r"Option '([^']+)' is not accepted", message)
-    if unknown:
-        return f"option {unknown[1]!r} is not accepted by the chosen class; see --model.help CLASS or --data.help CLASS"
-    if "any of the Union subtypes" not in message:
-        return message
-    inner = re.search(r"Errors: - (.+?) - Expected a <class 'NoneType'>", message)
-    if inner and not inner[1].startswith(("Expected", "Parser key")):  # an inner parser has been here already
-        return inner[1]
-    where = ".".join(re.findall(r'Parser key "([^"]+)"', message)) or "a value"
-    given = re.search(r"Given value: (.+?)(?: - |$)", message)
-    wanted = re.findall(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^\]]+)\])", message)
-    kinds = ", ".join(dict.fromkeys(name or choices for name, choices in wanted if name != "NoneType"))
-    return f"{where} is {given[1] if given else 'invalid'}, but it must be one of: {kinds}"
+def _most_ways(ways: Any) -> int:
+    """How many outputs a network needs for tasks of so many classes, or of so many at most."""
+    return check_range("ways", ways, 2)[1]
 
 
 def _quieten() -> None:
@@ -205,7 +184,3 @@ def _is_no_tip(record: logging.LogRecord) -> bool:
 def _user_saves(callbacks: Any) -> bool:
     every = callbacks if isinstance(callbacks, list) else [callbacks]
     return any(isinstance(each, ModelCheckpoint) for each in every)
-
-
-def _one_line(message: str) -> str:
-    return re.sub(r"\s+", " ", message).strip()

@@ -104,6 +104,9 @@ def _carried_config(checkpoint: str) -> tuple[dict[str, Any], str]:
             f"checkpoint {checkpoint} carries no run configuration (it was made in Python); "
             "add --config FILE, or use load_from_checkpoint"
         )
+    options = (config.get("data") or {}).get("init_args", {}).get("options")
+    if isinstance(options, dict):
+        options.pop("augment", None)  # evaluation does not augment, and the transforms may be classes of anyone's
     for path in _class_paths(config):
         if "." in path and not path.startswith((*TRUSTED, "torch.optim.", "torch.nn.")):
             raise CheckpointError(

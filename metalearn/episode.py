@@ -6,14 +6,14 @@ Legend, used in every docstring of this package: ``B`` tasks, ``N`` ways, ``K`` 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metalearn.errors import ShapeError
 
-__all__ = ["Batch", "Episode", "check_batch", "check_episode", "check_labels"]
+__all__ = ["Batch", "Episode", "SemiSupervisedEpisode", "check_batch", "check_episode", "check_labels", "count_tasks"]
 
 
 class Batch(NamedTuple):
@@ -33,6 +33,30 @@ class Episode(NamedTuple):
 
     support: Batch
     query: Batch
+
+
+class SemiSupervisedEpisode(NamedTuple):
+    """An episode with unlabeled examples beside its support set (Ren et al. 2018).
+
+    The modules of this package leave them out; they are for algorithms that use them.
+
+    Attributes:
+        support: as in :class:`Episode`.
+        query: as in :class:`Episode`.
+        unlabeled: ``x`` ``[B, u, ...]`` in random order; ``y`` ``[B, u]`` holds the true classes, to measure with and not to
+            learn from: ``0..N-1``, or -1 for a distractor, which belongs to none of the ``N`` classes.
+    """
+
+    support: Batch
+    query: Batch
+    unlabeled: Batch
+
+
+def count_tasks(batch: Any) -> int:
+    """The tasks of a batch: of an episode, or of a list of them."""
+    if isinstance(batch, list) and all(isinstance(task, (Episode, SemiSupervisedEpisode)) for task in batch):
+        return sum(len(task.support.x) for task in batch)
+    return len(batch[0][0])
 
 
 def check_batch(batch: Batch, role: str) -> None:

@@ -139,22 +139,23 @@ def draw(cli: MetaCLI, where: Path, with_curve: bool, with_test: bool) -> list[P
 
 def _draw_task(data: Any, model: MetaModule, where: Path) -> Path:
     episode = data.episode(data.seed, "test", 0)
-    support, query = (type(role)(role.x.to(model.device), role.y.to(model.device)) for role in episode)
+    support, query = (type(role)(role.x.to(model.device), role.y.to(model.device)) for role in episode[:2])
     if not model.classifies:
         fits = {}
         for step in sorted({0, 1, model.eval_inner_steps}):
             fits[step] = model.adapt(support, steps=step)(query.x).float().cpu().numpy().ravel()
         points = [(role.x.numpy().ravel(), role.y.numpy().ravel()) for role in episode]
         return pictures.draw_sinusoid(where / "episode.png", points[0], points[1], fits, model.run_name)
-    logits = model.adapt(support)(query.x)
-    names = [str(way) for way in range(int(episode.support.y.max()) + 1)]
+    ways = int(episode.support.y.max()) + 1
+    logits = model.adapt(support, ways=ways)(query.x)
+    names = [str(way) for way in range(ways)]
     return pictures.draw_episode(
         where / "episode.png",
         episode.support.x.numpy(),
+        episode.support.y.numpy(),
         episode.query.x.numpy(),
         episode.query.y.numpy(),
         logits.argmax(-1).cpu().numpy(),
         names,
-        shots=len(episode.support.y) // len(names),
         title=f"{model.run_name}: test task 0",
     )

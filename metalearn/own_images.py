@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,13 +16,14 @@ from metalearn.datamodules.folder import read_queries, read_support
 from metalearn.datamodules.images import ImageSpec, to_float
 from metalearn.episode import Batch
 from metalearn.errors import CheckpointError, ConfigError
+from metalearn.inner import AdaptedModel
 from metalearn.modules import MetaModule
 from metalearn.modules.checkpoint import KEY, read_checkpoint
 from metalearn.reports.pictures import draw_predictions
 from metalearn.reports.summary import print_summary
 from metalearn.reports.tables import write_csv
 
-__all__ = ["load_module", "predict"]
+__all__ = ["ImageClassifier", "adapt_to_folder", "load_module", "predict"]
 
 
 class _Arguments(argparse.ArgumentParser):
@@ -41,18 +43,10 @@ def predict(args: Sequence[str]) -> None:
     parser.add_argument("--query", required=True, type=Path, help="images to classify")
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="the folder to write to")
     given = parser.parse_args(list(args))
-    module, spec = load_module(given.ckpt_path)
-    images, labels, names = read_support(given.support, spec)
-    queries, paths = read_queries(given.query, spec)
-    outputs = module.count_outputs(to_float(images[:2], spec))
-    if len(names) > outputs:
-        raise ConfigError(
-            f"{given.support} has {len(names)} classes, but the checkpoint tells {outputs} apart; remove class folders, or "
-            "train with more ways"
-        )
-    adapted = module.adapt(Batch(to_float(images, spec), torch.from_numpy(labels)))
-    logits = adapted(to_float(queries, spec))[:, : len(names)]
-    shares = logits.softmax(-1).numpy()
+    classifier = adapt_to_folder(given.ckpt_path, given.support)
+    queries, paths = read_queries(given.query, classifier.spec)
+    names = classifier.names
+    shares = classifier(queries)
     best = shares.argmax(-1)
     chosen = [names[index] for index in best]
     rows = ([str(path), name, *map(float, row)] for path, name, row in zip(paths, chosen, shares, strict=True))
@@ -67,12 +61,58 @@ def predict(args: Sequence[str]) -> None:
     print_summary(
         "predict",
         [
-            ("support", f"{len(labels)} images of {len(names)} classes: {', '.join(names)}"),
+            ("support", f"{classifier.support} images of {len(names)} classes: {', '.join(names)}"),
             ("queries", str(len(paths))),
             ("probabilities", str(table)),
             ("picture", str(picture)),
         ],
     )
+
+
+@dataclass(frozen=True)
+class ImageClassifier:
+    """A network that was adapted to a user's classes of images.
+
+    Attributes:
+        names: the classes.
+        spec: how images are read.
+        adapted: the network.
+        support: how many images it was adapted to.
+    """
+
+    names: list[str]
+    spec: ImageSpec
+    adapted: AdaptedModel
+    support: int
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Class probabilities ``[n, N]`` of uint8 images ``[n, C, H, W]`` as :func:`read_queries` gives them."""
+        found: np.ndarray = self.adapted.probabilities(to_float(images, self.spec)).numpy()
+        return found
+
+    def classify_folder(self, folder: str | Path) -> dict[Path, str]:
+        """The class of every image in a folder and all folders below it.
+
+        Raises:
+            DataError: there are none, or one cannot be read.
+        """
+        images, paths = read_queries(Path(folder), self.spec)
+        return {path: self.names[index] for path, index in zip(paths, self(images).argmax(-1), strict=True)}
+
+
+def adapt_to_folder(checkpoint: str | Path, support: str | Path) -> ImageClassifier:
+    """Adapt a checkpoint to labelled images: a sub-folder per class, of which there may be fewer or more than in training.
+
+    With more classes than the checkpoint tells apart, the head starts from the mean of its rows, see
+    :meth:`~metalearn.modules.MetaModule.adapt`.
+
+    Raises:
+        MetalearnError: the checkpoint, the folder or an image cannot be used, or the network cannot be widened.
+    """
+    module, spec = load_module(checkpoint)
+    images, labels, names = read_support(Path(support), spec)
+    adapted = module.adapt(Batch(to_float(images, spec), torch.from_numpy(labels)), ways=len(names))
+    return ImageClassifier(names, spec, adapted, len(labels))
 
 
 def load_module(path: str | Path) -> tuple[MetaModule, ImageSpec]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.made import make_omniglot
+from tests.made import make_folder, make_omniglot
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +22,15 @@ def _own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def omniglot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """120 made characters: enough for 20-way tasks in every split."""
     return make_omniglot(tmp_path_factory.mktemp("omniglot"))
+
+
+@pytest.fixture(scope="session")
+def miniimagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six made classes for each split, in folders."""
+    root = tmp_path_factory.mktemp("miniimagenet")
+    classes = sorted(make_folder(root, classes=18, images=7).iterdir())
+    for number, folder in enumerate(classes):
+        split = root / ("train", "val", "test")[number // 6]
+        split.mkdir(exist_ok=True)
+        folder.rename(split / folder.name)
+    return root

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn.datamodules import EpisodicDataModule
-from metalearn.datamodules.base import check_at_least
+from metalearn.datamodules.checks import check_at_least
 from metalearn.datamodules.loader import EpisodeLoader
 from metalearn.datamodules.randomness import draw_words
 from metalearn.episode import Batch, Episode

@@ -21,8 +21,9 @@ class AdaptedModel:
         params: the tensors of the network by name, after adaptation.
     """
 
-    def __init__(self, learner: Learner, params: Params, support: Tensor, steps: int) -> None:
+    def __init__(self, learner: Learner, params: Params, support: Tensor, steps: int, ways: int | None = None) -> None:
         self._learner = learner
+        self._ways = ways
         self._steps = steps
         self._support = support.detach().clone()
         self.params = {name: value.detach().clone() for name, value in params.items()}
@@ -32,7 +33,7 @@ class AdaptedModel:
         """Logits ``[n, N]`` of queries ``x`` ``[n, ...]``, without a graph."""
         with evaluating(self._learner.backbone):
             support, query = self._learner.encode(self.params, self._support, x)
-            return self._learner.query_logits(self.params, support, query, self._steps)
+            return self._learner.query_logits(self.params, support, query, self._steps)[..., : self._ways]
 
     def probabilities(self, x: Tensor) -> Tensor:
         """Class probabilities ``[n, N]`` of queries ``x`` ``[n, ...]``."""

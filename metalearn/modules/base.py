@@ -13,8 +13,9 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from metalearn.episode import Episode
 from metalearn.errors import ConfigError, DivergenceError
 from metalearn.inner import recording
+from metalearn.modules.batches import as_groups
 from metalearn.modules.checkpoint import KEY, build_backbone, check_state, read_checkpoint
-from metalearn.modules.core import InnerLR, LossFunction, MemoryMode, Scheduler, as_episode
+from metalearn.modules.core import InnerLR, LossFunction, MemoryMode, Scheduler
 from metalearn.modules.evaluation import Evaluation
 
 __all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaModule", "Scheduler"]
@@ -29,26 +30,37 @@ class MetaModule(Evaluation):
     Subclasses say which parameters adapt by :meth:`make_learner`. See :class:`~metalearn.modules.MAML` for the arguments.
     """
 
-    def training_step(self, batch: Episode, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Episode | list[Episode], batch_idx: int) -> Tensor:
         """The mean query loss over the ``B`` tasks after adaptation, with its graph to the outer parameters.
+
+        Args:
+            batch: ``B`` tasks of one shape, or a list of tasks of any shapes, each with a task axis of 1; a task of a list uses
+                the first ``N`` outputs of the network, ``N`` the classes of its own support set.
+            batch_idx: unused.
 
         Raises:
             DivergenceError: the loss is not finite, or has exploded.
         """
-        episode = as_episode(batch)
-        self._check(episode)
-        with recording(True):
-            loss, logits = self.meta_loss(episode)
-        value = loss.detach()
+        losses, shares, right = [], [], []
+        for episode, ways in as_groups(batch, self.classifies):
+            self._check(episode)
+            with recording(True):
+                loss, logits = self.meta_loss(episode, ways)
+            losses.append(loss)
+            shares.append(len(logits))
+            if self.classifies:
+                right.append((logits[..., :ways].argmax(-1) == episode.query.y).float().mean() * len(logits))
+        tasks = sum(shares)
+        total = losses[0] if len(losses) == 1 else _mean(losses, shares)
+        value = total.detach()
         if self._trainer is not None:
             value = self.trainer.strategy.reduce(value.clone(), reduce_op="mean")
         self._check_divergence(float(value), "the meta-loss")
         if self._trainer is not None:
-            self.log("train/loss", value, prog_bar=True, batch_size=len(logits))
+            self.log("train/loss", value, prog_bar=True, batch_size=tasks)
             if self.classifies:
-                right = (logits.argmax(-1) == episode.query.y).float().mean()
-                self.log("train/acc", right, batch_size=len(logits))
-        return loss
+                self.log("train/acc", torch.stack(right).sum() / tasks, batch_size=tasks)
+        return total
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop before a gradient that is not finite reaches the weights; ranks agree, since it is reduced by now."""
@@ -163,3 +175,7 @@ class MetaModule(Evaluation):
             weights_only=True,
             **kwargs,
         )
+
+
+def _mean(values: list[Tensor], weights: list[int]) -> Tensor:
+    return torch.stack([weight * value for weight, value in zip(weights, values, strict=True)]).sum() / sum(weights)

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from metalearn.episode import count_tasks
 from metalearn.modules.base import MetaModule
 from metalearn.reports.tables import write_csv
 
@@ -50,7 +51,7 @@ class RunClock(L.Callback):
         if pl_module.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
         self.training += time.perf_counter() - self._batch
-        self.tasks += len(batch[0][0]) * trainer.world_size
+        self.tasks += count_tasks(batch) * trainer.world_size
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.seconds = time.perf_counter() - self._begun
@@ -91,26 +92,30 @@ class PredictionTable(BasePredictionWriter):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        self._truth.append(batch[1][1].cpu())
+        tasks = batch if isinstance(outputs, list) else [batch]
+        self._truth += [truth.cpu() for task in tasks for truth in task[1][1]]
 
     def write_on_epoch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
         where = folder(trainer)
         classifies = getattr(pl_module, "classifies", True)
+        tasks = [
+            each.float().cpu()
+            for outputs in predictions
+            for group in (outputs if isinstance(outputs, list) else [outputs])
+            for each in group
+        ]
+        width = max((outputs.shape[-1] for outputs in tasks), default=0)
         rows: list[list[Any]] = []
-        number = 0
-        for outputs, truth in zip(predictions, self._truth, strict=True):
-            for task_outputs, task_truth in zip(outputs.float().cpu(), truth, strict=True):
-                task = number * trainer.world_size + trainer.global_rank
-                for query, (row, target) in enumerate(zip(task_outputs.tolist(), task_truth.tolist(), strict=True)):
-                    rest = [target, max(range(len(row)), key=row.__getitem__), *row] if classifies else [*target, *row]
-                    rows.append([task, query, *rest])
-                number += 1
+        for number, (outputs, truth) in enumerate(zip(tasks, self._truth, strict=True)):
+            task = number * trainer.world_size + trainer.global_rank
+            for query, (row, target) in enumerate(zip(outputs.tolist(), truth.tolist(), strict=True)):
+                rest = [target, max(range(len(row)), key=row.__getitem__)] if classifies else [*target]
+                rows.append([task, query, *rest, *row, *[""] * (width - len(row))])
         self._truth.clear()
         if not rows:
             return
-        width = predictions[0].shape[-1]
         columns = ["class", "predicted", *(f"p{i}" for i in range(width))] if classifies else [
             *(f"target{i}" for i in range(width)), *(f"predicted{i}" for i in range(width))
         ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -42,12 +42,14 @@ from metalearn.modules.arguments import (
     find_rule,
     get_loss,
 )
+from metalearn.modules.batches import NarrowLoss
 from metalearn.modules.checkpoint import describe_backbone
 from metalearn.modules.execution import Choice, ExecutionName, choose_execution, make_plan
 from metalearn.modules.grad_mode import evaluation_gradients, usable
 from metalearn.modules.step_sizes import InnerLR, InnerStepSizes
+from metalearn.modules.widening import widen_head
 
-__all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaCore", "Scheduler", "as_episode"]
+__all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaCore", "Scheduler"]
 
 LossFunction = LossName | Callable[[Tensor, Tensor], Tensor]
 Scheduler = Literal["cosine"] | LRSchedulerCallable | None
@@ -168,13 +170,23 @@ class MetaCore(L.LightningModule):
     def _learner(self) -> Learner:
         return self._adaptation.learner
 
-    def meta_loss(self, episode: Episode) -> MetaLoss:
+    def meta_loss(self, episode: Episode, ways: int | None = None) -> MetaLoss:
         """The mean query loss after adaptation, with its graph, and the query logits ``[B, n, N]`` without one.
 
+        Args:
+            episode: ``B`` tasks.
+            ways: how many of the network's outputs the tasks use; ``None`` for all.
+
         Raises:
+            ConfigError: the step is compiled, and ``ways`` is given.
             MemoryLimitError: it does not fit into memory.
         """
-        adaptation, plan, operators = self._way(episode)
+        if ways is not None and self._compiled is not None:
+            raise ConfigError(
+                "compile is True, but the tasks of this batch differ in shape, and each shape would be compiled anew; use "
+                "compile=False, or fixed ways, shots and queries"
+            )
+        adaptation, plan, operators = self._way(episode, ways)
         schedule = Schedule(
             self.inner_steps, self._sizes(), 1 if self.first_order else 2, self.multi_step_weights(self.global_step)
         )
@@ -209,12 +221,18 @@ class MetaCore(L.LightningModule):
         """Outer parameters besides the network's."""
         return [value for value in self.step_sizes.parameters() if value.requires_grad]
 
-    def _way(self, episode: Episode) -> tuple[Adaptation, Plan, list[str]]:
+    def _way(self, episode: Episode, ways: int | None = None) -> tuple[Adaptation, Plan, list[str]]:
         """The inner loop in the chosen memory mode, how many tasks at once, and which of our operators are used."""
         choice = self._choose(episode)
-        adaptation = replace(self._adaptation, memory=choice.memory)
+        adaptation = replace(self._narrowed(ways), memory=choice.memory)
         plan = make_plan(choice, adaptation, episode, self.tasks_at_once, self._compiled is not None)
         return adaptation, plan, ["conv", "norm"] if choice.own_operators else []
+
+    def _narrowed(self, ways: int | None) -> Adaptation:
+        """The inner loop of tasks that use the first ``ways`` outputs."""
+        if ways is None or (self._outputs is not None and ways >= self._outputs):
+            return self._adaptation
+        return replace(self._adaptation, loss=NarrowLoss(self._adaptation.loss, ways))
 
     def meta_gradient(self, episode: Episode) -> dict[str, Tensor]:
         """The exact gradient of the mean query loss over the ``B`` tasks.
@@ -229,35 +247,38 @@ class MetaCore(L.LightningModule):
             grads = torch.autograd.grad(loss, list(outer.values()), materialize_grads=True)
         return dict(zip(outer, grads, strict=True))
 
-    def adapt(self, support: Batch, steps: int | None = None) -> AdaptedModel:
+    def adapt(self, support: Batch, steps: int | None = None, ways: int | None = None) -> AdaptedModel:
         """Adapt to one task; works in any grad mode and changes nothing of the module.
 
         Args:
             support: ``x`` ``[n, ...]`` and ``y`` ``[n]`` (or ``[n, d]`` targets), without a task axis.
             steps: inner steps; ``None`` for ``eval_inner_steps``.
+            ways: the classes of the task; ``None`` for as many as the network has outputs. With fewer, the first ``ways`` outputs
+                are adapted and given; with more, every row of the head starts as the mean of the trained rows, see
+                :func:`~metalearn.modules.widening.widen_head`.
 
         Returns:
             the adapted network: ``adapted(x)`` gives logits.
 
         Raises:
-            ShapeError: the shapes disagree, or a label is not one of the network's outputs.
+            ConfigError: ``ways`` is more than the network's outputs, and it has no linear head that could be widened.
+            ShapeError: the shapes disagree, or a label is not one of the network's outputs, or of ``ways``.
         """
         support = Batch(*support)
         check_batch(support, "support")
         batched = Batch(support.x[None], support.y[None])
-        self._check(Episode(batched, batched))
+        outputs = self._check(Episode(batched, batched), ways)
         with evaluation_gradients(), evaluating(self.backbone):
             x, y = usable(support.x), usable(support.y)
             params = {name: usable(value).detach() for name, value in self._learner.outer().items()}
+            sizes = self._fixed_sizes()
+            if ways is not None and ways > outputs:
+                params, sizes = widen_head(self._learner, outputs, ways, params, sizes)
             with torch.no_grad():
                 encoded, _ = self._learner.encode(params, x, x)
             count = self.eval_inner_steps if steps is None else steps
-            *_, adapted = self._adaptation.iterates(params, encoded, y, count, self._fixed_sizes(), order=0)
-        return AdaptedModel(self._learner, {**params, **adapted}, x, count)
-
-    def count_outputs(self, x: Tensor) -> int:
-        """The number of outputs ``N`` that the network gives for inputs ``x`` ``[n, ...]``."""
-        return self._count_outputs(Batch(x[None], torch.zeros(1, len(x), dtype=torch.int64)))
+            *_, adapted = self._narrowed(ways).iterates(params, encoded, y, count, sizes, order=0)
+        return AdaptedModel(self._learner, {**params, **adapted}, x, count, ways)
 
     def forward(self, support: Batch, query: Tensor) -> Tensor:
         """Logits ``[m, N]`` of one task's queries ``[m, ...]`` after adaptation to its support set."""
@@ -294,13 +315,17 @@ class MetaCore(L.LightningModule):
         sizes = self._sizes()
         return [{k: usable(v).detach() if isinstance(v, Tensor) else v for k, v in size.items()} for size in sizes]
 
-    def _check(self, episode: Episode) -> None:
+    def _check(self, episode: Episode, ways: int | None = None) -> int:
+        """Check shapes and labels, and return the number of the network's outputs."""
         check_episode(episode)
         if self._outputs is None:
             self._outputs = self._count_outputs(episode.support)
+        if ways is not None:
+            check_steps("ways", ways)
         if self.classifies:
             for role, part in zip(("support", "query"), episode, strict=True):
-                check_labels(part.y, self._outputs, role)
+                check_labels(part.y, self._outputs if ways is None else ways, role)
+        return self._outputs
 
     def _count_outputs(self, support: Batch) -> int:
         x, y = support.x[0], support.y[0]
@@ -323,22 +348,6 @@ class MetaCore(L.LightningModule):
                 f"loss needs {expected}; change the backbone's number of outputs, or the loss"
             )
         return outputs.shape[-1]
-
-
-def as_episode(batch: Any) -> Episode:
-    """Accept plain nested pairs ``((xs, ys), (xq, yq))`` for an Episode.
-
-    Raises:
-        ShapeError: the batch is something else.
-    """
-    if isinstance(batch, Sequence) and len(batch) == 2 and all(isinstance(p, Sequence) and len(p) == 2 for p in batch):
-        episode = Episode(Batch(*batch[0]), Batch(*batch[1]))
-        if all(isinstance(tensor, Tensor) for role in episode for tensor in role):
-            return episode
-    raise ShapeError(
-        f"the batch is a {type(batch).__name__}, but a meta-learning step needs an Episode(support=Batch(x, y), "
-        "query=Batch(x, y)); let the dataloader yield metalearn.Episode"
-    )
 
 
 def _advise(memory: MemoryMode, plan: Plan, tasks: int) -> str:

@@ -19,11 +19,11 @@ class Pooled(MAML):
     the labels of an episode mean nothing outside of it. The arguments are those of :class:`MAML`.
     """
 
-    def meta_loss(self, episode: Episode) -> MetaLoss:
+    def meta_loss(self, episode: Episode, ways: int | None = None) -> MetaLoss:
         """The mean loss over all examples, before adaptation, and the query outputs ``[B, n, N]``."""
         support, query = episode
         tasks, n = query.y.shape[:2]
         x, y = torch.cat([support.x, query.x], 1), torch.cat([support.y, query.y], 1)
         outputs: Tensor = self.backbone(x.flatten(0, 1))
-        loss = self._adaptation.loss(outputs, y.flatten(0, 1))
+        loss = self._narrowed(ways).loss(outputs, y.flatten(0, 1))
         return MetaLoss(loss, outputs.detach().unflatten(0, (tasks, -1))[:, -n:])

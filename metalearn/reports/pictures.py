@@ -11,7 +11,16 @@ import numpy as np
 
 from metalearn.reports.tables import write_atomically
 
-__all__ = ["draw_curve", "draw_episode", "draw_predictions", "draw_sinusoid", "draw_steps"]
+__all__ = [
+    "INK",
+    "draw_curve",
+    "draw_episode",
+    "draw_predictions",
+    "draw_sinusoid",
+    "draw_steps",
+    "pyplot",
+    "save_figure",
+]
 
 RIGHT, WRONG, INK = "#1b7837", "#b2182b", "#333333"
 
@@ -19,27 +28,29 @@ RIGHT, WRONG, INK = "#1b7837", "#b2182b", "#333333"
 def draw_episode(
     path: Path,
     support: np.ndarray,
+    support_classes: np.ndarray,
     query: np.ndarray,
     classes: np.ndarray,
     predictions: np.ndarray,
     names: Sequence[str],
-    shots: int,
     title: str,
 ) -> Path:
     """One task as a grid: a row per class, its support images on the left and its queries with predictions on the right.
 
     Args:
         path: the PNG file.
-        support: ``[N*K, C, H, W]`` in any range, ordered class by class.
-        query: ``[n, C, H, W]``.
-        classes: ``[n]`` the true classes of the queries.
-        predictions: ``[n]`` the predicted ones.
+        support: ``[n, C, H, W]`` in any range.
+        support_classes: ``[n]`` their classes.
+        query: ``[m, C, H, W]``.
+        classes: ``[m]`` the true classes of the queries.
+        predictions: ``[m]`` the predicted ones.
         names: a name for each class.
-        shots: how many of a class's support images are drawn.
         title: the heading.
     """
-    plt = _pyplot()
+    plt = pyplot()
     per_class = [np.flatnonzero(classes == way)[:8] for way in range(len(names))]
+    shown = [np.flatnonzero(support_classes == way)[:8] for way in range(len(names))]
+    shots = max(len(rows) for rows in shown)
     columns = shots + max(len(rows) for rows in per_class)
     figure, axes = plt.subplots(
         len(names), columns, figsize=(0.9 * columns + 1.2, 0.95 * len(names) + 0.9), squeeze=False, layout="constrained"
@@ -47,8 +58,8 @@ def draw_episode(
     for way, row in enumerate(axes):
         for axis in row:
             axis.set_axis_off()
-        for shot in range(shots):
-            _show(row[shot], support[way * shots + shot])
+        for shot, index in enumerate(shown[way]):
+            _show(row[shot], support[index])
             row[shot].set_title(f"{way}" if shot == 0 else "", fontsize=9, color=INK, loc="left")
         for axis, index in zip(row[shots:], per_class[way], strict=False):
             _show(axis, query[index])
@@ -62,7 +73,7 @@ def draw_episode(
     figure.suptitle(
         f"{title}\nleft: support (class number); right: queries → prediction; {accuracy:.0f} % right", fontsize=9
     )
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_steps(path: Path, values: Mapping[int, float], trained: int, label: str, title: str) -> Path:
@@ -75,7 +86,7 @@ def draw_steps(path: Path, values: Mapping[int, float], trained: int, label: str
         label: the metric's name, the axis label.
         title: the heading.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
     axis.plot(list(values), list(values.values()), marker="o", color="#2166ac")
     for step, value in values.items():
@@ -86,7 +97,7 @@ def draw_steps(path: Path, values: Mapping[int, float], trained: int, label: str
     axis.margins(y=0.15)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(frameon=False, fontsize=8, loc="center right")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_curve(path: Path, rows: Sequence[Mapping[str, str]], title: str) -> Path:
@@ -97,7 +108,7 @@ def draw_curve(path: Path, rows: Sequence[Mapping[str, str]], title: str) -> Pat
         rows: the rows of ``metrics.csv``; empty fields are left out.
         title: the heading.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(5.6, 3.2), layout="constrained")
     steps, losses = _column(rows, "train/loss")
     axis.plot(steps, losses, color="0.75", linewidth=0.8, label="train/loss")
@@ -114,7 +125,7 @@ def draw_curve(path: Path, rows: Sequence[Mapping[str, str]], title: str) -> Pat
         second.set_ylabel("validation accuracy (%)", color="#2166ac")
         lines, labels = [*lines, line], [*labels, "val/acc"]
     axis.legend(lines, labels, frameon=False, fontsize=8, loc="center right")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_predictions(
@@ -129,7 +140,7 @@ def draw_predictions(
         shares: its probability.
         title: the heading.
     """
-    plt = _pyplot()
+    plt = pyplot()
     count = min(len(images), 40)
     columns = min(count, 8)
     rows = -(-count // columns)
@@ -141,7 +152,7 @@ def draw_predictions(
         _show(axis, image)
         axis.set_title(f"{label[:14]}\n{100 * share:.0f} %", fontsize=8, color=INK)
     figure.suptitle(title if count == len(images) else f"{title} (the first {count} of {len(images)})", fontsize=9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_sinusoid(
@@ -149,7 +160,7 @@ def draw_sinusoid(
     title: str,
 ) -> Path:  # fmt: skip
     """One regression task: its points, the true curve at the queries, and the fit after some numbers of inner steps."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
     order = np.argsort(query[0])
     axis.plot(query[0][order], query[1][order], color="0.6", label="queries")
@@ -158,7 +169,7 @@ def draw_sinusoid(
     axis.scatter(*support, color=WRONG, zorder=3, label="support")
     axis.set(xlabel="x", ylabel="y", title=title)
     axis.legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _column(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[int], list[float]]:
@@ -173,7 +184,8 @@ def _show(axis: Any, image: np.ndarray) -> None:
     axis.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib's pyplot, drawing to files where no other backend is asked for."""
     import matplotlib
 
     matplotlib.use("Agg", force=False)
@@ -182,8 +194,9 @@ def _pyplot() -> Any:
     return plt
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write a figure as a PNG file, and close it."""
     content = io.BytesIO()
     figure.savefig(content, dpi=130, format="png")
-    _pyplot().close(figure)
+    pyplot().close(figure)
     return write_atomically(path, content.getvalue())

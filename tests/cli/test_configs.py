@@ -32,15 +32,18 @@ TINY = [
     "--data.test_tasks",
     "3",
 ]
+MINI = ["--data.queries", "2", "--data.image_size", "32", "--model.backbone.image_size", "32"]
 SMALL = ["--model.backbone.hidden", "4"]
 
 
 @pytest.mark.parametrize("name", shipped_configs())
-def test_config_fits_and_tests(name: str, omniglot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_config_fits_and_tests(name: str, omniglot: Path, miniimagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(2)
     data = ["--data.root", str(omniglot)] if "omniglot" in name else []
+    if "miniimagenet" in name:
+        data = ["--data.root", str(miniimagenet), *MINI]
     small = [] if "sinusoid" in name else SMALL
     main(["fit", "--config", name, *data, *small, *TINY])
     run = tmp_path / "runs" / name / "version_0"

@@ -207,8 +207,14 @@ def broken_truncated(root: Path) -> str:
 
 def broken_foreign(root: Path) -> str:
     with zipfile.ZipFile(root / "images_evaluation.zip", "w") as file:
-        file.writestr("../../etc/evil.png", b"x")
+        file.writestr("something/else.png", b"x")
     return "holds no images_evaluation/ALPHABET"
+
+
+def broken_evil(root: Path) -> str:
+    with zipfile.ZipFile(root / "images_evaluation.zip", "a") as file:
+        file.writestr("../../etc/evil.png", b"x")
+    return "entry '../../etc/evil.png' leads out of the archive"
 
 
 def broken_image(root: Path) -> str:
@@ -222,7 +228,7 @@ def broken_image(root: Path) -> str:
     return "0002_07.png cannot be read"
 
 
-@pytest.mark.parametrize("damage", [broken_missing, broken_truncated, broken_foreign, broken_image])
+@pytest.mark.parametrize("damage", [broken_missing, broken_truncated, broken_foreign, broken_evil, broken_image])
 def test_broken_archives_are_one_line(damage: Any, tmp_path: Path) -> None:
     root = make_omniglot(tmp_path / "root", characters=8)
     message = damage(root)

@@ -1,0 +1,261 @@
+"""CIFAR-FS (Bertinetto et al. 2019) and FC100 (Oreshkin et al. 2018): two splits of CIFAR-100's 100 classes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from metalearn.datamodules.archives import Member
+from metalearn.datamodules.caches import array_entries, as_labels, list_caches, load_dict, to_text
+from metalearn.datamodules.checks import Count, check_at_least
+from metalearn.datamodules.forms import Form, find_classes, list_folder, list_split_folders
+from metalearn.datamodules.images import ImageSpec
+from metalearn.datamodules.listed import Entry, ListedClass, ListedImages
+from metalearn.datamodules.options import EpisodeOptions
+from metalearn.datamodules.pixels import PixelArray
+from metalearn.datamodules.places import Place
+from metalearn.datamodules.published import CIFAR_FS, FC100, SUPERCLASSES, compare_splits
+from metalearn.errors import DataError
+
+__all__ = ["CIFARFSDataModule", "FC100DataModule"]
+
+log = logging.getLogger(__name__)
+
+GROUP_OF = {name: group for group, names in SUPERCLASSES.items() for name in names}
+OFFICIAL = ("train", "test", "meta")
+
+
+class _Cifar100Classes(ListedImages):
+    """The classes of CIFAR-100 in a split of their own."""
+
+    published: ClassVar[dict[str, tuple[str, ...]]]
+    pickles: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        root: str = "data/cifar100",
+        ways: Count = 5,
+        shots: Count = 1,
+        queries: Count = 15,
+        tasks_per_batch: int = 4,
+        train_tasks: int = 1000,
+        val_tasks: int = 200,
+        test_tasks: int = 600,
+        seed: int = 0,
+        image_size: int = 32,
+        download: bool = True,
+        options: EpisodeOptions | None = None,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            ways,
+            shots,
+            queries,
+            tasks_per_batch,
+            train_tasks,
+            val_tasks,
+            test_tasks,
+            seed,
+            num_workers,
+            cache_dir,
+            options,
+        )
+        check_at_least("image_size", image_size, 8)
+        self.root = Path(root)
+        self.image_spec = ImageSpec(channels=3, size=image_size)
+        self.download = download
+
+    def prepare_data(self) -> None:
+        """Download CIFAR-100 where ``root`` holds nothing, pack the images, and check the result."""
+        if self.download and not self.root.is_file():
+            _download(self.root)
+        super().prepare_data()
+
+    def list_classes(self) -> Sequence[ListedClass]:
+        forms = (
+            Form("cifar-100-python/ with train, test and meta", self._from_official),
+            Form(self.pickles[0].format("{train,val,test}"), partial(list_caches, patterns=self.pickles)),
+            Form("data/ with a folder per class", self._from_folders),
+            Form("train/, val/ and test/ with a folder per class", partial(list_split_folders, group_of=_group_of)),
+        )
+        remedy = "set data.root to it, or to an empty folder with download on"
+        listed = find_classes(self.root, forms, self.title, remedy)
+        compare_splits(f"{self.title} in {self.root}", listed, self.published)
+        return listed
+
+    def _from_official(self, place: Place) -> list[ListedClass] | None:
+        files = place.folders().get("cifar-100-python", place).files()
+        if not all(name in files for name in OFFICIAL):
+            return None
+        names = _class_names(files["meta"])
+        entries: dict[str, list[Entry]] = {name: [] for name in names}
+        for part in ("train", "test"):
+            for name, found in zip(names, _read_part(files[part], len(names)), strict=True):
+                entries[name] += found
+        return self._split(entries)
+
+    def _from_folders(self, place: Place) -> list[ListedClass] | None:
+        folders = place.folders().get("data", place).folders()
+        if not folders.keys() >= GROUP_OF.keys():
+            return None
+        return self._split({name: list_folder("", name, folders[name]).entries for name in GROUP_OF})
+
+    def _split(self, entries: dict[str, Any]) -> list[ListedClass]:
+        return [
+            ListedClass(split, name, sorted(entries[name], key=lambda entry: entry.name), GROUP_OF[name])
+            for split, names in self.published.items()
+            for name in sorted(names)
+        ]
+
+
+class CIFARFSDataModule(_Cifar100Classes):
+    """Few-shot episodes of CIFAR-FS (Bertinetto et al. 2019): 64 classes of CIFAR-100 for
+    training, 16 for validation, 20 for test.
+
+    ``root`` may hold any of these; which it is is found by looking, and logged:
+
+    - ``cifar-100-python/``, CIFAR-100's official files, which are downloaded where nothing else is there. Training and test
+      images together are 600 a class. They are read without running anything that the pickles ask for;
+    - pickles ``CIFAR_FS_{train,val,test}.pickle`` of ``data`` and ``labels``, as few-shot repositories share them;
+    - ``data/`` with a folder of images for each of the 100 classes;
+    - ``train/``, ``val/`` and ``test/``, each with a folder of images per class;
+    - a zip or tar of one of these, read in place.
+
+    Each may lie in the only folder of ``root`` or of the archive. Groups of classes are CIFAR-100's superclasses.
+
+    Args:
+        root: the folder or archive; CIFAR-100 is downloaded to it.
+        ways: classes a task, ``N``; or the least and the most, ``[5, 20]``: then each task draws its own.
+        shots: support images a class, ``K``; or the least and the most.
+        queries: query images a class, ``Q``; or the least and the most.
+        tasks_per_batch: ``B``.
+        train_tasks: tasks an epoch.
+        val_tasks: validation tasks, the same every time.
+        test_tasks: test tasks, the same every time.
+        seed: of the tasks.
+        image_size: pixels of height and width; the whole image is resized, its aspect ratio is not kept.
+        download: fetch the official archive where ``root`` holds nothing.
+        options: see :class:`EpisodeOptions`.
+        num_workers: processes that draw.
+        cache_dir: where the packed images are kept; ``None`` for METALEARN_CACHE or the user's cache folder.
+
+    Raises:
+        ConfigError: an argument is out of range for this data.
+        DataError: a file is missing and cannot be downloaded, damaged, foreign or asks to run code, a class is
+            empty or in two splits, or the cache cannot be written.
+    """
+
+    title = "CIFAR-FS"
+    published = CIFAR_FS
+    pickles = ("CIFAR_FS_{}.pickle", "CIFAR_FS_{}.pkl")
+
+
+class FC100DataModule(_Cifar100Classes):
+    """Few-shot episodes of FC100 (Oreshkin et al. 2018): 12 superclasses of CIFAR-100 for training
+    (60 classes), 4 for validation (20), 4 for test (20).
+
+    ``root`` may hold any of these; which it is is found by looking, and logged:
+
+    - ``cifar-100-python/``, CIFAR-100's official files, which are downloaded where nothing else is there. Training and test
+      images together are 600 a class. They are read without running anything that the pickles ask for;
+    - pickles ``FC100_{train,val,test}.pickle`` of ``data`` and ``labels``, as few-shot repositories share them;
+    - ``data/`` with a folder of images for each of the 100 classes;
+    - ``train/``, ``val/`` and ``test/``, each with a folder of images per class;
+    - a zip or tar of one of these, read in place.
+
+    Each may lie in the only folder of ``root`` or of the archive. Groups of classes are CIFAR-100's superclasses.
+
+    Args:
+        root: the folder or archive; CIFAR-100 is downloaded to it.
+        ways: classes a task, ``N``; or the least and the most, ``[5, 20]``: then each task draws its own.
+        shots: support images a class, ``K``; or the least and the most.
+        queries: query images a class, ``Q``; or the least and the most.
+        tasks_per_batch: ``B``.
+        train_tasks: tasks an epoch.
+        val_tasks: validation tasks, the same every time.
+        test_tasks: test tasks, the same every time.
+        seed: of the tasks.
+        image_size: pixels of height and width; the whole image is resized, its aspect ratio is not kept.
+        download: fetch the official archive where ``root`` holds nothing.
+        options: see :class:`EpisodeOptions`.
+        num_workers: processes that draw.
+        cache_dir: where the packed images are kept; ``None`` for METALEARN_CACHE or the user's cache folder.
+
+    Raises:
+        ConfigError: an argument is out of range for this data.
+        DataError: a file is missing and cannot be downloaded, damaged, foreign or asks to run code, a class is
+            empty or in two splits, or the cache cannot be written.
+    """
+
+    title = "FC100"
+    published = FC100
+    pickles = ("FC100_{}.pickle", "FC100_{}.pkl")
+
+
+def _group_of(name: str) -> str:
+    return GROUP_OF.get(name, "")
+
+
+def _class_names(meta: Member) -> list[str]:
+    names = load_dict(meta, "fine_label_names").get("fine_label_names")
+    found = [to_text(name) for name in names] if isinstance(names, list) else []
+    if set(found) != GROUP_OF.keys() or len(found) != len(GROUP_OF):
+        odd = sorted(set(found) ^ GROUP_OF.keys())
+        raise DataError(
+            f"pickle {meta.name} does not name the {len(GROUP_OF)} classes of CIFAR-100 (it differs in {', '.join(odd[:3])}); "
+            "fetch the official archive"
+        )
+    return found
+
+
+def _read_part(member: Member, classes: int) -> list[list[Entry]]:
+    """For each class its images; they are rows of 3 x 32 x 32 bytes."""
+    content = load_dict(member, "data and fine_labels")
+    data = content.get("data")
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+        raise DataError(
+            f"data in {member.name} are not uint8 [n, 3072], so it is not CIFAR-100's; fetch the official archive"
+        )
+    labels = as_labels(content.get("fine_labels"), len(data), member.name)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise DataError(
+            f"fine_labels in {member.name} run from {labels.min()} to {labels.max()}, but there are {classes} classes; fetch the "
+            "official archive"
+        )
+    pixels = PixelArray(data.reshape(-1, 3, 32, 32), member.name)
+    names = content.get("filenames")
+    if not isinstance(names, list) or len(names) != len(data):
+        names = [f"{Path(member.name).name}/{number:05d}" for number in range(len(data))]
+    return [
+        [entry._replace(name=to_text(names[int(entry.name)])) for entry in array_entries(pixels, found, member)]
+        for found in (np.flatnonzero(labels == label) for label in range(classes))
+    ]
+
+
+def _download(root: Path) -> None:
+    """Where there is nothing but what an earlier download may have left; compare what it gave with the official checksums."""
+    from torchvision.datasets import CIFAR100
+    from torchvision.datasets.utils import check_md5, download_and_extract_archive
+
+    official = [*CIFAR100.train_list, *CIFAR100.test_list, [CIFAR100.meta["filename"], CIFAR100.meta["md5"]]]
+    files = {root / CIFAR100.base_folder / name: md5 for name, md5 in official}
+    if all(path.is_file() for path in files):
+        for path, md5 in files.items():
+            if not check_md5(str(path), md5):
+                log.warning("%s is not the official file: accuracies do not compare with published ones", path)
+        return
+    if root.is_dir() and {path.name for path in root.iterdir()} - {CIFAR100.filename, CIFAR100.base_folder}:
+        return
+    try:
+        download_and_extract_archive(CIFAR100.url, str(root), filename=CIFAR100.filename, md5=CIFAR100.tgz_md5)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"CIFAR-100 is not in {root} and cannot be downloaded from {CIFAR100.url} ({error}); fetch it by other means, "
+            "extract it and set data.root to its folder"
+        ) from error

@@ -1,0 +1,55 @@
+"""What can be asked of episodes of images besides ways, shots and queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from metalearn.datamodules.checks import check_at_least
+from metalearn.errors import ConfigError
+
+__all__ = ["EpisodeOptions"]
+
+
+@dataclass(frozen=True)
+class EpisodeOptions:
+    """Options of episodes that every data set of classes has; all are off by default.
+
+    Attributes:
+        balanced: every class of a task has the same number of shots; otherwise, where ``shots`` is a range, each class draws
+            its own.
+        within_groups: all classes of a task come from one group: an alphabet of Omniglot, a superclass of CIFAR-100 or
+            tieredImageNet. The group is drawn first, uniformly among those with enough classes.
+        rotations: training classes turned by 90, 180 and 270 degrees are classes of their own.
+        unlabeled: images per class without a label, beside support and query (Ren et al. 2018). Episodes are then
+            :class:`~metalearn.episode.SemiSupervisedEpisode`.
+        distractors: classes that appear among the unlabeled images alone.
+        normalize: subtract the mean of each channel over the training classes' images, and divide by its deviation.
+        augment: torchvision v2 transforms (or any modules ``[C, H, W] -> [C, H, W]``) for training images, each image by
+            itself, on the device.
+        skip_broken: leave out images that cannot be read, and name them, instead of stopping at the first.
+        test_tasks_file: a table of test tasks as written by ``python -m metalearn data tasks``; they replace the drawn ones.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    balanced: bool = True
+    within_groups: bool = False
+    rotations: bool = False
+    unlabeled: int = 0
+    distractors: int = 0
+    normalize: bool = False
+    augment: Sequence[nn.Module] = ()
+    skip_broken: bool = False
+    test_tasks_file: str | None = None
+
+    def __post_init__(self) -> None:
+        check_at_least("unlabeled", self.unlabeled, 0)
+        check_at_least("distractors", self.distractors, 0)
+        if self.distractors and not self.unlabeled:
+            raise ConfigError(
+                f"distractors is {self.distractors}, but unlabeled is 0, so they would have no images; use unlabeled=5"
+            )

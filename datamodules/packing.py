@@ -1,0 +1,75 @@
+"""Reading many images at once, in order, with progress."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from metalearn.errors import DataError
+
+__all__ = ["read_classes"]
+
+log = logging.getLogger(__name__)
+
+AHEAD = 1024
+"""Images that are read ahead of the one that is packed, so that memory stays bounded."""
+
+Reader = Callable[[], np.ndarray]
+
+
+def read_classes(
+    classes: Sequence[tuple[str, Sequence[tuple[str, Reader]]]], title: str, skip_broken: bool
+) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """Read the images of classes, several at once, and yield them class by class in the order given.
+
+    Pillow decodes and resizes outside of Python's lock, so threads are enough.
+
+    Args:
+        classes: for each class its name, and for each of its images a name and what reads it.
+        title: what the progress bar says.
+        skip_broken: leave out images that cannot be read, and name them in the log.
+
+    Yields:
+        for each class, uint8 images ``[n, C, H, W]`` and their names.
+
+    Raises:
+        DataError: an image cannot be read, or none of a class can.
+    """
+    todo = ((name, reader) for _, images in classes for name, reader in images)
+    waiting: deque[tuple[str, Future[np.ndarray]]] = deque()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    total = sum(len(images) for _, images in classes)
+    console = Console(stderr=True)
+    shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads, shown as progress:
+        bar = progress.add_task(title, total=total)
+        try:
+            for label, images in classes:
+                pixels, names = [], []
+                for _ in images:
+                    while len(waiting) < AHEAD and (following := next(todo, None)) is not None:
+                        waiting.append((following[0], threads.submit(following[1])))
+                    name, future = waiting.popleft()
+                    try:
+                        pixels.append(future.result())
+                    except DataError as error:
+                        if not skip_broken:
+                            raise
+                        log.warning("%s: left out, as skip_broken says", error)
+                    else:
+                        names.append(name)
+                    progress.advance(bar)
+                if not pixels:
+                    raise DataError(
+                        f"class {label} has no image that can be read; replace its images or remove the class"
+                    )
+                yield np.stack(pixels), names
+        finally:
+            threads.shutdown(cancel_futures=True)

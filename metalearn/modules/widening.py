@@ -1,0 +1,62 @@
+"""A network for more classes than it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from metalearn.errors import ConfigError
+from metalearn.inner import Learner
+from metalearn.inner.rules import Params
+
+__all__ = ["widen_head"]
+
+
+def widen_head(
+    learner: Learner, outputs: int, ways: int, params: Params, sizes: Sequence[Mapping[str, Tensor | float]]
+) -> tuple[Params, list[dict[str, Tensor | float]]]:
+    """Give the head one row for each of ``ways`` classes, all alike: the mean of the trained rows.
+
+    Labels are numbered at random in every task, so the trained rows stand for no classes and their mean loses nothing that could
+    be known of a new task (Ye and Chao 2022, UNICORN-MAML, train such a head from the start).
+
+    Args:
+        learner: its backbone's last linear layer with ``outputs`` outputs is the head.
+        outputs: how many classes the network tells apart.
+        ways: how many it shall.
+        params: tensors by their names in the backbone.
+        sizes: for each step, the step size of each tensor; one per element is widened as well.
+
+    Returns:
+        both, with those of the head widened.
+
+    Raises:
+        ConfigError: there is no such layer.
+    """
+    heads = [
+        (name, layer)
+        for name, layer in learner.backbone.named_modules()
+        if type(layer) is nn.Linear and layer.out_features == outputs
+    ]
+    if not heads:
+        raise ConfigError(
+            f"the task has {ways} classes, but {type(learner.backbone).__name__} tells {outputs} apart and has "
+            f"no torch.nn.Linear with {outputs} outputs that could be widened; use at most {outputs} classes, or train with more"
+        )
+    name, layer = heads[-1]
+    shapes = {f"{name}.{part}": value.shape for part, value in layer.named_parameters(recurse=False)}
+
+    rows = {key: _widen(value, ways) if key in shapes else value for key, value in params.items()}
+    widened = [
+        {
+            key: _widen(size, ways) if isinstance(size, Tensor) and size.shape == shapes.get(key) else size
+            for key, size in step.items()
+        }
+        for step in sizes
+    ]
+    return rows, widened
+
+
+def _widen(value: Tensor, ways: int) -> Tensor:
+    return value.mean(0, keepdim=True).expand(ways, *value.shape[1:]).clone()
