@@ -3,6 +3,7 @@
 from metalearn.backbones import MLP, Conv4, ResNet12
 from metalearn.episode import Batch, Episode
 from metalearn.errors import (
+    BilevelError,
     CheckpointError,
     ConfigError,
     DataError,
@@ -13,16 +14,19 @@ from metalearn.errors import (
 )
 from metalearn.inner import AdaptedModel
 from metalearn.metrics import EpisodeAccuracy
-from metalearn.modules import ANIL, MAML, MetaModule, Pooled
+from metalearn.modules import ANIL, IMAML, MAML, BilevelFewShot, MetaModule, Pooled
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ANIL",
+    "IMAML",
     "MAML",
     "MLP",
     "AdaptedModel",
     "Batch",
+    "BilevelError",
+    "BilevelFewShot",
     "CheckpointError",
     "ConfigError",
     "Conv4",

@@ -2,7 +2,9 @@
 
 from metalearn.modules.anil import ANIL
 from metalearn.modules.base import MetaModule
+from metalearn.modules.few_shot import BilevelFewShot
+from metalearn.modules.imaml import IMAML
 from metalearn.modules.maml import MAML
 from metalearn.modules.pooled import Pooled
 
-__all__ = ["ANIL", "MAML", "MetaModule", "Pooled"]
+__all__ = ["ANIL", "IMAML", "MAML", "BilevelFewShot", "MetaModule", "Pooled"]
