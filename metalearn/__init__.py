@@ -14,7 +14,7 @@ from metalearn.errors import (
 )
 from metalearn.inner import AdaptedModel
 from metalearn.metrics import EpisodeAccuracy
-from metalearn.modules import ANIL, IMAML, MAML, BilevelFewShot, MetaModule, Pooled
+from metalearn.modules import ANIL, IMAML, MAML, BilevelFewShot, BilevelModule, MetaModule, Pooled
 
 __version__ = "0.1.0"
 
@@ -27,6 +27,7 @@ __all__ = [
     "Batch",
     "BilevelError",
     "BilevelFewShot",
+    "BilevelModule",
     "CheckpointError",
     "ConfigError",
     "Conv4",

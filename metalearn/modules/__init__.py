@@ -2,9 +2,10 @@
 
 from metalearn.modules.anil import ANIL
 from metalearn.modules.base import MetaModule
+from metalearn.modules.bilevel import BilevelModule
 from metalearn.modules.few_shot import BilevelFewShot
 from metalearn.modules.imaml import IMAML
 from metalearn.modules.maml import MAML
 from metalearn.modules.pooled import Pooled
 
-__all__ = ["ANIL", "IMAML", "MAML", "BilevelFewShot", "MetaModule", "Pooled"]
+__all__ = ["ANIL", "IMAML", "MAML", "BilevelFewShot", "BilevelModule", "MetaModule", "Pooled"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from metalearn.bilevel.few_shot import BilevelAdaptation, half_squared_error
 from metalearn.bilevel.linear import CG, FixedPoint, LinearSolver, Neumann, NormalCG
 from metalearn.bilevel.oracles import OracleCounts
-from metalearn.bilevel.solvers import GradientDescent, Nesterov
+from metalearn.bilevel.solvers import GradientDescent, InnerSolver, Nesterov
 from metalearn.errors import ConfigError
 from metalearn.inner import Adaptation, HeadLearner, Learner, NormPolicy
 from metalearn.modules.arguments import check_choice, check_positive, check_step_size, check_steps
@@ -26,12 +26,12 @@ LinearSolverName = Literal["cg", "normal_cg", "fixed_point", "neumann"]
 
 
 class BilevelFewShot(BilevelTasks):
-    """The few-shot setting of bilevel optimisation (arXiv 2108.00330, section 2.5): the body ``x`` is shared, and each task solves
-    ``y* = argmin_w l_S(w, z_S) + l2 |w|^2 / 2`` for its own head ``w`` on the features ``z = body(images)``.
+    """The few-shot setting of bilevel optimisation (arXiv 2108.00330, section 2.5): the body ``x`` is shared, and each task
+    solves ``y* = argmin_w l_S(w, z_S) + l2 |w|^2 / 2`` for its own head ``w`` on the features ``z = body(images)``.
 
-    The body's hypergradient is the derivative of ``l_Q(y*, z_Q)`` through ``z_Q`` plus, by way of ``y*``, through ``z_S``: ``-J v``
-    with ``H v = grad_w l_Q`` (``estimator="aid"``) or through the inner steps (``"itd"``). Features are computed once for all
-    tasks, whose heads are one batched problem. The head is not meta-learned: it starts at 0.
+    The body's hypergradient is the derivative of ``l_Q(y*, z_Q)`` through ``z_Q`` plus, by way of ``y*``, through ``z_S``:
+    ``-J v`` with ``H v = grad_w l_Q`` (``estimator="aid"``) or through the inner steps (``"itd"``). Features are computed once
+    for all tasks, whose heads are one batched problem. The head is not meta-learned: it starts at 0.
 
     Args:
         backbone: see :class:`ANIL`, as for all other arguments. Its head is set to 0, and stays there.
@@ -97,7 +97,7 @@ class BilevelFewShot(BilevelTasks):
                 "estimator='itd'"
             )
         if inner_momentum:
-            self._inner = Nesterov(step_size=inner_lr, momentum=inner_momentum, steps=inner_steps)
+            self._inner: InnerSolver = Nesterov(step_size=inner_lr, momentum=inner_momentum, steps=inner_steps)
         else:
             self._inner = GradientDescent(step_size=inner_lr, steps=inner_steps)
         self._head_name, self.head_loss, self.l2, self.estimator = head, head_loss, l2, estimator

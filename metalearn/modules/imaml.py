@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
 from metalearn.bilevel.few_shot import BilevelAdaptation
-from metalearn.bilevel.linear import CG
+from metalearn.bilevel.linear import CG, NormalCG
 from metalearn.bilevel.oracles import OracleCounts
 from metalearn.bilevel.solvers import GradientDescent
 from metalearn.inner import Adaptation, Learner, NormPolicy
-from metalearn.modules.arguments import check_positive, check_step_size, check_steps
+from metalearn.modules.arguments import check_choice, check_positive, check_step_size, check_steps
 from metalearn.modules.base import LossFunction, Scheduler
 from metalearn.modules.bilevel_tasks import BilevelTasks
 from metalearn.modules.execution import ExecutionName
@@ -22,16 +23,18 @@ __all__ = ["IMAML"]
 
 
 class IMAML(BilevelTasks):
-    """iMAML (Rajeswaran et al. 2019): the inner problem ``y* = argmin_y l_S(y) + lam |y - x|^2 / 2`` ties a task's weights ``y`` to
-    the meta-learned ones ``x``, and the meta-gradient is ``lam v`` with ``(H + lam I) v = grad l_Q(y*)``, ``H`` the Hessian of
-    ``l_S``, by conjugate gradients: what it keeps in memory does not grow with the inner steps.
+    """iMAML (Rajeswaran et al. 2019): the inner problem ``y* = argmin_y l_S(y) + lam |y - x|^2 / 2`` ties a task's weights
+    ``y`` to the meta-learned ones ``x``, and the meta-gradient is ``lam v`` with ``(H + lam I) v = grad l_Q(y*)``, ``H`` the
+    Hessian of ``l_S``, by conjugate gradients: what it keeps in memory does not grow with the inner steps.
 
     Args:
         backbone: see :class:`MAML`, as for all other arguments.
         inner_steps: gradient steps on the inner problem in training.
         inner_lr: their size, below 2 over the curvature of ``l_S`` plus ``lam``.
         lam: the pull towards ``x``; it must outweigh the negative curvature of ``l_S``.
-        cg_steps: iterations of conjugate gradients, each a Hessian-vector product.
+        cg_steps: iterations of conjugate gradients.
+        linear_solver: ``"cg"``: a Hessian-vector product an iteration, and an error where ``H + lam I`` has negative curvature;
+            ``"normal_cg"``: two products, for curvature of any sign, as networks have early in training.
         eval_inner_steps: see :class:`MAML`.
         loss: see :class:`MAML`.
         execution: see :class:`MAML`.
@@ -52,6 +55,7 @@ class IMAML(BilevelTasks):
         inner_lr: float = 0.1,
         lam: float = 2.0,
         cg_steps: int = 5,
+        linear_solver: Literal["cg", "normal_cg"] = "cg",
         eval_inner_steps: int | None = None,
         loss: LossFunction = "cross_entropy",
         execution: ExecutionName = "auto",
@@ -63,10 +67,15 @@ class IMAML(BilevelTasks):
     ) -> None:
         check_positive("lam", lam)
         check_steps("cg_steps", cg_steps)
+        check_choice("linear_solver", linear_solver, ["cg", "normal_cg"])
         check_step_size("inner_lr", inner_lr)
-        self.lam, self.cg_steps, self._step = lam, cg_steps, inner_lr
+        self.lam, self._step = lam, inner_lr
+        self._linear = CG(iterations=cg_steps) if linear_solver == "cg" else NormalCG(iterations=cg_steps)
         self.counts = OracleCounts()
-        self.advice = f"lam is {lam:g} and must exceed the negative curvature of the support loss: raise it"
+        self.advice = (
+            f"lam is {lam:g} and must exceed the negative curvature of the support loss: raise it, or use "
+            "linear_solver='normal_cg'"
+        )
         super().__init__(
             backbone=backbone,
             inner_steps=inner_steps,
@@ -88,7 +97,7 @@ class IMAML(BilevelTasks):
             tasks_at_once=tasks_at_once,
             compile=False,
         )
-        self.save_hyperparameters({"lam": lam, "cg_steps": cg_steps})
+        self.save_hyperparameters({"lam": lam, "cg_steps": cg_steps, "linear_solver": linear_solver})
 
     def make_learner(self, backbone: nn.Module) -> Learner:
         return Learner(backbone, self.norm)
@@ -97,7 +106,7 @@ class IMAML(BilevelTasks):
         return BilevelAdaptation(
             **{each.name: getattr(adaptation, each.name) for each in fields(adaptation)},
             inner=GradientDescent(step_size=self._step, steps=self.inner_steps),
-            linear=CG(iterations=self.cg_steps),
+            linear=self._linear,
             penalty=self.lam,
             learns_start=True,
         )

@@ -22,8 +22,8 @@ __all__ = ["Algorithm", "Record", "Run", "State", "run"]
 
 State = dict[str, Any]
 """Plain types and tensors alone, so that ``torch.load(weights_only=True)`` reads it back: the trees ``x`` and ``y``, ``step``,
-``seed``, ``counts``, the last hypergradient's ``loss``, ``norm`` and ``certificate`` (or ``None``), and what else the algorithm
-carries, as vectors."""
+``seed``, ``counts``, the last hypergradient's ``loss``, ``norm``, ``certificate``, ``inner_residual`` and ``dual_residual`` (or
+``None``), and what else the algorithm carries, as vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ class Algorithm(ABC):
         state: State = {
             "x": of_x.unravel(vectors[0]), "y": of_y.unravel(vectors[1]), "step": 0, "seed": seed,
             "counts": OracleCounts().as_dict(), "loss": None, "norm": None, "certificate": None,
+            "inner_residual": None, "dual_residual": None,
         }  # fmt: skip
         return {**state, **self.extra(*vectors)}
 
@@ -92,6 +93,8 @@ def told(oracles: Oracles, found: Estimate, value: Tensor | None = None) -> Stat
         "loss": found.losses.mean(),
         "norm": torch.linalg.vector_norm(value),
         "certificate": plain_certificate(oracles, found),
+        "inner_residual": found.inner_residual,
+        "dual_residual": found.dual_residual,
     }
 
 

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from metalearn.bilevel.algorithms.base import Algorithm, State, below, positive, stepped, told
 from metalearn.bilevel.estimators import AID, ITD, StocBiONeumann
 from metalearn.bilevel.linear import CG
@@ -41,13 +43,17 @@ class BiO(Algorithm):
         return {"v": None}
 
     def advance(self, oracles: Oracles, state: State) -> State:
+        value, changed = self.direction(oracles, state)
+        return {"x": stepped(state["x"], value, self.step_size), **changed}
+
+    def direction(self, oracles: Oracles, state: State) -> tuple[Tensor, State]:
+        """The hypergradient ``G``, and the entries of the state that change beside ``x``, for another optimiser than a step of
+        ``b`` to move ``x``."""
         x, y, v = state["x"], state["y"], state["v"]
         if not self.warm_start:
             y, v = oracles.y.ravel(oracles.problem.init_inner(oracles.x.unravel(x))).detach(), None
         found = self.estimator.estimate(oracles, x, y, v, state["step"])
-        return {
-            "x": stepped(x, found.value, self.step_size), "y": found.y, "v": found.v, **told(oracles, found),
-        }  # fmt: skip
+        return found.value, {"y": found.y, "v": found.v, **told(oracles, found)}
 
 
 def aid_bio(constants: Constants, factor: float = 10.0, step_size: float | None = None) -> BiO:
