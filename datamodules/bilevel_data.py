@@ -28,7 +28,7 @@ class Examples(NamedTuple):
         y: ``[n]`` int64, as the learner sees them: of training examples, with the corrupted labels.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # it hides tuple.index, which nobody asks of examples
     x: Any
     y: Tensor
 
