@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from metalearn.reports.pictures import pyplot, save_figure
 
@@ -71,7 +69,12 @@ def draw_bands(
     """
     plt = pyplot()
     figure, axes = plt.subplots(
-        len(ys), len(xs), figsize=(5.2 * len(xs), 3.3 * len(ys) + 0.6), squeeze=False, layout="constrained", sharey="row"
+        len(ys),
+        len(xs),
+        figsize=(5.2 * len(xs), 3.3 * len(ys) + 0.6),
+        squeeze=False,
+        layout="constrained",
+        sharey="row",
     )
     for row, (y, y_label) in zip(axes, ys.items(), strict=True):
         for axis, (x, x_label) in zip(row, xs.items(), strict=True):
@@ -89,11 +92,14 @@ def draw_bands(
 
 
 def print_rows(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on the screen; the first column is text, the others are numbers."""
-    console = Console(highlight=False)
-    table = Table(title=title, title_justify="left")
-    for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(str, row))
-    console.print(table, soft_wrap=True)
+    """A table on the screen, as wide as it must be; the first column is text, the others are numbers."""
+    cells = [list(map(str, row)) for row in (header, *rows)]
+    widths = [max(len(row[number]) for row in cells) for number in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        told = [cell.ljust(width) if number == 0 else cell.rjust(width) for number, (cell, width) in
+                enumerate(zip(row, widths, strict=True))]  # fmt: skip
+        return f"| {' | '.join(told)} |"
+
+    rule = [("-" * width) if number == 0 else "-" * (width - 1) + ":" for number, width in enumerate(widths)]
+    print(f"\n{title}\n\n" + "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])]) + "\n")

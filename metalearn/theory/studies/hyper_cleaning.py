@@ -68,26 +68,27 @@ def _point(size: int) -> StocBiONeumann:
 
 METHODS: dict[str, Method] = {
     "stocBiO": Method(
-        lambda b: BiO(estimator=StocBiONeumann(inner=_inner(20, 0.1), eta=0.3, Q=3), step_size=b), 3e3, 500, 500
+        lambda b: BiO(estimator=StocBiONeumann(inner=_inner(20, 0.1), eta=0.3, Q=3), step_size=b), 9e3, 500, 500
     ),
     "MRBO": Method(
-        lambda b: MRBO(estimator=_point(500), step_size=b, inner_step_size=0.3, d=1.0, m=8.0, c1=1.0, c2=1.0), 3e3, 500, 500
+        lambda b: MRBO(estimator=_point(500), step_size=b, inner_step_size=0.3, d=2.0, m=8.0, c1=1.0, c2=1.0), 9e3, 500, 500
     ),
     "VRBO": Method(
         lambda b: VRBO(
             estimator=_point(250), anchor=_point(2000), step_size=b, inner_step_size=0.3, period=3, inner_steps=3,
             inner_size=250, anchor_size=2000,
         ),
-        3e3, 250, 250,
+        9e3, 250, 250,
     ),
-    "AID-CG": Method(lambda b: BiO(estimator=AID(inner=_inner(5), solver=CG(iterations=3)), step_size=b), 1e4),
+    "AID-CG": Method(lambda b: BiO(estimator=AID(inner=_inner(5), solver=CG(iterations=3)), step_size=b), 3e4),
     "AID-FP": Method(
-        lambda b: BiO(estimator=AID(inner=_inner(5), solver=FixedPoint(iterations=3, step_size=0.3)), step_size=b), 1e4
+        lambda b: BiO(estimator=AID(inner=_inner(5), solver=FixedPoint(iterations=3, step_size=0.3)), step_size=b), 3e4
     ),
-    "ITD": Method(lambda b: BiO(estimator=ITD(inner=_inner(5)), step_size=b), 1e4),
-    "PZOBO": Method(lambda b: BiO(estimator=PZOBO(inner=_inner(5), mu=0.1, Q=1), step_size=b), 1e4),
+    "ITD": Method(lambda b: BiO(estimator=ITD(inner=_inner(5)), step_size=b), 3e4),
+    "PZOBO": Method(lambda b: BiO(estimator=PZOBO(inner=_inner(5), mu=0.1, Q=1), step_size=b), 3e3),
 }  # fmt: skip
-"""The order is that of the tables."""
+"""In the order of the tables. The outer step size is the one of 900, 3000 and 9000 (of full batches 3000, 10,000 and 30,000) with
+the lowest validation loss after 600,000 oracle calls at a corruption of 0.4, with seed 0; all else was set once."""
 
 
 def calls(state: State) -> int:
@@ -149,7 +150,7 @@ def study_hyper_cleaning(
     corruptions: Sequence[float] = (0.1, 0.4),
     methods: Sequence[str] = tuple(METHODS),
     seeds: int = 5,
-    budget: int = 600_000,
+    budget: int = 1_000_000,
     train: int = 6000,
     val: int = 2000,
     test: int = 2000,
@@ -181,7 +182,7 @@ def study_hyper_cleaning(
     if unknown or not methods:
         raise ConfigError(f"methods has {unknown[:1] or 'nothing'}, but it must be among {', '.join(METHODS)}; drop it")
     if seeds < 1 or budget < 1:
-        raise ConfigError(f"seeds is {seeds} and budget {budget}, but both must be at least 1; use 5 and 600000")
+        raise ConfigError(f"seeds is {seeds} and budget {budget}, but both must be at least 1; use 5 and 1000000")
     folder, files = Path(output), []
     rows, lines = [], []
     with Progress(transient=True) as progress:
@@ -194,7 +195,9 @@ def study_hyper_cleaning(
                 for seed in range(seeds):
                     progress.update(task, description=f"corruption {corruption:g}, {name}, seed {seed}")
                     try:
-                        points = run_method(METHODS[name], data.part("train"), data.part("val"), _look(data), budget, seed)
+                        points = run_method(
+                            METHODS[name], data.part("train"), data.part("val"), _look(data), budget, seed
+                        )
                     except MetalearnError as error:
                         raise type(error)(f"{name} at corruption {corruption:g}, seed {seed}: {error}") from error
                     traces.setdefault(name, []).append(Trace(name, seed, points))
@@ -215,7 +218,18 @@ def study_hyper_cleaning(
     files.insert(0, write_csv(folder / "hyper_cleaning.csv", header, lines))
     print_rows(
         f"Hyper-cleaning: mean ± deviation over {seeds} seeds after {budget:,} oracle calls",
-        ["corruption, method", "test acc %", "AUROC", "val loss", "outer steps", "Gc(f)", "Gc(g)", "JVP", "HVP", "seconds"],
+        [
+            "corruption, method",
+            "test acc %",
+            "AUROC",
+            "val loss",
+            "outer steps",
+            "Gc(f)",
+            "Gc(g)",
+            "JVP",
+            "HVP",
+            "seconds",
+        ],
         rows,
     )
     return files
@@ -245,4 +259,11 @@ def _row(corruption: float, name: str, traces: Sequence[Trace]) -> list[str]:
         return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
     counts = [f"{spread([point[key] for point in last])[0]:,.0f}" for key in ("step", "gc_f", "gc_g", "jvp", "hvp")]
-    return [f"{corruption:g} {name}", told("accuracy", 2), told("auroc", 4), told("val_loss", 4), *counts, told("seconds", 1)]
+    return [
+        f"{corruption:g} {name}",
+        told("accuracy", 2),
+        told("auroc", 4),
+        told("val_loss", 4),
+        *counts,
+        told("seconds", 1),
+    ]
