@@ -1,4 +1,4 @@
-"""The command line: ``python -m metalearn {fit,validate,test,predict,data}``."""
+"""The command line: ``python -m metalearn {fit,validate,test,predict,data,study}``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-from metalearn import data_command, outcome, own_images
+from metalearn import data_command, outcome, own_images, study_command
 from metalearn.allocator import keep_buffers
 from metalearn.command import option, prepare_arguments
 from metalearn.datamodules.checks import check_range
@@ -151,6 +151,9 @@ def main(args: Sequence[str] | None = None) -> None:
             return
         if given[0] == "data":
             data_command.run(given[1:] or ["--help"])
+            return
+        if given[0] == "study":
+            study_command.run(given[1:] or ["--help"])
             return
         with tempfile.TemporaryDirectory(prefix="metalearn-") as scratch:
             arguments, name = prepare_arguments(given, Path(scratch))

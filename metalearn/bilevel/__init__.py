@@ -20,6 +20,7 @@ from metalearn.bilevel.algorithms import (
     stoc_bio,
 )
 from metalearn.bilevel.certificates import Certificate, error_bound
+from metalearn.bilevel.cleaning import Drawn, cleaning_problem, detection_auroc, linear_logits
 from metalearn.bilevel.estimators import AID, ITD, PZOBO, Estimate, Estimator, Exact, StocBiONeumann, shrinking_sizes
 from metalearn.bilevel.hypergradients import Diagnostics, Hypergradient, certify, hypergradient
 from metalearn.bilevel.implicit import solve_inner
@@ -28,6 +29,7 @@ from metalearn.bilevel.linear import CG, FixedPoint, HeavyBallLinear, LinearSolv
 from metalearn.bilevel.oracles import OracleCounts, Oracles
 from metalearn.bilevel.problem import BilevelProblem, Constants, parameters_as_inner
 from metalearn.bilevel.prox import L1, Box, GroupL1, Prox
+from metalearn.bilevel.regularization import SparseRows, regularization_problem
 from metalearn.bilevel.solvers import GradientDescent, HeavyBall, InnerSolver, Nesterov
 from metalearn.bilevel.step_sizes import heavy_ball, nesterov, smoothness_of_phi
 from metalearn.bilevel.streams import Draw, Fixed, Sampled, Stream
@@ -50,6 +52,7 @@ __all__ = [
     "Constants",
     "Diagnostics",
     "Draw",
+    "Drawn",
     "Estimate",
     "Estimator",
     "Exact",
@@ -73,6 +76,7 @@ __all__ = [
     "Record",
     "Run",
     "Sampled",
+    "SparseRows",
     "State",
     "StocBiONeumann",
     "Stream",
@@ -82,13 +86,17 @@ __all__ = [
     "accelerated_aid",
     "aid_bio",
     "certify",
+    "cleaning_problem",
+    "detection_auroc",
     "error_bound",
     "heavy_ball",
     "hypergradient",
     "itd_bio",
+    "linear_logits",
     "nesterov",
     "parameters_as_inner",
     "quadratic",
+    "regularization_problem",
     "run",
     "shrinking_sizes",
     "simple_worst_case",
