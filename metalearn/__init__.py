@@ -14,7 +14,17 @@ from metalearn.errors import (
 )
 from metalearn.inner import AdaptedModel
 from metalearn.metrics import EpisodeAccuracy
-from metalearn.modules import ANIL, IMAML, MAML, BilevelFewShot, BilevelModule, MetaModule, Pooled
+from metalearn.modules import (
+    ANIL,
+    IMAML,
+    MAML,
+    BilevelFewShot,
+    BilevelModule,
+    HyperCleaning,
+    MetaModule,
+    Pooled,
+    RegularizationTuning,
+)
 
 __version__ = "0.1.0"
 
@@ -35,10 +45,12 @@ __all__ = [
     "DivergenceError",
     "Episode",
     "EpisodeAccuracy",
+    "HyperCleaning",
     "MemoryLimitError",
     "MetaModule",
     "MetalearnError",
     "Pooled",
+    "RegularizationTuning",
     "ResNet12",
     "ShapeError",
 ]

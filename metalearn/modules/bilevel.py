@@ -35,70 +35,48 @@ class _Step(NamedTuple):
     state: State
 
 
-class BilevelModule(L.LightningModule):
-    """``min_x f(x, y*(x))`` by an algorithm of :mod:`metalearn.bilevel`, under any Trainer with automatic optimisation.
+class BilevelCore(L.LightningModule):
+    """The training of a :class:`BilevelModule`, whose problem may be known only once the data are."""
 
-    ``x`` are the module's parameters. A step returns ``sum((p * d).sum())`` with a constant ``d`` for each parameter ``p``, so
-    that backward, DDP and the optimiser see ``d`` as its gradient. For :class:`~metalearn.bilevel.BiO`, ``d`` is the
-    hypergradient, and any optimiser moves ``x``: SGD with the algorithm's step size unless told otherwise. Algorithms that own
-    their step (``AccBiO``, ``AccBiOBG``, ``MRBO``, ``VRBO``, ``ProximalBiO``) make ``d`` the change of ``x`` that they want, and
-    SGD with ``lr=1`` makes it, up to the rounding of ``x - (x - x_new)``.
+    problem: BilevelProblem
+    algorithm: Algorithm
+    outer: nn.ParameterList
 
-    Data come from the problem's stream (then ``trainer.fit(module)`` needs none), or, where it has none, from any loader of
-    pairs ``(outer, inner)``. On several ranks each has its own batches; the mean of ``d`` moves ``x``, and ``y``, ``v`` and
-    momentum are averaged after each step. Where each rank has its own tasks (``batched``), ``y`` and ``v`` stay with them.
-
-    Logs ``train/loss`` (``f`` before the step), ``train/hypergradient_norm``, and where they are known the largest over problems
-    of ``train/inner_residual``, ``train/dual_residual`` and ``train/certificate``; and ``oracles/gc_f``, ``gc_g``, ``jvp``,
-    ``hvp``: the calls so far, over all ranks.
-
-    Args:
-        problem: what is solved.
-        algorithm: how.
-        x: where to start: a tensor, or a tree of them.
-        y: where the inner solver starts; ``None`` for ``init_inner(x)``.
-        seed: of every draw; rank 0 draws what ``run(..., seed=seed)`` does.
-        steps_per_epoch: outer steps of an epoch, where the module brings its own loader.
-        outer_optimizer: makes the optimiser of ``x``, for ``BiO``; ``None`` for SGD with the algorithm's step size.
-
-    Raises:
-        ConfigError: an optimiser for an algorithm that owns its step, or a setting of the Trainer that would change it.
-        ShapeError: trees that do not fit together.
-    """
-
-    def __init__(
-        self,
-        problem: BilevelProblem,
-        algorithm: Algorithm,
-        x: Tree,
-        y: Tree | None = None,
-        seed: int = 0,
-        steps_per_epoch: int = 100,
-        outer_optimizer: OptimizerCallable | None = None,
-    ) -> None:
+    def __init__(self, seed: int, steps_per_epoch: int, outer_optimizer: OptimizerCallable | None) -> None:
         super().__init__()
         check_steps("steps_per_epoch", steps_per_epoch)
-        self.owns_step = not isinstance(algorithm, BiO)
-        if self.owns_step and outer_optimizer is not None:
+        self.seed, self.steps_per_epoch, self.outer_optimizer = seed, steps_per_epoch, outer_optimizer
+        self.run_config: str | None = None
+        self.run_name = type(self).__name__
+        self._start: Tree | None = None
+        self._state: State | None = None
+        self._packed: dict[str, Any] | None = None
+        self._total = OracleCounts()
+
+    def begin(self, problem: BilevelProblem, algorithm: Algorithm, x: Tree, y: Tree | None = None) -> None:
+        """Say what is solved and how, and make parameters of ``x``."""
+        if not isinstance(algorithm, BiO) and self.outer_optimizer is not None:
             raise ConfigError(
                 f"outer_optimizer is given with {type(algorithm).__name__}, but that algorithm makes its own step of x; leave it "
                 "out, or use BiO"
             )
         self.problem, self.algorithm = problem, algorithm
-        self.seed, self.steps_per_epoch, self.outer_optimizer = seed, steps_per_epoch, outer_optimizer
         leaves, self._spec = tree_flatten(x)
         problem.layouts(x, y)
         algorithm.check(problem)
         self.outer = nn.ParameterList(nn.Parameter(leaf.detach().clone()) for leaf in leaves)
         self._start = None if y is None else tree_map(lambda leaf: leaf.detach().clone(), y)
-        self._state: State | None = None
-        self._packed: dict[str, Any] | None = None
-        self._total = OracleCounts()
+
+    @property
+    def owns_step(self) -> bool:
+        """Whether the algorithm makes its own step of ``x``."""
+        return not isinstance(self.algorithm, BiO)
 
     @property
     def x(self) -> Tree:
         """The outer variables, without a graph."""
-        return tree_unflatten([value.detach() for value in self.outer], self._spec)
+        # copies, since states remember earlier x, and an optimiser writes in place
+        return tree_unflatten([value.detach().clone() for value in self.outer], self._spec)
 
     @property
     def state(self) -> State:
@@ -246,6 +224,8 @@ class BilevelModule(L.LightningModule):
         checkpoint[KEY] = {
             "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
             "algorithm": type(self.algorithm).__name__,
+            "config": self.run_config,
+            "run": self.run_name,
             "bilevel": {
                 "state": pack_state(self.state, gather), "counts": self._total.as_dict(), "ranks": ranks,
             },
@@ -258,6 +238,51 @@ class BilevelModule(L.LightningModule):
         if found is not None:
             self._packed, self._state = found, None
             self._total = OracleCounts(**found["counts"])
+
+
+class BilevelModule(BilevelCore):
+    """``min_x f(x, y*(x))`` by an algorithm of :mod:`metalearn.bilevel`, under any Trainer with automatic optimisation.
+
+    ``x`` are the module's parameters. A step returns ``sum((p * d).sum())`` with a constant ``d`` for each parameter ``p``, so
+    that backward, DDP and the optimiser see ``d`` as its gradient. For :class:`~metalearn.bilevel.BiO`, ``d`` is the
+    hypergradient, and any optimiser moves ``x``: SGD with the algorithm's step size unless told otherwise. Algorithms that own
+    their step (``AccBiO``, ``AccBiOBG``, ``MRBO``, ``VRBO``, ``ProximalBiO``) make ``d`` the change of ``x`` that they want, and
+    SGD with ``lr=1`` makes it, up to the rounding of ``x - (x - x_new)``.
+
+    Data come from the problem's stream (then ``trainer.fit(module)`` needs none), or, where it has none, from any loader of
+    pairs ``(outer, inner)``. On several ranks each has its own batches; the mean of ``d`` moves ``x``, and ``y``, ``v`` and
+    momentum are averaged after each step. Where each rank has its own tasks (``batched``), ``y`` and ``v`` stay with them.
+
+    Logs ``train/loss`` (``f`` before the step), ``train/hypergradient_norm``, and where they are known the largest over problems
+    of ``train/inner_residual``, ``train/dual_residual`` and ``train/certificate``; and ``oracles/gc_f``, ``gc_g``, ``jvp``,
+    ``hvp``: the calls so far, over all ranks.
+
+    Args:
+        problem: what is solved.
+        algorithm: how.
+        x: where to start: a tensor, or a tree of them.
+        y: where the inner solver starts; ``None`` for ``init_inner(x)``.
+        seed: of every draw; rank 0 draws what ``run(..., seed=seed)`` does.
+        steps_per_epoch: outer steps of an epoch, where the module brings its own loader.
+        outer_optimizer: makes the optimiser of ``x``, for ``BiO``; ``None`` for SGD with the algorithm's step size.
+
+    Raises:
+        ConfigError: an optimiser for an algorithm that owns its step, or a setting of the Trainer that would change it.
+        ShapeError: trees that do not fit together.
+    """
+
+    def __init__(
+        self,
+        problem: BilevelProblem,
+        algorithm: Algorithm,
+        x: Tree,
+        y: Tree | None = None,
+        seed: int = 0,
+        steps_per_epoch: int = 100,
+        outer_optimizer: OptimizerCallable | None = None,
+    ) -> None:
+        super().__init__(seed, steps_per_epoch, outer_optimizer)
+        self.begin(problem, algorithm, x, y)
 
 
 class _StepLoader(DataLoader[int]):
