@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from metalearn import BilevelModule
-from metalearn.bilevel import AID, CG, MRBO, AccBiO, Algorithm, BilevelProblem, BiO, GradientDescent, Sampled
+from metalearn import BilevelFewShot, BilevelModule
+from metalearn.bilevel import AID, CG, MRBO, Algorithm, BilevelProblem, BiO, GradientDescent, Sampled
 from metalearn.bilevel import StocBiONeumann as Series
 from tests.bilevel.problems import DOUBLE, Logistic, noise
+from tests.distributed.run import Recorded
+from tests.networks import TinyConv
 
 TASKS = 4
 
@@ -44,7 +46,6 @@ def tasks(rank: int, ranks: int) -> tuple[BilevelProblem, Any]:
 
 ALGORITHMS: dict[str, Algorithm] = {
     "tasks": BiO(estimator=AID(inner=GradientDescent(step_size=0.3, steps=4), solver=CG(iterations=4)), step_size=0.3),
-    "tasks_acc": AccBiO(estimator=AID(inner=GradientDescent(step_size=0.3, steps=4)), L_phi=4.0, mu_x=0.1),
     "mrbo": MRBO(estimator=Series(eta=0.3, Q=2), step_size=0.2, inner_step_size=0.3),
 }
 
@@ -58,6 +59,17 @@ def main(folder: Path, devices: int, name: str) -> None:
         use_distributed_sampler=False,
     )  # fmt: skip
     rank = trainer.global_rank
+    path = folder / f"rank{rank}of{devices}.json"
+    if name == "few_shot":
+        L.seed_everything(0, verbose=False)
+        data = Recorded(4 // devices, 20, 4, 4, 0, 0)
+        data.drawn = []
+        net = BilevelFewShot(TinyConv(), inner_steps=3, l2=0.1, execution="sequential")
+        trainer.limit_val_batches = 0
+        trainer.fit(net, datamodule=data)
+        weights = torch.cat([value.detach().flatten() for value in net.parameters()])
+        path.write_text(json.dumps({"x": weights.tolist(), "counts": net.counts.as_dict()}))
+        return
     if name == "mrbo":
         module, loader = BilevelModule(sampled(), ALGORITHMS[name], noise(4)), None
     else:
@@ -72,7 +84,7 @@ def main(folder: Path, devices: int, name: str) -> None:
         "counts": module.counts.as_dict(),
         "seed": module.state["seed"],
     }
-    (folder / f"rank{rank}of{devices}.json").write_text(json.dumps(report))
+    path.write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

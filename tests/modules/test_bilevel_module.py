@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -136,41 +136,54 @@ def test_bf16_mixed_runs(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import os, signal, sys, warnings, json
+import os, signal, sys, warnings
 from pathlib import Path
-import lightning as L, torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from metalearn import BilevelModule
-from tests.bilevel.problems import noise
-from tests.modules.test_bilevel_module import ALGORITHMS, sampled, trainer
-folder, mode, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+from lightning.pytorch.callbacks import Callback
+from tests.modules.test_bilevel_module import resumable
 warnings.simplefilter("ignore")
 class Kill(Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
-        if mode == "killed" and trainer.global_step == 8:
+        if trainer.global_step == 8:
             os.kill(os.getpid(), signal.SIGKILL)
-saver = ModelCheckpoint(dirpath=folder, filename="last", every_n_train_steps=3, save_top_k=1, enable_version_counter=False)
-module = BilevelModule(sampled(), ALGORITHMS[name](), noise(4, seed=9), seed=1, steps_per_epoch=5)
-fitted = trainer(folder, max_steps=12, enable_checkpointing=True, callbacks=[Kill(), saver])
-fitted.fit(module, ckpt_path=str(folder / "last.ckpt") if mode == "resumed" else None)
-(folder / f"{mode}.json").write_text(json.dumps([module.x.tolist(), module.y.tolist(), module.counts.as_dict()]))
+resumable(Path(sys.argv[1]), sys.argv[2], callbacks=[Kill()])
 """
 
 
-@pytest.mark.parametrize("name", ["stoc_bio", "mrbo", "vrbo", "acc_bio_bg"])
-def test_killed_and_resumed_equals_uninterrupted(name: str, tmp_path: Path) -> None:
-    """Killed after step 8, in mid-epoch and between VRBO's anchors, with the last checkpoint at step 6."""
-    for mode in ("whole", "killed", "resumed"):
-        folder = tmp_path / ("a" if mode == "whole" else "b")
-        folder.mkdir(exist_ok=True)
+def resumable(
+    folder: Path, name: str, ckpt: Path | None = None, steps: int = 12, callbacks: Sequence[Any] = ()
+) -> BilevelModule:
+    """A run that saves every third step, in epochs of 5."""
+    saver = ModelCheckpoint(
+        dirpath=folder / f"from_{ckpt is not None}",
+        filename="last",
+        every_n_train_steps=3,
+        save_top_k=1,
+        enable_version_counter=False,
+    )
+    module = BilevelModule(sampled(), ALGORITHMS[name](), noise(4, seed=9), seed=1, steps_per_epoch=5)
+    fitted = trainer(folder, max_steps=steps, enable_checkpointing=True, callbacks=[*callbacks, saver])
+    fitted.fit(module, ckpt_path=ckpt, weights_only=True)
+    return module
+
+
+@pytest.mark.parametrize("name", ["stoc_bio", "mrbo", "vrbo", "acc_bio_bg", "proximal", "vrbo killed"])
+def test_a_resumed_run_equals_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
+    """Ended after step 8, in mid-epoch and between VRBO's anchors, with the last checkpoint at step 6; once by a kill."""
+    name, *killed = name.split()
+    whole = resumable(tmp_path / "a", name)
+    if killed:
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(folder), mode, name], cwd=ROOT, capture_output=True, text=True, timeout=200,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            [sys.executable, "-c", SCRIPT, str(tmp_path / "b"), name], cwd=ROOT, capture_output=True, text=True,
+            timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
-        assert done.returncode == (-signal.SIGKILL if mode == "killed" else 0), done.stderr[-3000:]
-    torch.load(tmp_path / "b" / "last.ckpt", weights_only=True)
-    whole = json.loads((tmp_path / "a" / "whole.json").read_text())
-    assert json.loads((tmp_path / "b" / "resumed.json").read_text()) == whole
+        assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    else:
+        resumable(tmp_path / "b", name, steps=8)
+    torch.load(tmp_path / "b" / "from_False" / "last.ckpt", weights_only=True)
+    resumed = resumable(tmp_path / "b", name, tmp_path / "b" / "from_False" / "last.ckpt")
+    assert torch.equal(resumed.x, whole.x)
+    assert torch.equal(resumed.y, whole.y)
+    assert resumed.counts == whole.counts
 
 
 def test_a_checkpoint_of_another_algorithm_is_one_line(tmp_path: Path) -> None:
