@@ -161,7 +161,9 @@ def resumable(
         enable_version_counter=False,
     )
     module = BilevelModule(sampled(), ALGORITHMS[name](), noise(4, seed=9), seed=1, steps_per_epoch=5)
-    fitted = trainer(folder, max_steps=steps, enable_checkpointing=True, callbacks=[*callbacks, saver])
+    fitted = trainer(
+        folder, max_steps=steps, enable_checkpointing=ckpt is None, callbacks=[*callbacks, *([] if ckpt else [saver])]
+    )
     fitted.fit(module, ckpt_path=ckpt, weights_only=True)
     return module
 
@@ -179,8 +181,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one(name: str, tmp_path: Path) -
         assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     else:
         resumable(tmp_path / "b", name, steps=8)
-    torch.load(tmp_path / "b" / "from_False" / "last.ckpt", weights_only=True)
-    resumed = resumable(tmp_path / "b", name, tmp_path / "b" / "from_False" / "last.ckpt")
+    torch.load(tmp_path / "b" / "last.ckpt", weights_only=True)
+    resumed = resumable(tmp_path / "b", name, tmp_path / "b" / "last.ckpt")
     assert torch.equal(resumed.x, whole.x)
     assert torch.equal(resumed.y, whole.y)
     assert resumed.counts == whole.counts
