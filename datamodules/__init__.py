@@ -5,6 +5,7 @@ if __name__ != "metalearn.datamodules":
 
 from metalearn.datamodules.arrays import ArrayEpisodes
 from metalearn.datamodules.base import EpisodicDataModule
+from metalearn.datamodules.bilevel_data import BilevelDataModule, Examples, LevelBatch, TermBatches
 from metalearn.datamodules.cifar import CIFARFSDataModule, FC100DataModule
 from metalearn.datamodules.classes import ClassEpisodes
 from metalearn.datamodules.cub import CUB200DataModule
@@ -14,6 +15,8 @@ from metalearn.datamodules.glyphs import GlyphsDataModule
 from metalearn.datamodules.image_episodes import ImageEpisodes
 from metalearn.datamodules.images import ImageSpec
 from metalearn.datamodules.miniimagenet import MiniImageNetDataModule
+from metalearn.datamodules.mnist_cleaning import MNISTCleaningDataModule
+from metalearn.datamodules.newsgroups import NewsgroupsDataModule
 from metalearn.datamodules.omniglot import OmniglotDataModule
 from metalearn.datamodules.options import EpisodeOptions
 from metalearn.datamodules.sinusoid import SinusoidDataModule
@@ -21,19 +24,25 @@ from metalearn.datamodules.tiered import TieredImageNetDataModule
 
 __all__ = [
     "ArrayEpisodes",
+    "BilevelDataModule",
     "CIFARFSDataModule",
     "CUB200DataModule",
     "ClassEpisodes",
     "EpisodeOptions",
     "EpisodicDataModule",
+    "Examples",
     "FC100DataModule",
     "FunctionEpisodes",
     "GlyphsDataModule",
     "ImageEpisodes",
     "ImageFolderEpisodes",
     "ImageSpec",
+    "LevelBatch",
+    "MNISTCleaningDataModule",
     "MiniImageNetDataModule",
+    "NewsgroupsDataModule",
     "OmniglotDataModule",
     "SinusoidDataModule",
+    "TermBatches",
     "TieredImageNetDataModule",
 ]

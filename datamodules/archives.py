@@ -17,7 +17,7 @@ from typing import IO, NamedTuple, Protocol
 
 from metalearn.errors import DataError
 
-__all__ = ["ARCHIVES", "COMPRESSED", "Member", "list_archive", "map_file", "open_archive"]
+__all__ = ["ARCHIVES", "COMPRESSED", "Member", "check_name", "list_archive", "map_file", "open_archive", "unsafe"]
 
 ARCHIVES = (".zip", ".tar")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -90,10 +90,10 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         weakref.finalize(archive, archive.fp.close)
     total = 0
     for info in archive.infolist():
-        _check_name(path, info.orig_filename)
+        check_name(path, info.orig_filename)
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise _unsafe(path, info.filename, "is a link or a device")
+            raise unsafe(path, info.filename, "is a link or a device")
         if info.flag_bits & 1:
             raise DataError(f"archive {path}: entry {info.filename} is encrypted; pack it again without a password")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -216,11 +216,11 @@ class _TarReader:
         found = self._path.stat()
         with tarfile.open(self._path, "r:") as archive:
             for info in archive:
-                _check_name(self._path, info.name)
+                check_name(self._path, info.name)
                 if info.isdir():
                     continue
                 if not info.isreg() or info.issparse():
-                    raise _unsafe(self._path, info.name, "is a link or a device")
+                    raise unsafe(self._path, info.name, "is a link or a device")
                 if info.offset_data + info.size > found.st_size:
                     raise DataError(
                         f"archive {self._path}: entry {info.name} claims {info.size} bytes, more than the archive has; it is "
@@ -243,15 +243,17 @@ class _TarReader:
         return map_file(self._path, *self._places[key])
 
 
-def _check_name(path: Path, name: str) -> None:
+def check_name(path: Path, name: str) -> None:
+    """Raise a DataError unless an entry's name is a relative path that stays within the archive."""
     if not name.isprintable():
-        raise _unsafe(path, name, "has a name that cannot be printed")
+        raise unsafe(path, name, "has a name that cannot be printed")
     if "\\" in name or name.startswith("/") or PureWindowsPath(name).drive:
-        raise _unsafe(path, name, "is no relative path with forward slashes")
+        raise unsafe(path, name, "is no relative path with forward slashes")
     if ".." in name.split("/"):
-        raise _unsafe(path, name, "leads out of the archive")
+        raise unsafe(path, name, "leads out of the archive")
 
 
-def _unsafe(path: Path, name: str, why: str) -> DataError:
+def unsafe(path: Path, name: str, why: str) -> DataError:
+    """What to raise for an entry that no honest archive has."""
     return DataError(f"archive {path}: entry {name!r} {why}, so the archive is not trusted; remove the entry, or fetch the "
                      "archive from its authors")  # fmt: skip

@@ -3,6 +3,7 @@
 from metalearn.backbones import MLP, Conv4, ResNet12
 from metalearn.episode import Batch, Episode
 from metalearn.errors import (
+    BilevelError,
     CheckpointError,
     ConfigError,
     DataError,
@@ -13,16 +14,30 @@ from metalearn.errors import (
 )
 from metalearn.inner import AdaptedModel
 from metalearn.metrics import EpisodeAccuracy
-from metalearn.modules import ANIL, MAML, MetaModule, Pooled
+from metalearn.modules import (
+    ANIL,
+    IMAML,
+    MAML,
+    BilevelFewShot,
+    BilevelModule,
+    HyperCleaning,
+    MetaModule,
+    Pooled,
+    RegularizationTuning,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ANIL",
+    "IMAML",
     "MAML",
     "MLP",
     "AdaptedModel",
     "Batch",
+    "BilevelError",
+    "BilevelFewShot",
+    "BilevelModule",
     "CheckpointError",
     "ConfigError",
     "Conv4",
@@ -30,10 +45,12 @@ __all__ = [
     "DivergenceError",
     "Episode",
     "EpisodeAccuracy",
+    "HyperCleaning",
     "MemoryLimitError",
     "MetaModule",
     "MetalearnError",
     "Pooled",
+    "RegularizationTuning",
     "ResNet12",
     "ShapeError",
 ]

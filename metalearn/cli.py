@@ -1,4 +1,4 @@
-"""The command line: ``python -m metalearn {fit,validate,test,predict,data}``."""
+"""The command line: ``python -m metalearn {fit,validate,test,predict,data,study}``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-from metalearn import data_command, outcome, own_images
+from metalearn import bilevel_outcome, data_command, outcome, own_images, study_command
 from metalearn.allocator import keep_buffers
 from metalearn.command import option, prepare_arguments
 from metalearn.datamodules.checks import check_range
 from metalearn.errors import MetalearnError
 from metalearn.modules import MetaModule
+from metalearn.modules.bilevel import BilevelCore
 from metalearn.modules.callbacks import PredictionTable, RunClock, TaskTable
+from metalearn.modules.linear_models import LinearBilevel
 from metalearn.parsing import Parser, one_line, own_error
 
 __all__ = ["MetaCLI", "main"]
@@ -78,13 +80,13 @@ class MetaCLI(LightningCLI):
             kwargs["logger"] = CSVLogger(save_dir=str(root), name=name)
         user_saves = _user_saves(asked.get("callbacks"))  # asked before the Trainer adds its own to this very list
         trainer: Any = super().instantiate_trainer(**kwargs)
-        if isinstance(self.model, MetaModule):
+        if isinstance(self.model, (MetaModule, LinearBilevel)):
             ours: list[L.Callback] = [self.clock, self.tasks]
             if self.subcommand == "predict":
                 ours.append(self.predictions)
             saves = asked.get("enable_checkpointing") is not False and not asked.get("fast_dev_run")
             if self.subcommand == "fit" and saves:
-                monitor, mode = ("val/acc", "max") if self.model.classifies else ("val/loss", "min")
+                monitor, mode = ("val/acc", "max") if getattr(self.model, "classifies", False) else ("val/loss", "min")
                 if not user_saves:  # then the one that is there is the Trainer's default
                     trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, ModelCheckpoint)]
                 ours.append(ModelCheckpoint(monitor=monitor, mode=mode, filename="best", enable_version_counter=False))
@@ -102,13 +104,13 @@ class MetaCLI(LightningCLI):
         return trainer
 
     def after_instantiate_classes(self) -> None:
-        if isinstance(self.model, MetaModule):
+        if isinstance(self.model, (MetaModule, BilevelCore)):
             text = self._parser(self.subcommand).dump(self.config[self.subcommand])
             config = yaml.safe_load(text)
             self.model.run_config = yaml.safe_dump({key: config[key] for key in ("model", "data") if key in config})
             self.model.run_name = self._get(self.config_init, "run_name") or self.run_name
             backbone = config["model"]["init_args"].get("backbone") or {}
-            if self.model.backbone_description is None and "class_path" in backbone:
+            if getattr(self.model, "backbone_description", "") is None and "class_path" in backbone:
                 self.model.backbone_description = {
                     "class_path": backbone["class_path"],
                     "init_args": {**backbone.get("init_args", {}), **backbone.get("dict_kwargs", {})},
@@ -118,10 +120,14 @@ class MetaCLI(LightningCLI):
         """Test the best checkpoint, draw the pictures, print the summary."""
         if isinstance(self.model, MetaModule) and not getattr(self.trainer, "fast_dev_run", False):
             outcome.after_fit(self)
+        if isinstance(self.model, LinearBilevel) and not getattr(self.trainer, "fast_dev_run", False):
+            bilevel_outcome.after_fit(self)
 
     def after_test(self) -> None:
         if isinstance(self.model, MetaModule):
             outcome.after_test(self)
+        if isinstance(self.model, LinearBilevel):
+            bilevel_outcome.after_test(self)
 
     def after_validate(self) -> None:
         if isinstance(self.model, MetaModule):
@@ -151,6 +157,9 @@ def main(args: Sequence[str] | None = None) -> None:
             return
         if given[0] == "data":
             data_command.run(given[1:] or ["--help"])
+            return
+        if given[0] == "study":
+            study_command.run(given[1:] or ["--help"])
             return
         with tempfile.TemporaryDirectory(prefix="metalearn-") as scratch:
             arguments, name = prepare_arguments(given, Path(scratch))

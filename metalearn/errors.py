@@ -27,5 +27,9 @@ class DivergenceError(MetalearnError, ArithmeticError):
     """The meta-loss or its gradient is not finite, or has exploded."""
 
 
+class BilevelError(MetalearnError, ArithmeticError):
+    """A bilevel problem breaks an assumption that its solver needs: curvature, dependence, or a tolerance not reached."""
+
+
 class MemoryLimitError(MetalearnError, MemoryError):
     """The meta-gradient needs more memory than there is."""

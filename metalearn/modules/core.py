@@ -162,6 +162,10 @@ class MetaCore(L.LightningModule):
         """The inner loop; an algorithm whose inner problem is solved otherwise replaces it."""
         return adaptation
 
+    def probed_adaptation(self) -> Adaptation:
+        """What stands for the inner loop where noise shows which ways of running it are exact."""
+        return self._adaptation
+
     def make_learner(self, backbone: nn.Module) -> Learner:
         """The strategy that says which parameters of ``backbone`` adapt."""
         raise NotImplementedError(f"{type(self).__name__} must say which parameters adapt")
@@ -288,7 +292,7 @@ class MetaCore(L.LightningModule):
         if self._choice is None:
             schedule = Schedule(self.inner_steps, self._fixed_sizes(), 1 if self.first_order else 2)
             with evaluation_gradients():
-                self._choice = choose_execution(self.execution, self._adaptation, episode, schedule)
+                self._choice = choose_execution(self.execution, self.probed_adaptation(), episode, schedule)
             name = type(self).__name__
             first, *others = self._choice.reasons
             rank_zero_info(f"{name}: {self._choice.name} execution over tasks, because {first}")

@@ -13,6 +13,7 @@ import yaml
 
 from metalearn.cli import main
 from metalearn.command import shipped_configs
+from tests.made_bilevel import make_mnist, make_newsgroups
 
 TINY = [
     "--trainer.max_steps",
@@ -34,9 +35,14 @@ TINY = [
 ]
 MINI = ["--data.queries", "2", "--data.image_size", "32", "--model.backbone.image_size", "32"]
 SMALL = ["--model.backbone.hidden", "4"]
+ON_ONE_PROBLEM = {
+    "hyper_cleaning_mnist": ["--data.train", "60", "--data.val", "30", "--data.test", "30", "--model.outer_lr", "10"],
+    "regularization_newsgroups": ["--model.inner_lr", "1", "--model.outer_lr", "5", "--data.vocabulary", "50"],
+}
+"""Configurations without episodes, and what makes them small."""
 
 
-@pytest.mark.parametrize("name", shipped_configs())
+@pytest.mark.parametrize("name", [name for name in shipped_configs() if name not in ON_ONE_PROBLEM])
 def test_config_fits_and_tests(name: str, omniglot: Path, miniimagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
@@ -64,6 +70,25 @@ def test_config_fits_and_tests(name: str, omniglot: Path, miniimagenet: Path, tm
         assert f"{100 * statistics.fmean(values):.2f} % ± {100 * ci:.2f}" in printed
     first = (run / "test_tasks.csv").read_text()
     assert first == (run.parent / "version_1" / "test_tasks.csv").read_text()  # the same tasks, the same answers
+
+
+@pytest.mark.parametrize("name", ON_ONE_PROBLEM)
+def test_config_of_one_problem_fits_and_tests(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                              capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    root = (make_mnist if "mnist" in name else make_newsgroups)(tmp_path / "data")
+    main(["fit", "--config", name, "--data.root", str(root), "--data.steps_per_epoch", "2", "--trainer.max_steps", "4",
+          *TINY[2:8], *ON_ONE_PROBLEM[name]])  # fmt: skip
+    run = tmp_path / "runs" / name / "version_0"
+    printed = capsys.readouterr().out
+    learned = "weights.png" if "mnist" in name else "penalties.png"
+    for file in ("metrics.csv", "config.yaml", "costs.png", learned):
+        assert (run / file).stat().st_size > 0, file
+    assert ("AUROC" in printed) == ("mnist" in name)
+    (accuracy,) = [line for line in printed.splitlines() if "test accuracy" in line]
+    main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt"), "--trainer.accelerator", "cpu"])
+    (again,) = [line for line in capsys.readouterr().out.splitlines() if "test accuracy" in line]
+    assert again.split()[1:5] == accuracy.split()[1:5]
 
 
 @pytest.mark.parametrize("name", shipped_configs())

@@ -1,0 +1,126 @@
+"""Hyper-cleaning on MNIST: training labels that are partly wrong, and a small clean validation set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from metalearn.datamodules.bilevel_data import BilevelDataModule, Examples
+from metalearn.datamodules.checks import check_at_least
+from metalearn.datamodules.mnist_idx import read_mnist
+from metalearn.errors import ConfigError, DataError
+
+__all__ = ["MNISTCleaningDataModule", "corrupt"]
+
+SPLIT = 20210803
+"""The seed of the split, which no argument changes."""
+CLASSES = 10
+
+
+class MNISTCleaningDataModule(BilevelDataModule):
+    """Training examples whose labels are wrong with a known mask, and clean validation and test examples.
+
+    Where both of MNIST's parts are there, training and validation examples are of ``train`` and test examples of ``t10k``;
+    otherwise all are of the one that is there. The split is a constant, and so is the mask for a given ``mask_seed``: the
+    labels are corrupted once, when they are read, uniformly to one of the nine other classes.
+
+    Args:
+        root: the folder of ``t10k-images-idx3-ubyte[.gz]`` and ``t10k-labels-idx1-ubyte[.gz]``, and of ``train-*`` or not.
+        corruption: the share of wrong labels among the training examples, exactly.
+        train: training examples, the inner loss's.
+        val: validation examples, the outer loss's.
+        test: test examples.
+        seed: of the training batches alone.
+        batch_size: examples of each term's batches; ``None`` for all of them at every step, of a deterministic algorithm.
+        draws: of a stochastic one, how many independent batches each term gets in a step: ``inner``, ``outer``, ``hessian``,
+            ``jacobian``; 1 each where it is left out.
+        steps_per_epoch: training batches an epoch, on each rank.
+        eval_batch_size: examples of a validation or test batch.
+        mask_seed: of the corruption.
+        num_workers: processes that draw.
+
+    Attributes:
+        corrupted: ``[train]`` bool, whose label is wrong, once the data are read.
+
+    Shape:
+        ``x`` ``[n, 784]`` float32 in 0..1, ``y`` ``[n]`` int64, ``index`` ``[n]`` int64.
+
+    Raises:
+        ConfigError: an argument is out of range.
+        DataError: a file is missing or damaged, or has too few images.
+    """
+
+    corrupted: torch.Tensor
+
+    def __init__(
+        self,
+        root: str,
+        corruption: float = 0.4,
+        train: int = 6000,
+        val: int = 2000,
+        test: int = 2000,
+        seed: int = 0,
+        batch_size: int | None = None,
+        draws: Mapping[str, int] | None = None,
+        steps_per_epoch: int = 100,
+        eval_batch_size: int = 2000,
+        mask_seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size, draws, steps_per_epoch, eval_batch_size, seed, num_workers)
+        if not 0 <= corruption < 1:
+            raise ConfigError(f"corruption is {corruption}, but it is a share, at least 0 and below 1; use 0.4")
+        for name, value in (("train", train), ("val", val), ("test", test)):
+            check_at_least(name, value, 1)
+        check_at_least("mask_seed", mask_seed, 0)
+        self.root, self.corruption, self.mask_seed = root, corruption, mask_seed
+        self.sizes = {"train": train, "val": val, "test": test}
+
+    def load(self) -> dict[str, Examples]:
+        found = read_mnist(Path(self.root))
+        first, last = found.get("train", found.get("t10k")), found.get("t10k", found.get("train"))
+        assert first is not None
+        assert last is not None
+        sizes = self.sizes
+        needs = {"train": sizes["train"] + sizes["val"], "t10k": sizes["test"]} if len(found) == 2 else {
+            next(iter(found)): sum(sizes.values())}  # fmt: skip
+        for name, need in needs.items():
+            if need > len(found[name][1]):
+                raise DataError(
+                    f"folder {self.root} has {len(found[name][1])} images of {name}, but train, val and test need {need}; lower "
+                    "them, or add the other files of MNIST"
+                )
+        rng = np.random.default_rng(SPLIT)
+        order = rng.permutation(len(first[1]))
+        end = sizes["train"] + sizes["val"]
+        rows = {"train": order[: sizes["train"]], "val": order[sizes["train"] : end]}
+        rows["test"] = (
+            rng.permutation(len(last[1]))[: sizes["test"]] if len(found) == 2 else order[end:][: sizes["test"]]
+        )
+        parts = {name: _examples(last if name == "test" else first, chosen) for name, chosen in rows.items()}
+        labels, self.corrupted = corrupt(parts["train"].y, self.corruption, CLASSES, self.mask_seed)
+        parts["train"] = parts["train"]._replace(y=labels)
+        return parts
+
+
+def corrupt(labels: torch.Tensor, share: float, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels ``[n]`` of which ``round(share n)`` are replaced by another class, uniformly; and which ones, bool ``[n]``.
+
+    A new tensor, a pure function of its arguments: corrupting what is corrupt already is for the caller to avoid.
+    """
+    rng = np.random.default_rng([seed, SPLIT])
+    count = len(labels)
+    mask = np.zeros(count, bool)
+    mask[rng.permutation(count)[: round(share * count)]] = True
+    shift = rng.integers(1, classes, count)
+    wrong = (labels.numpy() + shift) % classes
+    return torch.from_numpy(np.where(mask, wrong, labels.numpy())), torch.from_numpy(mask)
+
+
+def _examples(source: tuple[np.ndarray, np.ndarray], rows: np.ndarray) -> Examples:
+    images, labels = source
+    x = torch.from_numpy(images[rows].reshape(len(rows), -1).astype(np.float32) / np.float32(255))
+    return Examples(torch.arange(len(rows)), x, torch.from_numpy(labels[rows]))

@@ -1,0 +1,107 @@
+"""Problem-based bilevel optimisation: ``min_x f(x, y*(x))`` with ``y*(x) = argmin_y g(x, y)``."""
+
+from metalearn.bilevel.algorithms import (
+    MRBO,
+    VRBO,
+    AccBiO,
+    AccBiOBG,
+    Algorithm,
+    BiO,
+    ProximalBiO,
+    Record,
+    Run,
+    State,
+    acc_bio,
+    acc_bio_bg,
+    accelerated_aid,
+    aid_bio,
+    itd_bio,
+    run,
+    stoc_bio,
+)
+from metalearn.bilevel.certificates import Certificate, error_bound
+from metalearn.bilevel.cleaning import Drawn, cleaning_problem, detection_auroc, linear_logits
+from metalearn.bilevel.estimators import AID, ITD, PZOBO, Estimate, Estimator, Exact, StocBiONeumann, shrinking_sizes
+from metalearn.bilevel.hypergradients import Diagnostics, Hypergradient, certify, hypergradient
+from metalearn.bilevel.implicit import solve_inner
+from metalearn.bilevel.instances import Quadratic, WorstCase, quadratic, simple_worst_case, worst_case
+from metalearn.bilevel.linear import CG, FixedPoint, HeavyBallLinear, LinearSolver, Neumann, NormalCG
+from metalearn.bilevel.oracles import OracleCounts, Oracles
+from metalearn.bilevel.problem import BilevelProblem, Constants, parameters_as_inner
+from metalearn.bilevel.prox import L1, Box, GroupL1, Prox
+from metalearn.bilevel.regularization import SparseRows, regularization_problem
+from metalearn.bilevel.solvers import GradientDescent, HeavyBall, InnerSolver, Nesterov
+from metalearn.bilevel.step_sizes import heavy_ball, nesterov, smoothness_of_phi
+from metalearn.bilevel.streams import Draw, Fixed, Sampled, Stream
+
+__all__ = [
+    "AID",
+    "CG",
+    "ITD",
+    "L1",
+    "MRBO",
+    "PZOBO",
+    "VRBO",
+    "AccBiO",
+    "AccBiOBG",
+    "Algorithm",
+    "BiO",
+    "BilevelProblem",
+    "Box",
+    "Certificate",
+    "Constants",
+    "Diagnostics",
+    "Draw",
+    "Drawn",
+    "Estimate",
+    "Estimator",
+    "Exact",
+    "Fixed",
+    "FixedPoint",
+    "GradientDescent",
+    "GroupL1",
+    "HeavyBall",
+    "HeavyBallLinear",
+    "Hypergradient",
+    "InnerSolver",
+    "LinearSolver",
+    "Nesterov",
+    "Neumann",
+    "NormalCG",
+    "OracleCounts",
+    "Oracles",
+    "Prox",
+    "ProximalBiO",
+    "Quadratic",
+    "Record",
+    "Run",
+    "Sampled",
+    "SparseRows",
+    "State",
+    "StocBiONeumann",
+    "Stream",
+    "WorstCase",
+    "acc_bio",
+    "acc_bio_bg",
+    "accelerated_aid",
+    "aid_bio",
+    "certify",
+    "cleaning_problem",
+    "detection_auroc",
+    "error_bound",
+    "heavy_ball",
+    "hypergradient",
+    "itd_bio",
+    "linear_logits",
+    "nesterov",
+    "parameters_as_inner",
+    "quadratic",
+    "regularization_problem",
+    "run",
+    "shrinking_sizes",
+    "simple_worst_case",
+    "smoothness_of_phi",
+    "solve_inner",
+    "stoc_bio",
+    "worst_case",
+]

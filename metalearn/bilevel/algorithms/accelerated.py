@@ -1,0 +1,168 @@
+"""AccBiO and AccBiO-BG: Nesterov's acceleration of the outer loop (arXiv 2108.00330, chapter 3)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from metalearn.bilevel.algorithms.base import Algorithm, State, below, positive, stepped, told
+from metalearn.bilevel.estimators import AID
+from metalearn.bilevel.linear import HeavyBallLinear
+from metalearn.bilevel.oracles import Oracles
+from metalearn.bilevel.problem import BilevelProblem, Constants
+from metalearn.bilevel.solvers import Nesterov
+from metalearn.bilevel.step_sizes import extrapolation, heavy_ball, inner_steps, nesterov, smoothness_of_phi
+from metalearn.bilevel.trees import Tree
+from metalearn.errors import ConfigError
+
+__all__ = ["AccBiO", "AccBiOBG", "acc_bio", "acc_bio_bg", "accelerated_aid"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccBiO(Algorithm):
+    """``z+ = x - G(x)/L_phi; x+ = (1 + m) z+ - m z``, ``m = (sqrt(k) - 1)/(sqrt(k) + 1)``, ``k = L_phi/mu_x``; the inner solver
+    starts at ``init_inner(x)`` and the linear one at 0 in each step.
+
+    For a convex ``Phi`` that is not strongly convex, add ``epsilon |x|^2/(2 R^2)`` to ``outer_loss`` and give ``epsilon/R^2`` as
+    ``mu_x``. The solution is ``z``.
+
+    Attributes:
+        estimator: :func:`accelerated_aid` for the thesis's.
+        L_phi: smoothness of ``Phi``.
+        mu_x: its strong convexity.
+    """
+
+    L_phi: float
+    mu_x: float
+
+    def __post_init__(self) -> None:
+        _check("AccBiO", self.L_phi, self.mu_x)
+
+    def check(self, problem: BilevelProblem) -> None:
+        super().check(problem)
+        below("AccBiO", "1/L_phi", 1 / self.L_phi, problem)
+
+    def extra(self, x: Tensor, y: Tensor) -> State:
+        return {"z": x.clone()}
+
+    def advance(self, oracles: Oracles, state: State) -> State:
+        x, before = state["x"], state["z"]
+        y = oracles.y.ravel(oracles.problem.init_inner(oracles.x.unravel(x))).detach()
+        found = self.estimator.estimate(oracles, x, y, None, state["step"])
+        z = stepped(x, found.value, 1 / self.L_phi)
+        m = extrapolation(self.mu_x, self.L_phi)
+        return {"x": z + m * (z - before), "z": z, "y": found.y, **told(oracles, found)}
+
+    def solution(self, state: State) -> Tree:
+        return _like(state["z"], state["x"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccBiOBG(Algorithm):
+    """``w = h x + (1 - h) z; x+ = t w + (1 - t) x - b G(w); z+ = w - a G(w)`` with ``a <= 1/(2 L_phi)``,
+    ``h = sqrt(a mu_x)/(sqrt(a mu_x) + 2)``, ``t = sqrt(a mu_x)/2``, ``b = sqrt(a/mu_x)``; ``y`` and ``v`` start where
+    the last step's ended. No bound on the gradient of ``f`` is needed. The solution is ``z``.
+
+    Attributes:
+        estimator: :func:`accelerated_aid` for the thesis's.
+        step_size: ``a``.
+        mu_x: strong convexity of ``Phi``.
+    """
+
+    step_size: float
+    mu_x: float
+
+    def __post_init__(self) -> None:
+        positive("AccBiOBG", "step_size", self.step_size)
+        _check("AccBiOBG", 1 / self.step_size, self.mu_x)
+
+    def check(self, problem: BilevelProblem) -> None:
+        super().check(problem)
+        below("AccBiOBG", "step_size", self.step_size, problem)
+
+    def extra(self, x: Tensor, y: Tensor) -> State:
+        return {"z": x.clone(), "v": None}
+
+    def advance(self, oracles: Oracles, state: State) -> State:
+        x, z = state["x"], state["z"]
+        root = math.sqrt(self.step_size * self.mu_x)
+        share, pull = root / (root + 2), root / 2
+        w = share * x + (1 - share) * z
+        found = self.estimator.estimate(oracles, w, state["y"], state["v"], state["step"])
+        return {
+            "x": stepped(pull * w + (1 - pull) * x, found.value, math.sqrt(self.step_size / self.mu_x)),
+            "z": stepped(w, found.value, self.step_size),
+            "y": found.y, "v": found.v, **told(oracles, found),
+        }  # fmt: skip
+
+    def solution(self, state: State) -> Tree:
+        return _like(state["z"], state["x"])
+
+
+def accelerated_aid(constants: Constants, inner: int, iterations: int) -> AID:
+    """The thesis's estimator: Nesterov's method for ``y`` and Polyak's heavy ball for ``v``.
+
+    Args:
+        constants: needs ``mu`` and ``L``.
+        inner: steps of the one.
+        iterations: of the other.
+    """
+    mu, smooth = constants.need("accelerated_aid", "mu", "L")
+    step, ball = nesterov(mu, smooth), heavy_ball(mu, smooth)
+    return AID(
+        inner=Nesterov(step_size=step.step_size, momentum=step.momentum, steps=inner),
+        solver=HeavyBallLinear(step_size=ball.step_size, momentum=ball.momentum, iterations=iterations),
+    )
+
+
+def acc_bio(constants: Constants, accuracy: float = 1e-6) -> AccBiO:
+    """AccBiO with its step sizes from the constants, and so many inner steps that their error is ``accuracy`` times the first.
+
+    Args:
+        constants: needs ``mu``, ``L``, ``mu_x``, and what :func:`~metalearn.bilevel.step_sizes.smoothness_of_phi` needs.
+        accuracy: of the inner and the linear solver in every outer step.
+    """
+    mu, smooth, mu_x = constants.need("acc_bio", "mu", "L", "mu_x")
+    estimator = accelerated_aid(constants, *_numbers(mu, smooth, 1 / accuracy))
+    return AccBiO(estimator=estimator, L_phi=smoothness_of_phi(constants), mu_x=mu_x)
+
+
+def acc_bio_bg(constants: Constants, factor: float = 100.0) -> AccBiOBG:
+    """AccBiO-BG with its step sizes from the constants.
+
+    Args:
+        constants: as for :func:`acc_bio`.
+        factor: by how much the inner and the linear solver contract their errors in an outer step.
+    """
+    mu, smooth, mu_x = constants.need("acc_bio_bg", "mu", "L", "mu_x")
+    estimator = accelerated_aid(constants, *_numbers(mu, smooth, factor))
+    return AccBiOBG(estimator=estimator, step_size=1 / (2 * smoothness_of_phi(constants)), mu_x=mu_x)
+
+
+def _numbers(mu: float, smooth: float, factor: float) -> tuple[int, int]:
+    """Steps of Nesterov's method and of the heavy ball for a contraction by ``1/factor``."""
+    kappa = smooth / mu
+    first = inner_steps(math.sqrt(max(0.0, 1 - kappa**-0.5)), math.sqrt(2 * kappa) * factor)
+    second = inner_steps(math.sqrt(heavy_ball(mu, smooth).momentum), 2 * factor)
+    return first, second
+
+
+def _like(vector: Tensor, tree: Tree) -> Tree:
+    leaves, spec = tree_flatten(tree)
+    lead = vector.ndim - 1
+    sizes = [leaf.shape[lead:].numel() for leaf in leaves]
+    pieces = vector.split(sizes, -1)
+    return tree_unflatten([piece.reshape(leaf.shape) for piece, leaf in zip(pieces, leaves, strict=True)], spec)
+
+
+def _check(owner: str, L_phi: float, mu_x: float) -> None:
+    positive(owner, "L_phi", L_phi)
+    positive(owner, "mu_x", mu_x)
+    if mu_x > L_phi:
+        raise ConfigError(
+            f"{owner}(mu_x={mu_x:g}) is above L_phi = {L_phi:g}, but a strong convexity is below the smoothness; "
+            "lower it"
+        )

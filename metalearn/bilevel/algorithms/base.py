@@ -1,0 +1,220 @@
+"""What an algorithm is: a pure step from state to state, and the loop that runs it and writes down what it cost."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metalearn.bilevel.estimators.base import Estimate, Estimator
+from metalearn.bilevel.hypergradients import plain_certificate
+from metalearn.bilevel.oracles import OracleCounts, Oracles, finite
+from metalearn.bilevel.problem import BilevelProblem
+from metalearn.bilevel.trees import Tree
+from metalearn.errors import ConfigError
+
+__all__ = ["Algorithm", "Record", "Run", "State", "run"]
+
+State = dict[str, Any]
+"""Plain types and tensors alone, so that ``torch.load(weights_only=True)`` reads it back: the trees ``x`` and ``y``, ``step``,
+``seed``, ``counts``, the last hypergradient's ``loss``, ``norm``, ``certificate``, ``inner_residual`` and ``dual_residual`` (or
+``None``), and what else the algorithm carries, as vectors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm(ABC):
+    """An outer loop over an estimator.
+
+    Attributes:
+        estimator: of the hypergradient.
+    """
+
+    estimator: Estimator
+
+    def init(self, problem: BilevelProblem, x: Tree, y: Tree | None = None, seed: int = 0) -> State:
+        """The state before the first step.
+
+        Raises:
+            ShapeError: trees that do not fit together.
+            ConfigError: a step size outside the stable range.
+        """
+        of_x, of_y, y = problem.layouts(x, y)
+        self.check(problem)
+        vectors = of_x.ravel(x).detach().clone(), of_y.ravel(y).detach().clone()
+        state: State = {
+            "x": of_x.unravel(vectors[0]), "y": of_y.unravel(vectors[1]), "step": 0, "seed": seed,
+            "counts": OracleCounts().as_dict(), "loss": None, "norm": None, "certificate": None,
+            "inner_residual": None, "dual_residual": None,
+        }  # fmt: skip
+        return {**state, **self.extra(*vectors)}
+
+    def step(self, problem: BilevelProblem, state: State) -> State:
+        """The state after one outer step; the one that is passed in is left alone."""
+        of_x, of_y, _ = problem.layouts(state["x"], state["y"])
+        oracles = Oracles(problem, of_x, of_y, OracleCounts(**state["counts"]), state["seed"])
+        given = {**state, "x": of_x.ravel(state["x"]), "y": of_y.ravel(state["y"])}
+        changed = self.advance(oracles, given)
+        finite(changed["x"], "x", state["step"])
+        return {
+            **state,
+            **changed,
+            "x": of_x.unravel(changed["x"]),
+            "y": of_y.unravel(changed["y"]),
+            "step": state["step"] + 1,
+            "counts": oracles.counts.as_dict(),
+        }
+
+    def check(self, problem: BilevelProblem) -> None:
+        """Raise a ConfigError if a step size is outside the stable range."""
+        self.estimator.check(problem.constants)
+
+    def extra(self, x: Tensor, y: Tensor) -> State:
+        """What the state holds beside the common entries; the vectors may be kept."""
+        return {}
+
+    @abstractmethod
+    def advance(self, oracles: Oracles, state: State) -> State:
+        """The entries that a step changes, where ``x`` and ``y`` are vectors; among them ``x`` and ``y``."""
+
+    def solution(self, state: State) -> Tree:
+        """The ``x`` that the algorithm stands for."""
+        return state["x"]
+
+
+def told(oracles: Oracles, found: Estimate, value: Tensor | None = None) -> State:
+    """The entries of the state that say what a hypergradient was."""
+    value = found.value if value is None else value
+    return {
+        "loss": found.losses.mean(),
+        "norm": torch.linalg.vector_norm(value),
+        "certificate": plain_certificate(oracles, found),
+        "inner_residual": found.inner_residual,
+        "dual_residual": found.dual_residual,
+    }
+
+
+def stepped(x: Tensor, value: Tensor, step_size: float) -> Tensor:
+    """``x - step_size G``."""
+    return x.sub(value, alpha=step_size)
+
+
+def positive(owner: str, name: str, value: float) -> None:
+    """Raise a ConfigError unless an argument is above 0."""
+    if not value > 0:
+        raise ConfigError(f"{owner}({name}={value}), but it must be above 0; use 0.1")
+
+
+def below(owner: str, name: str, value: float, problem: BilevelProblem) -> None:
+    """Raise a ConfigError unless a step size on ``Phi`` is below 2 over its smoothness, where that is known."""
+    known = problem.constants.L_phi
+    if known is not None and value >= 2 / known:
+        raise ConfigError(
+            f"{owner}.{name} is {value:g}, but with L_phi = {known:g} it must be below {2 / known:g}, where the "
+            f"outer loop starts to diverge; use {1 / known:g} (1/L_phi)"
+        )
+
+
+class Record(NamedTuple):
+    """One outer step.
+
+    Attributes:
+        step: its number, from 1.
+        loss: the outer loss before the step, ``[]``.
+        norm: of the hypergradient.
+        certificate: the error of the hypergradient is at most this, the largest over problems; ``None`` where it is not known.
+        gc_f, gc_g, jvp, hvp: oracle calls so far.
+        seconds: since the run began.
+    """
+
+    step: int
+    loss: float
+    norm: float
+    certificate: float | None
+    gc_f: int
+    gc_g: int
+    jvp: int
+    hvp: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        x: the solution.
+        state: the last one, to go on from.
+        history: a record for each step that was logged.
+        converged: whether the tolerance was reached; ``False`` without one.
+    """
+
+    x: Tree
+    state: State
+    history: list[Record] = field(default_factory=list)
+    converged: bool = False
+
+
+def run(
+    problem: BilevelProblem,
+    algorithm: Algorithm,
+    x: Tree | None = None,
+    steps: int = 100,
+    *,
+    y: Tree | None = None,
+    state: State | None = None,
+    seed: int = 0,
+    tolerance: float | None = None,
+    every: int = 1,
+    callback: Callable[[State, Record], bool | None] | None = None,
+) -> Run:
+    """Take outer steps.
+
+    Args:
+        problem: what is solved.
+        algorithm: how.
+        x: where to start.
+        steps: how many more to take.
+        y: where the inner solver starts; ``None`` for ``init_inner(x)``.
+        state: to go on from, instead of ``x`` and ``y``.
+        seed: of every draw.
+        tolerance: stop once the hypergradient (of a proximal algorithm, the gradient mapping) is at most so long, in norm.
+        every: log each so many steps, and the last.
+        callback: gets the state and the record of a logged step; returns true to stop.
+
+    Raises:
+        ConfigError: neither ``x`` nor ``state``, or a number of steps below 0.
+    """
+    if (x is None) == (state is None):
+        raise ConfigError("run(x=..., state=...) got both or neither, but exactly one must be given; drop one")
+    if steps < 0 or every < 1:
+        raise ConfigError(
+            f"run(steps={steps}, every={every}), but steps must be at least 0 and every at least 1; use 100 and 1"
+        )
+    if state is None:
+        state = algorithm.init(problem, x, y, seed)
+    else:
+        algorithm.check(problem)
+    history: list[Record] = []
+    begun = time.perf_counter()
+    converged = False
+    for number in range(1, steps + 1):
+        state = algorithm.step(problem, state)
+        converged = tolerance is not None and float(state["norm"]) <= tolerance
+        if number % every == 0 or number == steps or converged:
+            certificate = state["certificate"]
+            record = Record(
+                state["step"], float(state["loss"]), float(state["norm"]),
+                None if certificate is None else float(certificate.max()), **state["counts"],
+                seconds=time.perf_counter() - begun,
+            )  # fmt: skip
+            history.append(record)
+            if callback is not None and callback(state, record):
+                break
+        if converged:
+            break
+    return Run(algorithm.solution(state), state, history, converged)

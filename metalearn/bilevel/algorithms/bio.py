@@ -1,0 +1,118 @@
+"""ITD-BiO, AID-BiO and stocBiO: one loop, whose estimator makes the difference (arXiv 2108.00330, chapters 2 and 4)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from metalearn.bilevel.algorithms.base import Algorithm, State, below, positive, stepped, told
+from metalearn.bilevel.estimators import AID, ITD, StocBiONeumann
+from metalearn.bilevel.linear import CG
+from metalearn.bilevel.oracles import Oracles
+from metalearn.bilevel.problem import BilevelProblem, Constants
+from metalearn.bilevel.solvers import GradientDescent
+from metalearn.bilevel.step_sizes import inner_steps, smoothness_of_phi
+
+__all__ = ["BiO", "aid_bio", "itd_bio", "stoc_bio"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiO(Algorithm):
+    """``x <- x - b G``, where the inner and the linear solver start where the last step's ended.
+
+    Attributes:
+        estimator: ``ITD`` for ITD-BiO, ``AID`` for AID-BiO, ``StocBiONeumann`` for stocBiO, or any other.
+        step_size: ``b``.
+        warm_start: whether ``y`` and ``v`` are kept; otherwise ``y`` starts at ``init_inner(x)`` and ``v`` at 0 in each step.
+    """
+
+    step_size: float
+    warm_start: bool = True
+
+    def __post_init__(self) -> None:
+        positive("BiO", "step_size", self.step_size)
+
+    def check(self, problem: BilevelProblem) -> None:
+        super().check(problem)
+        below("BiO", "step_size", self.step_size, problem)
+
+    def extra(self, x: Any, y: Any) -> State:
+        return {"v": None}
+
+    def advance(self, oracles: Oracles, state: State) -> State:
+        value, changed = self.direction(oracles, state)
+        return {"x": stepped(state["x"], value, self.step_size), **changed}
+
+    def direction(self, oracles: Oracles, state: State) -> tuple[Tensor, State]:
+        """The hypergradient ``G``, and the entries of the state that change beside ``x``, for another optimiser than a step of
+        ``b`` to move ``x``."""
+        x, y, v = state["x"], state["y"], state["v"]
+        if not self.warm_start:
+            y, v = oracles.y.ravel(oracles.problem.init_inner(oracles.x.unravel(x))).detach(), None
+        found = self.estimator.estimate(oracles, x, y, v, state["step"])
+        return found.value, {"y": found.y, "v": found.v, **told(oracles, found)}
+
+
+def aid_bio(constants: Constants, factor: float = 10.0, step_size: float | None = None) -> BiO:
+    """AID-BiO by the thesis's rules: ``D = O(k)`` steps of size ``1/L``, ``N = O(sqrt(k))`` iterations of conjugate gradients,
+    outer step ``1/(4 L_Phi)`` (theorem 2.1 there).
+
+    Args:
+        constants: needs ``mu``, ``L``, and what :func:`~metalearn.bilevel.step_sizes.smoothness_of_phi` needs.
+        factor: by how much each of the two solvers contracts its error in an outer step.
+        step_size: of the outer loop instead.
+    """
+    mu, smooth = constants.need("aid_bio", "mu", "L")
+    root = math.sqrt(smooth / mu)
+    linear = inner_steps((root - 1) / (root + 1), 2 * factor)
+    inner = GradientDescent(step_size=1 / smooth, steps=inner_steps(1 - mu / smooth, factor))
+    return BiO(
+        estimator=AID(inner=inner, solver=CG(iterations=linear)),
+        step_size=step_size or 1 / (4 * smoothness_of_phi(constants)),
+    )
+
+
+def itd_bio(constants: Constants, accuracy: float = 1e-3, step_size: float | None = None) -> BiO:
+    """ITD-BiO by the thesis's rules: ``D = O(k log(1/accuracy))`` steps of size ``1/L``, outer step ``1/(4 L_Phi)`` (theorem 2.2
+    there).
+
+    Args:
+        constants: as for :func:`aid_bio`.
+        accuracy: ``(1 - mu/L)^D``, what the hypergradient keeps of its error at ``D = 0``.
+        step_size: of the outer loop instead.
+    """
+    mu, smooth = constants.need("itd_bio", "mu", "L")
+    inner = GradientDescent(step_size=1 / smooth, steps=inner_steps(1 - mu / smooth, 1 / accuracy))
+    return BiO(estimator=ITD(inner=inner), step_size=step_size or 1 / (4 * smoothness_of_phi(constants)))
+
+
+def stoc_bio(
+    constants: Constants,
+    batch: int,
+    accuracy: float = 0.1,
+    factor: float = 10.0,
+    eta: float | None = None,
+    step_size: float | None = None,
+) -> BiO:
+    """stocBiO by the thesis's rules: inner steps of size ``2/(L + mu)``, ``eta = 1/L``, outer step ``1/(4 L_Phi)`` (theorem 4.1
+    there).
+
+    Args:
+        constants: as for :func:`aid_bio`.
+        batch: ``B`` of the shrinking Hessian batches.
+        accuracy: ``(1 - eta mu)^{Q+1}``, the bias of the series.
+        factor: by how much the inner solver contracts its error in an outer step.
+        eta: of the series instead.
+        step_size: of the outer loop instead.
+    """
+    mu, smooth = constants.need("stoc_bio", "mu", "L")
+    eta = 1 / smooth if eta is None else eta
+    inner = GradientDescent(step_size=2 / (smooth + mu), steps=inner_steps((smooth - mu) / (smooth + mu), factor))
+    terms = max(1, inner_steps(max(0.0, 1 - eta * mu), 1 / accuracy) - 1)
+    return BiO(
+        estimator=StocBiONeumann(inner=inner, eta=eta, Q=terms, batch=batch),
+        step_size=step_size or 1 / (4 * smoothness_of_phi(constants)),
+    )

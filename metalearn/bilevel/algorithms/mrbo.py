@@ -1,0 +1,81 @@
+"""MRBO: recursive momentum in a single loop (arXiv 2106.04692)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from metalearn.bilevel.algorithms.base import Algorithm, State, positive, stepped, told
+from metalearn.bilevel.oracles import Oracles
+from metalearn.bilevel.problem import BilevelProblem
+from metalearn.bilevel.solvers import check_step_size
+from metalearn.errors import ConfigError
+
+__all__ = ["MRBO"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MRBO(Algorithm):
+    """``u_k = grad_y G(x_k, y_k; B) + (1 - beta_k)(u_{k-1} - grad_y G(x_{k-1}, y_{k-1}; B))``, the same of the hypergradient for
+    ``v_k`` with ``alpha_k``, each pair on the same samples; then ``x <- x - g e_k v_k``, ``y <- y - l e_k u_k`` with
+    ``e_k = d/(m + k)^{1/3}``, ``alpha_{k+1} = c1 e_k^2``, ``beta_{k+1} = c2 e_k^2``.
+
+    Attributes:
+        estimator: of the direction at a point: without an inner solver, such as ``StocBiONeumann``.
+        step_size: ``g``, of ``x``.
+        inner_step_size: ``l``, of ``y``.
+        d, m: of the schedule.
+        c1: of the momentum of ``v``.
+        c2: of that of ``u``.
+        inner_size: examples of the batch of ``u``; ``None`` for the stream's own size.
+    """
+
+    step_size: float
+    inner_step_size: float
+    d: float = 1.0
+    m: float = 1.0
+    c1: float = 1.0
+    c2: float = 1.0
+    inner_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("step_size", "inner_step_size", "d", "m", "c1", "c2"):
+            positive("MRBO", name, getattr(self, name))
+        if self.estimator.inner is not None:
+            raise ConfigError(
+                f"MRBO(estimator={type(self.estimator).__name__}(inner=...)), but it moves y itself; give an "
+                "estimator with inner=None"
+            )
+
+    def check(self, problem: BilevelProblem) -> None:
+        super().check(problem)
+        if problem.constants.L is not None:
+            L = problem.constants.L
+            check_step_size(
+                "MRBO.inner_step_size times the schedule", self.inner_step_size * self.schedule(0), 2 / L, L
+            )
+
+    def schedule(self, step: int) -> float:
+        """``e_k``."""
+        return float(self.d / (self.m + step) ** (1 / 3))
+
+    def extra(self, x: Tensor, y: Tensor) -> State:
+        return {"x_before": None, "y_before": None, "u": None, "v": None}
+
+    def advance(self, oracles: Oracles, state: State) -> State:
+        x, y, step = state["x"], state["y"], state["step"]
+        sample = oracles.sample("inner", step, 0, self.inner_size)
+        found = self.estimator.estimate(oracles, x, y, None, step)
+        u, v = oracles.inner_gradient(x, y, sample), found.value
+        if state["u"] is not None:
+            before = self.schedule(step - 1) ** 2
+            alpha, beta = min(1.0, self.c1 * before), min(1.0, self.c2 * before)
+            last_x, last_y = state["x_before"], state["y_before"]
+            u = u + (1 - beta) * (state["u"] - oracles.inner_gradient(last_x, last_y, sample))
+            v = v + (1 - alpha) * (state["v"] - self.estimator.estimate(oracles, last_x, last_y, None, step).value)
+        rate = self.schedule(step)
+        return {
+            "x": stepped(x, v, self.step_size * rate), "y": stepped(y, u, self.inner_step_size * rate),
+            "x_before": x, "y_before": y, "u": u, "v": v, **told(oracles, found, v),
+        }  # fmt: skip

@@ -1,0 +1,67 @@
+"""Proximal AID-BiO: ``min_x Phi(x) + h(x)`` with a simple convex ``h`` (arXiv 2203.16615)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from metalearn.bilevel.algorithms.base import Algorithm, State, below, positive, stepped, told
+from metalearn.bilevel.oracles import Oracles
+from metalearn.bilevel.problem import BilevelProblem
+from metalearn.bilevel.prox import Prox
+from metalearn.errors import ConfigError
+
+__all__ = ["ProximalBiO"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProximalBiO(Algorithm):
+    """``z = x + m (x - x_before); x <- prox_{b h}(z - b G(z))``, with ``y`` and ``v`` where the last step's ended.
+
+    The state's ``norm`` is that of the gradient mapping ``|z - x|/b``, 0 at a solution.
+
+    Attributes:
+        estimator: ``AID`` for the paper's.
+        prox: of ``h``; with a leading axis of problems on ``x``, each is shrunk by itself.
+        step_size: ``b``.
+        momentum: ``m``, from 0 to below 1; ``None`` for ``k/(k + 3)`` at step ``k`` (Nesterov 1983).
+    """
+
+    prox: Prox
+    step_size: float
+    momentum: float | None = 0.0
+
+    def __post_init__(self) -> None:
+        positive("ProximalBiO", "step_size", self.step_size)
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise ConfigError(
+                f"ProximalBiO(momentum={self.momentum}), but it must be at least 0 and below 1; use 0.9 or None"
+            )
+
+    def check(self, problem: BilevelProblem) -> None:
+        super().check(problem)
+        below("ProximalBiO", "step_size", self.step_size, problem)
+
+    def extra(self, x: Tensor, y: Tensor) -> State:
+        return {"x_before": x.clone(), "v": None}
+
+    def advance(self, oracles: Oracles, state: State) -> State:
+        x, step = state["x"], state["step"]
+        momentum = step / (step + 3) if self.momentum is None else self.momentum
+        z = x + momentum * (x - state["x_before"])
+        found = self.estimator.estimate(oracles, z, state["y"], state["v"], step)
+        moved = self._shrink(oracles, stepped(z, found.value, self.step_size))
+        mapping = torch.linalg.vector_norm(z - moved) / self.step_size
+        return {
+            "x": moved, "x_before": x, "y": found.y, "v": found.v, **told(oracles, found), "norm": mapping,
+        }  # fmt: skip
+
+    def _shrink(self, oracles: Oracles, x: Tensor) -> Tensor:
+        def one(x: Tensor) -> Tensor:
+            leaves = [leaf.reshape(-1) for leaf in tree_leaves(self.prox(oracles.x.unravel(x), self.step_size))]
+            return leaves[0] if len(leaves) == 1 else torch.cat(leaves)
+
+        return torch.func.vmap(one)(x) if x.ndim > 1 else one(x)

@@ -1,0 +1,83 @@
+"""VRBO: variance reduction by differences between neighbouring points, in two loops (arXiv 2106.04692)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from metalearn.bilevel.algorithms.base import Algorithm, State, positive, stepped, told
+from metalearn.bilevel.estimators import Estimator
+from metalearn.bilevel.oracles import Oracles
+from metalearn.bilevel.problem import BilevelProblem
+from metalearn.bilevel.solvers import check_step_size
+from metalearn.errors import ConfigError
+
+__all__ = ["VRBO"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VRBO(Algorithm):
+    """Every ``period`` steps ``u`` and ``v`` are taken anew on large batches. Then ``x+ = x - a v``, and from the pair of points
+    ``(x, y)``, ``(x+, y)`` on, in each of ``inner_steps`` steps and once more at the end,
+
+        v += G(x_t, y_t) - G(x_{t-1}, y_{t-1}), u likewise with grad_y g, each pair on the same small batch; y_{t+1} = y_t - b u,
+
+    so that ``u`` and ``v`` belong to the point that the next step starts from (SPIDER).
+
+    Attributes:
+        estimator: of the direction at a point on small batches: without an inner solver.
+        anchor: the same on large batches.
+        step_size: ``a``.
+        inner_step_size: ``b``.
+        period: outer steps between anchors.
+        inner_steps: of ``y`` in an outer step.
+        inner_size: examples of a small batch of ``u``; ``None`` for the stream's own size.
+        anchor_size: of a large one; ``None`` for the stream's own size.
+    """
+
+    anchor: Estimator
+    step_size: float
+    inner_step_size: float
+    period: int = 3
+    inner_steps: int = 3
+    inner_size: int | None = None
+    anchor_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("step_size", "inner_step_size", "period", "inner_steps"):
+            positive("VRBO", name, getattr(self, name))
+        for name in ("estimator", "anchor"):
+            if getattr(self, name).inner is not None:
+                raise ConfigError(
+                    f"VRBO({name}={type(getattr(self, name)).__name__}(inner=...)), but it moves y itself; give an "
+                    "estimator with inner=None"
+                )
+
+    def check(self, problem: BilevelProblem) -> None:
+        super().check(problem)
+        self.anchor.check(problem.constants)
+        if problem.constants.L is not None:
+            check_step_size("VRBO.inner_step_size", self.inner_step_size, 2 / problem.constants.L, problem.constants.L)
+
+    def extra(self, x: Tensor, y: Tensor) -> State:
+        return {"u": None, "v": None}
+
+    def advance(self, oracles: Oracles, state: State) -> State:
+        x, y, u, v, step = (state[name] for name in ("x", "y", "u", "v", "step"))
+        draws = step * (self.inner_steps + 2)  # of this outer step; no two share a number
+        if step % self.period == 0:
+            u = oracles.inner_gradient(x, y, oracles.sample("inner", draws, 0, self.anchor_size))
+            v = self.anchor.estimate(oracles, x, y, None, draws).value
+        last, point = (x, y), (stepped(x, v, self.step_size), y)
+        moved = v
+        for index in range(self.inner_steps + 1):
+            draw = draws + 1 + index
+            sample = oracles.sample("inner", draw, 0, self.inner_size)
+            found = self.estimator.estimate(oracles, *point, None, draw)
+            v = v + found.value - self.estimator.estimate(oracles, *last, None, draw).value
+            u = u + oracles.inner_gradient(*point, sample) - oracles.inner_gradient(*last, sample)
+            last = point
+            if index < self.inner_steps:
+                point = (point[0], stepped(point[1], u, self.inner_step_size))
+        return {"x": point[0], "y": point[1], "u": u, "v": v, **told(oracles, found, moved)}

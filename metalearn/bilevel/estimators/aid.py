@@ -1,0 +1,113 @@
+"""Approximate implicit differentiation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from metalearn.bilevel.certificates import NEEDED, error_bound
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic
+from metalearn.bilevel.linear import CG, LinearSolver
+from metalearn.bilevel.oracles import Oracles, finite
+from metalearn.bilevel.problem import Constants
+from metalearn.bilevel.solvers import InnerSolution, check_growth
+from metalearn.bilevel.trees import norm
+from metalearn.errors import BilevelError, ConfigError
+
+__all__ = ["AID"]
+
+ROUNDS = 60
+"""Each round at least halves what is too large of the two residuals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AID(Estimator):
+    """``G = grad_x f - J v`` with ``H v = grad_y f``, all at the inner solver's ``y`` (AID-BiO, arXiv 2108.00330, chapter 2).
+
+    Attributes:
+        inner: see :class:`~metalearn.bilevel.estimators.base.Estimator`.
+        solver: of the linear system.
+        tolerance: the largest certified error of ``G``, by :mod:`metalearn.bilevel.certificates`; then the inner steps and the
+            iterations are chosen so that it holds, whatever numbers ``inner`` and ``solver`` have. Of problems that share ``x``
+            each is solved to it.
+
+    Raises, from an estimate:
+        BilevelError: from the solvers, or the tolerance was not reached.
+        ConfigError: a tolerance without the constants that the certificate is made of.
+    """
+
+    solver: LinearSolver = field(default_factory=lambda: CG(iterations=10))
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise ConfigError(f"AID(tolerance={self.tolerance}), but it must be above 0; use 1e-6")
+        if self.tolerance is not None and self.inner is None:
+            raise ConfigError(
+                f"AID(tolerance={self.tolerance}, inner=None), but an inner solver is needed to reach it; use "
+                "inner=GradientDescent(...)"
+            )
+
+    def check(self, constants: Constants) -> None:
+        super().check(constants)
+        self.solver.check(constants)
+        if self.tolerance is not None:
+            constants.need("AID(tolerance=...)", *NEEDED)
+
+    def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
+        if self.tolerance is None:
+            return self._at(oracles, x, self.solve_inner(oracles, x, y, step), v, step, self.solver)
+        return self._to_tolerance(oracles, x, y, v, step, self.tolerance)
+
+    def _at(
+        self, oracles: Oracles, x: Tensor, solved: InnerSolution, v: Tensor | None, step: int, solver: LinearSolver
+    ) -> Estimate:
+        y = solved.y
+        finite(y, "y", step)
+        outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
+        here = oracles.linearize(x, y, oracles.sample("hessian", step))
+        finite(here.gradient, "grad_y g", step)
+        residual = norm(here.residual) if deterministic(oracles) else None  # of one batch it says nothing
+        if residual is not None and solved.first is not None and self.inner is not None:
+            check_growth(solved.first, residual, solved.steps, self.inner.step_size)
+        found = solver.solve(here.hvp, outer.of_y, v)
+        jacobian = oracles.sample("jacobian", step)
+        if jacobian.data is not here.sample.data:
+            here = oracles.linearize(x, y, jacobian)
+        value = (outer.of_x - here.jvp(found.v)) / oracles.averages
+        check_result(oracles, x, y, outer, value, step, found.v)
+        return Estimate(value, y, found.v, outer.losses, residual, found.residual, solved.steps, found.iterations)
+
+    def _to_tolerance(
+        self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int, tolerance: float
+    ) -> Estimate:
+        constants = oracles.problem.constants
+        mu, l_xy, l_fxy, l_fyy, rho_j, rho_h = constants.need("AID(tolerance=...)", *NEEDED)
+        assert self.inner is not None
+        length = 0.0 if v is None else float(norm(v).max())
+        dual = tolerance * mu / (2 * max(l_xy, 1e-12))
+        steps = iterations = 0
+        for _ in range(ROUNDS):
+            # half of the tolerance for each residual
+            slope = (l_fxy + rho_j * length + l_xy / mu * (l_fyy + rho_h * length)) / mu
+            target = tolerance / (2 * max(slope, 1e-12))
+            inner = replace(self.inner, steps=None, tolerance=target)
+            solved = replace(self, inner=inner).solve_inner(oracles, x, y, step)
+            solver = replace(self.solver, iterations=None, tolerance=dual)
+            found = self._at(oracles, x, solved, v, step, solver)
+            assert found.inner_residual is not None
+            assert found.dual_residual is not None
+            assert found.v is not None
+            steps, iterations = steps + found.inner_steps, iterations + found.iterations
+            bound = error_bound(constants, found.y, found.v, found.inner_residual, found.dual_residual)
+            if bool((bound <= tolerance).all()):
+                return found._replace(inner_steps=steps, iterations=iterations)
+            y, v = found.y, found.v
+            longest = float(norm(v).max())
+            length = longest if longest > length else 2 * length  # the next target is at most half of this one
+        raise BilevelError(
+            f"AID certified an error of {float(torch.max(bound)):.3g} at outer step {step}, but "
+            f"tolerance={tolerance:g} was asked for; loosen it, or compute in float64"
+        )

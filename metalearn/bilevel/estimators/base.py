@@ -1,0 +1,106 @@
+"""What an estimator is: how the hypergradient at a point is found, the inner problem included."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from metalearn.bilevel.oracles import Oracles, OuterGradient, finite
+from metalearn.bilevel.problem import Constants
+from metalearn.bilevel.solvers import Gradient, InnerSolution, InnerSolver
+from metalearn.bilevel.streams import Fixed
+from metalearn.errors import BilevelError
+
+__all__ = ["Estimate", "Estimator", "check_result", "deterministic", "inner_gradient"]
+
+
+class Estimate(NamedTuple):
+    """A hypergradient and what it was made of, as vectors.
+
+    Attributes:
+        value: ``[P]``, the mean over problems where they share ``x``, or ``[B, P]``.
+        y: where the inner solver ended, ``[D]`` or ``[B, D]``.
+        v: the solution of ``H v = grad_y f``, to start the next one from; ``None`` for an estimator without.
+        losses: the outer losses, ``[]`` or ``[B]``.
+        inner_residual: ``|grad_y g(x, y)|``, ``[]`` or ``[B]``; ``None`` where it was not evaluated.
+        dual_residual: ``|H v - grad_y f|``, likewise.
+        inner_steps: gradients that the inner solver took.
+        iterations: of the linear solver.
+    """
+
+    value: Tensor
+    y: Tensor
+    v: Tensor | None
+    losses: Tensor
+    inner_residual: Tensor | None = None
+    dual_residual: Tensor | None = None
+    inner_steps: int = 0
+    iterations: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimator(ABC):
+    """A strategy for the hypergradient.
+
+    Attributes:
+        inner: solves the inner problem first; ``None`` to take ``y`` as it is given.
+    """
+
+    inner: InnerSolver | None = None
+
+    @abstractmethod
+    def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
+        """The hypergradient at ``x``, with the inner solver started at ``y`` and the linear solver at ``v``."""
+
+    def check(self, constants: Constants) -> None:
+        """Raise a ConfigError if a step size is outside the stable range."""
+        if self.inner is not None:
+            self.inner.check(constants)
+
+    def solve_inner(self, oracles: Oracles, x: Tensor, y: Tensor, step: int) -> InnerSolution:
+        """Run the inner solver, if there is one."""
+        if self.inner is None:
+            return InnerSolution(y.detach(), 0, None, None)
+        return self.inner.solve(inner_gradient(oracles, x, step), y)
+
+
+def inner_gradient(oracles: Oracles, x: Tensor, step: int) -> Gradient:
+    """``grad_y g`` at ``x`` as a function of ``y`` and of the number of the inner step, which draws the batch."""
+
+    def gradient(y: Tensor, index: int) -> Tensor:
+        return oracles.inner_gradient(x, y, oracles.sample("inner", step, index))
+
+    return gradient
+
+
+def deterministic(oracles: Oracles) -> bool:
+    """Whether every draw gives the same data."""
+    return oracles.problem.stream is None or isinstance(oracles.problem.stream, Fixed)
+
+
+def check_result(
+    oracles: Oracles, x: Tensor, y: Tensor, outer: OuterGradient, value: Tensor, step: int, v: Tensor | None = None
+) -> None:
+    """Raise if a value is not finite, naming the term that was first, or if neither loss depends on ``x``.
+
+    Raises:
+        BilevelError: nothing depends on ``x``.
+        DivergenceError: something is not finite.
+    """
+    if not bool(value.isfinite().all() & outer.losses.isfinite().all()):  # one answer is awaited where all is well
+        terms = {"outer_loss": outer.losses, "grad_y f": outer.of_y, "grad_x f": outer.of_x, "v": v, "J v": value}
+        for name, term in terms.items():
+            if term is not None:
+                finite(term, name, step)
+    if (
+        not outer.reaches_x
+        and not bool(value.any())
+        and not oracles.linearize(x, y, oracles.sample("inner", step)).reaches_x
+    ):
+        raise BilevelError(
+            "neither outer_loss nor inner_loss depends on x, but x is what is optimised; compute one of them from x, "
+            "without detach() or .item()"
+        )

@@ -1,0 +1,60 @@
+"""The implicit hypergradient by a dense solve, for small inner problems and as a reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result
+from metalearn.bilevel.oracles import Oracles, finite
+from metalearn.bilevel.trees import norm
+from metalearn.errors import BilevelError, ConfigError
+
+__all__ = ["Exact"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact(Estimator):
+    """``G = grad_x f - J H^-1 grad_y f`` by a Cholesky factor of the whole ``H``, from ``D`` products.
+
+    Attributes:
+        inner: see :class:`~metalearn.bilevel.estimators.base.Estimator`.
+        largest: the largest ``D`` that is not an error.
+
+    Raises, from an estimate:
+        BilevelError: ``H`` is not positive definite.
+        ConfigError: ``y`` has more than ``largest`` entries.
+    """
+
+    largest: int = 4096
+
+    def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
+        size = y.shape[-1]
+        if size > self.largest:
+            raise ConfigError(
+                f"y has {size} entries, but Exact(largest={self.largest}) solves a dense system; use "
+                "AID(solver=CG(...))"
+            )
+        solved = self.solve_inner(oracles, x, y, step)
+        y = solved.y
+        finite(y, "y", step)
+        outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
+        here = oracles.linearize(x, y, oracles.sample("hessian", step))
+        units = torch.eye(size, dtype=y.dtype, device=y.device)
+        matrix = torch.stack([here.hvp(unit.expand_as(y)) for unit in units], -1)
+        finite(matrix, "grad_yy g", step)
+        matrix = (matrix + matrix.mT) / 2
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        if bool(info.any()):
+            smallest = float(torch.linalg.eigvalsh(matrix).min())
+            raise BilevelError(
+                f"inner_loss has the curvature {smallest:.3g}, but it must be strongly convex in y; add l2 "
+                "regularisation, or solve the inner problem further"
+            )
+        v = torch.cholesky_solve(outer.of_y.unsqueeze(-1), factor).squeeze(-1)
+        value = (outer.of_x - here.jvp(v)) / oracles.averages
+        check_result(oracles, x, y, outer, value, step, v)
+        residual = norm((matrix @ v.unsqueeze(-1)).squeeze(-1) - outer.of_y)
+        return Estimate(value, y, v, outer.losses, norm(here.residual), residual, solved.steps, size)

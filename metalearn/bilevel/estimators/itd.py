@@ -1,0 +1,97 @@
+"""Iterative differentiation: through the steps of the inner solver."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, inner_gradient
+from metalearn.bilevel.oracles import Oracles, independent_of_y
+from metalearn.bilevel.solvers import Gradient
+from metalearn.errors import ConfigError
+from metalearn.inner.gradients import MEMORY_MODES, MemoryMode, gradient
+
+__all__ = ["ITD"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ITD(Estimator):
+    """``G = d f(x, y_D(x)) / dx`` by reverse mode through the last ``truncate`` of ``D`` inner steps, ``y_0`` a constant
+    (ITD-BiO, arXiv 2108.00330, chapter 2; truncation: Shaban et al. 2019).
+
+    Its error does not vanish for a fixed ``D``: on a quadratic it is ``-C' (I - a A)^D A^-1 grad_y f``. A step counts one
+    product with ``J``, and all but the first one with ``H``.
+
+    Attributes:
+        inner: the solver, by a number of steps.
+        truncate: the steps that are differentiated through, from the last one backwards; ``None`` for all.
+        memory: what is kept of a step: its graph (``store``), or its iterate alone, recomputed by reverse mode (``remat``) or
+            as an adjoint by forward-over-reverse products (``mixed``).
+    """
+
+    truncate: int | None = None
+    memory: MemoryMode = "store"
+
+    def __post_init__(self) -> None:
+        if self.inner is None or self.inner.steps is None:
+            raise ConfigError(
+                f"ITD(inner={self.inner}), but it differentiates through a given number of inner steps; use "
+                "inner=GradientDescent(step_size=..., steps=...)"
+            )
+        if self.truncate is not None and not 1 <= self.truncate <= self.inner.steps:
+            raise ConfigError(
+                f"ITD(truncate={self.truncate}), but it must be from 1 to the {self.inner.steps} inner steps; use "
+                "None for all"
+            )
+        if self.memory not in MEMORY_MODES:
+            raise ConfigError(
+                f"ITD(memory={self.memory!r}), but it must be one of {', '.join(MEMORY_MODES)}; use 'store'"
+            )
+
+    def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
+        assert self.inner is not None
+        assert self.inner.steps is not None
+        total = self.inner.steps
+        kept = total if self.truncate is None else self.truncate
+        start = y = last = y.detach()
+        y, last = self.inner.unroll(inner_gradient(oracles, x, step), y, last, 0, total - kept)
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            end, _ = self.inner.unroll(self._recorded(oracles, leaf, step, total - kept), y, last, total - kept, kept)
+        y = end.detach()
+        if not bool(y.isfinite().all()):
+            self.inner.solve(inner_gradient(oracles, x, step), start)  # says at which inner step
+        if bool((y == start).all()):
+            inner_gradient(oracles, x, step)(y, 0)  # raises if it has none
+        outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
+        through = torch.zeros_like(x)
+        if end.requires_grad:
+            (through,) = torch.autograd.grad(end, leaf, outer.of_y, materialize_grads=True)
+        value = (outer.of_x + through) / oracles.averages
+        check_result(oracles, x, y, outer, value, step)
+        return Estimate(value, y, None, outer.losses, inner_steps=total)
+
+    def _recorded(self, oracles: Oracles, x: Tensor, step: int, first: int) -> Gradient:
+        """The inner gradient, through which the hypergradient passes."""
+
+        def find(y: Tensor, index: int) -> Tensor:
+            sample = oracles.sample("inner", step, index)
+            oracles.count("gc_g", sample)
+            oracles.count("jvp", sample)  # in the backward pass, which is certain to come
+            if index > first:
+                oracles.count("hvp", sample)
+
+            def objective(adapted: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+                losses = oracles.inner_losses(others[0], adapted[0], sample.data)
+                if torch.is_grad_enabled() and not losses.requires_grad:
+                    raise independent_of_y()
+                return losses.sum()
+
+            if not y.requires_grad and self.memory == "store":
+                y = y.detach().requires_grad_()
+            return gradient(objective, [y], [x], 2, self.memory)[0]
+
+        return find

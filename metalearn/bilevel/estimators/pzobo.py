@@ -1,0 +1,88 @@
+"""Hessian-free estimation: the response of the inner solver to random changes of x."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, inner_gradient
+from metalearn.bilevel.oracles import Oracles, finite
+from metalearn.bilevel.streams import Draw
+from metalearn.bilevel.trees import dot
+from metalearn.errors import ConfigError
+
+__all__ = ["PZOBO"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PZOBO(Estimator):
+    """``G = grad_x f + (1/Q) sum_j u_j <(y_N(x + mu u_j) - y_N(x)) / mu, grad_y f>`` with ``u_j ~ N(0, I)``
+    (PZOBO, arXiv 2110.07004).
+
+    All runs start at the same ``y``; with a stream they see the same batches, which is PZOBO-S. Where ``y_N`` is affine in ``x``
+    the response term is unbiased for any ``mu``, with a relative mean squared error of ``(p + 1)/Q`` for ``p`` entries of ``x``.
+
+    Attributes:
+        inner: the solver.
+        mu: the length of the change, in units of ``x``.
+        Q: directions.
+        at_once: those whose runs are vectorised by ``torch.func.vmap``, where there is no axis of problems yet; 1 for one run
+            after the other, which needs the memory of one.
+    """
+
+    mu: float = 0.01
+    Q: int = 1
+    at_once: int = 1
+
+    def __post_init__(self) -> None:
+        if self.inner is None:
+            raise ConfigError(
+                "PZOBO(inner=None), but it compares runs of an inner solver; use inner=GradientDescent(...)"
+            )
+        if not self.mu > 0:
+            raise ConfigError(f"PZOBO(mu={self.mu}), but it must be above 0; use 0.01")
+        if self.Q < 1:
+            raise ConfigError(f"PZOBO(Q={self.Q}), but it must be at least 1; use 10")
+        if self.at_once < 1:
+            raise ConfigError(f"PZOBO(at_once={self.at_once}), but it must be at least 1; use 1")
+
+    def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
+        assert self.inner is not None
+        start = y.detach()
+        solved = self.solve_inner(oracles, x, start, step)
+        y, steps = solved.y, solved.steps
+        finite(y, "y", step)
+        outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
+        response = torch.zeros_like(x)
+        for first in range(0, self.Q, self.at_once):
+            numbers = range(first, min(first + self.at_once, self.Q))
+            directions = torch.stack([self.direction(oracles, x, step, number) for number in numbers])
+            ends, taken = self._ends(oracles, x, start, directions, step)
+            steps += taken
+            along = dot(ends - y, outer.of_y) / self.mu  # [directions], or [directions, B]
+            if oracles.problem.shared_x:
+                response = response + along.reshape(len(numbers), -1).sum(1) @ directions
+            else:
+                response = response + along.movedim(0, -1) @ directions
+        value = (outer.of_x + response / self.Q) / oracles.averages
+        check_result(oracles, x, y, outer, value, step)
+        return Estimate(value, y, None, outer.losses, inner_steps=steps)
+
+    def _ends(self, oracles: Oracles, x: Tensor, start: Tensor, directions: Tensor, step: int) -> tuple[Tensor, int]:
+        """Where the inner solver ends from each changed ``x``, ``[directions, ..., D]``, and the steps of all."""
+        assert self.inner is not None
+        if oracles.problem.batched is not None or self.at_once == 1:
+            runs = [self.inner.solve(inner_gradient(oracles, x + self.mu * u, step), start) for u in directions]
+            return torch.stack([each.y for each in runs]), sum(each.steps for each in runs)
+        many = oracles.repeated(len(directions))
+        found = self.inner.solve(
+            inner_gradient(many, x + self.mu * directions, step), start.expand(len(directions), -1)
+        )
+        return found.y, found.steps * len(directions)
+
+    def direction(self, oracles: Oracles, x: Tensor, step: int, index: int) -> Tensor:
+        """``u`` ``[P]``, the same for all problems."""
+        generator = Draw(oracles.seed, step, "direction", index).generator()
+        return torch.randn(x.shape[-1], generator=generator, dtype=x.dtype).to(x.device)

@@ -1,0 +1,154 @@
+"""The gradient of ``Phi(x) = f(x, y*(x))`` at a point."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from metalearn.bilevel.certificates import NEEDED, Certificate, error_bound, sharpen
+from metalearn.bilevel.estimators.aid import AID
+from metalearn.bilevel.estimators.base import Estimate, Estimator, deterministic
+from metalearn.bilevel.oracles import OracleCounts, Oracles
+from metalearn.bilevel.problem import BilevelProblem
+from metalearn.bilevel.trees import Tree
+from metalearn.errors import ShapeError
+
+__all__ = ["Diagnostics", "Hypergradient", "certify", "hypergradient", "plain_certificate"]
+
+
+class Diagnostics(NamedTuple):
+    """What is known of a hypergradient.
+
+    Attributes:
+        loss: the outer loss at the inner solution, the mean over problems, ``[]``.
+        inner_residual: ``|grad_y g|``, ``[]`` or ``[B]``; ``None`` where the estimator does not evaluate it.
+        dual_residual: ``|H v - grad_y f|``, likewise.
+        inner_steps: gradients that the inner solver took.
+        iterations: of the linear solver.
+        certificate: the error of the value is at most this, ``[]``, or ``[B]`` where each problem has its own ``x``; ``None``
+            where residuals or constants are unknown, or data are drawn.
+        counts: oracle calls of this estimate, or all of those that were passed in.
+    """
+
+    loss: Tensor
+    inner_residual: Tensor | None
+    dual_residual: Tensor | None
+    inner_steps: int
+    iterations: int
+    certificate: Tensor | None
+    counts: OracleCounts
+
+
+class Hypergradient(NamedTuple):
+    """A hypergradient.
+
+    Attributes:
+        value: a tree like ``x``; of problems that share ``x`` the mean.
+        inner: a tree like ``y``, where the inner solver ended.
+        dual: a tree like ``y``, the solution of ``H v = grad_y f``, to start the next one from; ``None`` for ITD and PZOBO.
+        diagnostics: residuals, counts, certificate.
+    """
+
+    value: Tree
+    inner: Tree
+    dual: Tree
+    diagnostics: Diagnostics
+
+
+def hypergradient(
+    problem: BilevelProblem,
+    x: Tree,
+    y: Tree | None = None,
+    estimator: Estimator | None = None,
+    *,
+    dual: Tree | None = None,
+    step: int = 0,
+    seed: int = 0,
+    counts: OracleCounts | None = None,
+    sharp: bool = False,
+) -> Hypergradient:
+    """``grad Phi(x) = grad_x f - J v*``, ``H v* = grad_y f`` at ``y*(x)``, as an estimator finds it.
+
+    Args:
+        problem: what is differentiated.
+        x: the outer point.
+        y: where the inner solver starts, or the inner solution for an estimator without one; ``None`` for ``init_inner(x)``.
+        estimator: ``None`` for ``AID()``, ten iterations of conjugate gradients at ``y``.
+        dual: where the linear solver starts, a tree like ``y``; ``None`` for 0.
+        step: the number of the outer step, which draws the batches.
+        seed: likewise.
+        counts: is updated; ``None`` for new ones.
+        sharp: whether to spend oracle calls on a certificate that is within a factor of 3 of the error, as :func:`certify`
+            does, for any estimator; otherwise it is what the residuals at hand give.
+
+    Raises:
+        ShapeError: trees that do not fit together, or a loss that is not a scalar.
+        ConfigError: a step size outside the stable range of a known ``L``.
+        BilevelError: an assumption that the estimator needs does not hold.
+        DivergenceError: something is not finite: which term, and at which step.
+    """
+    estimator = AID() if estimator is None else estimator
+    of_x, of_y, y = problem.layouts(x, y)
+    if dual is not None:
+        problem.check_like_inner(dual, of_y, "dual")
+    estimator.check(problem.constants)
+    oracles = Oracles(problem, of_x, of_y, counts, seed)
+    start = None if dual is None else of_y.ravel(dual).detach()
+    found = estimator.estimate(oracles, of_x.ravel(x).detach(), of_y.ravel(y).detach(), start, step)
+    if sharp:
+        certificate: Tensor | None = sharpen(oracles, of_x.ravel(x).detach(), found.y, found.v, found.value).upper
+    else:
+        certificate = plain_certificate(oracles, found)
+    return Hypergradient(
+        of_x.unravel(found.value),
+        of_y.unravel(found.y),
+        None if found.v is None else of_y.unravel(found.v),
+        Diagnostics(
+            found.losses.mean(),
+            found.inner_residual,
+            found.dual_residual,
+            found.inner_steps,
+            found.iterations,
+            certificate,
+            oracles.counts,
+        ),
+    )
+
+
+def certify(
+    problem: BilevelProblem, x: Tree, found: Hypergradient, *, counts: OracleCounts | None = None
+) -> Certificate:
+    """Two-sided bounds on a hypergradient's error, within a factor of 3 of each other up to rounding; for any estimator.
+
+    It spends oracle calls, see :func:`metalearn.bilevel.certificates.sharpen`; ``diagnostics.certificate`` spends none and is
+    looser.
+
+    Args:
+        problem: deterministic, with its constants.
+        x: the point of the hypergradient.
+        found: what :func:`hypergradient` returned.
+        counts: is updated; ``None`` for new ones.
+
+    Raises:
+        ConfigError: the problem is stochastic, or a constant is unknown.
+    """
+    of_x, of_y, y = problem.layouts(x, found.inner)
+    if of_x.ravel(x).shape != of_x.ravel(found.value).shape:
+        raise ShapeError("found.value and x have different shapes, but it must be the hypergradient at x; pass that x")
+    oracles = Oracles(problem, of_x, of_y, counts)
+    dual = None if found.dual is None else of_y.ravel(found.dual)
+    return sharpen(oracles, of_x.ravel(x), of_y.ravel(y), dual, of_x.ravel(found.value))
+
+
+def plain_certificate(oracles: Oracles, found: Estimate) -> Tensor | None:
+    """The bound that the residuals at hand give, if there is one."""
+    constants = oracles.problem.constants
+    known = found.v is not None and found.inner_residual is not None and found.dual_residual is not None
+    if not known or not constants.knows(*NEEDED) or not deterministic(oracles):
+        return None
+    assert found.v is not None
+    assert found.inner_residual is not None
+    assert found.dual_residual is not None
+    bound = error_bound(constants, found.y, found.v, found.inner_residual, found.dual_residual)
+    return bound.mean() if oracles.problem.shared_x else bound

@@ -1,0 +1,190 @@
+"""The inner solution as a function that autograd differentiates: ``dy*/dx = -H^-1 (grad_xy g)'``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from metalearn.bilevel.estimators.base import inner_gradient
+from metalearn.bilevel.linear import CG, LinearSolver
+from metalearn.bilevel.oracles import Linearization, OracleCounts, Oracles, Sample, finite
+from metalearn.bilevel.problem import BilevelProblem
+from metalearn.bilevel.solvers import InnerSolver
+from metalearn.bilevel.streams import Fixed
+from metalearn.bilevel.trees import Layout, Tree
+from metalearn.errors import BilevelError, ConfigError
+
+__all__ = ["solve_inner"]
+
+_TENSOR = object()
+"""Stands for a leaf that is saved as a tensor."""
+
+
+def solve_inner(
+    problem: BilevelProblem,
+    x: Tree,
+    y: Tree | None = None,
+    *,
+    inner: InnerSolver,
+    solver: LinearSolver | None = None,
+    seed: int = 0,
+    step: int = 0,
+    counts: OracleCounts | None = None,
+) -> Tree:
+    """``y*(x)``, a tree like ``init_inner(x)``, whose backward pass solves ``H v = dL/dy`` and gives ``-J v`` to ``x``.
+
+    The same product goes to the tensors of the inner batch that require gradients, such as features; the start ``y`` gets
+    none. Works under ``torch.func.vmap`` and ``torch.func.grad``, where ``x``, ``y`` and the inner batch may have the mapped
+    axis (what the losses close over may not). Second derivatives are an error.
+
+    Args:
+        problem: its ``outer_loss`` is not used; with a stream, the batch is the first inner one of this step and seed.
+        x: a tree.
+        y: where the solver starts; ``None`` for ``init_inner(x)``.
+        inner: the solver.
+        solver: of the linear system; ``None`` for conjugate gradients to a residual of 1e-3 times the machine's root epsilon
+            of the right-hand side's norm.
+        seed: draws the batch.
+        step: draws the batch.
+        counts: is updated; ``None`` for new ones.
+
+    Raises:
+        BilevelError: a solver fails, or a second derivative is asked for.
+        ConfigError: under ``vmap``, a problem that has an axis of problems already.
+    """
+    of_x, of_y, y = problem.layouts(x, y)
+    inner.check(problem.constants)
+    if solver is not None:
+        solver.check(problem.constants)
+    oracles = Oracles(problem, of_x, of_y, counts, seed)
+    sample = oracles.sample("inner", step)
+    leaves, spec = tree_flatten(sample.data)
+    setting = _Setting(problem, of_x, of_y, inner, solver, spec, sample.weight, oracles.counts, step)
+    solution = _Solve.apply(setting, of_x.ravel(x), of_y.ravel(y).detach(), *leaves)
+    return of_y.unravel(solution)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """All that is no tensor."""
+
+    problem: BilevelProblem
+    x: Layout
+    y: Layout
+    inner: InnerSolver
+    solver: LinearSolver | None
+    spec: Any
+    weight: int
+    counts: OracleCounts
+    step: int
+
+    def oracles(self, leaves: Sequence[Any]) -> tuple[Oracles, Sample]:
+        data = tree_unflatten(list(leaves), self.spec)
+        problem = dataclasses.replace(self.problem, stream=Fixed(None, data))
+        return Oracles(problem, self.x, self.y, self.counts), Sample(data, self.weight)
+
+    def mapped(self, size: int) -> _Setting:
+        """The same for ``size`` problems at once, each with its own ``x``."""
+        if self.problem.batched is not None:
+            raise ConfigError(
+                f"solve_inner is under vmap with batched={self.problem.batched}, but it can have one axis of "
+                "problems; drop batched, or the vmap"
+            )
+        problem = dataclasses.replace(self.problem, batched=size, shared_x=False, shared_batch=False)
+        x, y = (dataclasses.replace(each, problems=size) for each in (self.x, self.y))
+        return dataclasses.replace(self, problem=problem, x=x, y=y)
+
+
+def _stack(size: int, tensors: Sequence[Any], dims: Sequence[int | None]) -> list[Any]:
+    """Tensors with the mapped axis in front, also those that had none."""
+    found = []
+    for tensor, dim in zip(tensors, dims, strict=True):
+        if not isinstance(tensor, Tensor):
+            found.append(tensor)
+        else:
+            found.append(tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0))
+    return found
+
+
+class _Solve(torch.autograd.Function):
+    """``(x, y_0, batch) -> y*``."""
+
+    @staticmethod
+    def forward(setting: _Setting, x: Tensor, y: Tensor, *leaves: Any) -> Tensor:
+        oracles, _ = setting.oracles([leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves])
+        found = setting.inner.solve(inner_gradient(oracles, x.detach(), setting.step), y)
+        finite(found.y, "y", setting.step)
+        return found.y.clone() if found.y is y else found.y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        setting, x, _, *leaves = inputs
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        ctx.setting, ctx.others = setting, [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        ctx.save_for_backward(x, output, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        x, y, *tensors = ctx.saved_tensors
+        kept = iter(tensors)
+        leaves = [next(kept) if other is _TENSOR else other for other in ctx.others]
+        wanted = tuple(ctx.needs_input_grad[3:])
+        of_x, *of_leaves = _Adjoint.apply(ctx.setting, wanted, x, y, cotangents[0], *leaves)
+        given = iter(of_leaves)
+        return None, of_x, None, *(next(given) if want else None for want in wanted)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], setting: _Setting, *tensors: Any) -> tuple[Tensor, int]:
+        stacked = _stack(info.batch_size, tensors, in_dims[1:])
+        return _Solve.apply(setting.mapped(info.batch_size), *stacked), 0
+
+
+class _Adjoint(torch.autograd.Function):
+    """``(x, y*, u, batch) -> -J H^-1 u``, and the same for the wanted tensors of the batch."""
+
+    @staticmethod
+    def forward(setting: _Setting, wanted: tuple[bool, ...], x: Tensor, y: Tensor, u: Tensor, *leaves: Any) -> Any:
+        with torch.enable_grad():
+            leaves = tuple(
+                leaf.detach().requires_grad_(want) if isinstance(leaf, Tensor) else leaf
+                for leaf, want in zip(leaves, wanted, strict=True)
+            )
+        oracles, sample = setting.oracles(leaves)
+        chosen = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
+        here = Linearization(oracles, x, y, sample, chosen)
+        v = (setting.solver or _precise(u)).solve(here.hvp, u.detach()).v
+        finite(v, "v", setting.step)
+        found = tuple(-each for each in here.vjp(v))
+        for each in found:
+            finite(each, "the implicit gradient", setting.step)
+        return found
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        raise BilevelError(
+            "a second derivative of solve_inner was asked for, but it has a first one alone; drop create_graph=True, "
+            "or unroll the inner solver with ITD"
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], setting: _Setting, wanted: Any, *tensors: Any) -> tuple[Any, Any]:
+        stacked = _stack(info.batch_size, tensors, in_dims[2:])
+        found = _Adjoint.apply(setting.mapped(info.batch_size), wanted, *stacked)
+        return found, (0,) * len(found)
+
+
+def _precise(u: Tensor) -> LinearSolver:
+    size = float(torch.linalg.vector_norm(u, dim=-1).max())
+    return CG(
+        tolerance=max(1e-3 * torch.finfo(u.dtype).eps ** 0.5 * size, torch.finfo(u.dtype).tiny), max_iterations=10_000
+    )

@@ -1,0 +1,280 @@
+"""Solvers of ``H v = b`` by products with ``H = grad_yy g``, warm-started, for one problem or for ``B`` at once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metalearn.bilevel.problem import Constants
+from metalearn.bilevel.solvers import check_step_size
+from metalearn.bilevel.trees import dot, norm, scale
+from metalearn.errors import BilevelError, ConfigError
+
+__all__ = ["CG", "FixedPoint", "HeavyBallLinear", "LinearSolution", "LinearSolver", "Neumann", "NormalCG", "Product"]
+
+Product = Callable[[Tensor], Tensor]
+"""``v -> H v``, ``[D]`` or ``[B, D]``."""
+
+
+class LinearSolution(NamedTuple):
+    """Where a linear solver has ended.
+
+    Attributes:
+        v: ``[D]`` or ``[B, D]``.
+        residual: ``|H v - b|``, ``[]`` or ``[B]``.
+        iterations: their number.
+    """
+
+    v: Tensor
+    residual: Tensor
+    iterations: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearSolver(ABC):
+    """An iteration for ``H v = b`` that knows its residual.
+
+    Attributes:
+        iterations: their number, or
+        tolerance: the residual's norm at which each problem stops.
+        max_iterations: with a tolerance, after how many iterations it is an error.
+    """
+
+    iterations: int | None = None
+    tolerance: float | None = None
+    max_iterations: int = 1000
+
+    growth: ClassVar[float] = 1.01
+    """How much the residual's norm may grow in a run on a positive definite ``H``."""
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if (self.iterations is None) == (self.tolerance is None):
+            raise ConfigError(
+                f"{name}(iterations={self.iterations}, tolerance={self.tolerance}), but exactly one of them must be "
+                "given; drop one"
+            )
+        if self.iterations is not None and self.iterations < 0:
+            raise ConfigError(f"{name}(iterations={self.iterations}), but it must be at least 0; use 10")
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise ConfigError(f"{name}(tolerance={self.tolerance}), but it must be above 0; use 1e-6")
+
+    @abstractmethod
+    def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ``v_k`` and ``b - H v_k`` for ``k = 1, 2, ...`` from ``v_0`` and its residual, and end where no problem can be
+        improved."""
+
+    def check(self, constants: Constants) -> None:  # noqa: B027  # most solvers have no step size
+        """Raise a ConfigError if a step size is outside the stable range of a known ``L``."""
+
+    def solve(self, product: Product, b: Tensor, v: Tensor | None = None) -> LinearSolution:
+        """Solve ``H v = b`` from ``v``, or from 0, where the first product is not needed.
+
+        Raises:
+            BilevelError: negative curvature, a residual that grows, or a tolerance that was not reached.
+        """
+        if v is None:
+            v, r = torch.zeros_like(b), b
+        else:
+            r = b - product(v)
+        answer, residual = v, norm(r)
+        first, count = residual, 0
+        if self.iterations == 0:
+            return LinearSolution(answer, residual, 0)
+        tolerance = self.tolerance if self.tolerance is not None else -1.0
+        done = residual <= tolerance
+        if bool(done.all()):
+            return LinearSolution(answer, residual, 0)
+        limit = self.iterations if self.iterations is not None else self.max_iterations
+        before = r
+        for count, (found, after) in enumerate(self.iterates(product, b, v, r), 1):
+            before, r = r, after
+            # each problem keeps the first solution that is good enough, whatever the others do
+            answer = torch.where(done.unsqueeze(-1), answer, found)
+            residual = torch.where(done, residual, norm(r))
+            if self.tolerance is not None:
+                done = residual <= tolerance
+                if bool(done.all()):
+                    break
+            if count == limit:
+                break
+        self._check_curvature_of_last(b, before, r)
+        self._check_growth(product, b, first, r)
+        # what is not finite is for the caller to say, who knows the term and the step
+        if self.tolerance is not None and not bool((done | ~residual.isfinite()).all()):
+            raise BilevelError(
+                f"{type(self).__name__} reached |H v - b| = {float(residual.max()):.3g} in {limit} iterations, but "
+                f"tolerance={tolerance:g} was asked for; raise max_iterations or loosen the tolerance"
+            )
+        return LinearSolution(answer, residual, count)
+
+    def _check_curvature_of_last(self, b: Tensor, before: Tensor, r: Tensor) -> None:  # noqa: B027  # few solvers can
+        """Raise if the last two residuals tell that ``H`` has negative curvature."""
+
+    def _check_growth(self, product: Product, b: Tensor, first: Tensor, r: Tensor) -> None:
+        now = norm(r)
+        floor = torch.finfo(b.dtype).eps ** 0.5 * norm(b)  # below it growth is rounding
+        grown = (now > self.growth * first) & (now > floor)
+        if not bool(grown.any()):
+            return
+        curvature = _curvature(r, product(r))
+        raise BilevelError(
+            f"the residual |H v - b| of {type(self).__name__} grew from {_worst(first, grown):.3g} to "
+            f"{_worst(now, grown):.3g}, where the inner loss has the curvature {_worst(curvature, grown):.3g}; it "
+            "must be positive and below 2/step_size: lower the step size, or add l2 regularisation to inner_loss"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CG(LinearSolver):
+    """Conjugate gradients (Hestenes and Stiefel 1952): exact after as many iterations as ``H`` has distinct eigenvalues, and
+    ``|v_k - v*|_H <= 2 ((sqrt(k) - 1)/(sqrt(k) + 1))^k |v_0 - v*|_H`` with ``k = L/mu``.
+
+    Raises, from :meth:`solve`:
+        BilevelError: ``p' H p <= 0`` for a search direction.
+    """
+
+    growth: ClassVar[float] = 1e3  # only the error is monotone
+
+    def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        # a residual at the level of rounding has no direction: such a problem rests
+        floor = (torch.finfo(b.dtype).eps * norm(b)) ** 2
+        p, square = r, dot(r, r)
+        while True:
+            along = product(p)
+            bend, moves = dot(p, along), ~(square <= floor)  # what is not a number moves, and is seen
+            self._check_curvature(bend, dot(p, p), moves)
+            if not bool(moves.any()):
+                return
+            step = torch.where(moves, square / torch.where(moves, bend, 1.0), 0.0)
+            v, r = v + scale(step, p), r - scale(step, along)
+            before, square = square, dot(r, r)
+            p = r + scale(torch.where(moves, square / torch.where(moves, before, 1.0), 0.0), p)
+            yield v, r
+
+    def _check_curvature(self, bend: Tensor, length: Tensor, moves: Tensor) -> None:
+        wrong = (bend <= 0) & moves
+        if bool(wrong.any()):
+            raise BilevelError(
+                f"CG met the curvature {_worst(bend / length, wrong):.3g} in inner_loss, but it must be strongly "
+                "convex in y; add l2 regularisation, solve the inner problem further, or use NormalCG"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalCG(LinearSolver):
+    """Conjugate gradients on ``H^2 v = H b`` (CGNR): two products an iteration, for a symmetric ``H`` of any sign; the
+    residual never grows."""
+
+    def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        z = product(r)
+        floor = torch.finfo(b.dtype).eps * norm(b)
+        p, square = z, dot(z, z)
+        while True:
+            along = product(p)
+            length = dot(along, along)
+            moves = ~((norm(r) <= floor) | (length <= 0))
+            if not bool(moves.any()):
+                return
+            step = torch.where(moves, square / torch.where(moves, length, 1.0), 0.0)
+            v, r = v + scale(step, p), r - scale(step, along)
+            yield v, r
+            z = product(r)
+            before, square = square, dot(z, z)
+            p = z + scale(torch.where(moves, square / torch.where(moves, before, 1.0), 0.0), p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedPoint(LinearSolver):
+    """``v <- v - a (H v - b)`` (Grazzi et al. 2020); from 0, ``v_K = a sum_{q<K} (I - a H)^q b``.
+
+    Attributes:
+        step_size: ``a``, below ``2/L``.
+    """
+
+    step_size: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.step_size > 0:
+            raise ConfigError(f"{type(self).__name__}(step_size={self.step_size}), but it must be above 0; use 1/L")
+
+    def check(self, constants: Constants) -> None:
+        if constants.L is not None:
+            check_step_size(f"{type(self).__name__}.step_size", self.step_size, 2 / constants.L, constants.L)
+
+    def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            v = v + self.step_size * r
+            r = r - self.step_size * product(r)  # b - H v, by linearity
+            yield v, r
+
+    def _check_curvature_of_last(self, b: Tensor, before: Tensor, r: Tensor) -> None:
+        # r = before - a H before, and repeated steps turn the residual to the smallest eigenvalue
+        curvature = _curvature(before, before - r) / self.step_size
+        eps = torch.finfo(b.dtype).eps
+        wrong = (curvature < -100 * eps / self.step_size) & (norm(before) > eps**0.5 * norm(b))
+        if bool(wrong.any()):
+            raise BilevelError(
+                f"{type(self).__name__} met the curvature {_worst(curvature, wrong):.3g} in inner_loss, but it must "
+                "be strongly convex in y; add l2 regularisation, solve the inner problem further, or use NormalCG"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neumann(FixedPoint):
+    """``v = a sum_{q=0}^{K} (I - a H)^q b`` with ``K = iterations`` (Lorraine et al. 2020), the fixed-point iteration of
+    ``K + 1`` steps; a warm start adds the series of its residual."""
+
+    def solve(self, product: Product, b: Tensor, v: Tensor | None = None) -> LinearSolution:
+        if self.iterations is None:
+            return super().solve(product, b, v)
+        run = FixedPoint(iterations=self.iterations + 1, step_size=self.step_size)
+        return run.solve(product, b, v)._replace(iterations=self.iterations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeavyBallLinear(FixedPoint):
+    """``v <- v - a (H v - b) + m (v - v_before)`` (Polyak 1964), the dual iteration of AccBiO.
+
+    Attributes:
+        momentum: ``m``, at least 0 and below 1.
+    """
+
+    momentum: float
+
+    growth: ClassVar[float] = 1e3  # momentum has transients
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum is {self.momentum}, but it must be at least 0 and below 1; use 0.9")
+
+    def check(self, constants: Constants) -> None:
+        if constants.L is not None:
+            largest = 2 * (1 + self.momentum) / constants.L
+            check_step_size("HeavyBallLinear.step_size", self.step_size, largest, constants.L)
+
+    def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        move = torch.zeros_like(v)
+        while True:
+            move = self.step_size * r + self.momentum * move
+            v, r = v + move, r - product(move)
+            yield v, r
+
+    def _check_curvature_of_last(self, b: Tensor, before: Tensor, r: Tensor) -> None:
+        """Two residuals do not tell: the move has the momentum of earlier ones."""
+
+
+def _curvature(v: Tensor, along: Tensor) -> Tensor:
+    return dot(v, along) / dot(v, v)
+
+
+def _worst(values: Tensor, where: Tensor) -> float:
+    """The smallest of the values that are at fault."""
+    return float(values[where].min())

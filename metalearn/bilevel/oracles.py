@@ -1,0 +1,248 @@
+"""The derivatives that every estimator is made of, each counted where it is evaluated.
+
+The unit is that of the thesis (arXiv 2108.00330, Table 2.1): gradients of ``f`` and of ``g``, products with
+``J = grad_xy g`` and with ``H = grad_yy g``; of a stochastic problem, each times the examples in its batch; of ``B`` problems,
+each ``B`` times.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from metalearn.bilevel.problem import BilevelProblem
+from metalearn.bilevel.streams import Draw, Term
+from metalearn.bilevel.trees import Layout, Tree
+from metalearn.errors import BilevelError, DivergenceError, ShapeError
+
+__all__ = ["Linearization", "OracleCounts", "Oracles", "OuterGradient", "Sample", "finite", "independent_of_y"]
+
+
+@dataclass
+class OracleCounts:
+    """How often each oracle was asked.
+
+    Attributes:
+        gc_f: gradients of ``f``; one in ``x`` and ``y`` together is one.
+        gc_g: gradients of ``g`` in ``y``.
+        jvp: products with ``grad_xy g``.
+        hvp: products with ``grad_yy g``.
+    """
+
+    gc_f: int = 0
+    gc_g: int = 0
+    jvp: int = 0
+    hvp: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts in plain types."""
+        return dataclasses.asdict(self)
+
+
+class Sample(NamedTuple):
+    """A batch and the number of its examples."""
+
+    data: Tree
+    weight: int
+
+
+class OuterGradient(NamedTuple):
+    """``f`` and its gradient at a point.
+
+    Attributes:
+        losses: ``[]``, or ``[B]``.
+        of_x: ``[P]``, summed over problems where they share ``x``, or ``[B, P]``.
+        of_y: ``[D]``, or ``[B, D]``.
+        reaches_x: whether ``f`` depends on ``x``.
+    """
+
+    losses: Tensor
+    of_x: Tensor
+    of_y: Tensor
+    reaches_x: bool
+
+
+class Oracles:
+    """A problem's derivatives at flat vectors ``x`` ``[P]`` (or ``[B, P]``) and ``y`` ``[D]`` (or ``[B, D]``)."""
+
+    def __init__(
+        self, problem: BilevelProblem, x: Layout, y: Layout, counts: OracleCounts | None = None, seed: int = 0
+    ) -> None:
+        """Bind a problem.
+
+        Args:
+            problem: what is differentiated.
+            x: the layout of ``x``.
+            y: the layout of ``y``.
+            counts: is updated; ``None`` for new ones.
+            seed: of every draw.
+        """
+        self.problem, self.x, self.y, self.seed = problem, x, y, seed
+        self.counts = counts if counts is not None else OracleCounts()
+        self.each = problem.batched or 1
+
+    @property
+    def averages(self) -> int:
+        """What sums over problems are divided by: ``Phi`` is a mean where they share ``x``."""
+        return self.each if self.problem.shared_x else 1
+
+    def sample(self, term: Term, step: int, index: int = 0, size: int | None = None) -> Sample:
+        """The batch of a term, see :class:`~metalearn.bilevel.streams.Draw`."""
+        stream = self.problem.stream
+        if stream is None:
+            return Sample(None, 1)
+        draw = Draw(self.seed, step, term, index, size)
+        samples = getattr(stream, "samples", None)
+        return Sample(stream(draw), samples(draw) if samples is not None else size or 1)
+
+    def count(self, name: str, sample: Sample, times: int = 1) -> None:
+        """Add ``times`` evaluations on a batch."""
+        setattr(self.counts, name, getattr(self.counts, name) + times * sample.weight * self.each)
+
+    def repeated(self, times: int) -> Oracles:
+        """The same problem that many times at once, each with its own ``x``; counted in the same place."""
+        problem = dataclasses.replace(self.problem, batched=times, shared_x=False, shared_batch=True)
+        x, y = (dataclasses.replace(layout, problems=times) for layout in (self.x, self.y))
+        return Oracles(problem, x, y, self.counts, self.seed)
+
+    def inner_losses(self, x: Tensor, y: Tensor, data: Tree) -> Tensor:
+        """``g``, ``[]`` or ``[B]``; differentiable, and not counted."""
+        return self._losses(self.problem.inner_loss, "inner_loss", x, y, data)
+
+    def inner_gradient(self, x: Tensor, y: Tensor, sample: Sample) -> Tensor:
+        """``grad_y g``, without a graph."""
+        self.count("gc_g", sample)
+        with torch.enable_grad():
+            leaf = y.detach().requires_grad_()
+            return self._inner_gradient(x.detach(), leaf, sample.data, create_graph=False)
+
+    def outer_gradient(self, x: Tensor, y: Tensor, sample: Sample) -> OuterGradient:
+        """``f``, ``grad_x f`` and ``grad_y f``.
+
+        Raises:
+            BilevelError: ``f`` does not depend on ``y``.
+        """
+        self.count("gc_f", sample)
+        with torch.enable_grad():
+            x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
+            losses = self._losses(self.problem.outer_loss, "outer_loss", x, y, sample.data)
+            of_x, of_y = (
+                torch.autograd.grad(losses.sum(), (x, y), allow_unused=True) if losses.requires_grad else (None, None)
+            )
+        if of_y is None:
+            lacks = "y" if of_x is not None else "x or y"
+            raise BilevelError(
+                f"outer_loss does not depend on {lacks}, but the hypergradient passes through y; compute it from y, "
+                "without detach() or .item()"
+            )
+        zeros = torch.zeros_like(x) if of_x is None else of_x
+        return OuterGradient(losses.detach(), zeros.detach(), of_y.detach(), of_x is not None)
+
+    def linearize(self, x: Tensor, y: Tensor, sample: Sample) -> Linearization:
+        """The inner problem's second derivatives at a point."""
+        return Linearization(self, x, y, sample)
+
+    def _inner_gradient(self, x: Tensor, y: Tensor, data: Tree, create_graph: bool) -> Tensor:
+        losses = self.inner_losses(x, y, data)
+        if losses.requires_grad:
+            (found,) = torch.autograd.grad(losses.sum(), y, create_graph=create_graph, allow_unused=True)
+            if found is not None:
+                return found
+        raise independent_of_y()
+
+    def _losses(self, loss: Any, name: str, x: Tensor, y: Tensor, data: Tree) -> Tensor:
+        def one(x: Tensor, y: Tensor, data: Tree) -> Tensor:
+            value: Tensor = loss(self.x.unravel(x), self.y.unravel(y), data)
+            if not isinstance(value, Tensor) or value.ndim:
+                shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ShapeError(
+                    f"{name} returns {shape}, but it must return a scalar tensor for each problem; take the mean"
+                )
+            return value
+
+        if self.problem.batched is None:
+            return one(x, y, data)
+        of_data = None if data is None or self.problem.shared_batch else 0
+        dims = (None if self.problem.shared_x else 0, 0, of_data)
+        return vmap(one, in_dims=dims)(x, y, data)
+
+
+class Linearization:
+    """``grad_y g`` at a point with its graph, from which any number of second-derivative products are taken."""
+
+    def __init__(self, oracles: Oracles, x: Tensor, y: Tensor, sample: Sample, others: Sequence[Tensor] = ()) -> None:
+        """Evaluate the gradient.
+
+        Args:
+            oracles: where products are counted.
+            x: the outer point.
+            y: the inner point.
+            sample: the batch of ``g``.
+            others: tensors of that batch that :meth:`vjp` differentiates by, too.
+        """
+        self.oracles, self.sample = oracles, sample
+        with torch.enable_grad():
+            self.x, self.y = x.detach().requires_grad_(), y.detach().requires_grad_()
+            self.others = list(others)
+            self.gradient = oracles._inner_gradient(self.x, self.y, sample.data, create_graph=True)
+        self._counted = False
+
+    @property
+    def residual(self) -> Tensor:
+        """``grad_y g``, counted when it is first asked for."""
+        if not self._counted:
+            self.oracles.count("gc_g", self.sample)
+            self._counted = True
+        return self.gradient.detach()
+
+    def hvp(self, v: Tensor) -> Tensor:
+        """``grad_yy g v``, ``[D]`` or ``[B, D]``."""
+        self.oracles.count("hvp", self.sample)
+        return self._products(v, [self.y])[0]
+
+    def jvp(self, v: Tensor) -> Tensor:
+        """``grad_xy g v``, ``[P]``, summed over problems where they share ``x``, or ``[B, P]``."""
+        return self.vjp(v)[0]
+
+    def vjp(self, v: Tensor) -> list[Tensor]:
+        """:meth:`jvp`, and the same product for each of ``others``."""
+        self.oracles.count("jvp", self.sample)
+        return self._products(v, [self.x, *self.others])
+
+    @property
+    def reaches_x(self) -> bool:
+        """Whether ``grad_y g`` depends on ``x``."""
+        if not self.gradient.requires_grad:
+            return False
+        (found,) = torch.autograd.grad(
+            self.gradient, self.x, torch.zeros_like(self.gradient), retain_graph=True, allow_unused=True
+        )
+        return found is not None
+
+    def _products(self, v: Tensor, by: list[Tensor]) -> list[Tensor]:
+        if not self.gradient.requires_grad:  # g is linear in y
+            return [torch.zeros_like(each) for each in by]
+        return list(torch.autograd.grad(self.gradient, by, v, retain_graph=True, materialize_grads=True))
+
+
+def independent_of_y() -> BilevelError:
+    """What to raise if the inner loss has no gradient."""
+    return BilevelError(
+        "inner_loss does not depend on y, but y minimises it; compute it from y, without detach() or .item()"
+    )
+
+
+def finite(tensor: Tensor, term: str, step: int) -> None:
+    """Raise a DivergenceError that names the term and the outer step if an entry is not finite."""
+    if not bool(tensor.isfinite().all()):
+        bad = tensor[~tensor.isfinite()].flatten()[0]
+        raise DivergenceError(
+            f"{term} has an entry {float(bad)} at outer step {step}, but it must be finite; lower the step sizes, or "
+            "check the losses and their data"
+        )

@@ -1,0 +1,157 @@
+"""What is solved: ``min_x Phi(x) = f(x, y*(x))`` with ``y*(x) = argmin_y g(x, y)``, and what is known of its curvature."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from metalearn.bilevel.streams import Fixed, Stream
+from metalearn.bilevel.trees import Layout, Tree
+from metalearn.errors import ConfigError, ShapeError
+
+__all__ = ["BilevelProblem", "Constants", "parameters_as_inner"]
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Bounds on the derivatives of ``f`` and ``g``; ``None`` where unknown. Names are the thesis's (arXiv 2108.00330).
+
+    Attributes:
+        mu: of the strong convexity of ``g(x, .)``.
+        L: of the smoothness of ``g(x, .)``, the largest eigenvalue of ``grad_yy g``.
+        L_xy: the largest norm of ``grad_xy g``.
+        rho_J: the Lipschitz constant of ``grad_xy g`` in ``y`` (tau in the thesis); 0 for a quadratic.
+        rho_H: the Lipschitz constant of ``grad_yy g`` in ``y`` (rho in the thesis); 0 for a quadratic.
+        L_fxx: the Lipschitz constant of ``grad_x f`` in ``x``.
+        L_fxy: the Lipschitz constant of ``grad_x f`` in ``y``.
+        L_fyy: the Lipschitz constant of ``grad_y f`` in ``y``.
+        M: the largest norm of ``grad_y f``.
+        mu_x: of the strong convexity of ``Phi``.
+        L_phi: of the smoothness of ``Phi``.
+    """
+
+    mu: float | None = None
+    L: float | None = None
+    L_xy: float | None = None
+    rho_J: float | None = None
+    rho_H: float | None = None
+    L_fxx: float | None = None
+    L_fxy: float | None = None
+    L_fyy: float | None = None
+    M: float | None = None
+    mu_x: float | None = None
+    L_phi: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            positive = name in ("mu", "L", "mu_x", "L_phi")
+            if value is not None and not (value > 0 if positive else value >= 0):
+                raise ConfigError(
+                    f"constants.{name} is {value}, but it must be {'above' if positive else 'at least'} 0; leave it "
+                    "None if unknown"
+                )
+        if self.mu is not None and self.L is not None and self.mu > self.L * (1 + 1e-9):
+            raise ConfigError(f"constants.mu is {self.mu:g}, above constants.L = {self.L:g}; swap them")
+
+    def need(self, purpose: str, *names: str) -> tuple[float, ...]:
+        """The constants of these names.
+
+        Raises:
+            ConfigError: one of them is unknown.
+        """
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing:
+            raise ConfigError(
+                f"{purpose} needs constants.{', constants.'.join(missing)}, which the problem leaves None; give "
+                f"BilevelProblem(constants=Constants({missing[0]}=...))"
+            )
+        return tuple(float(getattr(self, name)) for name in names)
+
+    def knows(self, *names: str) -> bool:
+        """Whether none of these is ``None``."""
+        return all(getattr(self, name) is not None for name in names)
+
+
+@dataclass(frozen=True)
+class BilevelProblem:
+    """``min_x f(x, y*(x))``, ``y*(x) = argmin_y g(x, y)``; or the mean of ``batched`` such problems, solved at once.
+
+    Attributes:
+        outer_loss: ``f(x, y, batch) -> scalar`` for one problem; ``x`` and ``y`` are trees of tensors.
+        inner_loss: ``g(x, y, batch) -> scalar`` for one problem, strongly convex in ``y``.
+        init_inner: ``x -> y``, where the inner solver starts; of ``batched`` problems, all of them, ``[B, ...]``.
+        constants: what is known of the curvature.
+        stream: gives the batches, see :mod:`metalearn.bilevel.streams`; without one ``batch`` is ``None``.
+        batched: the number ``B`` of problems; ``None`` for one. Every tensor of ``y`` then has a leading axis ``B``, and so
+            has every tensor of a batch, unless ``shared_batch``.
+        shared_x: of ``B`` problems, whether they share one ``x``, and ``Phi`` is their mean; otherwise ``x`` too has the
+            leading axis and each problem its own hypergradient.
+        shared_batch: of ``B`` problems, whether they see one batch, whose tensors have no leading axis.
+    """
+
+    outer_loss: Callable[[Any, Any, Any], Tensor]
+    inner_loss: Callable[[Any, Any, Any], Tensor]
+    init_inner: Callable[[Any], Tree]
+    constants: Constants = field(default_factory=Constants)
+    stream: Stream | None = None
+    batched: int | None = None
+    shared_x: bool = True
+    shared_batch: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batched is not None and self.batched < 1:
+            raise ConfigError(f"batched is {self.batched}, but it must be at least 1; use None for a single problem")
+
+    def with_batch(self, outer: Tree, inner: Tree) -> BilevelProblem:
+        """The same problem on this data, such as the query and the support sets of a step's tasks."""
+        return dataclasses.replace(self, stream=Fixed(outer, inner))
+
+    def layouts(self, x: Tree, y: Tree | None = None) -> tuple[Layout, Layout, Tree]:
+        """How ``x`` and ``y`` lie in vectors, and ``y``: that given, or the initial one.
+
+        Raises:
+            ShapeError: ``y`` has not the structure and the shapes of ``init_inner(x)``, or an axis of problems is missing.
+        """
+        of_x = Layout.of(x, "x", None if self.shared_x else self.batched)
+        with torch.no_grad():
+            initial = self.init_inner(x)
+        of_y = Layout.of(initial, "init_inner(x)", self.batched)
+        if y is None:
+            return of_x, of_y, initial
+        self.check_like_inner(y, of_y, "y")
+        return of_x, of_y, y
+
+    def check_like_inner(self, tree: Tree, layout: Layout, name: str) -> None:
+        """Raise a ShapeError unless a tree has the structure and the shapes of the inner variables."""
+        if Layout.of(tree, name, self.batched) != layout:
+            expected = ", ".join(str(list(shape)) for shape in layout.shapes)
+            raise ShapeError(
+                f"{name} has the shapes {_shapes(tree)}, but init_inner(x) returns {expected} for each problem, in "
+                f"{layout.spec}; pass {name}=None or such a tree"
+            )
+
+
+def parameters_as_inner(module: nn.Module) -> tuple[Callable[..., Any], Callable[[Any], dict[str, Tensor]]]:
+    """A module as a pure function of its parameters, for them to be ``y`` (or ``x``).
+
+    Returns:
+        ``call(params, *inputs)``, the module's output with these parameters, and ``init(x)``, a copy of its own ones.
+    """
+
+    def call(params: dict[str, Tensor], *inputs: Any) -> Any:
+        return torch.func.functional_call(module, params, inputs)
+
+    def init(_: Any) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in module.named_parameters()}
+
+    return call, init
+
+
+def _shapes(tree: Tree) -> str:
+    return ", ".join(str(list(leaf.shape)) for leaf in tree_flatten(tree)[0])

@@ -1,0 +1,112 @@
+"""Proximal operators ``prox_{s h}(x) = argmin_z h(z) + |z - x|^2/(2 s)`` of the simple terms that may be added to ``Phi``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from metalearn.bilevel.trees import Tree
+from metalearn.errors import ConfigError
+
+__all__ = ["L1", "Box", "GroupL1", "Prox"]
+
+
+class Prox(ABC):
+    """A convex term ``h`` by its value and its proximal operator, tensor by tensor."""
+
+    def __call__(self, x: Tree, step_size: float) -> Tree:
+        """``prox_{step_size h}(x)``, a tree like ``x``."""
+        return tree_map(lambda leaf: self.of_tensor(leaf, step_size), x)
+
+    def value(self, x: Tree) -> Tensor:
+        """``h(x)``, ``[]``."""
+        return torch.stack([self.value_of_tensor(leaf) for leaf in tree_leaves(x)]).sum()
+
+    @abstractmethod
+    def of_tensor(self, x: Tensor, step_size: float) -> Tensor:
+        """The operator on one tensor."""
+
+    @abstractmethod
+    def value_of_tensor(self, x: Tensor) -> Tensor:
+        """``h`` of one tensor, ``[]``."""
+
+
+def _check_weight(weight: float) -> None:
+    if not weight >= 0:
+        raise ConfigError(f"weight is {weight}, but it must be at least 0; use 0.01")
+
+
+@dataclass(frozen=True)
+class L1(Prox):
+    """``h = weight |x|_1``: soft thresholding.
+
+    Attributes:
+        weight: at least 0.
+    """
+
+    weight: float
+
+    def __post_init__(self) -> None:
+        _check_weight(self.weight)
+
+    def of_tensor(self, x: Tensor, step_size: float) -> Tensor:
+        return x.sign() * (x.abs() - step_size * self.weight).clamp(min=0)
+
+    def value_of_tensor(self, x: Tensor) -> Tensor:
+        return self.weight * x.abs().sum()
+
+
+@dataclass(frozen=True)
+class GroupL1(Prox):
+    """``h = weight sum_i |x_i|_2`` over the slices ``x_i`` along an axis: each shrinks as a whole.
+
+    Attributes:
+        weight: at least 0.
+        dim: the axis that counts the groups.
+    """
+
+    weight: float
+    dim: int = 0
+
+    def __post_init__(self) -> None:
+        _check_weight(self.weight)
+
+    def _norms(self, x: Tensor) -> Tensor:
+        rest = [axis for axis in range(x.ndim) if axis != self.dim % x.ndim]
+        return torch.linalg.vector_norm(x, dim=rest, keepdim=True) if rest else x.abs()
+
+    def of_tensor(self, x: Tensor, step_size: float) -> Tensor:
+        norms = self._norms(x)
+        kept = norms > step_size * self.weight
+        return x * torch.where(kept, 1 - step_size * self.weight / torch.where(kept, norms, 1.0), 0.0)
+
+    def value_of_tensor(self, x: Tensor) -> Tensor:
+        return self.weight * self._norms(x).sum()
+
+
+@dataclass(frozen=True)
+class Box(Prox):
+    """``h = 0`` where every entry is from ``low`` to ``high``, infinite elsewhere: the projection.
+
+    Attributes:
+        low: the smallest entry.
+        high: the largest.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.high:
+            raise ConfigError(f"Box(low={self.low}, high={self.high}), but low must not be above high; swap them")
+
+    def of_tensor(self, x: Tensor, step_size: float) -> Tensor:
+        return x.clamp(self.low, self.high)
+
+    def value_of_tensor(self, x: Tensor) -> Tensor:
+        inside = ((x >= self.low) & (x <= self.high)).all()
+        return torch.where(inside, 0.0, float("inf")).to(x)

@@ -1,0 +1,252 @@
+"""Solvers of the inner problem, by a number of steps or to a tolerance: ``y* = argmin_y g(x, y)``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metalearn.bilevel.problem import Constants
+from metalearn.bilevel.trees import norm
+from metalearn.errors import BilevelError, ConfigError, DivergenceError
+
+__all__ = ["GradientDescent", "HeavyBall", "InnerSolution", "InnerSolver", "Nesterov", "check_step_size"]
+
+Gradient = Callable[[Tensor, int], Tensor]
+"""``(y, step) -> grad_y g(x, y)``, where the step chooses the batch."""
+
+GROWTH = 1e3
+"""A residual that has grown by this is not a transient of momentum or of a loss that is not quite convex."""
+
+
+class InnerSolution(NamedTuple):
+    """Where an inner solver has ended.
+
+    Attributes:
+        y: ``[D]`` or ``[B, D]``.
+        steps: gradients that were taken.
+        residual: ``|grad_y g(x, y)|``, ``[]`` or ``[B]``; ``None`` where a number of steps was given, since it would cost a
+            further gradient.
+        first: that at the start.
+    """
+
+    y: Tensor
+    steps: int
+    residual: Tensor | None
+    first: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerSolver(ABC):
+    """A first-order method for the inner problem.
+
+    Attributes:
+        step_size: of every step.
+        steps: their number, or
+        tolerance: the norm of the inner gradient at which each problem stops.
+        max_steps: with a tolerance, after how many steps it is an error.
+    """
+
+    step_size: float
+    steps: int | None = None
+    tolerance: float | None = None
+    max_steps: int = 10_000
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if not self.step_size > 0:
+            raise ConfigError(f"{name}(step_size={self.step_size}), but it must be above 0; use 1/L")
+        if (self.steps is None) == (self.tolerance is None):
+            raise ConfigError(
+                f"{name}(steps={self.steps}, tolerance={self.tolerance}), but exactly one of them must be given; "
+                "drop one"
+            )
+        if self.steps is not None and self.steps < 0:
+            raise ConfigError(f"{name}(steps={self.steps}), but it must be at least 0; use 10")
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise ConfigError(f"{name}(tolerance={self.tolerance}), but it must be above 0; use 1e-6")
+
+    @abstractmethod
+    def largest_step(self, L: float) -> float:
+        """The step size from which on the method diverges on an ``L``-smooth quadratic."""
+
+    @abstractmethod
+    def point(self, y: Tensor, last: Tensor) -> Tensor:
+        """Where the gradient is taken, given this iterate and the one before."""
+
+    @abstractmethod
+    def move(self, point: Tensor, y: Tensor, last: Tensor, gradient: Tensor) -> Tensor:
+        """The next iterate."""
+
+    def check(self, constants: Constants) -> None:
+        """Raise a ConfigError if the step size is outside the stable range of a known ``L``."""
+        if constants.L is not None:
+            check_step_size(
+                f"{type(self).__name__}.step_size", self.step_size, self.largest_step(constants.L), constants.L
+            )
+
+    def solve(self, gradient: Gradient, y: Tensor) -> InnerSolution:
+        """Run without a graph.
+
+        Raises:
+            BilevelError: the tolerance was not reached.
+            DivergenceError: an iterate is not finite, or the inner gradient has grown a thousandfold.
+        """
+        if self.tolerance is not None:
+            return self._until(gradient, y.detach(), self.tolerance)
+        assert self.steps is not None
+        first = None
+        current = last = start = y.detach()
+        for step in range(self.steps):
+            point = self.point(current, last)
+            found = gradient(point, step)
+            first = norm(found) if first is None else first
+            current, last = self.move(point, current, last, found), current
+        if not bool(current.isfinite().all()):
+            self._locate(gradient, start)
+        return InnerSolution(current, self.steps, None, first)
+
+    def unroll(self, gradient: Gradient, y: Tensor, last: Tensor, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """``count`` steps from number ``first`` on, with the graph that ``gradient`` makes: the last two iterates."""
+        for step in range(first, first + count):
+            point = self.point(y, last)
+            y, last = self.move(point, y, last, gradient(point, step)), y
+        return y, last
+
+    def _until(self, gradient: Gradient, y: Tensor, tolerance: float) -> InnerSolution:
+        """Each problem keeps the first point at which its gradient is short enough, whatever the others do."""
+        last = answer = y
+        residual = first = done = None
+        for step in range(self.max_steps + 1):
+            point = self.point(y, last)
+            found = gradient(point, step)
+            size = norm(found)
+            if first is None or done is None or residual is None:
+                first, residual, done = size, size, torch.zeros_like(size, dtype=torch.bool)
+            answer = torch.where(done.unsqueeze(-1), answer, point)
+            residual = torch.where(done, residual, size)
+            done = residual <= tolerance
+            if bool(done.all()):
+                return InnerSolution(answer, step + 1, residual, first)
+            check_growth(first, residual, step, self.step_size)
+            y, last = self.move(point, y, last, found), y
+        assert residual is not None
+        raise BilevelError(
+            f"{type(self).__name__} reached |grad_y g| = {float(residual.max()):.3g} in {self.max_steps} steps, but "
+            f"tolerance={tolerance:g} was asked for; raise max_steps, loosen the tolerance, or check that inner_loss "
+            "is strongly convex"
+        )
+
+    def _locate(self, gradient: Gradient, y: Tensor) -> None:
+        """Run again, for the step at which the first entry was not finite."""
+        assert self.steps is not None
+        last = y
+        for step in range(self.steps):
+            point = self.point(y, last)
+            found = gradient(point, step)
+            term = "grad_y g" if not bool(found.isfinite().all()) else "y"
+            y, last = self.move(point, y, last, found), y
+            if not bool(y.isfinite().all()):
+                raise DivergenceError(
+                    f"{term} is not finite at inner step {step}, but all entries must be; lower "
+                    f"step_size={self.step_size:g}, or check inner_loss and its data"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientDescent(InnerSolver):
+    """``y <- y - a grad_y g(x, y)``; contracts by ``1 - mu/L`` with ``a = 1/L``."""
+
+    def largest_step(self, L: float) -> float:
+        return 2 / L
+
+    def point(self, y: Tensor, last: Tensor) -> Tensor:
+        return y
+
+    def move(self, point: Tensor, y: Tensor, last: Tensor, gradient: Tensor) -> Tensor:
+        return y - self.step_size * gradient
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeavyBall(InnerSolver):
+    """``y <- y - a grad_y g(x, y) + m (y - y_before)`` (Polyak 1964).
+
+    Attributes:
+        momentum: ``m``, at least 0 and below 1.
+    """
+
+    momentum: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_momentum(self.momentum)
+
+    def largest_step(self, L: float) -> float:
+        return 2 * (1 + self.momentum) / L
+
+    def point(self, y: Tensor, last: Tensor) -> Tensor:
+        return y
+
+    def move(self, point: Tensor, y: Tensor, last: Tensor, gradient: Tensor) -> Tensor:
+        return y - self.step_size * gradient + self.momentum * (y - last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nesterov(InnerSolver):
+    """``z = y + m (y - y_before); y <- z - a grad_y g(x, z)``; with ``a = 1/L`` and ``m = (sqrt(k) - 1)/(sqrt(k) + 1)``,
+    ``k = L/mu``, contracts by ``sqrt(1 - 1/sqrt(k))`` (Nesterov 2004, 2.2.22).
+
+    Attributes:
+        momentum: ``m``, at least 0 and below 1.
+    """
+
+    momentum: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_momentum(self.momentum)
+
+    def largest_step(self, L: float) -> float:
+        return 2 * (1 + self.momentum) / (1 + 2 * self.momentum) / L
+
+    def point(self, y: Tensor, last: Tensor) -> Tensor:
+        return y + self.momentum * (y - last)
+
+    def move(self, point: Tensor, y: Tensor, last: Tensor, gradient: Tensor) -> Tensor:
+        return point - self.step_size * gradient
+
+
+def check_step_size(name: str, step_size: float, largest: float, L: float) -> None:
+    """Raise a ConfigError if a step size is not below the largest stable one."""
+    if step_size >= largest:
+        raise ConfigError(
+            f"{name} is {step_size:g}, but with L = {L:g} it must be below {largest:g}, where the method starts to "
+            f"diverge; use {1 / L:g} (1/L)"
+        )
+
+
+def check_growth(first: Tensor, last: Tensor, steps: int, step_size: float) -> None:
+    """Raise a DivergenceError if the inner gradient has grown a thousandfold, or is not finite."""
+    if not bool(last.isfinite().all()):
+        raise DivergenceError(
+            f"grad_y g is not finite at inner step {steps}, but all entries must be; lower step_size={step_size:g}, or check "
+            "inner_loss and its data"
+        )
+    floor = torch.finfo(last.dtype).eps ** 0.5  # below it growth is rounding
+    if bool(((last <= GROWTH * first) | (last <= floor)).all()):
+        return
+    worst = int((last / first).nan_to_num(float("inf")).argmax())
+    raise DivergenceError(
+        f"|grad_y g| went from {float(first.flatten()[worst]):.3g} to {float(last.flatten()[worst]):.3g} by inner "
+        f"step {steps}, but it must shrink where inner_loss is strongly convex; lower step_size={step_size:g}, or "
+        "add regularisation"
+    )
+
+
+def _check_momentum(momentum: float) -> None:
+    if not 0 <= momentum < 1:
+        raise ConfigError(f"momentum is {momentum}, but it must be at least 0 and below 1; use 0.9")

@@ -1,0 +1,113 @@
+"""Where stochastic estimators get their data: a batch is a pure function of what it is for, so that a resumed run sees the same.
+
+The analyses of stocBiO, MRBO and VRBO need independent batches for the inner steps, the outer gradient, each Hessian
+product and the mixed product; and the same batch again where two points are compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+from metalearn.bilevel.trees import Tree
+from metalearn.errors import ConfigError
+
+__all__ = ["Draw", "Fixed", "Sampled", "Stream", "Term"]
+
+Term = Literal["inner", "outer", "hessian", "jacobian", "direction"]
+
+
+class Draw(NamedTuple):
+    """What a batch is for.
+
+    Attributes:
+        seed: the run's.
+        step: the outer step.
+        term: the estimator's term.
+        number: the inner step, or the number of the Hessian product or of the direction.
+        size: examples; ``None`` for the stream's own default.
+    """
+
+    seed: int
+    step: int
+    term: Term
+    number: int = 0
+    size: int | None = None
+
+    def generator(self) -> torch.Generator:
+        """A generator on the CPU that depends on all but the size."""
+        digest = hashlib.blake2b(repr(self[:4]).encode(), digest_size=8).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+class Stream(Protocol):
+    """Gives the batch of a draw, and says of how many examples it is."""
+
+    def __call__(self, draw: Draw) -> Tree: ...
+
+    def samples(self, draw: Draw) -> int: ...
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The same data at every draw, counted as one sample: a deterministic problem.
+
+    Attributes:
+        outer: what ``outer_loss`` gets.
+        inner: what ``inner_loss`` gets.
+    """
+
+    outer: Any
+    inner: Any
+
+    def __call__(self, draw: Draw) -> Tree:
+        return self.outer if draw.term == "outer" else self.inner
+
+    def samples(self, draw: Draw) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Examples drawn without replacement within a batch, and independently across draws.
+
+    Attributes:
+        outer: a tree of tensors ``[n, ...]``, the examples of ``outer_loss``.
+        inner: that of ``inner_loss``.
+        outer_size: examples of an outer batch; ``None`` for all.
+        inner_size: examples of every other batch; ``None`` for all.
+        axis: the axis of the examples, 1 where axis 0 is that of problems, which all draw the same numbers.
+    """
+
+    outer: Tree
+    inner: Tree
+    outer_size: int | None = None
+    inner_size: int | None = None
+    axis: int = 0
+
+    def __post_init__(self) -> None:
+        for name, size in (("outer_size", self.outer_size), ("inner_size", self.inner_size)):
+            if size is not None and size < 1:
+                raise ConfigError(f"{name} is {size}, but a batch has at least 1 example; use None for all of them")
+
+    def __call__(self, draw: Draw) -> Tree:
+        data, count = self._data(draw)
+        size = self.samples(draw)
+        if size == count:
+            return data  # the same object, so that terms can share what is computed from it
+        chosen = torch.randperm(count, generator=draw.generator())[:size]
+        return tree_map(lambda leaf: leaf.index_select(self.axis, chosen.to(leaf.device)), data)
+
+    def samples(self, draw: Draw) -> int:
+        default = self.outer_size if draw.term == "outer" else self.inner_size
+        size = draw.size if draw.size is not None else default
+        count = self._data(draw)[1]
+        return count if size is None else min(size, count)
+
+    def _data(self, draw: Draw) -> tuple[Tree, int]:
+        data = self.outer if draw.term == "outer" else self.inner
+        return data, tree_leaves(data)[0].shape[self.axis]

@@ -1,0 +1,96 @@
+"""Trees of tensors as flat vectors, so that solvers and algorithms know nothing but ``[D]`` or ``[B, D]``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from metalearn.errors import ShapeError
+
+__all__ = ["Layout", "Tree", "dot", "norm", "scale"]
+
+Tree = Any
+"""A tensor, or a dict, list, tuple or NamedTuple of trees."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tree's tensors lie in a vector.
+
+    Attributes:
+        spec: the tree's structure.
+        shapes: of its tensors, without the axis of problems.
+        problems: the length of that axis, ``None`` where there is none.
+    """
+
+    spec: TreeSpec
+    shapes: tuple[torch.Size, ...]
+    problems: int | None
+
+    @classmethod
+    def of(cls, tree: Tree, name: str, problems: int | None = None) -> Layout:
+        """The layout of a tree.
+
+        Raises:
+            ShapeError: a leaf is not a floating-point tensor, dtypes or devices differ, or the axis of problems is missing.
+        """
+        leaves, spec = tree_flatten(tree)
+        if not leaves:
+            raise ShapeError(
+                f"{name} is {tree!r}, but it must hold at least one tensor; return a tensor or a dict of them"
+            )
+        for leaf in leaves:
+            if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+                kind = leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__
+                raise ShapeError(
+                    f"{name} holds a {kind}, but all its leaves must be floating-point tensors; close over it"
+                )
+            if leaf.dtype != leaves[0].dtype or leaf.device != leaves[0].device:
+                raise ShapeError(
+                    f"{name} mixes {leaves[0].dtype} on {leaves[0].device} with {leaf.dtype} on {leaf.device}, but "
+                    "its tensors must share both; convert them with .to(...)"
+                )
+            if problems is not None and (leaf.ndim == 0 or len(leaf) != problems):
+                raise ShapeError(
+                    f"{name} has a tensor of shape {list(leaf.shape)}, but its first axis must be the {problems} "
+                    f"problems; give it the shape [{problems}, ...] or change batched="
+                )
+        first = 0 if problems is None else 1
+        return cls(spec, tuple(leaf.shape[first:] for leaf in leaves), problems)
+
+    def ravel(self, tree: Tree) -> Tensor:
+        """The vector ``[D]``, or ``[B, D]``, of a tree."""
+        leaves = tree_flatten(tree)[0]
+        lead = () if self.problems is None else (self.problems,)
+        flat = [leaf.reshape((*lead, shape.numel())) for leaf, shape in zip(leaves, self.shapes, strict=True)]
+        return flat[0] if len(flat) == 1 else torch.cat(flat, -1)
+
+    def unravel(self, vector: Tensor) -> Tree:
+        """The tree of a vector ``[..., D]``, whose leading axes all tensors keep."""
+        if len(self.shapes) == 1:
+            pieces: Any = [vector]
+        else:
+            # one split, since its backward pass is one concatenation
+            pieces = vector.split([math.prod(shape) for shape in self.shapes], -1)
+        leaves = [piece.reshape((*vector.shape[:-1], *shape)) for piece, shape in zip(pieces, self.shapes, strict=True)]
+        return tree_unflatten(leaves, self.spec)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The inner product of each problem, ``[]`` or ``[B]``."""
+    return (a * b).sum(-1)
+
+
+def norm(a: Tensor) -> Tensor:
+    """The Euclidean norm of each problem, ``[]`` or ``[B]``."""
+    return torch.linalg.vector_norm(a, dim=-1)
+
+
+def scale(factor: Tensor, vector: Tensor) -> Tensor:
+    """``vector`` times one factor a problem."""
+    return factor.unsqueeze(-1) * vector

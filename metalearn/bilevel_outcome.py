@@ -1,0 +1,85 @@
+"""What the command line says and draws when a bilevel run has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from metalearn.modules.callbacks import folder
+from metalearn.modules.hyper_cleaning import HyperCleaning
+from metalearn.modules.linear_models import LinearBilevel
+from metalearn.reports.bilevel_pictures import draw_costs, draw_histogram
+from metalearn.reports.summary import print_summary
+from metalearn.reports.tables import read_csv
+
+if TYPE_CHECKING:
+    from metalearn.cli import MetaCLI
+
+__all__ = ["after_fit", "after_test"]
+
+Facts = list[tuple[str, str]]
+
+
+def after_fit(cli: MetaCLI) -> None:
+    """Test the checkpoint with the lowest validation loss, draw the pictures, print the summary."""
+    trainer: Any = cli.trainer
+    model = cli.model
+    saver = next((each for each in trainer.callbacks if isinstance(each, ModelCheckpoint) and each.monitor), None)
+    best = Path(saver.best_model_path) if saver is not None and saver.best_model_path else None
+    steps, calls = trainer.global_step, model.counts.as_dict()
+    tests = cli.config[cli.subcommand]["test_after_fit"] and cli.datamodule is not None and not trainer.interrupted
+    if tests:
+        path = str(best) if best is not None else None
+        trainer.test(model, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
+    where = folder(trainer)
+    if not trainer.is_global_zero:
+        return
+    facts = _facts(model) if tests else []
+    facts += [
+        (
+            "training",
+            f"{steps} outer steps in {cli.clock.seconds:.0f} s ({cli.clock.training:.0f} s without validation)",
+        ),
+        ("oracle calls", ", ".join(f"{name} {count:,}" for name, count in calls.items())),
+        ("checkpoint", str(best or "none: the run ended before the first validation")),
+    ]
+    metrics = where / "metrics.csv"
+    drawn = [_draw_learned(model, where)]
+    if isinstance(trainer.logger, CSVLogger) and metrics.is_file():
+        facts.append(("metrics", str(metrics)))
+        rows = read_csv(metrics)
+        if any(row.get("train/loss") for row in rows):
+            drawn.append(draw_costs(where / "costs.png", rows, model.run_name))
+    facts += [("pictures" if not number else "", str(path)) for number, path in enumerate(drawn)]
+    commands = [("Evaluate it again", f"python -m metalearn test --ckpt_path {best}")] if best is not None else []
+    print_summary(model.run_name, facts, commands)
+
+
+def after_test(cli: MetaCLI) -> None:
+    """Print the test's numbers, and draw what was learned."""
+    where = folder(cli.trainer)
+    if cli.trainer.is_global_zero:
+        facts = [*_facts(cli.model), ("pictures", str(_draw_learned(cli.model, where)))]
+        print_summary(f"test: {cli.model.run_name}", facts)
+
+
+def _facts(model: LinearBilevel) -> Facts:
+    found = model.results
+    facts = [("test accuracy", f"{100 * found['test/acc']:.2f} %"), ("test loss", f"{found['test/loss']:.4f}")]
+    if "test/auroc" in found:
+        facts.append(("AUROC", f"{found['test/auroc']:.4f} of small weights as a sign of corrupted labels"))
+    return facts
+
+
+def _draw_learned(model: LinearBilevel, where: Path) -> Path:
+    if isinstance(model, HyperCleaning):
+        weights = model.weights.float().cpu().numpy()
+        wrong = np.zeros(len(weights), bool) if model.corrupted is None else model.corrupted.numpy()
+        parts = {"clean labels": weights[~wrong], "corrupted labels": weights[wrong]}
+        return draw_histogram(where / "weights.png", parts, "learned weight of a training example", model.run_name)
+    values = {"features": model.x.float().cpu().numpy()}
+    return draw_histogram(where / "penalties.png", values, "logarithm of a feature's penalty", model.run_name)

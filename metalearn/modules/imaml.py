@@ -1,0 +1,112 @@
+"""MAML with implicit gradients."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import nn
+
+from metalearn.bilevel.few_shot import BilevelAdaptation
+from metalearn.bilevel.linear import CG, NormalCG
+from metalearn.bilevel.oracles import OracleCounts
+from metalearn.bilevel.solvers import GradientDescent
+from metalearn.inner import Adaptation, Learner, NormPolicy
+from metalearn.modules.arguments import check_choice, check_positive, check_step_size, check_steps
+from metalearn.modules.base import LossFunction, Scheduler
+from metalearn.modules.bilevel_tasks import BilevelTasks
+from metalearn.modules.execution import ExecutionName
+
+__all__ = ["IMAML"]
+
+
+class IMAML(BilevelTasks):
+    """iMAML (Rajeswaran et al. 2019): the inner problem ``y* = argmin_y l_S(y) + lam |y - x|^2 / 2`` ties a task's weights
+    ``y`` to the meta-learned ones ``x``, and the meta-gradient is ``lam v`` with ``(H + lam I) v = grad l_Q(y*)``, ``H`` the
+    Hessian of ``l_S``, by conjugate gradients: what it keeps in memory does not grow with the inner steps.
+
+    Args:
+        backbone: see :class:`MAML`, as for all other arguments.
+        inner_steps: gradient steps on the inner problem in training.
+        inner_lr: their size, below 2 over the curvature of ``l_S`` plus ``lam``.
+        lam: the pull towards ``x``; it must outweigh the negative curvature of ``l_S``.
+        cg_steps: iterations of conjugate gradients.
+        linear_solver: ``"cg"``: a Hessian-vector product an iteration, and an error where ``H + lam I`` has negative curvature;
+            ``"normal_cg"``: two products, for curvature of any sign, as networks have early in training.
+        eval_inner_steps: see :class:`MAML`.
+        loss: see :class:`MAML`.
+        execution: see :class:`MAML`.
+        norm: see :class:`MAML`.
+        outer_optimizer: see :class:`MAML`.
+        outer_scheduler: see :class:`MAML`.
+        support_chunk: see :class:`MAML`.
+        tasks_at_once: see :class:`MAML`.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        inner_steps: int = 16,
+        inner_lr: float = 0.1,
+        lam: float = 2.0,
+        cg_steps: int = 5,
+        linear_solver: Literal["cg", "normal_cg"] = "cg",
+        eval_inner_steps: int | None = None,
+        loss: LossFunction = "cross_entropy",
+        execution: ExecutionName = "auto",
+        norm: NormPolicy = "transductive",
+        outer_optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-3),
+        outer_scheduler: Scheduler = None,
+        support_chunk: int | None = None,
+        tasks_at_once: int | None = None,
+    ) -> None:
+        check_positive("lam", lam)
+        check_steps("cg_steps", cg_steps)
+        check_choice("linear_solver", linear_solver, ["cg", "normal_cg"])
+        check_step_size("inner_lr", inner_lr)
+        self.lam, self._step = lam, inner_lr
+        self._linear = CG(iterations=cg_steps) if linear_solver == "cg" else NormalCG(iterations=cg_steps)
+        self.counts = OracleCounts()
+        self.advice = (
+            f"lam is {lam:g} and must exceed the negative curvature of the support loss: raise it, or use "
+            "linear_solver='normal_cg'"
+        )
+        super().__init__(
+            backbone=backbone,
+            inner_steps=inner_steps,
+            inner_lr=inner_lr,
+            first_order=False,
+            eval_inner_steps=eval_inner_steps,
+            loss=loss,
+            inner_optimizer="sgd",
+            execution=execution,
+            memory="store",
+            norm=norm,
+            initial_inner_lr=0.1,
+            outer_optimizer=outer_optimizer,
+            outer_scheduler=outer_scheduler,
+            inner_weight_decay=0.0,
+            inner_clip_norm=None,
+            support_chunk=support_chunk,
+            multi_step_loss=None,
+            tasks_at_once=tasks_at_once,
+            compile=False,
+        )
+        self.save_hyperparameters({"lam": lam, "cg_steps": cg_steps, "linear_solver": linear_solver})
+
+    def make_learner(self, backbone: nn.Module) -> Learner:
+        return Learner(backbone, self.norm)
+
+    def make_adaptation(self, adaptation: Adaptation) -> Adaptation:
+        return BilevelAdaptation(
+            **{each.name: getattr(adaptation, each.name) for each in fields(adaptation)},
+            inner=GradientDescent(step_size=self._step, steps=self.inner_steps),
+            linear=self._linear,
+            penalty=self.lam,
+            learns_start=True,
+        )

@@ -1,0 +1,87 @@
+"""Regularisation tuning: one l2 penalty for each feature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from metalearn.bilevel.problem import BilevelProblem
+from metalearn.bilevel.regularization import feature_logits, regularization_problem
+from metalearn.errors import ConfigError
+from metalearn.modules.bilevel_names import AlgorithmName, EstimatorName, make_algorithm
+from metalearn.modules.linear_models import LinearBilevel
+
+__all__ = ["RegularizationTuning"]
+
+
+class RegularizationTuning(LinearBilevel):
+    """Learn the penalty ``exp(x_j)`` of each feature of a linear model such that it does well on validation examples
+    (arXiv 2108.00330, section 2.4; Grazzi et al. 2020):
+
+        min_x mean_val CE(W*),  W* = argmin_W mean_train CE(W) + sum_j exp(x_j) mean_c W_jc^2 / 2.
+
+    Args:
+        features: of an example; ``None`` for those of the data module, as for ``classes``.
+        classes: of the labels.
+        initial_log_penalty: where every ``x_j`` starts.
+        algorithm: see :class:`HyperCleaning`, as for all other arguments; the data module's batches are all examples.
+        estimator: see :class:`HyperCleaning`.
+        outer_lr: step size of ``x``.
+        inner_lr: see :class:`HyperCleaning`.
+        inner_steps: see :class:`HyperCleaning`.
+        inner_momentum: see :class:`HyperCleaning`.
+        linear_steps: see :class:`HyperCleaning`.
+        linear_lr: see :class:`HyperCleaning`.
+        period: see :class:`HyperCleaning`.
+        outer_optimizer: see :class:`HyperCleaning`.
+        seed: see :class:`HyperCleaning`.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        features: int | None = None,
+        classes: int | None = None,
+        initial_log_penalty: float = -9.0,
+        algorithm: AlgorithmName = "bio",
+        estimator: EstimatorName = "aid_cg",
+        outer_lr: float = 1000.0,
+        inner_lr: float = 20.0,
+        inner_steps: int = 10,
+        inner_momentum: float = 0.9,
+        linear_steps: int = 5,
+        linear_lr: float = 20.0,
+        period: int = 3,
+        outer_optimizer: OptimizerCallable | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not -50 <= initial_log_penalty <= 50:
+            raise ConfigError(
+                f"initial_log_penalty is {initial_log_penalty}, but it is a logarithm, from -50 to 50; use -9"
+            )
+        made = make_algorithm(
+            algorithm, estimator, outer_lr, inner_lr, inner_steps, inner_momentum, linear_steps, linear_lr, period
+        )
+        super().__init__(made, seed, outer_optimizer)
+        self.save_hyperparameters(ignore=["outer_optimizer"])
+        self.initial_log_penalty = initial_log_penalty
+
+    @property
+    def size_names(self) -> tuple[str, ...]:
+        return "features", "classes"
+
+    def sizes(self, data: Any) -> dict[str, int]:
+        train = data.part("train")
+        return {"features": train.x.shape[1], "classes": 1 + int(max(train.y.max(), data.part("val").y.max()))}
+
+    def make_problem(self, sizes: dict[str, int]) -> tuple[BilevelProblem, Tensor]:
+        problem = regularization_problem(features=sizes["features"], classes=sizes["classes"])
+        return problem, torch.full((sizes["features"],), float(self.initial_log_penalty))
+
+    def logits(self, y: Tensor, x: Any) -> Tensor:
+        return feature_logits(y, x)

@@ -1,0 +1,1 @@
+"""Studies of the thesis's claims on real data."""

@@ -1,0 +1,297 @@
+"""Every outer algorithm against its recursion written out, and its solution."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from metalearn.bilevel import (
+    AID,
+    CG,
+    ITD,
+    L1,
+    MRBO,
+    PZOBO,
+    VRBO,
+    AccBiO,
+    AccBiOBG,
+    Algorithm,
+    BilevelProblem,
+    BiO,
+    Exact,
+    GradientDescent,
+    ProximalBiO,
+    Record,
+    Sampled,
+    State,
+    StocBiONeumann,
+    acc_bio,
+    acc_bio_bg,
+    aid_bio,
+    itd_bio,
+    quadratic,
+    run,
+    smoothness_of_phi,
+    stoc_bio,
+)
+from tests.bilevel.problems import DOUBLE, noise, relative
+
+_WIDE = quadratic(6, 4, 2.5, seed=4, coupled=False)
+Q = dataclasses.replace(_WIDE, C=0.5 * _WIDE.C, Y=0.7 * _WIDE.Y)  # a condition number of Phi that few steps can do
+START = noise(4)
+CONSTANTS = Q.problem.constants
+
+
+def optimum() -> Tensor:
+    """Of ``Phi``, from its affine gradient."""
+    zero = Q.hypergradient(torch.zeros(4, dtype=DOUBLE))
+    curvature = torch.stack([Q.hypergradient(unit) - zero for unit in torch.eye(4, dtype=DOUBLE)], 1)
+    return torch.linalg.solve(curvature, -zero)
+
+
+STEPS = 130
+SOLVING: dict[str, Algorithm] = {
+    "aid": aid_bio(CONSTANTS, step_size=1 / smoothness_of_phi(CONSTANTS)),
+    "itd": itd_bio(CONSTANTS, accuracy=1e-8, step_size=1 / smoothness_of_phi(CONSTANTS)),
+    "stocbio": stoc_bio(CONSTANTS, batch=4, accuracy=1e-8, step_size=1 / smoothness_of_phi(CONSTANTS)),
+    "acc": acc_bio(CONSTANTS, accuracy=1e-8),
+    "acc bg": acc_bio_bg(CONSTANTS),
+    "momentum": ProximalBiO(
+        estimator=Exact(inner=GradientDescent(step_size=1.0, steps=30)), prox=L1(0.0),
+        step_size=1 / smoothness_of_phi(CONSTANTS), momentum=0.5,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(SOLVING))
+def test_finds_the_optimum(name: str) -> None:
+    found = run(Q.problem, SOLVING[name], START, STEPS, every=10)
+    assert relative(found.x, optimum()) < 3e-5
+    counts = [record.gc_g + record.hvp for record in found.history]
+    assert counts == sorted(counts)
+    assert found.history[-1].norm < found.history[0].norm
+
+
+def test_rules_of_the_thesis() -> None:
+    mu, L = CONSTANTS.mu, CONSTANTS.L
+    assert mu is not None
+    assert L is not None
+    general = dataclasses.replace(CONSTANTS, L_phi=None, M=3.0, rho_J=0.5, rho_H=0.25)
+    expected = L + (2 * L**2 + 0.5 * 9) / mu + (0.25 * L * 3 + L**3 + 0.5 * 3 * L) / mu**2 + 0.25 * L**2 * 3 / mu**3
+    assert smoothness_of_phi(general) == pytest.approx(expected)
+    bound = smoothness_of_phi(dataclasses.replace(CONSTANTS, L_phi=None))
+    assert CONSTANTS.L_phi is not None
+    assert CONSTANTS.L_phi <= bound < 50 * CONSTANTS.L_phi
+    aid = aid_bio(general)
+    assert aid.step_size == pytest.approx(1 / (4 * expected))
+    assert isinstance(aid.estimator, AID)
+    assert aid.estimator.inner is not None
+    assert aid.estimator.inner.step_size == pytest.approx(1 / L)
+    stoc = stoc_bio(general, batch=2)
+    assert stoc.estimator.inner is not None
+    assert stoc.estimator.inner.step_size == pytest.approx(2 / (L + mu))
+
+
+def test_bio_is_a_plain_loop() -> None:
+    """ITD-BiO with warm starts, by torch.autograd alone."""
+    x, y = START, torch.zeros(6, dtype=DOUBLE)
+    for _ in range(4):
+        leaf = x.clone().requires_grad_()
+        for _ in range(3):
+            y = y - 0.5 * (Q.A @ y - Q.C @ leaf - Q.d)
+        (gradient,) = torch.autograd.grad(Q.outer_loss(leaf, y, None), leaf)
+        x, y = x - 0.01 * gradient, y.detach()
+    algorithm = BiO(estimator=ITD(inner=GradientDescent(step_size=0.5, steps=3)), step_size=0.01)
+    found = run(Q.problem, algorithm, START, 4)
+    assert relative(found.x, x) < 1e-12
+    assert relative(found.state["y"], y) < 1e-12
+
+
+EXACT = Exact(inner=GradientDescent(step_size=1.0, tolerance=1e-12))
+
+
+def test_accelerated_recursions() -> None:
+    L_phi, mu_x = CONSTANTS.L_phi, CONSTANTS.mu_x
+    assert L_phi is not None
+    assert mu_x is not None
+    x, z = START, START
+    kappa = math.sqrt(L_phi / mu_x)
+    m = (kappa - 1) / (kappa + 1)
+    for _ in range(5):
+        last, z = z, x - Q.hypergradient(x) / L_phi
+        x = (1 + m) * z - m * last
+    assert relative(run(Q.problem, AccBiO(estimator=EXACT, L_phi=L_phi, mu_x=mu_x), START, 5).x, z) < 1e-9
+    x, z, a = START, START, 1 / (2 * L_phi)
+    root = math.sqrt(a * mu_x)
+    for _ in range(5):
+        w = root / (root + 2) * x + 2 / (root + 2) * z
+        gradient = Q.hypergradient(w)
+        x = root / 2 * w + (1 - root / 2) * x - math.sqrt(a / mu_x) * gradient
+        z = w - a * gradient
+    assert relative(run(Q.problem, AccBiOBG(estimator=EXACT, step_size=a, mu_x=mu_x), START, 5).x, z) < 1e-9
+
+
+def direction(x: Tensor, y: Tensor) -> Tensor:
+    """The implicit gradient at any ``y``."""
+    of_x, of_y = Q.partial(x, y)
+    return of_x + Q.C.T @ torch.linalg.solve(Q.A, of_y)
+
+
+@pytest.mark.parametrize(("c1", "c2"), [(1.0, 1.0), (0.1, 0.7), (0.003, 0.01)])
+def test_mrbo_is_exact_on_full_batches_for_any_momentum(c1: float, c2: float) -> None:
+    algorithm = MRBO(estimator=Exact(), step_size=0.02, inner_step_size=0.5, d=0.9, m=2.0, c1=c1, c2=c2)
+    x, y = START, torch.zeros(6, dtype=DOUBLE)
+    state = algorithm.init(Q.problem, START)
+    for k in range(6):
+        u, v = Q.A @ y - Q.C @ x - Q.d, direction(x, y)
+        state = algorithm.step(Q.problem, state)
+        assert relative(state["u"], u) < 1e-12
+        assert relative(state["v"], v) < 1e-12
+        rate = 0.9 / (2 + k) ** (1 / 3)
+        x, y = x - 0.02 * rate * v, y - 0.5 * rate * u
+        assert relative(state["x"], x) < 1e-12
+        assert relative(state["y"], y) < 1e-12
+
+
+@pytest.mark.parametrize("period", [1, 3, 100])
+def test_vrbo_telescopes_on_full_batches(period: int) -> None:
+    """After a step ``u`` and ``v`` are the exact directions at the point that it ended in."""
+    algorithm = VRBO(
+        estimator=Exact(), anchor=Exact(), step_size=0.02, inner_step_size=0.5, period=period, inner_steps=2
+    )
+    x, y = START, torch.zeros(6, dtype=DOUBLE)
+    state = algorithm.init(Q.problem, START)
+    for _ in range(5):
+        x = x - 0.02 * direction(x, y)
+        for _ in range(2):
+            y = y - 0.5 * (Q.A @ y - Q.C @ x - Q.d)
+        state = algorithm.step(Q.problem, state)
+        assert relative(state["x"], x) < 1e-11
+        assert relative(state["y"], y) < 1e-11
+        assert relative(state["u"], Q.A @ y - Q.C @ x - Q.d) < 1e-11
+        assert relative(state["v"], direction(x, y)) < 1e-11
+
+
+def noisy() -> BilevelProblem:
+    """A finite sum: the linear terms of the quadratic differ between 40 examples and have its own as their mean."""
+    inner, outer = noise(40, 6, seed=11), noise(40, 6, seed=12)
+    inner, outer = inner - inner.mean(0), outer - outer.mean(0)
+    return dataclasses.replace(
+        Q.problem,
+        inner_loss=lambda x, y, batch: Q.inner_loss(x, y, None) + y @ batch.mean(0),
+        outer_loss=lambda x, y, batch: Q.outer_loss(x, y, None) + y @ batch.mean(0),
+        stream=Sampled(outer, inner, outer_size=10, inner_size=10),
+    )
+
+
+def test_mrbo_is_its_recursion_on_small_batches() -> None:
+    """The same samples at both points, step after step, and a schedule that goes on."""
+    problem = noisy()
+    stream: Any = problem.stream
+    estimator = StocBiONeumann(eta=0.5, Q=2)
+    algorithm = MRBO(estimator=estimator, step_size=0.02, inner_step_size=0.5, c1=0.3, c2=0.6)
+    from metalearn.bilevel import Draw
+
+    def u_of(x: Tensor, y: Tensor, k: int) -> Tensor:
+        return Q.A @ y - Q.C @ x - Q.d + stream(Draw(5, k, "inner")).mean(0)
+
+    def v_of(x: Tensor, y: Tensor, k: int) -> Tensor:
+        of_x, of_y = Q.partial(x, y)
+        b = of_y + stream(Draw(5, k, "outer")).mean(0)
+        eye = torch.eye(6, dtype=DOUBLE) - 0.5 * Q.A
+        return of_x + Q.C.T @ (0.5 * (b + eye @ b + eye @ eye @ b))
+
+    x, y = START, torch.zeros(6, dtype=DOUBLE)
+    u, v = u_of(x, y, 0), v_of(x, y, 0)
+    last = x, y
+    for k in range(5):
+        if k:
+            e = 1 / k ** (1 / 3)
+            u = u_of(x, y, k) + (1 - min(1.0, 0.6 * e**2)) * (u - u_of(*last, k))
+            v = v_of(x, y, k) + (1 - min(1.0, 0.3 * e**2)) * (v - v_of(*last, k))
+        last, e = (x, y), 1 / (1 + k) ** (1 / 3)
+        x, y = x - 0.02 * e * v, y - 0.5 * e * u
+    found = run(problem, algorithm, START, 5, seed=5)
+    assert relative(found.x, x) < 1e-11
+    assert relative(found.state["y"], y) < 1e-11
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.4, None])
+def test_proximal_finds_the_sparse_optimum(momentum: float | None) -> None:
+    """The optimality of ``Phi + w |x|_1``: the gradient is ``-w sign(x)`` where x is not 0, and within ``w`` where it is."""
+    weight, L_phi = 1.5, CONSTANTS.L_phi
+    assert L_phi is not None
+    algorithm = ProximalBiO(estimator=EXACT, prox=L1(weight), step_size=1 / L_phi, momentum=momentum)
+    found = run(Q.problem, algorithm, START, 2000, tolerance=1e-9, every=100)
+    assert found.converged
+    gradient, x = Q.hypergradient(found.x), found.x
+    assert 0 < int((x == 0).sum()) < 4
+    torch.testing.assert_close(gradient[x != 0], -weight * x[x != 0].sign(), rtol=1e-6, atol=1e-6)
+    assert bool((gradient[x == 0].abs() <= weight).all())
+
+
+SMALL = GradientDescent(step_size=0.5, steps=2)
+RESUMED: list[Algorithm] = [
+    BiO(estimator=AID(inner=SMALL, solver=CG(iterations=2)), step_size=0.01),
+    BiO(estimator=ITD(inner=SMALL), step_size=0.01),
+    BiO(estimator=StocBiONeumann(inner=SMALL, eta=0.5, Q=3, batch=4), step_size=0.01),
+    BiO(estimator=PZOBO(inner=SMALL, Q=2), step_size=0.01),
+    AccBiO(estimator=AID(inner=SMALL), L_phi=200.0, mu_x=1.0),
+    AccBiOBG(estimator=AID(inner=SMALL), step_size=0.004, mu_x=1.0),
+    MRBO(estimator=StocBiONeumann(eta=0.5, Q=2), step_size=0.01, inner_step_size=0.5),
+    VRBO(estimator=StocBiONeumann(eta=0.5, Q=2), anchor=StocBiONeumann(eta=0.5, Q=2, batch=40), step_size=0.01,
+         inner_step_size=0.5, anchor_size=40),
+    ProximalBiO(estimator=AID(inner=SMALL), prox=L1(0.1), step_size=0.01, momentum=None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("algorithm", RESUMED, ids=lambda each: type(each).__name__)
+def test_a_run_resumes_exactly_from_plain_tensors(algorithm: Algorithm) -> None:
+    problem = noisy()
+    whole = run(problem, algorithm, START, 7, seed=3)
+    half = run(problem, algorithm, START, 3, seed=3)
+    file = io.BytesIO()
+    torch.save(half.state, file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    rest = run(problem, algorithm, steps=4, state=state)
+    assert torch.equal(rest.x, whole.x)
+    assert not any(value.requires_grad for value in rest.state.values() if isinstance(value, Tensor))
+    assert rest.state["counts"] == whole.state["counts"]
+    assert rest.history[-1].step == 7
+    other = run(problem, algorithm, START, 7, seed=4)
+    assert not torch.equal(other.x, whole.x)
+
+
+def test_nothing_draws_from_the_global_generator() -> None:
+    before = torch.get_rng_state()
+    for algorithm in RESUMED:
+        run(noisy(), algorithm, START, 2)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_run_stops_and_logs_as_it_is_told() -> None:
+    algorithm = aid_bio(CONSTANTS, step_size=1 / smoothness_of_phi(CONSTANTS))
+    seen: list[int] = []
+
+    def stop(_: State, record: Record) -> bool:
+        seen.append(record.step)
+        return len(seen) == 3
+
+    found = run(Q.problem, algorithm, START, 50, every=4, callback=stop)
+    assert seen == [4, 8, 12]
+    assert [record.step for record in found.history] == seen
+    assert not found.converged
+    assert found.history[0].certificate is not None
+    done = run(Q.problem, algorithm, START, 10_000, tolerance=1e-3, every=1000)
+    assert done.converged
+    assert done.history[-1].norm <= 1e-3
+    leaf = START.clone().requires_grad_()
+    assert not run(Q.problem, algorithm, leaf, 1).x.requires_grad
+    assert torch.equal(leaf.detach(), START)

@@ -1,0 +1,222 @@
+"""iMAML and the few-shot setting against plain autograd, closed forms, and a stock Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metalearn import ANIL, IMAML, MLP, Batch, BilevelError, BilevelFewShot, ConfigError, Episode, MetaModule
+from metalearn.modules.checkpoint import KEY
+from tests.modules.test_evaluation import NoiseTasks
+from tests.networks import TinyConv, noise_episode
+
+
+class Smooth(nn.Module):
+    """A body without kinks, and a head."""
+
+    def __init__(self, ways: int = 3) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.Tanh())
+        self.head = nn.Linear(6, ways)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+def smooth() -> Smooth:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return Smooth().double()
+
+
+def tasks_of(episode: Episode) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    (xs, ys), (xq, yq) = episode
+    return list(zip(xs, ys, xq, yq, strict=True))
+
+
+def agree(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("execution", ["sequential", "vectorized"])
+def test_imaml_is_the_derivative_of_a_converged_inner_loop(execution: Any) -> None:
+    episode, lam, net = noise_episode(2), 1.0, smooth()
+    module = IMAML(net, inner_steps=300, inner_lr=0.4, lam=lam, cg_steps=60, execution=execution)
+    found = module.meta_gradient(episode)
+    x = {name: value.detach().clone().requires_grad_() for name, value in net.named_parameters()}
+    losses = []
+    for xs, ys, xq, yq in tasks_of(episode):
+        y = dict(x)
+        for _ in range(300):
+            tied = sum(((y[name] - x[name]) ** 2).sum() for name in x)
+            loss = F.cross_entropy(functional_call(net, y, (xs,)), ys) + lam / 2 * tied
+            grads = torch.autograd.grad(loss, list(y.values()), create_graph=True)
+            y = {name: value - 0.4 * grad for (name, value), grad in zip(y.items(), grads, strict=True)}
+        losses.append(F.cross_entropy(functional_call(net, y, (xq,)), yq))
+    mean = torch.stack(losses).mean()
+    torch.testing.assert_close(module.meta_loss(episode).loss.detach(), mean.detach(), rtol=1e-9, atol=1e-9)
+    expected = dict(zip(x, torch.autograd.grad(mean, list(x.values())), strict=True))
+    agree({name.removeprefix("backbone."): value for name, value in found.items()}, expected, 1e-8)
+
+
+def head_by_hand(
+    net: Smooth, z: Tensor, t: Tensor, ridge: bool, l2: float, lr: float, steps: int, momentum: float
+) -> tuple[Tensor, Tensor]:
+    """The weight and bias after gradient steps or Nesterov's method, with their graph."""
+    w, b = torch.zeros(3, 6, dtype=z.dtype), torch.zeros(3, dtype=z.dtype)
+    last = (w, b)
+    for _ in range(steps):
+        v, c = ((now + momentum * (now - before)).detach().requires_grad_() if not now.requires_grad else
+                now + momentum * (now - before) for now, before in zip((w, b), last, strict=True))  # fmt: skip
+        out = z @ v.T + c
+        fit = (out - F.one_hot(t, 3)).square().sum(-1).mean() / 2 if ridge else F.cross_entropy(out, t)
+        loss = fit + l2 / 2 * (v.square().sum() + c.square().sum())
+        of_v, of_c = torch.autograd.grad(loss, (v, c), create_graph=True)
+        last, (w, b) = (w, b), (v - lr * of_v, c - lr * of_c)
+    return w, b
+
+
+@pytest.mark.parametrize(
+    ("estimator", "head_loss", "momentum", "steps", "more"),
+    [
+        ("itd", "softmax", 0.0, 7, {}),
+        ("itd", "softmax", 0.0, 7, {"memory": "remat"}),
+        ("itd", "ridge", 0.5, 7, {}),
+        ("aid", "softmax", 0.0, 400, {"linear_steps": 30}),
+        ("aid", "softmax", 0.5, 200, {"linear_steps": 30, "support_chunk": 4}),
+        ("aid", "softmax", 0.0, 400, {"linear_solver": "fixed_point", "linear_steps": 400}),
+        ("aid", "softmax", 0.0, 400, {"linear_solver": "neumann", "linear_steps": 400}),
+        ("aid", "softmax", 0.0, 400, {"linear_solver": "normal_cg", "linear_steps": 60}),
+        ("aid", "ridge", 0.0, 400, {"linear_steps": 30}),
+    ],
+)
+@pytest.mark.parametrize("execution", ["sequential", "vectorized"])
+def test_few_shot_against_a_plain_loop(
+    estimator: Any, head_loss: Any, momentum: float, steps: int, more: dict[str, Any], execution: Any
+) -> None:
+    """ITD at a few steps; AID at so many that an unrolled loop has converged to the same."""
+    episode, net, l2, lr = noise_episode(2), smooth(), 0.2, 0.3
+    module = BilevelFewShot(
+        net, head_loss=head_loss, l2=l2, estimator=estimator, inner_steps=steps, inner_lr=lr, inner_momentum=momentum,
+        execution=execution, **more,
+    ).double()  # fmt: skip
+    found = module.meta_gradient(episode)
+    scale = torch.tensor(5.0 if head_loss == "ridge" else 1.0, dtype=torch.float64, requires_grad=True)
+    losses = []
+    for xs, ys, xq, yq in tasks_of(episode):
+        w, b = head_by_hand(net, net.body(xs), ys, head_loss == "ridge", l2, lr, steps, momentum)
+        losses.append(F.cross_entropy(scale * (net.body(xq) @ w.T + b), yq))
+    mean = torch.stack(losses).mean()
+    torch.testing.assert_close(module.meta_loss(episode).loss.detach(), mean.detach(), rtol=1e-10, atol=1e-10)
+    expected = dict(
+        zip(
+            (f"backbone.body.{name}" for name, _ in net.body.named_parameters()),
+            torch.autograd.grad(mean, list(net.body.parameters()), retain_graph=True), strict=True,
+        )
+    )  # fmt: skip
+    agree(found, expected, 1e-12 if estimator == "itd" else 1e-8)
+    assert not found["backbone.head.weight"].any()
+    if head_loss == "ridge":
+        (of_scale,) = torch.autograd.grad(mean, scale)
+        torch.testing.assert_close(found["scale"], of_scale)
+
+
+def test_a_ridge_head_is_the_closed_form() -> None:
+    """Against ANIL's head solved in closed form, with the same ridge and scale."""
+    episode = noise_episode(3)
+    ours = BilevelFewShot(
+        smooth(), head_loss="ridge", l2=0.3, inner_steps=500, inner_lr=0.3, linear_steps=30, initial_scale=1.0
+    ).double()
+    closed = ANIL(smooth(), head_solver="ridge", initial_ridge=0.3).double()
+    closed.log_ridge.data = torch.tensor(0.3, dtype=torch.float64).log()
+    found, expected = ours.meta_gradient(episode), closed.meta_gradient(episode)
+    agree(found, {name: expected[name] for name in ("backbone.body.1.weight", "backbone.body.1.bias", "scale")}, 1e-9)
+
+
+def test_negative_curvature_is_one_line() -> None:
+    with pytest.raises(BilevelError, match=r"curvature -.*lam is 1e-06 .*raise it"):
+        IMAML(TinyConv().double(), inner_steps=1, inner_lr=0.1, lam=1e-6, cg_steps=40).meta_gradient(noise_episode(2))
+
+
+def test_arguments_out_of_range_are_one_line() -> None:
+    for build, reason in (
+        (lambda: IMAML(Smooth(), lam=0.0), "lam is 0.0"),
+        (lambda: IMAML(Smooth(), cg_steps=0), "cg_steps is 0"),
+        (lambda: BilevelFewShot(Smooth(), l2=-1.0), "l2 is -1.0"),
+        (lambda: BilevelFewShot(Smooth(), estimator="bad"), "estimator is 'bad'"),  # type: ignore[arg-type]
+        (lambda: BilevelFewShot(Smooth(), memory="remat"), "AID keeps no inner step"),
+        (lambda: BilevelFewShot(Smooth(), head="nose"), "head is 'nose'"),
+        (lambda: BilevelFewShot(Smooth(), inner_momentum=1.0), "momentum is 1.0"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            build()
+
+
+BUILT: dict[str, Callable[[nn.Module], MetaModule]] = {
+    "imaml": lambda net: IMAML(net, inner_steps=3, inner_lr=0.1, lam=4.0, cg_steps=3),
+    "aid": lambda net: BilevelFewShot(net, inner_steps=3, l2=0.1, linear_steps=3),
+    "itd": lambda net: BilevelFewShot(net, inner_steps=3, l2=0.1, estimator="itd"),
+    "ridge": lambda net: BilevelFewShot(net, inner_steps=3, l2=0.1, linear_steps=3, head_loss="ridge"),
+}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", BUILT)
+def test_under_a_stock_trainer(name: str, precision: Any, tmp_path: Path) -> None:
+    """Fit, test and predict with the default inference mode; reload from the checkpoint alone, counts included."""
+    torch.manual_seed(0)
+    module = BUILT[name](MLP(3, 64, [8]))
+    run = L.Trainer(
+        accelerator="cpu", max_steps=4, precision=precision, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, default_root_dir=tmp_path, log_every_n_steps=1,
+    )  # fmt: skip
+    run.fit(module, datamodule=NoiseTasks())
+    counts = module.counts.as_dict()  # type: ignore[union-attr]
+    calls = {"imaml": (4, 3, 1), "aid": (4, 3, 1), "ridge": (4, 3, 1), "itd": (3, 2, 3)}[name]
+    tasks = counts["gc_f"]
+    assert tasks == 4 * NoiseTasks().tasks_per_batch
+    assert counts == {"gc_f": tasks, "gc_g": calls[0] * tasks, "hvp": calls[1] * tasks, "jvp": calls[2] * tasks}
+    if name != "itd":
+        assert float(run.callback_metrics["train/inner_residual"]) > 0
+        assert float(run.callback_metrics["train/dual_residual"]) > 0
+    (found,) = run.test(module, datamodule=NoiseTasks(), verbose=False)
+    assert 0 <= found["test/acc"] <= 1
+    assert {"test/acc_ci95", "test/acc_step_0", "test/acc_step_3"} <= found.keys()
+    (probabilities, *_) = run.predict(module, datamodule=NoiseTasks())  # type: ignore[misc]
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(probabilities.shape[:-1]))
+    if precision == "32-true":
+        run.save_checkpoint(tmp_path / "module.ckpt")
+        assert torch.load(tmp_path / "module.ckpt", weights_only=True)[KEY]["oracles"] == counts
+        again = type(module).load_from_checkpoint(tmp_path / "module.ckpt")
+        assert again.counts.as_dict() == counts
+        episode = noise_episode(1, dtype=torch.float32)
+        support = Batch(episode.support.x[0], episode.support.y[0])
+        with torch.inference_mode():
+            torch.testing.assert_close(
+                again.adapt(support)(episode.query.x[0]), module.adapt(support)(episode.query.x[0])
+            )
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_a_few_steps_learn(name: str, tmp_path: Path) -> None:
+    """The query loss of one fixed batch goes down."""
+    torch.manual_seed(0)
+    module = BUILT[name](MLP(3, 64, [16]))
+    episode = noise_episode(2, dtype=torch.float32)
+    first = float(module.training_step(episode, 0).detach())
+    optimizer = torch.optim.Adam([value for value in module.parameters() if value.requires_grad], lr=1e-2)
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = module.training_step(episode, 0)
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.8 * first
