@@ -30,7 +30,7 @@ def study_newsgroups(
     output: str,
     seeds: int = 5,
     vocabulary: int | None = 20_000,
-    grid: Sequence[float] = (-11.0, -10.0, -9.0, -8.0, -7.0),
+    grid: Sequence[float] = (-13.0, -12.0, -11.0, -10.0, -9.0, -8.0, -7.0),
     solve_steps: int = 100,
     steps: int = 15,
     step_size: float = 2000.0,
