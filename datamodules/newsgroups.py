@@ -108,7 +108,19 @@ class NewsgroupsDataModule(BilevelDataModule):
         self.words = [str(word) for word in vectorizer.get_feature_names_out()]
         numbers = {name: number for number, name in enumerate(self.classes)}
         labels = {part: np.asarray([numbers[name] for name in posts[part][1]], np.int64) for part in PARTS}
-        count = len(labels["train"])
+        self._matrices = {part: (features[part], labels[part]) for part in PARTS}
+        return self._cut()
+
+    def cut_again(self, split_seed: int) -> None:
+        """Cut the same posts by another seed, without reading them again."""
+        check_at_least("split_seed", split_seed, 0)
+        self.setup()
+        self.split_seed = split_seed
+        self.parts = self._cut()
+
+    def _cut(self) -> dict[str, Examples]:
+        matrix, labels = self._matrices["train"]
+        count = len(labels)
         order = np.random.default_rng([self.split_seed, SPLIT]).permutation(count)
         held = round(self.val_share * count)
         if not 0 < held < count:
@@ -117,8 +129,8 @@ class NewsgroupsDataModule(BilevelDataModule):
                 "more posts or val_share=0.5"
             )
         rows = {"train": np.sort(order[held:]), "val": np.sort(order[:held])}
-        parts = {name: _examples(features["train"][chosen], labels["train"][chosen]) for name, chosen in rows.items()}
-        return {**parts, "test": _examples(features["test"], labels["test"])}
+        parts = {name: _examples(matrix[chosen], labels[chosen]) for name, chosen in rows.items()}
+        return {**parts, "test": _examples(*self._matrices["test"])}
 
 
 def read_posts(root: Path) -> Posts:

@@ -45,8 +45,8 @@ def test_hyper_cleaning_repeats(tmp_path: Path) -> None:
     root = make_mnist(tmp_path / "mnist")
     told = []
     for name in ("a", "b"):
-        main(["study", "hyper_cleaning", "--root", str(root), "--output", str(tmp_path / name), "--seeds", "1", "--budget", "2000",
-              "--train", "100", "--val", "50", "--test", "50", "--methods", "[stocBiO]"])  # fmt: skip
+        main(["study", "hyper_cleaning", "--root", str(root), "--output", str(tmp_path / name), "--seeds", "1",
+              "--budget", "2000", "--train", "100", "--val", "50", "--test", "50", "--methods", "[stocBiO]"])  # fmt: skip
         told.append([{**row, "seconds": ""} for row in rows(tmp_path / name / "hyper_cleaning.csv")])
     assert told[0] == told[1]
 

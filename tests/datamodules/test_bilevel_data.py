@@ -183,6 +183,11 @@ def test_the_split_of_newsgroups_is_a_constant(tmp_path: Path) -> None:
     assert torch.equal(one.part("train").x.to_dense(), same.part("train").x.to_dense())
     assert not torch.equal(one.part("train").y, other.part("train").y)
     assert other.part("train").x.shape == (18, 10)
+    again = other.part("train").y
+    other.cut_again(0)
+    assert torch.equal(other.part("train").y, one.part("train").y)
+    other.cut_again(1)
+    assert torch.equal(other.part("train").y, again)
     (batch,) = NewsgroupsDataModule(str(tmp_path), steps_per_epoch=1).train_dataloader()
     assert batch.inner.x.shape == (18, 58)
     (test,) = one.test_dataloader()

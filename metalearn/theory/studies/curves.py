@@ -77,6 +77,11 @@ def draw_bands(
         sharey="row",
     )
     for row, (y, y_label) in zip(axes, ys.items(), strict=True):
+        late = [
+            point[y] for runs in traces.values() for trace in runs for point in trace.points[len(trace.points) // 8 :]
+        ]
+        low, high = min([*late, *(levels or {}).get(y, {}).values()]), max([*late, *(levels or {}).get(y, {}).values()])
+        margin = 0.06 * (high - low) or 1.0
         for axis, (x, x_label) in zip(row, xs.items(), strict=True):
             for colour, (name, runs) in zip(COLOURS, traces.items(), strict=False):
                 grid, mean, deviation = mean_and_spread(runs, x, y)
@@ -84,9 +89,10 @@ def draw_bands(
                 axis.fill_between(grid, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
             for label, level in (levels or {}).get(y, {}).items():
                 axis.axhline(level, color="0.4", linestyle="--", linewidth=1, label=label)
-            axis.set(xlabel=x_label, ylabel=y_label)
+            # the first steps from random weights would leave no room for the rest
+            axis.set(xlabel=x_label, ylabel=y_label, ylim=(low - margin, high + margin))
             axis.grid(alpha=0.25)
-    axes[0, -1].legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right center")
     figure.suptitle(title, fontsize=10)
     return save_figure(figure, path)
 

@@ -1,0 +1,226 @@
+"""Milliseconds per outer step and peak memory of our bilevel algorithms beside the same ones as plain torch.autograd loops.
+
+Both get the same losses, data, step sizes and starting points, and take turns in one process; the hypergradients are compared
+first. The plain loops go through the tasks one after the other, as a loop over ``torch.autograd.grad`` does. Peak memory is
+measured apart, each in a process of its own.
+
+python benchmarks/bilevel.py    (the table of docs/bilevel_studies.md)
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from allocations import peak_above
+from machine import describe
+from torch import Tensor
+
+from metalearn.bilevel import AID, CG, ITD, BilevelProblem, Estimator, GradientDescent, cleaning_problem, hypergradient
+
+Loss = Callable[[Any, Tensor, Any], Tensor]
+
+
+class Work(NamedTuple):
+    """A problem and how it is solved.
+
+    Attributes:
+        inner, outer: the losses of one problem.
+        x: the outer variables, a dict.
+        y: the inner ones, ``[B, ...]`` or ``[...]``.
+        train, val: the batch of ``inner`` and of ``outer``, with a leading axis of tasks where there is one.
+        tasks: ``B``, ``None`` for a single problem.
+        step_size, steps, iterations: of gradient descent and of conjugate gradients.
+    """
+
+    inner: Loss
+    outer: Loss
+    x: dict[str, Tensor]
+    y: Tensor
+    train: Any
+    val: Any
+    tasks: int | None
+    step_size: float
+    steps: int
+    iterations: int
+
+
+def few_shot(
+    tasks: int = 16, ways: int = 5, shots: int = 5, queries: int = 15, dtype: torch.dtype = torch.float32
+) -> Work:
+    """A shared body of two layers and a softmax head a task."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int, scale: float = 1.0) -> Tensor:
+        return (scale * torch.randn(*shape, generator=generator)).to(dtype)
+
+    x = {"first": noise(784, 64, scale=784**-0.5), "second": noise(64, 64, scale=0.125)}
+
+    def logits(x: dict[str, Tensor], y: Tensor, inputs: Tensor) -> Tensor:
+        return torch.relu(torch.relu(inputs @ x["first"]) @ x["second"]) @ y
+
+    def inner(x: Any, y: Tensor, batch: Any) -> Tensor:
+        return F.cross_entropy(logits(x, y, batch[0]), batch[1]) + 0.01 * y.square().sum()
+
+    def outer(x: Any, y: Tensor, batch: Any) -> Tensor:
+        return F.cross_entropy(logits(x, y, batch[0]), batch[1])
+
+    train, val = ((noise(tasks, ways * each, 784), torch.arange(ways).repeat(tasks, each)) for each in (shots, queries))
+    return Work(inner, outer, x, noise(tasks, 64, ways, scale=0.01), train, val, tasks, 0.1, 10, 5)
+
+
+def cleaning(dtype: torch.dtype = torch.float32) -> Work:
+    """Hyper-cleaning at the size of MNIST's study, on noise."""
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for count in (6000, 2000):
+        inputs = torch.rand(count, 784, generator=generator).to(dtype)
+        parts.append((torch.arange(count), inputs, torch.randint(0, 10, (count,), generator=generator)))
+    problem = cleaning_problem(parts[0], parts[1])
+
+    def inner(x: Any, y: Tensor, batch: Any) -> Tensor:
+        return problem.inner_loss(x["x"], y, batch)
+
+    def outer(x: Any, y: Tensor, batch: Any) -> Tensor:
+        return problem.outer_loss(x["x"], y, batch)
+
+    y = 0.01 * torch.randn(10, 785, generator=generator).to(dtype)
+    return Work(inner, outer, {"x": torch.zeros(6000, dtype=dtype)}, y, *parts, None, 0.01, 10, 5)
+
+
+WORKS = {"few-shot, 16 tasks": few_shot, "hyper-cleaning": cleaning}
+
+
+def ours(work: Work, method: str) -> Callable[[], dict[str, Tensor]]:
+    """One hypergradient by the package."""
+    problem = BilevelProblem(work.outer, work.inner, lambda _: work.y, batched=work.tasks)
+    problem = problem.with_batch(outer=work.val, inner=work.train)
+    solver = GradientDescent(step_size=work.step_size, steps=work.steps)
+    estimator: Estimator = (
+        AID(inner=solver, solver=CG(iterations=work.iterations)) if method == "AID-CG" else ITD(inner=solver)
+    )
+    return lambda: hypergradient(problem, work.x, work.y, estimator).value
+
+
+def plain(work: Work, method: str) -> Callable[[], dict[str, Tensor]]:
+    """The same by loops over ``torch.autograd.grad``."""
+    find = plain_aid if method == "AID-CG" else plain_itd
+    if work.tasks is None:
+        return lambda: find(work, work.y, work.train, work.val)
+    tasks = work.tasks
+
+    def step() -> dict[str, Tensor]:
+        total: dict[str, Tensor] = {}
+        for task in range(tasks):
+            train, val = (tuple(part[task] for part in batch) for batch in (work.train, work.val))
+            for name, value in find(work, work.y[task], train, val).items():
+                total[name] = total[name] + value / tasks if name in total else value / tasks
+        return total
+
+    return step
+
+
+def plain_itd(work: Work, y: Tensor, train: Any, val: Any) -> dict[str, Tensor]:
+    """Backpropagation through the inner steps."""
+    x = {name: value.detach().requires_grad_() for name, value in work.x.items()}
+    y = y.detach().requires_grad_()
+    for _ in range(work.steps):
+        (found,) = torch.autograd.grad(work.inner(x, y, train), y, create_graph=True)
+        y = y - work.step_size * found
+    gradients = torch.autograd.grad(work.outer(x, y, val), list(x.values()), allow_unused=True)
+    return {name: found for name, found in zip(x, gradients, strict=True) if found is not None}
+
+
+def plain_aid(work: Work, y: Tensor, train: Any, val: Any) -> dict[str, Tensor]:
+    """Gradient descent, then conjugate gradients on one graph of the inner gradient."""
+    x = {name: value.detach().requires_grad_() for name, value in work.x.items()}
+    fixed = {name: value.detach() for name, value in x.items()}
+    y = y.detach().requires_grad_()
+    for _ in range(work.steps):
+        (found,) = torch.autograd.grad(work.inner(fixed, y, train), y)
+        y = (y - work.step_size * found).detach().requires_grad_()
+    names = list(x)
+    *direct, b = torch.autograd.grad(work.outer(x, y, val), [*x.values(), y], allow_unused=True)
+    (gradient,) = torch.autograd.grad(work.inner(x, y, train), y, create_graph=True)
+    v, r = torch.zeros_like(b), b
+    p, square = r, (r * r).sum()
+    for _ in range(work.iterations):
+        (along,) = torch.autograd.grad(gradient, y, p, retain_graph=True)
+        step = square / (p * along).sum()
+        v, r = v + step * p, r - step * along
+        before, square = square, (r * r).sum()
+        p = r + square / before * p
+    through = torch.autograd.grad(gradient, list(x.values()), v)
+    return {
+        name: -cross if first is None else first - cross
+        for name, first, cross in zip(names, direct, through, strict=True)
+    }
+
+
+SYSTEMS = {"metalearn": ours, "plain loops": plain}
+
+
+def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest of a tensor, relative to its norm."""
+    return max(float((found[name] - value).norm() / value.norm()) for name, value in expected.items())
+
+
+def peak(work: str, method: str, system: str) -> float:
+    """MiB that a step adds at its peak, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--peak", work, method, system],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parent,
+    )  # fmt: skip
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.peak:
+        work, method, system = given.peak
+        step = SYSTEMS[system](WORKS[work](), method)
+        print(peak_above(step, "cpu"))
+        return
+    print(describe() + "\n")
+    print(
+        "| problem | method | system | ms per outer step (median) | best | times faster | peak MiB | float64 difference |"
+    )
+    print("|---|---|---|---:|---:|---:|---:|---:|")
+    for name, make in WORKS.items():
+        for method in ("ITD", "AID-CG"):
+            exact = make(dtype=torch.float64)
+            agreement = difference(ours(exact, method)(), plain(exact, method)())
+            work = make()
+            steps = {system: build(work, method) for system, build in SYSTEMS.items()}
+            seconds: dict[str, list[float]] = {system: [] for system in SYSTEMS}
+            for number in range(given.rounds + 2):
+                for system, step in steps.items():
+                    begun = time.perf_counter()
+                    step()
+                    if number >= 2:
+                        seconds[system].append(time.perf_counter() - begun)
+            medians = {system: statistics.median(taken) for system, taken in seconds.items()}
+            for system, taken in seconds.items():
+                faster = medians["plain loops"] / medians[system]
+                print(
+                    f"| {name} | {method} | {system} | {1000 * medians[system]:.1f} | {1000 * min(taken):.1f} "
+                    f"| {faster:.2f} | {peak(name, method, system):.1f} | {agreement:.0e} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
