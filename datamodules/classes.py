@@ -144,7 +144,7 @@ class ClassEpisodes(EpisodicDataModule):
         turned = self._turns(split) and listed is None
         tasks = []
         for index in indices:
-            rows, turns = (listed[index], None) if listed else self._draw_one(seed, split, index, turned)
+            rows, turns = (self._from_table(index), None) if listed else self._draw_one(seed, split, index, turned)
             tasks.append(self._build(rows, turns))
         if self.recipe.varies or len({tuple(role.x.shape for role in task) for task in tasks}) > 1:
             return tasks
@@ -154,8 +154,17 @@ class ClassEpisodes(EpisodicDataModule):
         """The numbers of the examples of a task in the :attr:`pool`, and their labels."""
         self.ready()
         if split == "test" and self._listed is not None:
-            return self._listed[index]
+            return self._from_table(index)
         return self._draw_one(seed, split, index, False)[0]
+
+    def _from_table(self, index: int) -> TaskRows:
+        assert self._listed is not None
+        if index >= len(self._listed):
+            raise ConfigError(
+                f"test task {index} is asked for, but {self.options.test_tasks_file} lists {len(self._listed)} tasks, numbered "
+                f"from 0; ask for at most {len(self._listed)}"
+            )
+        return self._listed[index]
 
     def gather_rows(self, seed: int, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """The numbers ``[B, N, K + Q]`` of the examples of tasks of one shape, and the turns ``[B, N]`` of their classes."""

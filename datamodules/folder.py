@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from metalearn.datamodules.checks import Count, check_at_least
-from metalearn.datamodules.forms import check_classes
+from metalearn.datamodules.forms import IMAGES, check_classes
 from metalearn.datamodules.images import ImageSpec, read_image
 from metalearn.datamodules.listed import Entry, ListedClass, ListedImages
 from metalearn.datamodules.options import EpisodeOptions
@@ -19,8 +19,6 @@ from metalearn.datamodules.tables import read_label_table
 from metalearn.errors import ConfigError, DataError
 
 __all__ = ["ImageFolderEpisodes", "file_entry", "list_images", "read_queries", "read_support"]
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
 
 class ImageFolderEpisodes(ListedImages):
@@ -135,9 +133,7 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
     for child in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         images = _images(child)
         if not images:
-            raise DataError(
-                f"class folder {child} holds no image; add some ({', '.join(sorted(SUFFIXES))}) or remove it"
-            )
+            raise DataError(f"class folder {child} holds no image; add some ({', '.join(IMAGES)}) or remove it")
         found[child.name] = images
     return found
 
@@ -171,11 +167,11 @@ def read_queries(folder: Path, spec: ImageSpec) -> tuple[np.ndarray, list[Path]]
     """
     if not folder.is_dir():
         raise DataError(f"query {folder} is not a folder; give the folder that holds the images to classify")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES and path.is_file())
     if not files:
-        raise DataError(f"query {folder} holds no image; add some ({', '.join(sorted(SUFFIXES))})")
+        raise DataError(f"query {folder} holds no image; add some ({', '.join(IMAGES)})")
     return np.stack([read_image(file, spec) for file in files]), files
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES and path.is_file())

@@ -20,6 +20,7 @@ from metalearn.datamodules.randomness import SPLITS
 from metalearn.errors import DataError
 
 __all__ = [
+    "IMAGES",
     "Form",
     "check_classes",
     "find_classes",

@@ -37,11 +37,11 @@ class LinearBilevel(BilevelCore):
 
     def sizes(self, data: Any) -> dict[str, int]:
         """The arguments that say how large ``x`` and ``y`` are, from the data."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say its sizes")
 
     def make_problem(self, sizes: dict[str, int]) -> tuple[BilevelProblem, Tensor]:
         """The problem without its data, and the initial ``x``."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must make its problem")
 
     def logits(self, y: Tensor, x: Any) -> Tensor:
         """The linear model's outputs ``[n, classes]``."""

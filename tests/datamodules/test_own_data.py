@@ -23,23 +23,21 @@ SMALL: dict[str, Any] = {"ways": 2, "shots": 1, "queries": 2, "image_size": 16}
 
 # ---------------------------------------------------------------- arrays
 def test_arrays_train_under_a_stock_trainer(tmp_path: Path) -> None:
+    """Twenty well separated clouds of points, named by strings: new ones are told apart."""
     rng = np.random.default_rng(0)
-    y = np.asarray([f"kind{label:02d}" for label in rng.permutation(np.repeat(np.arange(20), 12))])
-    x = rng.normal(size=(240, 6)) + 3 * np.asarray([hash_of(name) for name in y])[:, None] % 7
-    np.savez(tmp_path / "all.npz", x=x, y=y)
-    data = ArrayEpisodes(str(tmp_path / "all.npz"), ways=3, shots=2, queries=4, train_tasks=40, test_tasks=20,
+    labels = rng.permutation(np.repeat(np.arange(20), 12))
+    x = rng.normal(size=(240, 6)) + 3 * rng.normal(size=(20, 6))[labels]
+    np.savez(tmp_path / "all.npz", x=x, y=np.asarray([f"kind{label:02d}" for label in labels]))
+    data = ArrayEpisodes(str(tmp_path / "all.npz"), ways=3, shots=2, queries=4, train_tasks=400, test_tasks=20,
                          options=EpisodeOptions(normalize=True))  # fmt: skip
     trainer = L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    module = MAML(MLP(inputs=6, outputs=3), inner_steps=1, inner_lr=0.1)
+    torch.manual_seed(0)
+    module = MAML(MLP(inputs=6, outputs=3), inner_steps=5, inner_lr=0.3)
     trainer.fit(module, datamodule=data)
-    assert trainer.test(module, datamodule=data, verbose=False)[0]["test/acc"] > 0.4
+    assert trainer.test(module, datamodule=data, verbose=False)[0]["test/acc"] > 0.8
     support, _ = data.episode(0, "test", 0)
     assert support.x.dtype == torch.float32
     assert support.y.tolist() == [0, 0, 1, 1, 2, 2]
-
-
-def hash_of(name: str) -> int:
-    return int(name[4:])
 
 
 def test_arrays_of_all_kinds_are_the_same_and_normalised_by_the_training_classes(tmp_path: Path) -> None:

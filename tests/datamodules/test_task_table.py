@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metalearn import DataError
+from metalearn import ConfigError, DataError
 from metalearn.datamodules import ArrayEpisodes, EpisodeOptions, ImageFolderEpisodes
 from metalearn.datamodules.task_table import HEADER, task_lines
 from metalearn.reports.tables import write_csv
@@ -48,6 +48,15 @@ def test_a_table_holds_the_very_same_tasks(folder: str, options: dict[str, int],
             assert torch.equal(role.x, expected.x)
             assert torch.equal(role.y, expected.y)
     assert not torch.equal(again.episode(9, "train", 0).support.x, first.episode(0, "train", 0).support.x)
+
+
+def test_a_task_beyond_the_table_is_one_line(folder: str, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "tasks.csv", HEADER, task_lines(made(folder), "test", 2))
+    data = made(folder, test_tasks_file=str(path))
+    with pytest.raises(ConfigError, match=r"test task 2 is asked for, but .*tasks\.csv lists 2 tasks"):
+        data.episode(0, "test", 2)
+    with pytest.raises(ConfigError, match="test task 2 is asked for"):
+        list(task_lines(data, "test", 3))
 
 
 def test_another_system_can_read_the_images(folder: str, tmp_path: Path) -> None:
