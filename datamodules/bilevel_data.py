@@ -65,7 +65,8 @@ class BilevelDataModule(L.LightningDataModule):
     the numbers, and a resumed run goes on with the batch after the last one.
 
     Attributes:
-        parts: the examples of ``train``, ``val`` and ``test``, once :meth:`setup` has run.
+        parts: the examples of ``train``, ``val`` and ``test``, once :meth:`setup` has run; and of ``held``, where some examples
+            are held out from the outer loss, too: then the Trainer validates by those.
     """
 
     parts: dict[str, Examples]
@@ -96,7 +97,7 @@ class BilevelDataModule(L.LightningDataModule):
         self.parts = {}
 
     def load(self) -> dict[str, Examples]:
-        """Read the examples of ``train``, ``val`` and ``test``."""
+        """Read the examples of ``train``, ``val``, ``test`` and perhaps ``held``."""
         raise NotImplementedError(f"{type(self).__name__} must load its examples")
 
     def setup(self, stage: str | None = None) -> None:
@@ -105,7 +106,7 @@ class BilevelDataModule(L.LightningDataModule):
             self.parts = self.load()
 
     def part(self, name: str) -> Examples:
-        """The examples of ``train``, ``val`` or ``test``."""
+        """The examples of ``train``, ``val``, ``test`` or, where there is one, ``held``."""
         self.setup()
         if name not in self.parts:
             raise ConfigError(f"part is {name!r}, but it must be one of {', '.join(self.parts)}; use 'train'")
@@ -132,8 +133,9 @@ class BilevelDataModule(L.LightningDataModule):
         return self._loader(_Draw(self, None), self.steps_per_epoch, advances=True)
 
     def val_dataloader(self) -> EpisodeLoader:
-        """:class:`Examples` of the validation part."""
-        return self._evaluation("val")
+        """:class:`Examples` of the held-out part where there is one, else of the validation part."""
+        self.setup()
+        return self._evaluation("held" if "held" in self.parts else "val")
 
     def test_dataloader(self) -> EpisodeLoader:
         """:class:`Examples` of the test part."""

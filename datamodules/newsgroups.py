@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import lzma
+import re
 import tarfile
 import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from metalearn.datamodules.bilevel_data import BilevelDataModule, Examples
 from metalearn.datamodules.checks import check_at_least
 from metalearn.errors import ConfigError, DataError
 
-__all__ = ["NewsgroupsDataModule", "read_posts"]
+__all__ = ["NewsgroupsDataModule", "Posts", "read_posts"]
 
 ARCHIVES = ("20news-bydate.tar.xz", "20news-bydate.tar.gz", "20news-bydate.tar")
 PARTS = ("train", "test")
@@ -28,8 +29,21 @@ MOST_POSTS = 1_000_000
 SPLIT = 20210803
 """The constant in the seed of the split."""
 
-Posts = dict[str, tuple[list[str], list[str]]]
-"""For ``train`` and ``test`` the posts and the name of each one's group."""
+Cut = Literal["random", "date"]
+
+
+class Posts(NamedTuple):
+    """The posts of a part.
+
+    Attributes:
+        texts: of each.
+        groups: the name of each one's group.
+        names: of each one's file, which begins with a number that its group's server counted up.
+    """
+
+    texts: list[str]
+    groups: list[str]
+    names: list[str]
 
 
 class NewsgroupsDataModule(BilevelDataModule):
@@ -43,8 +57,12 @@ class NewsgroupsDataModule(BilevelDataModule):
         root: ``20news-bydate.tar.xz`` (or ``.tar.gz``, ``.tar``), the folder that it is in, or that of
             ``20news-bydate-train`` and ``20news-bydate-test``. An archive is read in place.
         vocabulary: the most frequent words, at most; ``None`` for all, some 130,000.
-        val_share: of the training part's posts, which the outer loss gets.
-        split_seed: of that cut; the same for all runs unless it is asked for.
+        val_share: of the training part's posts, for validation; the outer loss gets them, but for the held out.
+        held_share: of these posts, which neither loss gets: by them the Trainer validates, and they say when to stop.
+        cut: ``random``, or ``date``: in each group the later posts, in the order of their numbers, are for validation, the
+            latest of them held out. The test part is later than all of them.
+        used_share: of the training part's posts, drawn by ``split_seed``; the others are left out.
+        split_seed: of these draws; the same for all runs unless it is asked for.
         sublinear: whether the count ``c`` of a word enters as ``1 + log c``.
         seed: of nothing but what the module does with it.
         steps_per_epoch: training batches an epoch, on each rank.
@@ -69,6 +87,9 @@ class NewsgroupsDataModule(BilevelDataModule):
         root: str,
         vocabulary: int | None = 20_000,
         val_share: float = 0.5,
+        held_share: float = 0.0,
+        cut: Cut = "random",
+        used_share: float = 1.0,
         split_seed: int = 0,
         sublinear: bool = True,
         seed: int = 0,
@@ -79,8 +100,15 @@ class NewsgroupsDataModule(BilevelDataModule):
             check_at_least("vocabulary", vocabulary, 1)
         if not 0 < val_share < 1:
             raise ConfigError(f"val_share is {val_share}, but it is a share, above 0 and below 1; use 0.5")
+        if not 0 <= held_share < 1:
+            raise ConfigError(f"held_share is {held_share}, but it is a share, from 0 to below 1; use 0.25")
+        if not 0 < used_share <= 1:
+            raise ConfigError(f"used_share is {used_share}, but it is a share, above 0 and at most 1; use 1.0")
+        if cut not in get_args(Cut):
+            raise ConfigError(f"cut is {cut!r}, but it must be one of {', '.join(get_args(Cut))}; use 'date'")
         check_at_least("split_seed", split_seed, 0)
         self.root, self.vocabulary, self.val_share = root, vocabulary, val_share
+        self.held_share, self.cut, self.used_share = held_share, cut, used_share
         self.split_seed, self.sublinear = split_seed, sublinear
 
     def load(self) -> dict[str, Examples]:
@@ -92,8 +120,8 @@ class NewsgroupsDataModule(BilevelDataModule):
                 '"metalearn-lightning[text]"'
             ) from error
         posts = read_posts(Path(self.root))
-        self.classes = sorted(set(posts["train"][1]))
-        strangers = sorted(set(posts["test"][1]) - set(self.classes))
+        self.classes = sorted(set(posts["train"].groups))
+        strangers = sorted(set(posts["test"].groups) - set(self.classes))
         if strangers:
             raise DataError(
                 f"{self.root} has the group {strangers[0]} in its test part alone, but a model learns groups from the training "
@@ -101,14 +129,15 @@ class NewsgroupsDataModule(BilevelDataModule):
             )
         vectorizer = TfidfVectorizer(max_features=self.vocabulary, sublinear_tf=self.sublinear, dtype=np.float32)
         try:
-            features = {"train": vectorizer.fit_transform(posts["train"][0])}
+            features = {"train": vectorizer.fit_transform(posts["train"].texts)}
         except ValueError as error:
             raise DataError(f"{self.root} gives no words ({error}); fetch the data again") from error
-        features["test"] = vectorizer.transform(posts["test"][0])
+        features["test"] = vectorizer.transform(posts["test"].texts)
         self.words = [str(word) for word in vectorizer.get_feature_names_out()]
         numbers = {name: number for number, name in enumerate(self.classes)}
-        labels = {part: np.asarray([numbers[name] for name in posts[part][1]], np.int64) for part in PARTS}
+        labels = {part: np.asarray([numbers[name] for name in posts[part].groups], np.int64) for part in PARTS}
         self._matrices = {part: (features[part], labels[part]) for part in PARTS}
+        self._names = posts["train"].names
         return self._cut()
 
     def cut_again(self, split_seed: int) -> None:
@@ -121,19 +150,44 @@ class NewsgroupsDataModule(BilevelDataModule):
     def _cut(self) -> dict[str, Examples]:
         matrix, labels = self._matrices["train"]
         count = len(labels)
-        order = np.random.default_rng([self.split_seed, SPLIT]).permutation(count)
-        held = round(self.val_share * count)
-        if not 0 < held < count:
-            raise DataError(
-                f"{self.root} has {count} training posts, of which val_share={self.val_share} leaves train or val empty; use "
-                "more posts or val_share=0.5"
-            )
-        rows = {"train": np.sort(order[held:]), "val": np.sort(order[:held])}
-        parts = {name: _examples(matrix[chosen], labels[chosen]) for name, chosen in rows.items()}
+        order = np.random.default_rng([self.split_seed, SPLIT]).permutation(count)[::-1][
+            : round(self.used_share * count)
+        ]
+        rows: dict[str, list[np.ndarray]] = {"train": [], "val": [], "held": []}
+        for each in self._by_date(order, labels) if self.cut == "date" else [order]:
+            later = len(each) - round(self.val_share * len(each))
+            latest = len(each) - round(self.held_share * (len(each) - later))
+            for name, chosen in zip(rows, np.split(each, [later, latest]), strict=True):
+                rows[name].append(chosen)
+        parts = {}
+        for name, pieces in rows.items():
+            joined = np.sort(np.concatenate(pieces))
+            if len(joined):
+                parts[name] = _examples(matrix[joined], labels[joined])
+            elif name != "held" or self.held_share > 0:
+                raise DataError(
+                    f"{self.root} has {len(order)} training posts to use, of which val_share={self.val_share} and "
+                    f"held_share={self.held_share} leave {name} empty; use more posts or val_share=0.5"
+                )
         return {**parts, "test": _examples(*self._matrices["test"])}
 
+    def _by_date(self, order: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+        """The posts of each group from the first to the last."""
+        numbers = np.asarray([self._number(name) for name in self._names])
+        ranked = order[np.argsort(numbers[order], kind="stable")]
+        return [ranked[labels[ranked] == group] for group in range(len(self.classes))]
 
-def read_posts(root: Path) -> Posts:
+    def _number(self, name: str) -> int:
+        found = re.match(r"[0-9]{1,18}", name)
+        if found is None:
+            raise DataError(
+                f"{self.root} has the post {name!r}, but cut='date' goes by the number at the start of a name; rename it, or "
+                "use cut='random'"
+            )
+        return int(found[0])
+
+
+def read_posts(root: Path) -> dict[str, Posts]:
     """The posts of both parts, in the order of their paths.
 
     Raises:
@@ -172,7 +226,7 @@ def read_posts(root: Path) -> Posts:
                 f"{root} has no posts in 20news-bydate-{part}/<group>/<number>; it is truncated or another set: fetch it again"
             )
         posts.sort()
-    return {part: ([post[2] for post in posts], [post[0] for post in posts]) for part, posts in found.items()}
+    return {part: Posts(*([post[place] for post in posts] for place in (2, 0, 1))) for part, posts in found.items()}
 
 
 def _in_archive(path: Path) -> Iterator[tuple[str, bytes]]:

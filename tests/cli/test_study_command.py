@@ -54,10 +54,10 @@ def test_hyper_cleaning_repeats(tmp_path: Path) -> None:
 def test_newsgroups_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, output = make_newsgroups(tmp_path / "news"), tmp_path / "out"
     main(["study", "newsgroups", "--root", str(root), "--output", str(output), "--seeds", "2", "--grid", "[-6, -3]",
-          "--solve_steps", "20", "--steps", "3", "--inner_step_size", "1", "--step_size", "5"])  # fmt: skip
+          "--start", "-3", "--solve_steps", "400", "--steps", "3", "--inner_step_size", "1", "--step_size", "5"])  # fmt: skip
     printed = capsys.readouterr().out
     assert "learned, one a feature" in printed
-    assert "learned minus the better of the two constants" in printed
+    assert "learned minus constant, best val accuracy: " in printed
     found = rows(output / "newsgroups.csv")
     assert [row["log_penalty_or_step"] for row in found if row["penalty"] == "learned" and row["seed"] == "1"] == [
         "0.0", "1.0", "2.0", "3.0"]  # fmt: skip

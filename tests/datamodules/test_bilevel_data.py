@@ -194,6 +194,54 @@ def test_the_split_of_newsgroups_is_a_constant(tmp_path: Path) -> None:
     assert len(test.y) == 36
 
 
+def test_a_cut_by_date_validates_by_the_later_posts_and_holds_out_the_latest(tmp_path: Path) -> None:
+    # the text says when it was written: with as many words as posts, each post is its own feature
+    for part, count in (("train", 8), ("test", 2)):
+        for group in ("a", "b"):
+            folder = tmp_path / f"20news-bydate-{part}" / group
+            folder.mkdir(parents=True)
+            for number in range(count):
+                (folder / f"{96 + number}-o").write_text(f"{part}{group}{number:02}")  # 99 is before 100
+
+    def told(**changes: Any) -> dict[str, set[str]]:
+        data = NewsgroupsDataModule(str(tmp_path), **changes)
+        data.setup()
+        return {
+            name: {data.words[column] for column in part.x.to_dense().nonzero()[:, 1]}
+            for name, part in data.parts.items()
+            if name != "test"
+        }
+
+    def posts(*numbers: int) -> set[str]:
+        return {f"train{group}{number:02}" for group in "ab" for number in numbers}
+
+    whole = {"train": posts(0, 1, 2, 3), "val": posts(4, 5, 6), "held": posts(7)}
+    assert told(cut="date", held_share=0.25) == whole
+    assert told(cut="date", held_share=0.25, split_seed=3) == whole
+    used = [told(cut="date", used_share=0.75, split_seed=seed) for seed in (0, 1)]
+    assert used[0] != used[1]
+    for parts in used:
+        assert [len(part) for part in parts.values()] == [6, 6]
+        for group in "ab":
+            assert max(post for post in parts["train"] if group in post[5:]) < min(
+                post for post in parts["val"] if group in post[5:]
+            )
+    mixed = told(held_share=0.25)
+    assert set.union(*mixed.values()) == posts(*range(8))
+    assert [len(part) for part in mixed.values()] == [8, 6, 2]
+
+    data = NewsgroupsDataModule(str(tmp_path), cut="date", held_share=0.25)
+    (held,) = data.val_dataloader()
+    assert len(held.y) == 2
+    batch = data.batch(0)
+    assert isinstance(batch, LevelBatch)
+    assert len(batch.outer.y) == 6
+    (tmp_path / "20news-bydate-train" / "a" / "readme").write_text("words")
+    told()
+    with pytest.raises(DataError, match="has the post 'readme', but cut='date' goes by the number"):
+        told(cut="date")
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "pattern"),
     [
@@ -237,9 +285,18 @@ def test_newsgroups_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_arguments_of_newsgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for changes, pattern in (({"vocabulary": 0}, "vocabulary is 0"), ({"val_share": 1.0}, "val_share is 1.0")):
+    for changes, pattern in (
+        ({"vocabulary": 0}, "vocabulary is 0"),
+        ({"val_share": 1.0}, "val_share is 1.0"),
+        ({"held_share": 1.0}, "held_share is 1.0"),
+        ({"used_share": 0.0}, "used_share is 0.0"),
+        ({"cut": "name"}, "cut is 'name', but it must be one of random, date"),
+    ):
         with pytest.raises(ConfigError, match=pattern):
             NewsgroupsDataModule(str(tmp_path), **changes)
+    for changes, empty in (({"val_share": 0.01}, "val"), ({"held_share": 0.01}, "held")):
+        with pytest.raises(DataError, match=f"has 36 training posts to use, .* leave {empty} empty"):
+            NewsgroupsDataModule(str(make_newsgroups(tmp_path / empty)), **changes).setup()
     monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
     with pytest.raises(ConfigError, match="scikit-learn.*pip install"):
         NewsgroupsDataModule(str(make_newsgroups(tmp_path))).setup()
