@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from metalearn.cli import main
 from metalearn.theory.studies.curves import Trace, mean_and_spread, spread
-from metalearn.theory.studies.hyper_cleaning import METHODS
+from metalearn.theory.studies.hyper_cleaning import BASELINES, METHODS, run_baseline
 from tests.made_bilevel import make_mnist, make_newsgroups
 
 
@@ -27,9 +28,9 @@ def test_hyper_cleaning_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     assert "AUROC" in printed
     found = rows(output / "hyper_cleaning.csv")
-    assert {row["method"] for row in found} == set(METHODS)
+    assert {row["method"] for row in found} == {*METHODS, *BASELINES}
     assert {row["seed"] for row in found} == {"0", "1"}
-    for name in METHODS:
+    for name in (*METHODS, *BASELINES):
         assert f"0.4 {name}" in printed
         mine = [row for row in found if row["method"] == name and row["seed"] == "0"]
         calls = [float(row["calls"]) for row in mine]
@@ -39,6 +40,26 @@ def test_hyper_cleaning_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture
         assert all(0 <= float(row["auroc"]) <= 1 and 0 <= float(row["accuracy"]) <= 100 for row in mine)
     with Image.open(output / "hyper_cleaning_0.4.png") as picture:
         assert picture.width > 900
+
+
+def test_a_baseline_is_gradient_descent_on_the_examples_that_it_keeps() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(12, 5, generator=generator), torch.arange(12) % 3
+    kept = torch.arange(12) % 4 != 0
+    train = torch.arange(12), x, labels
+    weights = torch.where(kept, torch.inf, -torch.inf)
+    points = run_baseline(weights, train, train, lambda state: {"norm": float(state["y"].detach().norm())}, 120, 0)
+    found = points[0]["norm"]
+    start = 0.01 * torch.randn(10, 6, generator=torch.Generator().manual_seed(0))
+    assert found == pytest.approx(float(start.norm()))
+    inputs = torch.cat([x[kept], torch.ones(9, 1)], 1)
+    for _ in range(10):
+        leaf = start.clone().requires_grad_()
+        each = torch.nn.functional.cross_entropy(inputs @ leaf.T, labels[kept], reduction="sum") / 12
+        (gradient,) = torch.autograd.grad(each + 0.001 * leaf.square().sum(), leaf)
+        start = start - 0.3 * gradient
+    assert points[-1]["norm"] == pytest.approx(float(start.norm()), rel=1e-5)
+    assert points[-1]["calls"] == 120
 
 
 def test_hyper_cleaning_repeats(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ from metalearn.reports.pictures import pyplot, save_figure
 
 __all__ = ["Trace", "draw_bands", "mean_and_spread", "print_rows", "spread"]
 
-COLOURS = ("#2166ac", "#b2182b", "#1b7837", "#762a83", "#e08214", "#35978f", "#333333", "#c51b7d")
+COLOURS = ("#2166ac", "#b2182b", "#1b7837", "#762a83", "#e08214", "#35978f", "#8c510a", "#c51b7d")
+GREYS = ("#999999", "#333333")
 
 
 class Trace(NamedTuple):
@@ -56,6 +58,7 @@ def draw_bands(
     ys: Mapping[str, str],
     title: str,
     levels: Mapping[str, Mapping[str, float]] | None = None,
+    baselines: Sequence[str] = (),
 ) -> Path:
     """A panel for each pair of ``x`` and ``y``, a line for each method, and a band of one deviation over seeds.
 
@@ -66,6 +69,7 @@ def draw_bands(
         ys: likewise of the rows.
         title: the heading.
         levels: of some ``y``, horizontal lines with a name each.
+        baselines: the methods whose lines are grey and dashed.
     """
     plt = pyplot()
     figure, axes = plt.subplots(
@@ -83,9 +87,11 @@ def draw_bands(
         low, high = min([*late, *(levels or {}).get(y, {}).values()]), max([*late, *(levels or {}).get(y, {}).values()])
         margin = 0.06 * (high - low) or 1.0
         for axis, (x, x_label) in zip(row, xs.items(), strict=True):
-            for colour, (name, runs) in zip(COLOURS, traces.items(), strict=False):
+            colours, greys = cycle(COLOURS), cycle(GREYS)
+            for name, runs in traces.items():
                 grid, mean, deviation = mean_and_spread(runs, x, y)
-                axis.plot(grid, mean, color=colour, label=name, linewidth=1.4)
+                colour, style = (next(greys), "--") if name in baselines else (next(colours), "-")
+                axis.plot(grid, mean, color=colour, label=name, linewidth=1.4, linestyle=style)
                 axis.fill_between(grid, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
             for label, level in (levels or {}).get(y, {}).items():
                 axis.axhline(level, color="0.4", linestyle="--", linewidth=1, label=label)
