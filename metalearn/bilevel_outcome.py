@@ -25,7 +25,7 @@ Facts = list[tuple[str, str]]
 
 
 def after_fit(cli: MetaCLI) -> None:
-    """Test the checkpoint with the lowest validation loss, draw the pictures, print the summary."""
+    """Test the checkpoint with the best validation accuracy, draw the pictures, print the summary."""
     trainer: Any = cli.trainer
     model = cli.model
     saver = next((each for each in trainer.callbacks if isinstance(each, ModelCheckpoint) and each.monitor), None)

@@ -27,6 +27,8 @@ class LinearBilevel(BilevelCore):
     the linear model at which the inner solver has ended, and ``val/calls``, all oracle calls at a validation.
     """
 
+    classifies = True
+
     def __init__(self, algorithm: Algorithm, seed: int, outer_optimizer: OptimizerCallable | None) -> None:
         super().__init__(seed, 1, outer_optimizer)
         self._chosen = algorithm

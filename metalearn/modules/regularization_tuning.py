@@ -8,7 +8,9 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from metalearn.bilevel.algorithms import BiO, ProximalBiO
 from metalearn.bilevel.problem import BilevelProblem
+from metalearn.bilevel.prox import Box
 from metalearn.bilevel.regularization import feature_logits, regularization_problem
 from metalearn.errors import ConfigError
 from metalearn.modules.bilevel_names import AlgorithmName, EstimatorName, make_algorithm
@@ -27,6 +29,8 @@ class RegularizationTuning(LinearBilevel):
         features: of an example; ``None`` for those of the data module, as for ``classes``.
         classes: of the labels.
         initial_log_penalty: where every ``x_j`` starts.
+        log_penalty_range: the least and the largest ``x_j``, by proximal steps of ``"bio"``; ``None`` for no bounds. Above
+            ``log(classes / inner_lr)`` a penalty alone takes up half of the curvature that a step of ``inner_lr`` bears.
         algorithm: see :class:`HyperCleaning`, as for all other arguments; the data module's batches are all examples.
         estimator: see :class:`HyperCleaning`.
         outer_lr: step size of ``x``.
@@ -48,6 +52,7 @@ class RegularizationTuning(LinearBilevel):
         features: int | None = None,
         classes: int | None = None,
         initial_log_penalty: float = -9.0,
+        log_penalty_range: tuple[float, float] | None = None,
         algorithm: AlgorithmName = "bio",
         estimator: EstimatorName = "aid_cg",
         outer_lr: float = 1000.0,
@@ -67,6 +72,18 @@ class RegularizationTuning(LinearBilevel):
         made = make_algorithm(
             algorithm, estimator, outer_lr, inner_lr, inner_steps, inner_momentum, linear_steps, linear_lr, period
         )
+        if log_penalty_range is not None:
+            low, high = log_penalty_range
+            if not low <= initial_log_penalty <= high:
+                raise ConfigError(
+                    f"initial_log_penalty is {initial_log_penalty}, outside of log_penalty_range=({low}, {high}); start within it"
+                )
+            if not isinstance(made, BiO) or outer_optimizer is not None:
+                raise ConfigError(
+                    f"log_penalty_range is ({low}, {high}), but only the steps of algorithm='bio' without an outer_optimizer are "
+                    "projected; leave one of them out"
+                )
+            made = ProximalBiO(estimator=made.estimator, step_size=outer_lr, prox=Box(low, high))
         super().__init__(made, seed, outer_optimizer)
         self.save_hyperparameters(ignore=["outer_optimizer"])
         self.initial_log_penalty = initial_log_penalty

@@ -73,6 +73,22 @@ def test_regularization_tuning(tmp_path: Path) -> None:
     assert torch.equal(again.x, module.x)
 
 
+def test_penalties_stay_in_their_range(tmp_path: Path) -> None:
+    root = str(make_newsgroups(tmp_path / "news"))
+
+    def fit(**changes: Any) -> torch.Tensor:
+        module = RegularizationTuning(
+            initial_log_penalty=-3.0, outer_lr=100.0, inner_lr=1.0, inner_momentum=0.5, **changes
+        )
+        trainer(tmp_path, max_steps=1).fit(module, datamodule=NewsgroupsDataModule(root))
+        return module.x.detach()
+
+    free = fit()
+    assert free.min() < -3.1
+    assert free.max() > -2.95
+    torch.testing.assert_close(fit(log_penalty_range=(-3.1, -2.95)), free.clamp(-3.1, -2.95), rtol=0, atol=1e-6)
+
+
 def test_arguments_out_of_range_are_one_line(mnist: str, tmp_path: Path) -> None:
     for arguments, reason in (
         ({"algorithm": "mrbo"}, "estimator is 'aid_cg' with algorithm='mrbo'"),
@@ -84,5 +100,9 @@ def test_arguments_out_of_range_are_one_line(mnist: str, tmp_path: Path) -> None
             HyperCleaning(**arguments)
     with pytest.raises(ConfigError, match="initial_log_penalty is 99"):
         RegularizationTuning(initial_log_penalty=99.0)
+    with pytest.raises(ConfigError, match="initial_log_penalty is -9.0, outside of log_penalty_range"):
+        RegularizationTuning(log_penalty_range=(-3.0, 0.0))
+    with pytest.raises(ConfigError, match="only the steps of algorithm='bio'"):
+        RegularizationTuning(log_penalty_range=(-10.0, 0.0), algorithm="mrbo", estimator="stoc_bio")
     with pytest.raises(ConfigError, match="HyperCleaning has no examples, features, classes"):
         trainer(tmp_path, limit_val_batches=0).fit(HyperCleaning(), [0], [0])
