@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from metalearn.modules.callbacks import folder
 from metalearn.modules.hyper_cleaning import HyperCleaning
 from metalearn.modules.linear_models import LinearBilevel
-from metalearn.reports.bilevel_pictures import draw_costs, draw_histogram
+from metalearn.reports.bilevel_pictures import draw_costs, draw_histogram, draw_penalties
 from metalearn.reports.summary import print_summary
 from metalearn.reports.tables import read_csv
 
@@ -48,7 +48,7 @@ def after_fit(cli: MetaCLI) -> None:
         ("checkpoint", str(best or "none: the run ended before the first validation")),
     ]
     metrics = where / "metrics.csv"
-    drawn = [_draw_learned(model, where)]
+    drawn = [_draw_learned(model, where, cli.datamodule)]
     if isinstance(trainer.logger, CSVLogger) and metrics.is_file():
         facts.append(("metrics", str(metrics)))
         rows = read_csv(metrics)
@@ -63,7 +63,7 @@ def after_test(cli: MetaCLI) -> None:
     """Print the test's numbers, and draw what was learned."""
     where = folder(cli.trainer)
     if cli.trainer.is_global_zero:
-        facts = [*_facts(cli.model), ("pictures", str(_draw_learned(cli.model, where)))]
+        facts = [*_facts(cli.model), ("pictures", str(_draw_learned(cli.model, where, cli.datamodule)))]
         print_summary(f"test: {cli.model.run_name}", facts)
 
 
@@ -75,11 +75,12 @@ def _facts(model: LinearBilevel) -> Facts:
     return facts
 
 
-def _draw_learned(model: LinearBilevel, where: Path) -> Path:
+def _draw_learned(model: LinearBilevel, where: Path, data: Any) -> Path:
     if isinstance(model, HyperCleaning):
         weights = model.weights.float().cpu().numpy()
         wrong = np.zeros(len(weights), bool) if model.corrupted is None else model.corrupted.numpy()
         parts = {"clean labels": weights[~wrong], "corrupted labels": weights[wrong]}
         return draw_histogram(where / "weights.png", parts, "learned weight of a training example", model.run_name)
-    values = {"features": model.x.float().cpu().numpy()}
-    return draw_histogram(where / "penalties.png", values, "logarithm of a feature's penalty", model.run_name)
+    values = model.x.float().cpu().numpy()
+    names = getattr(data, "words", None) or [f"feature {number}" for number in range(len(values))]
+    return draw_penalties(where / "penalties.png", values, names, model.run_name)

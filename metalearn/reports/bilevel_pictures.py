@@ -9,7 +9,7 @@ import numpy as np
 
 from metalearn.reports.pictures import RIGHT, WRONG, pyplot, save_figure
 
-__all__ = ["draw_costs", "draw_histogram"]
+__all__ = ["draw_costs", "draw_histogram", "draw_penalties"]
 
 COUNTS = ("gc_f", "gc_g", "jvp", "hvp")
 
@@ -59,4 +59,34 @@ def draw_histogram(path: Path, values: Mapping[str, np.ndarray], label: str, tit
         axis.hist(part, bins=bins, alpha=0.6, color=colour, label=f"{name} ({len(part):,})")
     axis.set(xlabel=label, ylabel="count", title=title)
     axis.legend(frameon=False, fontsize=8)
+    return save_figure(figure, path)
+
+
+def draw_penalties(path: Path, values: np.ndarray, names: Sequence[str], title: str, most: int = 15) -> Path:
+    """A histogram of the logarithms of all penalties, with counts on a logarithmic scale, beside the features with the least and
+    the largest ones.
+
+    Args:
+        path: the PNG file.
+        values: ``[features]``.
+        names: of the features.
+        title: the heading.
+        most: features of each kind that are named, at most.
+    """
+    plt = pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 4.6), layout="constrained")
+    left.hist(values, bins=41, color=RIGHT, alpha=0.6, log=True)
+    left.set(xlabel="logarithm of a feature's penalty", ylabel=f"count of {len(values):,} features")
+    order = np.argsort(values, kind="stable")
+    count = min(most, len(values) // 2)
+    chosen = np.concatenate([order[:count], order[len(order) - count :]])
+    middle = float(np.median(values))
+    places = np.arange(len(chosen)) + (np.arange(len(chosen)) >= count)  # a gap between the two kinds
+    colours = [RIGHT] * count + [WRONG] * count
+    right.barh(places, values[chosen] - middle, left=middle, color=colours, alpha=0.6)
+    right.set_yticks(places, [names[place] for place in chosen], fontsize=7)
+    right.invert_yaxis()
+    right.axvline(middle, color="0.4", linewidth=0.8)
+    right.set(xlabel="logarithm of the penalty, from the median", title="penalised least, and most")
+    figure.suptitle(title)
     return save_figure(figure, path)
