@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -204,6 +205,59 @@ def test_under_a_stock_trainer(name: str, precision: Any, tmp_path: Path) -> Non
             torch.testing.assert_close(
                 again.adapt(support)(episode.query.x[0]), module.adapt(support)(episode.query.x[0])
             )
+
+
+SOLVERS: dict[str, Callable[[nn.Module], MetaModule]] = {
+    "imaml normal_cg": lambda net: IMAML(net, inner_steps=3, lam=4.0, cg_steps=3, linear_solver="normal_cg"),
+    **{
+        f"aid {name} {loss}": lambda net, name=name, loss=loss: BilevelFewShot(  # type: ignore[misc]
+            net, inner_steps=3, l2=0.1, linear_steps=3, linear_solver=name, head_loss=loss
+        )
+        for name in ("normal_cg", "fixed_point", "neumann")
+        for loss in ("softmax", "ridge")
+    },
+    "itd ridge": lambda net: BilevelFewShot(net, inner_steps=3, l2=0.1, estimator="itd", head_loss="ridge"),
+}
+
+
+def fitted(build: Callable[[nn.Module], MetaModule], folder: Path, steps: int, ckpt: Path | None = None) -> MetaModule:
+    """A run that saves every third step, in epochs of 8."""
+    saver = ModelCheckpoint(
+        dirpath=folder, filename="last", every_n_train_steps=3, save_top_k=1, enable_version_counter=False
+    )
+    torch.manual_seed(0)
+    module = build(MLP(3, 64, [8]))
+    run = L.Trainer(
+        accelerator="cpu", max_steps=steps, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=folder, callbacks=[saver], limit_val_batches=0,
+    )  # fmt: skip
+    run.fit(module, datamodule=NoiseTasks(), ckpt_path=ckpt, weights_only=True)
+    return module
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_solver_by_name(name: str, tmp_path: Path) -> None:
+    """Two steps under a stock Trainer, which move all that is learned."""
+    module = fitted(SOLVERS[name], tmp_path, 2)
+    torch.manual_seed(0)
+    fresh = dict(SOLVERS[name](MLP(3, 64, [8])).named_parameters())
+    for key, value in module.named_parameters():
+        assert bool(value.isfinite().all())
+        assert torch.equal(value, fresh[key]) == ("head" in key and "imaml" not in name), key
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # that of the run which is resumed
+@pytest.mark.parametrize("name", BUILT)
+def test_a_resumed_run_equals_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
+    """Ended after step 11, in the second epoch of 8, with the last checkpoint at step 9."""
+    whole = fitted(BUILT[name], tmp_path / "a", 13)
+    fitted(BUILT[name], tmp_path / "b", 11)
+    resumed = fitted(BUILT[name], tmp_path / "b", 13, tmp_path / "b" / "last.ckpt")
+    expected = whole.state_dict()
+    assert resumed.state_dict().keys() == expected.keys()
+    for key, value in resumed.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+    assert resumed.counts == whole.counts  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", BUILT)

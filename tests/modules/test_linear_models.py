@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from metalearn import ConfigError, HyperCleaning, RegularizationTuning
 from metalearn.bilevel import cleaning_problem, run
@@ -18,12 +19,17 @@ SMALL: dict[str, Any] = {"train": 60, "val": 30, "test": 30, "steps_per_epoch": 
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "aid_cg": ({"estimator": "aid_cg"}, {}),
     "aid_fp": ({"estimator": "aid_fp"}, {}),
+    "aid_neumann": ({"estimator": "aid_neumann"}, {}),
     "itd": ({"estimator": "itd"}, {}),
     "pzobo": ({"estimator": "pzobo", "linear_steps": 1}, {}),
     "stoc_bio": (
         {"estimator": "stoc_bio"}, {"batch_size": 20, "draws": {"inner": 5, "hessian": 3}},
     ),
     "mrbo": ({"algorithm": "mrbo", "estimator": "stoc_bio"}, {"batch_size": 20, "draws": {"inner": 1, "hessian": 3}}),
+    "vrbo": (
+        {"algorithm": "vrbo", "estimator": "stoc_bio", "inner_steps": 2},
+        {"batch_size": 20, "draws": {"inner": 4, "outer": 4, "hessian": 12, "jacobian": 4}},
+    ),
 }  # fmt: skip
 
 
@@ -51,6 +57,39 @@ def test_hyper_cleaning_by_every_method(name: str, mnist: str, tmp_path: Path) -
     assert again.counts == module.counts
 
 
+def resumable(
+    name: str, data: MNISTCleaningDataModule, folder: Path, steps: int, ckpt: Path | None = None
+) -> HyperCleaning:
+    """A run that saves every third step, in epochs of 5."""
+    saver = ModelCheckpoint(
+        dirpath=folder, filename="last", every_n_train_steps=3, save_top_k=1, enable_version_counter=False
+    )
+    module = HyperCleaning(outer_lr=10.0, **METHODS[name][0])
+    fitted = trainer(folder, max_steps=steps, enable_checkpointing=True, callbacks=[saver], limit_val_batches=0)
+    fitted.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # that of the run which is resumed
+@pytest.mark.parametrize("name", ["mrbo", "vrbo", "pzobo", "stoc_bio", "aid_cg"])
+def test_a_resumed_run_equals_the_uninterrupted_one(name: str, mnist: str, tmp_path: Path) -> None:
+    """Ended after step 8, in mid-epoch and between VRBO's anchors, with the last checkpoint at step 6."""
+
+    def data() -> MNISTCleaningDataModule:
+        return MNISTCleaningDataModule(mnist, **{**SMALL, "steps_per_epoch": 5}, **METHODS[name][1])
+
+    whole = resumable(name, data(), tmp_path / "a", 12)
+    resumable(name, data(), tmp_path / "b", 8)
+    resumed = resumable(name, data(), tmp_path / "b", 12, tmp_path / "b" / "last.ckpt")
+    assert torch.equal(resumed.x, whole.x)
+    assert torch.equal(resumed.y, whole.y)
+    for key in ("u", "v"):
+        found, expected = resumed.state.get(key), whole.state.get(key)
+        assert (found is None and expected is None) or torch.equal(found, expected)
+    assert resumed.counts == whole.counts
+    assert whole.weights.std() > 0
+
+
 def test_a_fit_is_the_run_of_its_problem(mnist: str, tmp_path: Path) -> None:
     module, data = HyperCleaning(outer_lr=10.0), MNISTCleaningDataModule(mnist, **SMALL)
     trainer(tmp_path, max_steps=5).fit(module, datamodule=data)
@@ -59,9 +98,12 @@ def test_a_fit_is_the_run_of_its_problem(mnist: str, tmp_path: Path) -> None:
     assert torch.equal(module.x, expected.x)
 
 
-def test_regularization_tuning(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_regularization_tuning(name: str, tmp_path: Path) -> None:
     root = str(make_newsgroups(tmp_path / "news"))
-    module = RegularizationTuning(initial_log_penalty=-3.0, outer_lr=5.0, inner_lr=1.0, inner_momentum=0.5)
+    module = RegularizationTuning(
+        initial_log_penalty=-3.0, outer_lr=0.1, inner_lr=1.0, inner_momentum=0.5, linear_lr=1.0, **METHODS[name][0]
+    )
     fitted, data = trainer(tmp_path, max_steps=6), NewsgroupsDataModule(root, steps_per_epoch=3)
     fitted.fit(module, datamodule=data)
     (found,) = fitted.test(module, datamodule=data, verbose=False)
