@@ -66,7 +66,7 @@ def cleaning_problem(
         raise ConfigError(
             "cleaning_problem got neither train and val nor features, but one of them must say the shapes; give both sets"
         )
-    dtype = torch.get_default_dtype()
+    dtype: torch.dtype | None = None
     if train is not None and val is not None:
         for name, part in (("train", train), ("val", val)):
             _check(part, name, classes)
@@ -89,8 +89,8 @@ def cleaning_problem(
 
     def init_inner(x: Tensor) -> Tensor:
         if init_scale == 0:
-            return torch.zeros(shape, dtype=dtype, device=x.device)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+            return torch.zeros(shape, dtype=dtype or x.dtype, device=x.device)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype or x.dtype)
         return (init_scale * noise).to(x.device)
 
     stream: Fixed | Sampled | None = None

@@ -12,7 +12,7 @@ from metalearn.bilevel.estimators.base import Estimate, Estimator, deterministic
 from metalearn.bilevel.oracles import OracleCounts, Oracles
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Tree
-from metalearn.errors import ShapeError
+from metalearn.errors import ConfigError, ShapeError
 
 __all__ = ["Diagnostics", "Hypergradient", "certify", "hypergradient", "plain_certificate"]
 
@@ -89,6 +89,8 @@ def hypergradient(
         DivergenceError: something is not finite: which term, and at which step.
     """
     estimator = AID() if estimator is None else estimator
+    if not isinstance(estimator, Estimator):
+        raise ConfigError(f"estimator is {estimator!r}, but it must be an estimator such as AID(); make one of it")
     of_x, of_y, y = problem.layouts(x, y)
     if dual is not None:
         problem.check_like_inner(dual, of_y, "dual")

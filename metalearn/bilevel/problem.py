@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from metalearn.bilevel.streams import Fixed, Stream
 from metalearn.bilevel.trees import Layout, Tree
@@ -116,15 +116,23 @@ class BilevelProblem:
         """How ``x`` and ``y`` lie in vectors, and ``y``: that given, or the initial one.
 
         Raises:
-            ShapeError: ``y`` has not the structure and the shapes of ``init_inner(x)``, or an axis of problems is missing.
+            ShapeError: ``y`` has not the structure and the shapes of ``init_inner(x)``, or not the dtype and device of ``x``; or
+                an axis of problems is missing.
         """
         of_x = Layout.of(x, "x", None if self.shared_x else self.batched)
         with torch.no_grad():
             initial = self.init_inner(x)
         of_y = Layout.of(initial, "init_inner(x)", self.batched)
         if y is None:
-            return of_x, of_y, initial
-        self.check_like_inner(y, of_y, "y")
+            y = initial
+        else:
+            self.check_like_inner(y, of_y, "y")
+        one, other = tree_leaves(x)[0], tree_leaves(y)[0]
+        if (one.dtype, one.device) != (other.dtype, other.device):
+            raise ShapeError(
+                f"x is {one.dtype} on {one.device}, but y, which init_inner(x) makes, is {other.dtype} on {other.device}, and "
+                "they must be alike; make y with dtype=x.dtype, device=x.device"
+            )
         return of_x, of_y, y
 
     def check_like_inner(self, tree: Tree, layout: Layout, name: str) -> None:

@@ -80,7 +80,7 @@ def regularization_problem(
             "regularization_problem got neither train and val nor features and classes, but one pair must say the shapes; give "
             "both sets of examples"
         )
-    dtype = torch.get_default_dtype()
+    dtype: torch.dtype | None = None
     stream = None
     if train is not None and val is not None:
         classes = int(train[2].max()) + 1 if classes is None else classes
@@ -108,7 +108,7 @@ def regularization_problem(
         return F.cross_entropy(feature_logits(y, inputs), labels)
 
     def init_inner(x: Tensor) -> Tensor:
-        return torch.zeros(shape, dtype=dtype, device=x.device)
+        return torch.zeros(shape, dtype=dtype or x.dtype, device=x.device)
 
     return BilevelProblem(outer_loss, inner_loss, init_inner, stream=stream)
 

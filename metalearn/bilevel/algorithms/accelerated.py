@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from metalearn.bilevel.algorithms.base import Algorithm, State, below, positive, stepped, told
+from metalearn.bilevel.algorithms.base import Algorithm, State, below, grown, positive, stepped, told
 from metalearn.bilevel.estimators import AID
 from metalearn.bilevel.linear import HeavyBallLinear
 from metalearn.bilevel.oracles import Oracles
@@ -95,7 +95,7 @@ class AccBiOBG(Algorithm):
         return {
             "x": stepped(pull * w + (1 - pull) * x, found.value, math.sqrt(self.step_size / self.mu_x)),
             "z": stepped(w, found.value, self.step_size),
-            "y": found.y, "v": found.v, **told(oracles, found),
+            "y": found.y, "v": found.v, **told(oracles, found), "growth": grown(state, found.growth),
         }  # fmt: skip
 
     def solution(self, state: State) -> Tree:

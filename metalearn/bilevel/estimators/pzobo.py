@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, inner_gradient
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, inner_gradient
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.streams import Draw
 from metalearn.bilevel.trees import dot
@@ -53,7 +53,7 @@ class PZOBO(Estimator):
         start = y.detach()
         solved = self.solve_inner(oracles, x, start, step)
         y, steps = solved.y, solved.steps
-        finite(y, "y", step)
+        finite(y, "y", oracles.outer_step(step))
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
         response = torch.zeros_like(x)
         for first in range(0, self.Q, self.at_once):
@@ -68,17 +68,24 @@ class PZOBO(Estimator):
                 response = response + along.movedim(0, -1) @ directions
         value = (outer.of_x + response / self.Q) / oracles.averages
         check_result(oracles, x, y, outer, value, step)
-        return Estimate(value, y, None, outer.losses, inner_steps=steps)
+        return Estimate(
+            value, y, None, outer.losses, inner_steps=steps, growth=solved.growth if deterministic(oracles) else None
+        )
 
     def _ends(self, oracles: Oracles, x: Tensor, start: Tensor, directions: Tensor, step: int) -> tuple[Tensor, int]:
         """Where the inner solver ends from each changed ``x``, ``[directions, ..., D]``, and the steps of all."""
         assert self.inner is not None
         if oracles.problem.batched is not None or self.at_once == 1:
-            runs = [self.inner.solve(inner_gradient(oracles, x + self.mu * u, step), start) for u in directions]
+            runs = [
+                self.inner.solve(inner_gradient(oracles, x + self.mu * u, step), start, oracles.outer_step(step))
+                for u in directions
+            ]
             return torch.stack([each.y for each in runs]), sum(each.steps for each in runs)
         many = oracles.repeated(len(directions))
         found = self.inner.solve(
-            inner_gradient(many, x + self.mu * directions, step), start.expand(len(directions), -1)
+            inner_gradient(many, x + self.mu * directions, step),
+            start.expand(len(directions), -1),
+            oracles.outer_step(step),
         )
         return found.y, found.steps * len(directions)
 
