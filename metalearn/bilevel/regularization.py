@@ -29,7 +29,9 @@ class SparseRows:
     """
 
     def __init__(self, matrix: Tensor) -> None:
-        """Transpose a matrix in any sparse layout, once."""
+        """Transpose a matrix in any sparse layout, once; one of 16 bits is widened, since few devices multiply it."""
+        if matrix.dtype in (torch.float16, torch.bfloat16):
+            matrix = matrix.float()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
             self.matrix = matrix if matrix.layout is torch.sparse_csr else matrix.to_sparse_csr()
@@ -119,7 +121,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, transposed: Tensor, dense: Tensor) -> Tensor:
         ctx.pair = transposed, matrix
-        return matrix @ dense
+        # autocast would take both to 16 bits, for which there is no sparse product on the CPU
+        with torch.autocast(dense.device.type, enabled=False):
+            return (matrix @ dense.to(matrix.dtype)).to(dense.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

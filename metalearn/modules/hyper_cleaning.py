@@ -82,7 +82,8 @@ class HyperCleaning(LinearBilevel):
 
     def sizes(self, data: Any) -> dict[str, int]:
         train = data.part("train")
-        return {"examples": len(train.y), "features": train.x.shape[1], "classes": 1 + int(data.part("val").y.max())}
+        largest = max(train.y.max(), data.part("val").y.max())
+        return {"examples": len(train.y), "features": train.x.shape[1], "classes": 1 + int(largest)}
 
     def make_problem(self, sizes: dict[str, int]) -> tuple[BilevelProblem, Tensor]:
         problem = cleaning_problem(

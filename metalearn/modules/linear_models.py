@@ -57,6 +57,9 @@ class LinearBilevel(BilevelCore):
         """Take the sizes from the data, and refuse what would change the algorithm's step."""
         if not hasattr(self, "outer"):
             self._build_from_data()
+        data = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "part"):
+            self._check_sizes(self.sizes(data))
         super().setup(stage)
 
     def _build_from_data(self) -> None:
@@ -71,6 +74,15 @@ class LinearBilevel(BilevelCore):
                 )
             given = {name: given[name] or size for name, size in self.sizes(data).items()}
         self.build({name: int(size) for name, size in given.items() if size is not None})
+
+    def _check_sizes(self, found: dict[str, int]) -> None:
+        """Raise a ConfigError where the data do not fit: other features, or more examples or classes."""
+        for name, size in found.items():
+            own = int(self.hparams[name])
+            if own != size if name == "features" else own < size:
+                raise ConfigError(
+                    f"{name} is {own}, but the data have {size}; leave {name} out, or use the data that the module was made for"
+                )
 
     @property
     def size_names(self) -> tuple[str, ...]:

@@ -14,7 +14,18 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metalearn import ANIL, IMAML, MLP, Batch, BilevelError, BilevelFewShot, ConfigError, Episode, MetaModule
+from metalearn import (
+    ANIL,
+    IMAML,
+    MLP,
+    Batch,
+    BilevelError,
+    BilevelFewShot,
+    ConfigError,
+    DivergenceError,
+    Episode,
+    MetaModule,
+)
 from metalearn.modules.checkpoint import KEY
 from tests.modules.test_evaluation import NoiseTasks
 from tests.networks import TinyConv, noise_episode
@@ -146,6 +157,17 @@ def test_a_ridge_head_is_the_closed_form() -> None:
 def test_negative_curvature_is_one_line() -> None:
     with pytest.raises(BilevelError, match=r"curvature -.*lam is 1e-06 .*raise it"):
         IMAML(TinyConv().double(), inner_steps=1, inner_lr=0.1, lam=1e-6, cg_steps=40).meta_gradient(noise_episode(2))
+
+
+@pytest.mark.parametrize("role", ["support", "query"])
+def test_data_that_are_not_finite_are_named(role: str) -> None:
+    """Which set of which task, by every estimator."""
+    episode = noise_episode(3, dtype=torch.float32)
+    part: Batch = getattr(episode, role)
+    part.x[1, 2] = float("nan")
+    for build in [*BUILT.values(), SOLVERS["imaml normal_cg"]]:
+        with pytest.raises(DivergenceError, match=rf"{role}.x of task 1 of the batch has an entry that is not finite"):
+            build(MLP(3, 64, [8])).training_step(episode, 0)
 
 
 def test_arguments_out_of_range_are_one_line() -> None:

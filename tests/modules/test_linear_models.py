@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from metalearn import ConfigError, HyperCleaning, RegularizationTuning
+from metalearn import ConfigError, DivergenceError, HyperCleaning, RegularizationTuning
 from metalearn.bilevel import cleaning_problem, run
 from metalearn.datamodules import MNISTCleaningDataModule, NewsgroupsDataModule
 from tests.made_bilevel import make_mnist, make_newsgroups
@@ -113,6 +113,41 @@ def test_regularization_tuning(name: str, tmp_path: Path) -> None:
     fitted.save_checkpoint(tmp_path / "module.ckpt")
     again = RegularizationTuning.load_from_checkpoint(tmp_path / "module.ckpt", weights_only=True)
     assert torch.equal(again.x, module.x)
+
+
+class Poisoned(MNISTCleaningDataModule):
+    """Batches one of whose roles is not a number from the fifth on."""
+
+    role = "inner"
+
+    def batch(self, number: int) -> Any:
+        found = super().batch(number)
+        part = getattr(found, self.role)
+        return found if number < 4 else found._replace(**{self.role: part._replace(x=part.x * float("nan"))})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_data_that_are_not_finite_stop_every_method(name: str, mnist: str, tmp_path: Path) -> None:
+    arguments, batches = METHODS[name]
+    for role, term in (("inner", "grad_y g"), ("outer", "outer_loss")):
+        data = Poisoned(mnist, **{**SMALL, "steps_per_epoch": 9}, **batches)
+        data.role = role
+        with pytest.raises(DivergenceError, match=rf"{term} .*outer step 4, but"):
+            trainer(tmp_path, max_steps=9).fit(HyperCleaning(outer_lr=1.0, **arguments), datamodule=data)
+
+
+def test_data_of_other_sizes_are_one_line(mnist: str, tmp_path: Path) -> None:
+    for sizes, reason in (
+        ({"features": 7}, "features is 7, but the data have 64; leave features out"),
+        ({"examples": 7}, "examples is 7, but the data have 60"),
+        ({"classes": 5}, "classes is 5, but the data have 10"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            trainer(tmp_path).fit(HyperCleaning(**sizes), datamodule=MNISTCleaningDataModule(mnist, **SMALL))
+    module = HyperCleaning(outer_lr=10.0)
+    trainer(tmp_path, max_steps=1).fit(module, datamodule=MNISTCleaningDataModule(mnist, **SMALL))
+    with pytest.raises(ConfigError, match="examples is 60, but the data have 70"):
+        trainer(tmp_path).test(module, datamodule=MNISTCleaningDataModule(mnist, **{**SMALL, "train": 70}))
 
 
 def test_arguments_out_of_range_are_one_line(mnist: str, tmp_path: Path) -> None:
