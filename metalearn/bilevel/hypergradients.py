@@ -101,7 +101,7 @@ def hypergradient(
     if sharp:
         certificate: Tensor | None = sharpen(oracles, of_x.ravel(x).detach(), found.y, found.v, found.value).upper
     else:
-        certificate = plain_certificate(oracles, found)
+        certificate = plain_certificate(oracles, of_x.ravel(x).detach(), found)
     return Hypergradient(
         of_x.unravel(found.value),
         of_y.unravel(found.y),
@@ -143,11 +143,13 @@ def certify(
     return sharpen(oracles, of_x.ravel(x), of_y.ravel(y), dual, of_x.ravel(found.value))
 
 
-def plain_certificate(oracles: Oracles, found: Estimate) -> Tensor | None:
-    """The bound that the residuals at hand give, if there is one."""
-    constants = oracles.problem.constants
+def plain_certificate(oracles: Oracles, x: Tensor, found: Estimate) -> Tensor | None:
+    """The bound that the residuals at hand give for an estimate at ``x``, if there is one."""
     known = found.v is not None and found.inner_residual is not None and found.dual_residual is not None
-    if not known or not constants.knows(*NEEDED) or not deterministic(oracles):
+    if not known or not deterministic(oracles):
+        return None
+    constants = oracles.constants(x)
+    if not constants.knows(*NEEDED):
         return None
     assert found.v is not None
     assert found.inner_residual is not None

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
-from metalearn.bilevel.problem import BilevelProblem
+from metalearn.bilevel.problem import BilevelProblem, Constants
 from metalearn.bilevel.streams import Draw, Term
 from metalearn.bilevel.trees import Layout, Tree
 from metalearn.errors import BilevelError, DivergenceError, ShapeError
@@ -102,6 +102,11 @@ class Oracles:
         draw = Draw(self.seed, step, term, index, size)
         samples = getattr(stream, "samples", None)
         return Sample(stream(draw), samples(draw) if samples is not None else size or 1)
+
+    def constants(self, x: Tensor) -> Constants:
+        """What is known of the curvature at a point."""
+        found = self.problem.constants_at
+        return self.problem.constants if found is None else found(self.x.unravel(x.detach()))
 
     def outer_step(self, draw: int) -> int:
         """The outer step of a draw's number, for messages: an algorithm that takes several draws in each sets ``draws``."""

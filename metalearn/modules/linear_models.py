@@ -43,6 +43,10 @@ class LinearBilevel(BilevelCore):
         """The problem without its data, and the initial ``x``."""
         raise NotImplementedError(f"{type(self).__name__} must make its problem")
 
+    def with_constants(self, problem: BilevelProblem, train: Any, val: Any) -> BilevelProblem:
+        """The problem with what the examples of both levels tell of its curvature, for ``train/certificate``."""
+        return problem
+
     def logits(self, y: Tensor, x: Any) -> Tensor:
         """The linear model's outputs ``[n, classes]``."""
         raise NotImplementedError
@@ -57,9 +61,11 @@ class LinearBilevel(BilevelCore):
         """Take the sizes from the data, and refuse what would change the algorithm's step."""
         if not hasattr(self, "outer"):
             self._build_from_data()
-        data = getattr(self.trainer, "datamodule", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "part"):
             self._check_sizes(self.sizes(data))
+            if stage == "fit" and data.batch_size is None:  # of drawn batches there is no certificate
+                self.problem = self.with_constants(self.problem, data.part("train"), data.part("val"))
         super().setup(stage)
 
     def _build_from_data(self) -> None:

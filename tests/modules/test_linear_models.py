@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from metalearn import ConfigError, DivergenceError, HyperCleaning, RegularizationTuning
-from metalearn.bilevel import cleaning_problem, run
+from metalearn.bilevel import Exact, GradientDescent, cleaning_problem, hypergradient, regularization_problem, run
 from metalearn.datamodules import MNISTCleaningDataModule, NewsgroupsDataModule
 from tests.made_bilevel import make_mnist, make_newsgroups
 from tests.modules.test_bilevel_module import trainer
@@ -91,11 +91,36 @@ def test_a_resumed_run_equals_the_uninterrupted_one(name: str, mnist: str, tmp_p
 
 
 def test_a_fit_is_the_run_of_its_problem(mnist: str, tmp_path: Path) -> None:
+    """Certificates included."""
     module, data = HyperCleaning(outer_lr=10.0), MNISTCleaningDataModule(mnist, **SMALL)
-    trainer(tmp_path, max_steps=5).fit(module, datamodule=data)
+    fitted = trainer(tmp_path, max_steps=5)
+    fitted.fit(module, datamodule=data)
     problem = cleaning_problem(data.part("train"), data.part("val"), init_scale=0.01)
     expected = run(problem, module.algorithm, torch.zeros(60), steps=5)
     assert torch.equal(module.x, expected.x)
+    assert float(fitted.callback_metrics["train/certificate"]) == pytest.approx(expected.history[-1].certificate)
+
+
+@pytest.mark.parametrize("estimator", ["aid_cg", "aid_fp", "itd"])
+def test_certificates_are_logged_and_hold(estimator: Any, tmp_path: Path) -> None:
+    """Of AID on all posts, the error of the last step's hypergradient, against the dense solution in float64."""
+    data = NewsgroupsDataModule(str(make_newsgroups(tmp_path / "news")), vocabulary=20, steps_per_epoch=3)
+    module = RegularizationTuning(
+        initial_log_penalty=1.0, estimator=estimator, inner_lr=1.0, inner_momentum=0.0, linear_lr=1.0, outer_lr=1.0
+    )
+    fitted = trainer(tmp_path, max_steps=2)
+    fitted.fit(module, datamodule=data)
+    logged = fitted.callback_metrics
+    assert ("train/certificate" in logged) == (estimator != "itd")
+    if estimator == "itd":
+        return
+    train, val = ((index, x.to_dense().double(), y) for index, x, y in (data.part("train"), data.part("val")))
+    problem = regularization_problem(train, val, classes=3)
+    made = run(problem, module.algorithm, torch.full((20,), 1.0, dtype=torch.float64), steps=1)
+    exact = Exact(inner=GradientDescent(step_size=1.0, tolerance=1e-12))
+    again = module.algorithm.step(problem, made.state)
+    error = (made.x - again["x"]) - hypergradient(problem, made.x, None, exact).value
+    assert float(error.norm()) <= float(logged["train/certificate"])
 
 
 @pytest.mark.parametrize("name", METHODS)

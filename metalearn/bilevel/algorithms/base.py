@@ -95,13 +95,13 @@ class Algorithm(ABC):
         return state["x"]
 
 
-def told(oracles: Oracles, found: Estimate, value: Tensor | None = None) -> State:
-    """The entries of the state that say what a hypergradient was."""
+def told(oracles: Oracles, x: Tensor, found: Estimate, value: Tensor | None = None) -> State:
+    """The entries of the state that say what a hypergradient at ``x`` was."""
     value = found.value if value is None else value
     return {
         "loss": found.losses.mean(),
         "norm": torch.linalg.vector_norm(value),
-        "certificate": plain_certificate(oracles, found),
+        "certificate": plain_certificate(oracles, x, found),
         "inner_residual": found.inner_residual,
         "dual_residual": found.dual_residual,
     }

@@ -53,8 +53,6 @@ class AID(Estimator):
     def check(self, constants: Constants) -> None:
         super().check(constants)
         self.solver.check(constants)
-        if self.tolerance is not None:
-            constants.need("AID(tolerance=...)", *NEEDED)
 
     def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
         if self.tolerance is None:
@@ -86,7 +84,7 @@ class AID(Estimator):
     def _to_tolerance(
         self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int, tolerance: float
     ) -> Estimate:
-        constants = oracles.problem.constants
+        constants = oracles.constants(x)
         mu, l_xy, l_fxy, l_fyy, rho_j, rho_h = constants.need("AID(tolerance=...)", *NEEDED)
         assert self.inner is not None
         length = 0.0 if v is None else float(norm(v).max())
