@@ -229,6 +229,68 @@ def test_under_a_stock_trainer(name: str, precision: Any, tmp_path: Path) -> Non
             )
 
 
+class One(torch.utils.data.Dataset[Episode]):
+    """One batch of tasks."""
+
+    def __init__(self, episode: Episode) -> None:
+        self.episode = episode
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, number: int) -> Episode:
+        return self.episode
+
+
+@pytest.mark.parametrize("name", ["imaml", "itd", "aid"])
+@pytest.mark.parametrize("execution", ["sequential", "vectorized"])
+def test_a_step_in_bf16_mixed_is_that_of_a_plain_loop(name: str, execution: Any, tmp_path: Path) -> None:
+    """One step of SGD with lr=1 under a stock Trainer, against an unrolled loop in float64."""
+    episode, net, lam = noise_episode(2, dtype=torch.float32), smooth(), 1.0
+    more: dict[str, Any] = {"execution": execution, "outer_optimizer": lambda params: torch.optim.SGD(params, lr=1.0)}
+    if name == "imaml":
+        module: MetaModule = IMAML(smooth().float(), inner_steps=60, inner_lr=0.3, lam=lam, cg_steps=20, **more)
+    else:
+        steps = 7 if name == "itd" else 200
+        module = BilevelFewShot(
+            smooth().float(),
+            inner_steps=steps,
+            inner_lr=0.3,
+            l2=0.2,
+            estimator=name,
+            linear_steps=30,
+            **more,  # type: ignore[arg-type]
+        )
+    losses = []
+    for xs, ys, xq, yq in tasks_of(Episode(*(Batch(part.x.double(), part.y) for part in episode))):
+        if name == "imaml":
+            x = dict(net.named_parameters())
+            y = x
+            for _ in range(60):
+                tied = sum(((y[key] - x[key]) ** 2).sum() for key in x)
+                loss = F.cross_entropy(functional_call(net, y, (xs,)), ys) + lam / 2 * tied
+                grads = torch.autograd.grad(loss, list(y.values()), create_graph=True)
+                y = {key: value - 0.3 * grad for (key, value), grad in zip(y.items(), grads, strict=True)}
+            losses.append(F.cross_entropy(functional_call(net, y, (xq,)), yq))
+        else:
+            w, b = head_by_hand(net, net.body(xs), ys, False, 0.2, 0.3, steps, 0.0)
+            losses.append(F.cross_entropy(net.body(xq) @ w.T + b, yq))
+    wanted = dict(net.named_parameters() if name == "imaml" else net.body.named_parameters(prefix="body"))
+    expected = torch.autograd.grad(torch.stack(losses).mean(), list(wanted.values()))
+    before = {key: value.detach().clone() for key, value in module.backbone.named_parameters()}
+    run = L.Trainer(
+        accelerator="cpu", max_steps=1, precision="bf16-mixed", logger=False, limit_val_batches=0, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader(One(episode), batch_size=None)
+    run.fit(module, loader, loader)
+    after = dict(module.backbone.named_parameters())
+    assert all(value.dtype is torch.float32 for value in after.values())
+    found = torch.cat([(before[key] - after[key]).detach().flatten() for key in wanted]).double()
+    exact = torch.cat([value.flatten() for value in expected])
+    assert float((found - exact).norm()) < 0.02 * float(exact.norm())
+
+
 SOLVERS: dict[str, Callable[[nn.Module], MetaModule]] = {
     "imaml normal_cg": lambda net: IMAML(net, inner_steps=3, lam=4.0, cg_steps=3, linear_solver="normal_cg"),
     **{

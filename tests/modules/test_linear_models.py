@@ -175,6 +175,50 @@ def test_data_of_other_sizes_are_one_line(mnist: str, tmp_path: Path) -> None:
         trainer(tmp_path).test(module, datamodule=MNISTCleaningDataModule(mnist, **{**SMALL, "train": 70}))
 
 
+@pytest.mark.parametrize("module", ["cleaning", "regularization"])
+@pytest.mark.parametrize("estimator", ["aid_cg", "itd", "stoc_bio"])
+def test_a_step_in_bf16_mixed_is_that_of_a_plain_loop(module: str, estimator: Any, mnist: str, tmp_path: Path) -> None:
+    """Dense and sparse data: the first hypergradient, against autograd through a loop in float64 (or a dense solve after it)."""
+    sizes: dict[str, Any] = {
+        "inner_steps": 6,
+        "inner_lr": 0.2,
+        "inner_momentum": 0.0,
+        "linear_steps": 100,
+        "linear_lr": 0.2,
+    }
+    if module == "cleaning":
+        made: Any = HyperCleaning(l2=0.1, outer_lr=1.0, estimator=estimator, **sizes)
+        data: Any = MNISTCleaningDataModule(mnist, **{**SMALL, "train": 20})
+    else:
+        made = RegularizationTuning(initial_log_penalty=1.0, outer_lr=1.0, estimator=estimator, **sizes)
+        data = NewsgroupsDataModule(str(make_newsgroups(tmp_path / "news")), vocabulary=20)
+    fitted = trainer(tmp_path, precision="bf16-mixed", max_steps=1, limit_val_batches=0)
+    fitted.fit(made, datamodule=data)
+    assert {value.dtype for value in made.state.values() if isinstance(value, torch.Tensor)} == {torch.float32}
+    train, val = (
+        (part.index, part.x.to_dense().double() if module != "cleaning" else part.x.double(), part.y)
+        for part in (data.part("train"), data.part("val"))
+    )
+    start = torch.zeros(20) if module == "cleaning" else torch.full((20,), 1.0)
+    x = start.double().requires_grad_()
+    inner, outer = made.problem.inner_loss, made.problem.outer_loss
+    w = made.problem.init_inner(start).double().requires_grad_()
+    for _ in range(6):
+        w = w - 0.2 * torch.autograd.grad(inner(x, w, train), w, create_graph=True)[0]
+    if estimator == "itd":
+        (expected,) = torch.autograd.grad(outer(x, w, val), x)
+    else:
+        w = w.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(inner(x, w, train), w, create_graph=True)
+        units = torch.eye(w.numel(), dtype=torch.float64).reshape(-1, *w.shape)
+        bend = torch.stack([torch.autograd.grad(slope, w, unit, retain_graph=True)[0].flatten() for unit in units])
+        (right,) = torch.autograd.grad(outer(x, w, val), w)
+        v = torch.linalg.solve(bend, right.flatten()).reshape(w.shape)
+        (expected,) = (-each for each in torch.autograd.grad(slope, x, v))
+    found = start.double() - made.x.double()
+    assert float((found - expected).norm()) < 0.02 * float(expected.norm())
+
+
 def test_arguments_out_of_range_are_one_line(mnist: str, tmp_path: Path) -> None:
     for arguments, reason in (
         ({"algorithm": "mrbo"}, "estimator is 'aid_cg' with algorithm='mrbo'"),

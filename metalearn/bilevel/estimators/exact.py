@@ -57,7 +57,7 @@ class Exact(Estimator):
         v = torch.cholesky_solve(outer.of_y.unsqueeze(-1), factor).squeeze(-1)
         value = (outer.of_x - here.jvp(v)) / oracles.averages
         check_result(oracles, x, y, outer, value, step, v)
-        residual = norm((matrix @ v.unsqueeze(-1)).squeeze(-1) - outer.of_y)
+        residual = norm((matrix * v.unsqueeze(-2)).sum(-1) - outer.of_y)
         return Estimate(
             value,
             y,
