@@ -51,7 +51,7 @@ def condense(message: str) -> str:
     if inner and not inner[1].startswith(("Expected", "Parser key")):  # an inner parser has been here already
         return inner[1]
     where = ".".join(re.findall(r'Parser key "([^"]+)"', message)) or "a value"
-    given = re.search(r"Given value: (.+?)(?: - |$)", message)
+    given = re.search(r"Given value: (?:NestedArg\(key='\w+', val=)?(.+?)\)?(?: - |$)", message)
     wanted = re.findall(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^\]]+)\])", message)
     kinds = ", ".join(dict.fromkeys(name or choices for name, choices in wanted if name != "NoneType"))
     return f"{where} is {given[1] if given else 'invalid'}, but it must be one of: {kinds}"

@@ -20,7 +20,7 @@ from metalearn.bilevel.algorithms import (
     stoc_bio,
 )
 from metalearn.bilevel.certificates import Certificate, error_bound
-from metalearn.bilevel.cleaning import Drawn, cleaning_problem, detection_auroc, linear_logits
+from metalearn.bilevel.cleaning import Drawn, cleaning_constants, cleaning_problem, detection_auroc, linear_logits
 from metalearn.bilevel.estimators import AID, ITD, PZOBO, Estimate, Estimator, Exact, StocBiONeumann, shrinking_sizes
 from metalearn.bilevel.hypergradients import Diagnostics, Hypergradient, certify, hypergradient
 from metalearn.bilevel.implicit import solve_inner
@@ -29,7 +29,7 @@ from metalearn.bilevel.linear import CG, FixedPoint, HeavyBallLinear, LinearSolv
 from metalearn.bilevel.oracles import OracleCounts, Oracles
 from metalearn.bilevel.problem import BilevelProblem, Constants, parameters_as_inner
 from metalearn.bilevel.prox import L1, Box, GroupL1, Prox
-from metalearn.bilevel.regularization import SparseRows, regularization_problem
+from metalearn.bilevel.regularization import SparseRows, regularization_constants, regularization_problem
 from metalearn.bilevel.solvers import GradientDescent, HeavyBall, InnerSolver, Nesterov
 from metalearn.bilevel.step_sizes import heavy_ball, nesterov, smoothness_of_phi
 from metalearn.bilevel.streams import Draw, Fixed, Sampled, Stream
@@ -86,6 +86,7 @@ __all__ = [
     "accelerated_aid",
     "aid_bio",
     "certify",
+    "cleaning_constants",
     "cleaning_problem",
     "detection_auroc",
     "error_bound",
@@ -96,6 +97,7 @@ __all__ = [
     "nesterov",
     "parameters_as_inner",
     "quadratic",
+    "regularization_constants",
     "regularization_problem",
     "run",
     "shrinking_sizes",

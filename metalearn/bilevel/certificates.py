@@ -49,7 +49,7 @@ def error_bound(constants: Constants, y: Tensor, v: Tensor, inner: Tensor, dual:
     """The bound of the module's docstring for each problem, ``[]`` or ``[B]``, with room for the rounding of both residuals.
 
     Args:
-        constants: needs those in :data:`NEEDED`; rounding is that of ``L``, or of ``mu`` where ``L`` is unknown.
+        constants: needs those in :data:`NEEDED`; rounding is that of ``L``, of ``L_upper``, or of ``mu`` where both are unknown.
         y: the inner point, ``[D]`` or ``[B, D]``.
         v: the solution of the linear system, likewise.
         inner: ``r_1``, ``[]`` or ``[B]``.
@@ -57,7 +57,7 @@ def error_bound(constants: Constants, y: Tensor, v: Tensor, inner: Tensor, dual:
     """
     mu, l_xy, l_fxy, l_fyy, rho_j, rho_h = constants.need("a certificate", *NEEDED)
     length, digits = norm(v), ROUNDING * torch.finfo(v.dtype).eps
-    smooth = mu if constants.L is None else constants.L
+    smooth = constants.L or constants.L_upper or mu
     distance = (inner + digits * smooth * norm(y)) / mu
     missed = dual + digits * smooth * length
     bound = distance * (l_fxy + rho_j * length) + l_xy / mu * (missed + distance * (l_fyy + rho_h * length))
@@ -91,7 +91,8 @@ def sharpen(
             f"the problem draws batches from {type(problem.stream).__name__}, but a certificate is for a "
             "deterministic one; use with_batch(...) on all the data"
         )
-    problem.constants.need("a certificate", *NEEDED)
+    constants = oracles.constants(x)
+    constants.need("a certificate", *NEEDED)
     solver = CG(iterations=iterations)
     inner, outer = oracles.sample("inner", 0), oracles.sample("outer", 0)
     best: Certificate | None = None
@@ -102,7 +103,7 @@ def sharpen(
         gradient = oracles.outer_gradient(x, y, outer)
         v, dual, _ = solver.solve(there.hvp, gradient.of_y, v)
         better = (gradient.of_x - there.jvp(v)) / oracles.averages
-        bound = error_bound(problem.constants, y, v, norm(there.residual), dual)
+        bound = error_bound(constants, y, v, norm(there.residual), dual)
         if problem.shared_x:
             bound = bound.mean()
         distance = norm(value - better)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn.bilevel.problem import BilevelProblem, Constants
+from metalearn.bilevel.softmax import GRADIENT, HESSIAN, THIRD, design_of
 from metalearn.bilevel.streams import Draw, Fixed, Sampled
 from metalearn.errors import BilevelError, ConfigError, ShapeError
 
-__all__ = ["Drawn", "cleaning_problem", "detection_auroc", "linear_logits"]
+__all__ = ["Drawn", "cleaning_constants", "cleaning_problem", "detection_auroc", "linear_logits"]
 
 Examples = tuple[Tensor, Tensor, Tensor]
 """``(index [n] int64, x [n, features], y [n] int64)``, such as :class:`metalearn.datamodules.Examples`."""
@@ -66,7 +68,7 @@ def cleaning_problem(
         raise ConfigError(
             "cleaning_problem got neither train and val nor features, but one of them must say the shapes; give both sets"
         )
-    dtype = torch.get_default_dtype()
+    dtype: torch.dtype | None = None
     if train is not None and val is not None:
         for name, part in (("train", train), ("val", val)):
             _check(part, name, classes)
@@ -89,15 +91,41 @@ def cleaning_problem(
 
     def init_inner(x: Tensor) -> Tensor:
         if init_scale == 0:
-            return torch.zeros(shape, dtype=dtype, device=x.device)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+            return torch.zeros(shape, dtype=dtype or x.dtype, device=x.device)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype or x.dtype)
         return (init_scale * noise).to(x.device)
 
     stream: Fixed | Sampled | None = None
     if train is not None:
         sampled = inner_size is not None or outer_size is not None
         stream = Sampled(val, train, outer_size, inner_size) if sampled else Fixed(val, train)
-    return BilevelProblem(outer_loss, inner_loss, init_inner, Constants(mu=2 * l2), stream)
+    constants = Constants(mu=2 * l2)
+    if train is not None and val is not None and isinstance(stream, Fixed):
+        constants = cleaning_constants(train, val, l2)
+    return BilevelProblem(outer_loss, inner_loss, init_inner, constants, stream)
+
+
+def cleaning_constants(train: Examples, val: Examples, l2: float) -> Constants:
+    """The constants of :func:`cleaning_problem` on all of these examples, for every ``x`` and ``W``.
+
+    With ``e`` the largest eigenvalue of ``X'X/n`` of the training examples with a 1 appended, ``r`` the longest of them, and
+    ``sigmoid' <= 1/4``: ``L_xy = sqrt 2/4 sqrt(e/n)`` and ``rho_J = r/8 sqrt(e/n)``, where no index comes twice;
+    ``rho_H = sqrt 2/(3 sqrt 3) r e``; ``L_upper = e/2 + 2 l2``, several times ``L`` where classes are uncertain or weights below
+    1, so that step sizes are not held to it. See :mod:`metalearn.bilevel.softmax`.
+    """
+    inner, outer = design_of(train[1], bias=True), design_of(val[1], bias=True)
+    slope, each = 0.25, math.sqrt(inner.eigenvalue * int(train[0].bincount().max()) / len(train[2]))
+    return Constants(
+        mu=2 * l2,
+        L_xy=slope * GRADIENT * each,
+        rho_J=slope * HESSIAN * inner.row * each,
+        rho_H=THIRD * inner.row * inner.eigenvalue,
+        L_fxx=0.0,
+        L_fxy=0.0,
+        L_fyy=HESSIAN * outer.eigenvalue,
+        M=GRADIENT * math.sqrt(outer.eigenvalue),
+        L_upper=HESSIAN * inner.eigenvalue + 2 * l2,
+    )
 
 
 class Drawn:

@@ -12,7 +12,7 @@ from metalearn.bilevel.estimators.base import Estimate, Estimator, deterministic
 from metalearn.bilevel.oracles import OracleCounts, Oracles
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Tree
-from metalearn.errors import ShapeError
+from metalearn.errors import ConfigError, ShapeError
 
 __all__ = ["Diagnostics", "Hypergradient", "certify", "hypergradient", "plain_certificate"]
 
@@ -89,6 +89,8 @@ def hypergradient(
         DivergenceError: something is not finite: which term, and at which step.
     """
     estimator = AID() if estimator is None else estimator
+    if not isinstance(estimator, Estimator):
+        raise ConfigError(f"estimator is {estimator!r}, but it must be an estimator such as AID(); make one of it")
     of_x, of_y, y = problem.layouts(x, y)
     if dual is not None:
         problem.check_like_inner(dual, of_y, "dual")
@@ -99,7 +101,7 @@ def hypergradient(
     if sharp:
         certificate: Tensor | None = sharpen(oracles, of_x.ravel(x).detach(), found.y, found.v, found.value).upper
     else:
-        certificate = plain_certificate(oracles, found)
+        certificate = plain_certificate(oracles, of_x.ravel(x).detach(), found)
     return Hypergradient(
         of_x.unravel(found.value),
         of_y.unravel(found.y),
@@ -141,11 +143,13 @@ def certify(
     return sharpen(oracles, of_x.ravel(x), of_y.ravel(y), dual, of_x.ravel(found.value))
 
 
-def plain_certificate(oracles: Oracles, found: Estimate) -> Tensor | None:
-    """The bound that the residuals at hand give, if there is one."""
-    constants = oracles.problem.constants
+def plain_certificate(oracles: Oracles, x: Tensor, found: Estimate) -> Tensor | None:
+    """The bound that the residuals at hand give for an estimate at ``x``, if there is one."""
     known = found.v is not None and found.inner_residual is not None and found.dual_residual is not None
-    if not known or not constants.knows(*NEEDED) or not deterministic(oracles):
+    if not known or not deterministic(oracles):
+        return None
+    constants = oracles.constants(x)
+    if not constants.knows(*NEEDED):
         return None
     assert found.v is not None
     assert found.inner_residual is not None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -16,6 +17,9 @@ from metalearn.bilevel.trees import dot, norm, scale
 from metalearn.errors import BilevelError, ConfigError
 
 __all__ = ["CG", "FixedPoint", "HeavyBallLinear", "LinearSolution", "LinearSolver", "Neumann", "NormalCG", "Product"]
+
+FAR = 1e6
+"""Growth of a residual beyond which the run says no more."""
 
 Product = Callable[[Tensor], Tensor]
 """``v -> H v``, ``[D]`` or ``[B, D]``."""
@@ -52,6 +56,9 @@ class LinearSolver(ABC):
     growth: ClassVar[float] = 1.01
     """How much the residual's norm may grow in a run on a positive definite ``H``."""
 
+    stable: ClassVar[str] = "it must be positive: add l2 regularisation to inner_loss"
+    """What a curvature at which the residual grows must be, and what to do."""
+
     def __post_init__(self) -> None:
         name = type(self).__name__
         if (self.iterations is None) == (self.tolerance is None):
@@ -59,8 +66,12 @@ class LinearSolver(ABC):
                 f"{name}(iterations={self.iterations}, tolerance={self.tolerance}), but exactly one of them must be "
                 "given; drop one"
             )
-        if self.iterations is not None and self.iterations < 0:
-            raise ConfigError(f"{name}(iterations={self.iterations}), but it must be at least 0; use 10")
+        if self.iterations is not None and (self.iterations < 0 or self.iterations != int(self.iterations)):
+            raise ConfigError(
+                f"{name}(iterations={self.iterations}), but it must be a whole number, at least 0; use 10"
+            )
+        if self.max_iterations < 1:
+            raise ConfigError(f"{name}(max_iterations={self.max_iterations}), but it must be at least 1; use 1000")
         if self.tolerance is not None and not self.tolerance > 0:
             raise ConfigError(f"{name}(tolerance={self.tolerance}), but it must be above 0; use 1e-6")
 
@@ -82,6 +93,7 @@ class LinearSolver(ABC):
             v, r = torch.zeros_like(b), b
         else:
             r = b - product(v)
+        start = v, r
         answer, residual = v, norm(r)
         first, count = residual, 0
         if self.iterations == 0:
@@ -104,7 +116,7 @@ class LinearSolver(ABC):
             if count == limit:
                 break
         self._check_curvature_of_last(b, before, r)
-        self._check_growth(product, b, first, r)
+        self._check_growth(product, b, first, r, start)
         # what is not finite is for the caller to say, who knows the term and the step
         if self.tolerance is not None and not bool((done | ~residual.isfinite()).all()):
             raise BilevelError(
@@ -116,17 +128,27 @@ class LinearSolver(ABC):
     def _check_curvature_of_last(self, b: Tensor, before: Tensor, r: Tensor) -> None:  # noqa: B027  # few solvers can
         """Raise if the last two residuals tell that ``H`` has negative curvature."""
 
-    def _check_growth(self, product: Product, b: Tensor, first: Tensor, r: Tensor) -> None:
+    def _check_growth(
+        self, product: Product, b: Tensor, first: Tensor, r: Tensor, start: tuple[Tensor, Tensor]
+    ) -> None:
         now = norm(r)
         floor = torch.finfo(b.dtype).eps ** 0.5 * norm(b)  # below it growth is rounding
-        grown = (now > self.growth * first) & (now > floor)
+        grown = ~((now <= self.growth * first) | (now <= floor))
         if not bool(grown.any()):
             return
+        if bool((now[grown] > FAR * first[grown]).any() | ~now.isfinite().all()):
+            # again, up to where the numbers still say something
+            for _, r in self.iterates(product, b, *start):
+                now = norm(r)
+                grown = ~((now <= FAR * first) | (now <= floor))
+                if bool(grown.any()):
+                    break
+            if not bool(now.isfinite().all()):
+                return  # for the caller, who knows the term and the step
         curvature = _curvature(r, product(r))
         raise BilevelError(
             f"the residual |H v - b| of {type(self).__name__} grew from {_worst(first, grown):.3g} to "
-            f"{_worst(now, grown):.3g}, where the inner loss has the curvature {_worst(curvature, grown):.3g}; it "
-            "must be positive and below 2/step_size: lower the step size, or add l2 regularisation to inner_loss"
+            f"{_worst(now, grown):.3g}, where the inner loss has the curvature {_worst(curvature, grown):.3g}; {self.stable}"
         )
 
 
@@ -199,10 +221,16 @@ class FixedPoint(LinearSolver):
 
     step_size: float
 
+    stable: ClassVar[str] = (
+        "it must be positive and below 2/step_size: lower the step size, or add l2 regularisation to inner_loss"
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.step_size > 0:
-            raise ConfigError(f"{type(self).__name__}(step_size={self.step_size}), but it must be above 0; use 1/L")
+        if not 0 < self.step_size < math.inf:
+            raise ConfigError(
+                f"{type(self).__name__}(step_size={self.step_size}), but it must be above 0 and finite; use 1/L"
+            )
 
     def check(self, constants: Constants) -> None:
         if constants.L is not None:
@@ -234,8 +262,8 @@ class Neumann(FixedPoint):
     def solve(self, product: Product, b: Tensor, v: Tensor | None = None) -> LinearSolution:
         if self.iterations is None:
             return super().solve(product, b, v)
-        run = FixedPoint(iterations=self.iterations + 1, step_size=self.step_size)
-        return run.solve(product, b, v)._replace(iterations=self.iterations)
+        longer = replace(self, iterations=self.iterations + 1)
+        return super(Neumann, longer).solve(product, b, v)._replace(iterations=self.iterations)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +277,9 @@ class HeavyBallLinear(FixedPoint):
     momentum: float
 
     growth: ClassVar[float] = 1e3  # momentum has transients
+    stable: ClassVar[str] = (
+        "it must be positive and below 2 (1 + momentum)/step_size: lower the step size, or add l2 regularisation to inner_loss"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

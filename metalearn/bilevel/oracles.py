@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.utils._pytree import tree_leaves
 
-from metalearn.bilevel.problem import BilevelProblem
+from metalearn.bilevel.problem import BilevelProblem, Constants
 from metalearn.bilevel.streams import Draw, Term
 from metalearn.bilevel.trees import Layout, Tree
 from metalearn.errors import BilevelError, DivergenceError, ShapeError
@@ -86,6 +87,7 @@ class Oracles:
         self.problem, self.x, self.y, self.seed = problem, x, y, seed
         self.counts = counts if counts is not None else OracleCounts()
         self.each = problem.batched or 1
+        self.draws = 1
 
     @property
     def averages(self) -> int:
@@ -101,6 +103,15 @@ class Oracles:
         samples = getattr(stream, "samples", None)
         return Sample(stream(draw), samples(draw) if samples is not None else size or 1)
 
+    def constants(self, x: Tensor) -> Constants:
+        """What is known of the curvature at a point."""
+        found = self.problem.constants_at
+        return self.problem.constants if found is None else found(self.x.unravel(x.detach()))
+
+    def outer_step(self, draw: int) -> int:
+        """The outer step of a draw's number, for messages: an algorithm that takes several draws in each sets ``draws``."""
+        return draw // self.draws
+
     def count(self, name: str, sample: Sample, times: int = 1) -> None:
         """Add ``times`` evaluations on a batch."""
         setattr(self.counts, name, getattr(self.counts, name) + times * sample.weight * self.each)
@@ -109,7 +120,9 @@ class Oracles:
         """The same problem that many times at once, each with its own ``x``; counted in the same place."""
         problem = dataclasses.replace(self.problem, batched=times, shared_x=False, shared_batch=True)
         x, y = (dataclasses.replace(layout, problems=times) for layout in (self.x, self.y))
-        return Oracles(problem, x, y, self.counts, self.seed)
+        found = Oracles(problem, x, y, self.counts, self.seed)
+        found.draws = self.draws
+        return found
 
     def inner_losses(self, x: Tensor, y: Tensor, data: Tree) -> Tensor:
         """``g``, ``[]`` or ``[B]``; differentiable, and not counted."""
@@ -159,8 +172,9 @@ class Oracles:
     def _losses(self, loss: Any, name: str, x: Tensor, y: Tensor, data: Tree) -> Tensor:
         def one(x: Tensor, y: Tensor, data: Tree) -> Tensor:
             value: Tensor = loss(self.x.unravel(x), self.y.unravel(y), data)
-            if not isinstance(value, Tensor) or value.ndim:
-                shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            if not isinstance(value, Tensor) or value.ndim or value.is_complex():
+                shape: Any = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                shape = value.dtype if isinstance(value, Tensor) and value.is_complex() else shape
                 raise ShapeError(
                     f"{name} returns {shape}, but it must return a scalar tensor for each problem; take the mean"
                 )
@@ -170,7 +184,17 @@ class Oracles:
             return one(x, y, data)
         of_data = None if data is None or self.problem.shared_batch else 0
         dims = (None if self.problem.shared_x else 0, 0, of_data)
-        return vmap(one, in_dims=dims)(x, y, data)
+        try:
+            return vmap(one, in_dims=dims)(x, y, data)
+        except ValueError as error:
+            for leaf in tree_leaves(data) if of_data == 0 else ():
+                if not isinstance(leaf, Tensor) or leaf.shape[:1] != (self.problem.batched,):
+                    has = f"tensor of shape {list(leaf.shape)}" if isinstance(leaf, Tensor) else type(leaf).__name__
+                    raise ShapeError(
+                        f"the batch of {name} has a {has}, but the first axis of all its tensors must be the "
+                        f"{self.problem.batched} problems; stack them, or set shared_batch=True"
+                    ) from error
+            raise
 
 
 class Linearization:
@@ -241,7 +265,7 @@ def independent_of_y() -> BilevelError:
 def finite(tensor: Tensor, term: str, step: int) -> None:
     """Raise a DivergenceError that names the term and the outer step if an entry is not finite."""
     if not bool(tensor.isfinite().all()):
-        bad = tensor[~tensor.isfinite()].flatten()[0]
+        bad = tensor.detach()[~tensor.isfinite()].flatten()[0]
         raise DivergenceError(
             f"{term} has an entry {float(bad)} at outer step {step}, but it must be finite; lower the step sizes, or "
             "check the losses and their data"

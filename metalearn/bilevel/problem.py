@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from metalearn.bilevel.streams import Fixed, Stream
 from metalearn.bilevel.trees import Layout, Tree
@@ -24,8 +24,8 @@ class Constants:
 
     Attributes:
         mu: of the strong convexity of ``g(x, .)``.
-        L: of the smoothness of ``g(x, .)``, the largest eigenvalue of ``grad_yy g``.
-        L_xy: the largest norm of ``grad_xy g``.
+        L: of the smoothness of ``g(x, .)``, the largest eigenvalue of ``grad_yy g``; step sizes are held to it.
+        L_xy: the largest norm of ``grad_xy g``; a certificate needs it at ``y*(x)`` alone.
         rho_J: the Lipschitz constant of ``grad_xy g`` in ``y`` (tau in the thesis); 0 for a quadratic.
         rho_H: the Lipschitz constant of ``grad_yy g`` in ``y`` (rho in the thesis); 0 for a quadratic.
         L_fxx: the Lipschitz constant of ``grad_x f`` in ``x``.
@@ -34,6 +34,7 @@ class Constants:
         M: the largest norm of ``grad_y f``.
         mu_x: of the strong convexity of ``Phi``.
         L_phi: of the smoothness of ``Phi``.
+        L_upper: a bound on ``L`` that may be loose, for the rounding in a certificate; step sizes are not held to it.
     """
 
     mu: float | None = None
@@ -47,10 +48,11 @@ class Constants:
     M: float | None = None
     mu_x: float | None = None
     L_phi: float | None = None
+    L_upper: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            positive = name in ("mu", "L", "mu_x", "L_phi")
+            positive = name in ("mu", "L", "L_upper", "mu_x", "L_phi")
             if value is not None and not (value > 0 if positive else value >= 0):
                 raise ConfigError(
                     f"constants.{name} is {value}, but it must be {'above' if positive else 'at least'} 0; leave it "
@@ -86,7 +88,8 @@ class BilevelProblem:
         outer_loss: ``f(x, y, batch) -> scalar`` for one problem; ``x`` and ``y`` are trees of tensors.
         inner_loss: ``g(x, y, batch) -> scalar`` for one problem, strongly convex in ``y``.
         init_inner: ``x -> y``, where the inner solver starts; of ``batched`` problems, all of them, ``[B, ...]``.
-        constants: what is known of the curvature.
+        constants: what is known of the curvature, for every ``x``.
+        constants_at: ``x -> constants``, where more is known at a point; certificates are made of these.
         stream: gives the batches, see :mod:`metalearn.bilevel.streams`; without one ``batch`` is ``None``.
         batched: the number ``B`` of problems; ``None`` for one. Every tensor of ``y`` then has a leading axis ``B``, and so
             has every tensor of a batch, unless ``shared_batch``.
@@ -103,6 +106,7 @@ class BilevelProblem:
     batched: int | None = None
     shared_x: bool = True
     shared_batch: bool = False
+    constants_at: Callable[[Any], Constants] | None = None
 
     def __post_init__(self) -> None:
         if self.batched is not None and self.batched < 1:
@@ -116,15 +120,23 @@ class BilevelProblem:
         """How ``x`` and ``y`` lie in vectors, and ``y``: that given, or the initial one.
 
         Raises:
-            ShapeError: ``y`` has not the structure and the shapes of ``init_inner(x)``, or an axis of problems is missing.
+            ShapeError: ``y`` has not the structure and the shapes of ``init_inner(x)``, or not the dtype and device of ``x``; or
+                an axis of problems is missing.
         """
         of_x = Layout.of(x, "x", None if self.shared_x else self.batched)
         with torch.no_grad():
             initial = self.init_inner(x)
         of_y = Layout.of(initial, "init_inner(x)", self.batched)
         if y is None:
-            return of_x, of_y, initial
-        self.check_like_inner(y, of_y, "y")
+            y = initial
+        else:
+            self.check_like_inner(y, of_y, "y")
+        one, other = tree_leaves(x)[0], tree_leaves(y)[0]
+        if (one.dtype, one.device) != (other.dtype, other.device):
+            raise ShapeError(
+                f"x is {one.dtype} on {one.device}, but y, which init_inner(x) makes, is {other.dtype} on {other.device}, and "
+                "they must be alike; make y with dtype=x.dtype, device=x.device"
+            )
         return of_x, of_y, y
 
     def check_like_inner(self, tree: Tree, layout: Layout, name: str) -> None:

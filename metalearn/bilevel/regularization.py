@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from metalearn.bilevel.problem import BilevelProblem
+from metalearn.bilevel.problem import BilevelProblem, Constants
+from metalearn.bilevel.softmax import GRADIENT, HESSIAN, THIRD, design_of
 from metalearn.bilevel.streams import Fixed
 from metalearn.errors import ConfigError, ShapeError
 
-__all__ = ["SparseRows", "feature_logits", "regularization_problem"]
+__all__ = ["SparseRows", "feature_logits", "regularization_constants", "regularization_problem"]
 
 Examples = tuple[Tensor, Any, Tensor]
 """``(index [n] int64, x [n, features] dense or sparse, y [n] int64)``, such as :class:`metalearn.datamodules.Examples`."""
@@ -29,7 +33,9 @@ class SparseRows:
     """
 
     def __init__(self, matrix: Tensor) -> None:
-        """Transpose a matrix in any sparse layout, once."""
+        """Transpose a matrix in any sparse layout, once; one of 16 bits is widened, since few devices multiply it."""
+        if matrix.dtype in (torch.float16, torch.bfloat16):
+            matrix = matrix.float()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
             self.matrix = matrix if matrix.layout is torch.sparse_csr else matrix.to_sparse_csr()
@@ -80,7 +86,7 @@ def regularization_problem(
             "regularization_problem got neither train and val nor features and classes, but one pair must say the shapes; give "
             "both sets of examples"
         )
-    dtype = torch.get_default_dtype()
+    dtype: torch.dtype | None = None
     stream = None
     if train is not None and val is not None:
         classes = int(train[2].max()) + 1 if classes is None else classes
@@ -108,9 +114,37 @@ def regularization_problem(
         return F.cross_entropy(feature_logits(y, inputs), labels)
 
     def init_inner(x: Tensor) -> Tensor:
-        return torch.zeros(shape, dtype=dtype, device=x.device)
+        return torch.zeros(shape, dtype=dtype or x.dtype, device=x.device)
 
-    return BilevelProblem(outer_loss, inner_loss, init_inner, stream=stream)
+    known = None if train is None or val is None else regularization_constants(train, val, classes)
+    return BilevelProblem(outer_loss, inner_loss, init_inner, stream=stream, constants_at=known)
+
+
+def regularization_constants(train: Examples, val: Examples, classes: int) -> Callable[[Tensor], Constants]:
+    """The constants of :func:`regularization_problem` on these examples as a function of ``x``.
+
+    With ``e`` the largest eigenvalue of ``X'X/n`` of the training examples and ``r`` the longest of them: ``mu = min_j exp(x_j) /
+    classes``, ``rho_J = max_j exp(x_j) / classes``, ``rho_H = sqrt 2/(3 sqrt 3) r e``, ``L_upper = e/2 + rho_J``. At ``W*(x)``,
+    where the penalty's gradient is minus that of the loss, ``|J| = max_j exp(x_j) |W*_j| / classes`` is at most
+    ``L_xy = sqrt 2 max_j mean_i |X_ij|``, whatever ``x`` is; it is no bound at other ``W``. See :mod:`metalearn.bilevel.softmax`.
+    """
+    inner, outer = (design_of(getattr(part[1], "matrix", part[1])) for part in (train, val))
+    fixed = Constants(
+        L_xy=GRADIENT * inner.column,
+        rho_H=THIRD * inner.row * inner.eigenvalue,
+        L_fxx=0.0,
+        L_fxy=0.0,
+        L_fyy=HESSIAN * outer.eigenvalue,
+        M=GRADIENT * math.sqrt(outer.eigenvalue),
+    )
+
+    def at(x: Tensor) -> Constants:
+        low, high = torch.stack([x.min(), x.max()]).double().exp().div(classes).tolist()
+        if not 0 < low <= high < math.inf:  # out of range, or not a number, which is told elsewhere
+            return fixed
+        return replace(fixed, mu=low, rho_J=high, L_upper=HESSIAN * inner.eigenvalue + high)
+
+    return at
 
 
 class _Product(torch.autograd.Function):
@@ -119,7 +153,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, transposed: Tensor, dense: Tensor) -> Tensor:
         ctx.pair = transposed, matrix
-        return matrix @ dense
+        # autocast would take both to 16 bits, for which there is no sparse product on the CPU
+        with torch.autocast(dense.device.type, enabled=False):
+            return (matrix @ dense.to(matrix.dtype)).to(dense.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

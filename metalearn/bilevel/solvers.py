@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.trees import norm
 from metalearn.errors import BilevelError, ConfigError, DivergenceError
 
-__all__ = ["GradientDescent", "HeavyBall", "InnerSolution", "InnerSolver", "Nesterov", "check_step_size"]
+__all__ = ["GradientDescent", "HeavyBall", "InnerSolution", "InnerSolver", "Nesterov", "check_step_size", "growth"]
 
 Gradient = Callable[[Tensor, int], Tensor]
 """``(y, step) -> grad_y g(x, y)``, where the step chooses the batch."""
@@ -32,12 +33,19 @@ class InnerSolution(NamedTuple):
         residual: ``|grad_y g(x, y)|``, ``[]`` or ``[B]``; ``None`` where a number of steps was given, since it would cost a
             further gradient.
         first: that at the start.
+        last: that where the last gradient was taken.
     """
 
     y: Tensor
     steps: int
     residual: Tensor | None
     first: Tensor | None
+    last: Tensor | None = None
+
+    @property
+    def growth(self) -> Tensor | None:
+        """``last/first``, where both are known."""
+        return None if self.first is None or self.last is None else growth(self.first, self.last)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +66,17 @@ class InnerSolver(ABC):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if not self.step_size > 0:
-            raise ConfigError(f"{name}(step_size={self.step_size}), but it must be above 0; use 1/L")
+        if not 0 < self.step_size < math.inf:
+            raise ConfigError(f"{name}(step_size={self.step_size}), but it must be above 0 and finite; use 1/L")
         if (self.steps is None) == (self.tolerance is None):
             raise ConfigError(
                 f"{name}(steps={self.steps}, tolerance={self.tolerance}), but exactly one of them must be given; "
                 "drop one"
             )
-        if self.steps is not None and self.steps < 0:
-            raise ConfigError(f"{name}(steps={self.steps}), but it must be at least 0; use 10")
+        if self.steps is not None and (self.steps < 0 or self.steps != int(self.steps)):
+            raise ConfigError(f"{name}(steps={self.steps}), but it must be a whole number, at least 0; use 10")
+        if self.max_steps < 1:
+            raise ConfigError(f"{name}(max_steps={self.max_steps}), but it must be at least 1; use 10000")
         if self.tolerance is not None and not self.tolerance > 0:
             raise ConfigError(f"{name}(tolerance={self.tolerance}), but it must be above 0; use 1e-6")
 
@@ -89,26 +99,33 @@ class InnerSolver(ABC):
                 f"{type(self).__name__}.step_size", self.step_size, self.largest_step(constants.L), constants.L
             )
 
-    def solve(self, gradient: Gradient, y: Tensor) -> InnerSolution:
+    def solve(self, gradient: Gradient, y: Tensor, outer: int | None = None) -> InnerSolution:
         """Run without a graph.
+
+        Args:
+            gradient: of the inner loss.
+            y: where to start.
+            outer: the number of the outer step, for messages.
 
         Raises:
             BilevelError: the tolerance was not reached.
             DivergenceError: an iterate is not finite, or the inner gradient has grown a thousandfold.
         """
         if self.tolerance is not None:
-            return self._until(gradient, y.detach(), self.tolerance)
+            return self._until(gradient, y.detach(), self.tolerance, outer)
         assert self.steps is not None
-        first = None
+        first = size = None
         current = last = start = y.detach()
         for step in range(self.steps):
             point = self.point(current, last)
             found = gradient(point, step)
-            first = norm(found) if first is None else first
+            if step in (0, self.steps - 1):
+                size = norm(found)
+                first = size if first is None else first
             current, last = self.move(point, current, last, found), current
         if not bool(current.isfinite().all()):
-            self._locate(gradient, start)
-        return InnerSolution(current, self.steps, None, first)
+            self._locate(gradient, start, outer)
+        return InnerSolution(current, self.steps, None, first, size)
 
     def unroll(self, gradient: Gradient, y: Tensor, last: Tensor, first: int, count: int) -> tuple[Tensor, Tensor]:
         """``count`` steps from number ``first`` on, with the graph that ``gradient`` makes: the last two iterates."""
@@ -117,7 +134,7 @@ class InnerSolver(ABC):
             y, last = self.move(point, y, last, gradient(point, step)), y
         return y, last
 
-    def _until(self, gradient: Gradient, y: Tensor, tolerance: float) -> InnerSolution:
+    def _until(self, gradient: Gradient, y: Tensor, tolerance: float, outer: int | None) -> InnerSolution:
         """Each problem keeps the first point at which its gradient is short enough, whatever the others do."""
         last = answer = y
         residual = first = done = None
@@ -131,17 +148,17 @@ class InnerSolver(ABC):
             residual = torch.where(done, residual, size)
             done = residual <= tolerance
             if bool(done.all()):
-                return InnerSolution(answer, step + 1, residual, first)
-            check_growth(first, residual, step, self.step_size)
+                return InnerSolution(answer, step + 1, residual, first, residual)
+            check_growth(first, residual, step, self.step_size, outer)
             y, last = self.move(point, y, last, found), y
         assert residual is not None
         raise BilevelError(
-            f"{type(self).__name__} reached |grad_y g| = {float(residual.max()):.3g} in {self.max_steps} steps, but "
-            f"tolerance={tolerance:g} was asked for; raise max_steps, loosen the tolerance, or check that inner_loss "
-            "is strongly convex"
+            f"{type(self).__name__} reached |grad_y g| = {float(residual.max()):.3g} in {self.max_steps} steps"
+            f"{_of(outer)}, but tolerance={tolerance:g} was asked for; raise max_steps, loosen the tolerance, or check that "
+            "inner_loss is strongly convex"
         )
 
-    def _locate(self, gradient: Gradient, y: Tensor) -> None:
+    def _locate(self, gradient: Gradient, y: Tensor, outer: int | None) -> None:
         """Run again, for the step at which the first entry was not finite."""
         assert self.steps is not None
         last = y
@@ -152,7 +169,7 @@ class InnerSolver(ABC):
             y, last = self.move(point, y, last, found), y
             if not bool(y.isfinite().all()):
                 raise DivergenceError(
-                    f"{term} is not finite at inner step {step}, but all entries must be; lower "
+                    f"{term} is not finite at inner step {step}{_of(outer)}, but all entries must be; lower "
                     f"step_size={self.step_size:g}, or check inner_loss and its data"
                 )
 
@@ -229,22 +246,31 @@ def check_step_size(name: str, step_size: float, largest: float, L: float) -> No
         )
 
 
-def check_growth(first: Tensor, last: Tensor, steps: int, step_size: float) -> None:
+def growth(first: Tensor, last: Tensor) -> Tensor:
+    """``last/first``, or 0 where that is rounding."""
+    return torch.where(last <= torch.finfo(last.dtype).eps ** 0.5, 0.0, last / first)
+
+
+def check_growth(first: Tensor, last: Tensor, steps: int, step_size: float, outer: int | None = None) -> None:
     """Raise a DivergenceError if the inner gradient has grown a thousandfold, or is not finite."""
+    floor = torch.finfo(last.dtype).eps ** 0.5  # below it growth is rounding
+    if bool((((last <= GROWTH * first) | (last <= floor)) & last.isfinite()).all()):
+        return
     if not bool(last.isfinite().all()):
         raise DivergenceError(
-            f"grad_y g is not finite at inner step {steps}, but all entries must be; lower step_size={step_size:g}, or check "
-            "inner_loss and its data"
+            f"grad_y g is not finite at inner step {steps}{_of(outer)}, but all entries must be; lower "
+            f"step_size={step_size:g}, or check inner_loss and its data"
         )
-    floor = torch.finfo(last.dtype).eps ** 0.5  # below it growth is rounding
-    if bool(((last <= GROWTH * first) | (last <= floor)).all()):
-        return
     worst = int((last / first).nan_to_num(float("inf")).argmax())
     raise DivergenceError(
         f"|grad_y g| went from {float(first.flatten()[worst]):.3g} to {float(last.flatten()[worst]):.3g} by inner "
-        f"step {steps}, but it must shrink where inner_loss is strongly convex; lower step_size={step_size:g}, or "
+        f"step {steps}{_of(outer)}, but it must shrink where inner_loss is strongly convex; lower step_size={step_size:g}, or "
         "add regularisation"
     )
+
+
+def _of(outer: int | None) -> str:
+    return "" if outer is None else f" of outer step {outer}"
 
 
 def _check_momentum(momentum: float) -> None:

@@ -73,7 +73,7 @@ def check_positive(name: str, value: object, or_zero: bool = False) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or value < 0 or (value == 0 and not or_zero):  # type: ignore[operator]
         bound = "of at least 0" if or_zero else "above 0"
-        raise ConfigError(f"{name} is {value!r}, but it must be a finite number {bound}; leave it out to switch it off")
+        raise ConfigError(f"{name} is {value!r}, but it must be a finite number {bound}; leave it out for its default")
 
 
 def find_rule(rule: str | UpdateRule | Mapping[str, Any]) -> UpdateRule:

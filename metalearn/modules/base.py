@@ -41,12 +41,13 @@ class MetaModule(Evaluation):
         Raises:
             DivergenceError: the loss is not finite, or has exploded.
         """
-        losses, shares, right = [], [], []
+        losses, shares, right, seen = [], [], [], []
         for episode, ways in as_groups(batch, self.classifies):
             self._check(episode)
             with recording(True):
                 loss, logits = self.meta_loss(episode, ways)
             losses.append(loss)
+            seen.append(episode)
             shares.append(len(logits))
             if self.classifies:
                 right.append((logits[..., :ways].argmax(-1) == episode.query.y).float().mean() * len(logits))
@@ -55,7 +56,10 @@ class MetaModule(Evaluation):
         value = total.detach()
         if self._trainer is not None:
             value = self.trainer.strategy.reduce(value.clone(), reduce_op="mean")
-        self._check_divergence(float(value), "the meta-loss")
+        number = float(value)
+        if not math.isfinite(number):
+            self._check_data(seen)
+        self._check_divergence(number, "the meta-loss")
         if self._trainer is not None:
             self.log("train/loss", value, prog_bar=True, batch_size=tasks)
             if self.classifies:
@@ -107,6 +111,21 @@ class MetaModule(Evaluation):
             self._first_loss = value
         if not math.isfinite(value) or value > EXPLOSION * max(self._first_loss or 0.0, 1.0):
             self._diverged(what, value)
+
+    def _check_data(self, episodes: list[Episode]) -> None:
+        """Raise if it is this rank's data that are not finite, and say of which task."""
+        for role, values, name in (
+            (role, values, name)
+            for episode in episodes
+            for role, part in zip(("support", "query"), episode, strict=True)
+            for name, values in (("x", part.x), ("y", part.y))
+        ):
+            bad = ~values.isfinite().flatten(1).all(1)
+            if bool(bad.any()):
+                raise DivergenceError(
+                    f"{role}.{name} of task {int(bad.int().argmax())} of the batch has an entry that is not finite at step "
+                    f"{self.global_step if self._trainer is not None else 0}, but all must be; check the data and its transforms"
+                )
 
     def _diverged(self, what: str, value: float) -> None:
         step = self.global_step if self._trainer is not None else 0

@@ -55,6 +55,10 @@ class BilevelCore(L.LightningModule):
 
     def begin(self, problem: BilevelProblem, algorithm: Algorithm, x: Tree, y: Tree | None = None) -> None:
         """Say what is solved and how, and make parameters of ``x``."""
+        if not isinstance(algorithm, Algorithm):
+            raise ConfigError(
+                f"algorithm is {algorithm!r}, but it must be one such as BiO(estimator=..., step_size=...); make one of it"
+            )
         if not isinstance(algorithm, BiO) and self.outer_optimizer is not None:
             raise ConfigError(
                 f"outer_optimizer is given with {type(algorithm).__name__}, but that algorithm makes its own step of x; leave it "

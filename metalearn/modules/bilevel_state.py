@@ -16,7 +16,7 @@ from metalearn.errors import CheckpointError
 __all__ = ["average_state", "move_state", "pack_state", "unpack_state"]
 
 TREES = ("x", "y")
-TOLD = ("loss", "norm", "certificate", "inner_residual", "dual_residual")
+TOLD = ("loss", "norm", "certificate", "inner_residual", "dual_residual", "growth")
 """What is said of the last step, and not carried into the next one."""
 
 

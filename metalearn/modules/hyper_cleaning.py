@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from metalearn.bilevel.cleaning import cleaning_problem, detection_auroc, linear_logits
+from metalearn.bilevel.cleaning import cleaning_constants, cleaning_problem, detection_auroc, linear_logits
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.modules.arguments import check_positive
 from metalearn.modules.bilevel_names import AlgorithmName, EstimatorName, make_algorithm
@@ -82,7 +83,8 @@ class HyperCleaning(LinearBilevel):
 
     def sizes(self, data: Any) -> dict[str, int]:
         train = data.part("train")
-        return {"examples": len(train.y), "features": train.x.shape[1], "classes": 1 + int(data.part("val").y.max())}
+        largest = max(train.y.max(), data.part("val").y.max())
+        return {"examples": len(train.y), "features": train.x.shape[1], "classes": 1 + int(largest)}
 
     def make_problem(self, sizes: dict[str, int]) -> tuple[BilevelProblem, Tensor]:
         problem = cleaning_problem(
@@ -93,6 +95,9 @@ class HyperCleaning(LinearBilevel):
             seed=self.seed,
         )
         return problem, torch.zeros(sizes["examples"])
+
+    def with_constants(self, problem: BilevelProblem, train: Any, val: Any) -> BilevelProblem:
+        return dataclasses.replace(problem, constants=cleaning_constants(train, val, self.l2))
 
     def logits(self, y: Tensor, x: Any) -> Tensor:
         return linear_logits(y, x)

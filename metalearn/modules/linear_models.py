@@ -45,6 +45,10 @@ class LinearBilevel(BilevelCore):
         """The problem without its data, and the initial ``x``."""
         raise NotImplementedError(f"{type(self).__name__} must make its problem")
 
+    def with_constants(self, problem: BilevelProblem, train: Any, val: Any) -> BilevelProblem:
+        """The problem with what the examples of both levels tell of its curvature, for ``train/certificate``."""
+        return problem
+
     def logits(self, y: Tensor, x: Any) -> Tensor:
         """The linear model's outputs ``[n, classes]``."""
         raise NotImplementedError
@@ -59,6 +63,11 @@ class LinearBilevel(BilevelCore):
         """Take the sizes from the data, and refuse what would change the algorithm's step."""
         if not hasattr(self, "outer"):
             self._build_from_data()
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "part"):
+            self._check_sizes(self.sizes(data))
+            if stage == "fit" and data.batch_size is None:  # of drawn batches there is no certificate
+                self.problem = self.with_constants(self.problem, data.part("train"), data.part("val"))
         super().setup(stage)
 
     def _build_from_data(self) -> None:
@@ -73,6 +82,15 @@ class LinearBilevel(BilevelCore):
                 )
             given = {name: given[name] or size for name, size in self.sizes(data).items()}
         self.build({name: int(size) for name, size in given.items() if size is not None})
+
+    def _check_sizes(self, found: dict[str, int]) -> None:
+        """Raise a ConfigError where the data do not fit: other features, or more examples or classes."""
+        for name, size in found.items():
+            own = int(self.hparams[name])
+            if own != size if name == "features" else own < size:
+                raise ConfigError(
+                    f"{name} is {own}, but the data have {size}; leave {name} out, or use the data that the module was made for"
+                )
 
     @property
     def size_names(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from metalearn.bilevel.algorithms import BiO, ProximalBiO
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.prox import Box
-from metalearn.bilevel.regularization import feature_logits, regularization_problem
+from metalearn.bilevel.regularization import feature_logits, regularization_constants, regularization_problem
 from metalearn.errors import ConfigError
 from metalearn.modules.bilevel_names import AlgorithmName, EstimatorName, make_algorithm
 from metalearn.modules.linear_models import LinearBilevel
@@ -99,6 +100,11 @@ class RegularizationTuning(LinearBilevel):
     def make_problem(self, sizes: dict[str, int]) -> tuple[BilevelProblem, Tensor]:
         problem = regularization_problem(features=sizes["features"], classes=sizes["classes"])
         return problem, torch.full((sizes["features"],), float(self.initial_log_penalty))
+
+    def with_constants(self, problem: BilevelProblem, train: Any, val: Any) -> BilevelProblem:
+        return dataclasses.replace(
+            problem, constants_at=regularization_constants(train, val, int(self.hparams["classes"]))
+        )
 
     def logits(self, y: Tensor, x: Any) -> Tensor:
         return feature_logits(y, x)

@@ -133,7 +133,7 @@ def test_mini_batches_are_unbiased_and_repeat() -> None:
     """Full sizes give the deterministic hypergradient; small ones differ by seed alone, and average to it."""
     train, val = part(0), part(1)
     x = torch.zeros(12, dtype=torch.float64)
-    w = torch.randn(3, 6, dtype=torch.float64)
+    w = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     estimator = StocBiONeumann(eta=0.1, Q=1)
     whole = hypergradient(cleaning_problem(train, val, classes=3), x, w, estimator).value
     full = hypergradient(cleaning_problem(train, val, classes=3, inner_size=12), x, w, estimator).value
@@ -142,8 +142,9 @@ def test_mini_batches_are_unbiased_and_repeat() -> None:
     one, again = (hypergradient(problem, x, w, estimator, step=3).value for _ in range(2))
     assert torch.equal(one, again)
     assert not torch.equal(one, hypergradient(problem, x, w, estimator, step=4).value)
-    mean = torch.stack([hypergradient(problem, x, w, estimator, step=step).value for step in range(600)]).mean(0)
-    assert float((mean - whole).norm()) < 0.15 * float(whole.norm())
+    many = torch.stack([hypergradient(problem, x, w, estimator, step=step).value for step in range(600)])
+    error = (many.var(0).sum() / len(many)).sqrt()  # of the mean, by its own spread
+    assert float((many.mean(0) - whole).norm()) < 2 * float(error) < 0.3 * float(whole.norm())
 
 
 def batches(sizes: dict[str, int], size: int = 4) -> dict[str, tuple[Tensor, Tensor, Tensor]]:

@@ -37,7 +37,9 @@ from metalearn.bilevel import (
     StocBiONeumann,
     run,
 )
-from tests.bilevel.problems import DOUBLE, Logistic, noise
+from tests.bilevel.problems import DOUBLE, Logistic, noise, relative
+from tests.bilevel.test_mixed_precision import INNER as INNER_12
+from tests.bilevel.test_mixed_precision import Plain
 from tests.distributed.bilevel import sampled
 
 ROOT = Path(__file__).parents[2]
@@ -122,6 +124,21 @@ def test_another_optimizer_and_a_tree(tmp_path: Path) -> None:
         a.grad = b.grad = (before - state["x"]) / 0.1
         optimizer.step()
     torch.testing.assert_close(module.x, {"a": a.detach(), "b": b.detach()}, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["aid", "itd"])
+def test_a_step_in_bf16_mixed_is_that_of_a_plain_loop(name: str, tmp_path: Path) -> None:
+    """One step from a warm start, of which ``d`` alone is measured; the state stays in float32."""
+    made, x = Plain(examples=40), 0.3 * noise(4, seed=8) - 1
+    estimator = ITD(inner=INNER_12) if name == "itd" else AID(inner=INNER_12, solver=CG(iterations=4))
+    module = BilevelModule(made.single, BiO(estimator=estimator, step_size=1.0), x.float())
+    fitted = trainer(tmp_path, precision="bf16-mixed", max_steps=1)
+    fitted.fit(module)
+    expected = made.unrolled(x) if name == "itd" else made.implicit(x)
+    assert relative(x.float().double() - module.x.double(), expected) < 0.02
+    tensors = [value for value in module.state.values() if isinstance(value, Tensor)]
+    assert {value.dtype for value in tensors} == {torch.float32}
+    assert relative(module.y.double(), made.end(x)) < 0.02
 
 
 def test_bf16_mixed_runs(tmp_path: Path) -> None:

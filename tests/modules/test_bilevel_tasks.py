@@ -10,10 +10,22 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metalearn import ANIL, IMAML, MLP, Batch, BilevelError, BilevelFewShot, ConfigError, Episode, MetaModule
+from metalearn import (
+    ANIL,
+    IMAML,
+    MLP,
+    Batch,
+    BilevelError,
+    BilevelFewShot,
+    ConfigError,
+    DivergenceError,
+    Episode,
+    MetaModule,
+)
 from metalearn.modules.checkpoint import KEY
 from tests.modules.test_evaluation import NoiseTasks
 from tests.networks import TinyConv, noise_episode
@@ -147,6 +159,17 @@ def test_negative_curvature_is_one_line() -> None:
         IMAML(TinyConv().double(), inner_steps=1, inner_lr=0.1, lam=1e-6, cg_steps=40).meta_gradient(noise_episode(2))
 
 
+@pytest.mark.parametrize("role", ["support", "query"])
+def test_data_that_are_not_finite_are_named(role: str) -> None:
+    """Which set of which task, by every estimator."""
+    episode = noise_episode(3, dtype=torch.float32)
+    part: Batch = getattr(episode, role)
+    part.x[1, 2] = float("nan")
+    for build in [*BUILT.values(), SOLVERS["imaml normal_cg"]]:
+        with pytest.raises(DivergenceError, match=rf"{role}.x of task 1 of the batch has an entry that is not finite"):
+            build(MLP(3, 64, [8])).training_step(episode, 0)
+
+
 def test_arguments_out_of_range_are_one_line() -> None:
     for build, reason in (
         (lambda: IMAML(Smooth(), lam=0.0), "lam is 0.0"),
@@ -204,6 +227,121 @@ def test_under_a_stock_trainer(name: str, precision: Any, tmp_path: Path) -> Non
             torch.testing.assert_close(
                 again.adapt(support)(episode.query.x[0]), module.adapt(support)(episode.query.x[0])
             )
+
+
+class One(torch.utils.data.Dataset[Episode]):
+    """One batch of tasks."""
+
+    def __init__(self, episode: Episode) -> None:
+        self.episode = episode
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, number: int) -> Episode:
+        return self.episode
+
+
+@pytest.mark.parametrize("name", ["imaml", "itd", "aid"])
+@pytest.mark.parametrize("execution", ["sequential", "vectorized"])
+def test_a_step_in_bf16_mixed_is_that_of_a_plain_loop(name: str, execution: Any, tmp_path: Path) -> None:
+    """One step of SGD with lr=1 under a stock Trainer, against an unrolled loop in float64."""
+    episode, net, lam = noise_episode(2, dtype=torch.float32), smooth(), 4.0
+    more: dict[str, Any] = {"execution": execution, "outer_optimizer": lambda params: torch.optim.SGD(params, lr=1.0)}
+    if name == "imaml":
+        module: MetaModule = IMAML(smooth().float(), inner_steps=60, inner_lr=0.1, lam=lam, cg_steps=20, **more)
+    else:
+        steps = 7 if name == "itd" else 200
+        module = BilevelFewShot(
+            smooth().float(),
+            inner_steps=steps,
+            inner_lr=0.3,
+            l2=0.2,
+            estimator=name,
+            linear_steps=30,
+            **more,  # type: ignore[arg-type]
+        )
+    losses = []
+    for xs, ys, xq, yq in tasks_of(Episode(*(Batch(part.x.double(), part.y) for part in episode))):
+        if name == "imaml":
+            x = dict(net.named_parameters())
+            y = x
+            for _ in range(60):
+                tied = sum(((y[key] - x[key]) ** 2).sum() for key in x)
+                loss = F.cross_entropy(functional_call(net, y, (xs,)), ys) + lam / 2 * tied
+                grads = torch.autograd.grad(loss, list(y.values()), create_graph=True)
+                y = {key: value - 0.1 * grad for (key, value), grad in zip(y.items(), grads, strict=True)}
+            losses.append(F.cross_entropy(functional_call(net, y, (xq,)), yq))
+        else:
+            w, b = head_by_hand(net, net.body(xs), ys, False, 0.2, 0.3, steps, 0.0)
+            losses.append(F.cross_entropy(net.body(xq) @ w.T + b, yq))
+    wanted = dict(net.named_parameters() if name == "imaml" else net.body.named_parameters(prefix="body"))
+    expected = torch.autograd.grad(torch.stack(losses).mean(), list(wanted.values()))
+    before = {key: value.detach().clone() for key, value in module.backbone.named_parameters()}
+    run = L.Trainer(
+        accelerator="cpu", max_steps=1, precision="bf16-mixed", logger=False, limit_val_batches=0, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader(One(episode), batch_size=None)
+    run.fit(module, loader, loader)
+    after = dict(module.backbone.named_parameters())
+    assert all(value.dtype is torch.float32 for value in after.values())
+    found = torch.cat([(before[key] - after[key]).detach().flatten() for key in wanted]).double()
+    exact = torch.cat([value.flatten() for value in expected])
+    assert float((found - exact).norm()) < 0.02 * float(exact.norm())
+
+
+SOLVERS: dict[str, Callable[[nn.Module], MetaModule]] = {
+    "imaml normal_cg": lambda net: IMAML(net, inner_steps=3, lam=4.0, cg_steps=3, linear_solver="normal_cg"),
+    **{
+        f"aid {name} {loss}": lambda net, name=name, loss=loss: BilevelFewShot(  # type: ignore[misc]
+            net, inner_steps=3, l2=0.1, linear_steps=3, linear_solver=name, head_loss=loss
+        )
+        for name in ("normal_cg", "fixed_point", "neumann")
+        for loss in ("softmax", "ridge")
+    },
+    "itd ridge": lambda net: BilevelFewShot(net, inner_steps=3, l2=0.1, estimator="itd", head_loss="ridge"),
+}
+
+
+def fitted(build: Callable[[nn.Module], MetaModule], folder: Path, steps: int, ckpt: Path | None = None) -> MetaModule:
+    """A run that saves every third step, in epochs of 8."""
+    saver = ModelCheckpoint(
+        dirpath=folder, filename="last", every_n_train_steps=3, save_top_k=1, enable_version_counter=False
+    )
+    torch.manual_seed(0)
+    module = build(MLP(3, 64, [8]))
+    run = L.Trainer(
+        accelerator="cpu", max_steps=steps, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=folder, callbacks=[saver], limit_val_batches=0,
+    )  # fmt: skip
+    run.fit(module, datamodule=NoiseTasks(), ckpt_path=ckpt, weights_only=True)
+    return module
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_solver_by_name(name: str, tmp_path: Path) -> None:
+    """Two steps under a stock Trainer, which move all that is learned."""
+    module = fitted(SOLVERS[name], tmp_path, 2)
+    torch.manual_seed(0)
+    fresh = dict(SOLVERS[name](MLP(3, 64, [8])).named_parameters())
+    for key, value in module.named_parameters():
+        assert bool(value.isfinite().all())
+        assert torch.equal(value, fresh[key]) == ("head" in key and "imaml" not in name), key
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # that of the run which is resumed
+@pytest.mark.parametrize("name", BUILT)
+def test_a_resumed_run_equals_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
+    """Ended after step 11, in the second epoch of 8, with the last checkpoint at step 9."""
+    whole = fitted(BUILT[name], tmp_path / "a", 13)
+    fitted(BUILT[name], tmp_path / "b", 11)
+    resumed = fitted(BUILT[name], tmp_path / "b", 13, tmp_path / "b" / "last.ckpt")
+    expected = whole.state_dict()
+    assert resumed.state_dict().keys() == expected.keys()
+    for key, value in resumed.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+    assert resumed.counts == whole.counts  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", BUILT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,15 +16,16 @@ from metalearn.bilevel.estimators.base import Estimate, Estimator
 from metalearn.bilevel.hypergradients import plain_certificate
 from metalearn.bilevel.oracles import OracleCounts, Oracles, finite
 from metalearn.bilevel.problem import BilevelProblem
+from metalearn.bilevel.solvers import GROWTH
 from metalearn.bilevel.trees import Tree
-from metalearn.errors import ConfigError
+from metalearn.errors import ConfigError, DivergenceError
 
 __all__ = ["Algorithm", "Record", "Run", "State", "run"]
 
 State = dict[str, Any]
 """Plain types and tensors alone, so that ``torch.load(weights_only=True)`` reads it back: the trees ``x`` and ``y``, ``step``,
-``seed``, ``counts``, the last hypergradient's ``loss``, ``norm``, ``certificate``, ``inner_residual`` and ``dual_residual`` (or
-``None``), and what else the algorithm carries, as vectors."""
+``seed``, ``counts``, the last hypergradient's ``loss``, ``norm``, ``certificate``, ``inner_residual``,
+``dual_residual`` and ``growth`` (or ``None``), and what else the algorithm carries, as vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class Algorithm(ABC):
         state: State = {
             "x": of_x.unravel(vectors[0]), "y": of_y.unravel(vectors[1]), "step": 0, "seed": seed,
             "counts": OracleCounts().as_dict(), "loss": None, "norm": None, "certificate": None,
-            "inner_residual": None, "dual_residual": None,
+            "inner_residual": None, "dual_residual": None, "growth": None,
         }  # fmt: skip
         return {**state, **self.extra(*vectors)}
 
@@ -59,7 +61,14 @@ class Algorithm(ABC):
         oracles = Oracles(problem, of_x, of_y, OracleCounts(**state["counts"]), state["seed"])
         given = {**state, "x": of_x.ravel(state["x"]), "y": of_y.ravel(state["y"])}
         changed = self.advance(oracles, given)
-        finite(changed["x"], "x", state["step"])
+        if not bool(
+            changed["x"].isfinite().all() & changed["y"].isfinite().all()
+        ):  # one answer is awaited where all is well
+            # the u of MRBO and VRBO estimates the inner gradient
+            terms = {"grad_y g": changed.get("u"), "y": changed["y"], "x": changed["x"]}
+            for name, term in terms.items():
+                if term is not None:
+                    finite(term, name, state["step"])
         return {
             **state,
             **changed,
@@ -86,16 +95,36 @@ class Algorithm(ABC):
         return state["x"]
 
 
-def told(oracles: Oracles, found: Estimate, value: Tensor | None = None) -> State:
-    """The entries of the state that say what a hypergradient was."""
+def told(oracles: Oracles, x: Tensor, found: Estimate, value: Tensor | None = None) -> State:
+    """The entries of the state that say what a hypergradient at ``x`` was."""
     value = found.value if value is None else value
     return {
         "loss": found.losses.mean(),
         "norm": torch.linalg.vector_norm(value),
-        "certificate": plain_certificate(oracles, found),
+        "certificate": plain_certificate(oracles, x, found),
         "inner_residual": found.inner_residual,
         "dual_residual": found.dual_residual,
     }
+
+
+def grown(state: State, growth: Tensor | None) -> Tensor | None:
+    """By how much the inner gradient has grown in the inner runs since it last shrank, where each starts at the last one's end:
+    within a run a step size a little too large shows too little.
+
+    Raises:
+        DivergenceError: a millionfold.
+    """
+    if growth is None:
+        return None
+    before = state.get("growth")
+    total = growth if before is None else growth * before.clamp(min=1.0)
+    if bool((total > GROWTH**2).any()):
+        raise DivergenceError(
+            f"|grad_y g| has grown by a factor of {float(total.max()):.3g} within the inner steps up to outer step "
+            f"{state['step']}, but they must shrink it where inner_loss is strongly convex; lower the inner step size, or add "
+            "regularisation"
+        )
+    return total
 
 
 def stepped(x: Tensor, value: Tensor, step_size: float) -> Tensor:
@@ -105,8 +134,8 @@ def stepped(x: Tensor, value: Tensor, step_size: float) -> Tensor:
 
 def positive(owner: str, name: str, value: float) -> None:
     """Raise a ConfigError unless an argument is above 0."""
-    if not value > 0:
-        raise ConfigError(f"{owner}({name}={value}), but it must be above 0; use 0.1")
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{owner}({name}={value}), but it must be above 0 and finite; use 0.1")
 
 
 def below(owner: str, name: str, value: float, problem: BilevelProblem) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from metalearn.bilevel.algorithms.base import Algorithm, State, below, positive, stepped, told
+from metalearn.bilevel.algorithms.base import Algorithm, State, below, grown, positive, stepped, told
 from metalearn.bilevel.estimators import AID, ITD, StocBiONeumann
 from metalearn.bilevel.linear import CG
 from metalearn.bilevel.oracles import Oracles
@@ -53,7 +53,8 @@ class BiO(Algorithm):
         if not self.warm_start:
             y, v = oracles.y.ravel(oracles.problem.init_inner(oracles.x.unravel(x))).detach(), None
         found = self.estimator.estimate(oracles, x, y, v, state["step"])
-        return found.value, {"y": found.y, "v": found.v, **told(oracles, found)}
+        growth = grown(state, found.growth) if self.warm_start else None
+        return found.value, {"y": found.y, "v": found.v, **told(oracles, x, found), "growth": growth}
 
 
 def aid_bio(constants: Constants, factor: float = 10.0, step_size: float | None = None) -> BiO:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from metalearn.bilevel.algorithms.base import Algorithm, State, below, positive, stepped, told
+from metalearn.bilevel.algorithms.base import Algorithm, State, below, grown, positive, stepped, told
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.prox import Prox
@@ -56,7 +56,8 @@ class ProximalBiO(Algorithm):
         moved = self._shrink(oracles, stepped(z, found.value, self.step_size))
         mapping = torch.linalg.vector_norm(z - moved) / self.step_size
         return {
-            "x": moved, "x_before": x, "y": found.y, "v": found.v, **told(oracles, found), "norm": mapping,
+            "x": moved, "x_before": x, "y": found.y, "v": found.v, **told(oracles, z, found), "norm": mapping,
+            "growth": grown(state, found.growth),
         }  # fmt: skip
 
     def _shrink(self, oracles: Oracles, x: Tensor) -> Tensor:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from metalearn.bilevel.algorithms.base import Algorithm, State, positive, stepped, told
+from metalearn.bilevel.algorithms.base import Algorithm, State, grown, positive, stepped, told
 from metalearn.bilevel.estimators import Estimator
-from metalearn.bilevel.oracles import Oracles
+from metalearn.bilevel.estimators.base import deterministic
+from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.problem import BilevelProblem
-from metalearn.bilevel.solvers import check_step_size
+from metalearn.bilevel.solvers import check_step_size, growth
+from metalearn.bilevel.trees import norm
 from metalearn.errors import ConfigError
 
 __all__ = ["VRBO"]
@@ -65,10 +67,12 @@ class VRBO(Algorithm):
 
     def advance(self, oracles: Oracles, state: State) -> State:
         x, y, u, v, step = (state[name] for name in ("x", "y", "u", "v", "step"))
-        draws = step * (self.inner_steps + 2)  # of this outer step; no two share a number
+        oracles.draws = self.inner_steps + 2
+        draws = step * oracles.draws  # of this outer step; no two share a number
         if step % self.period == 0:
             u = oracles.inner_gradient(x, y, oracles.sample("inner", draws, 0, self.anchor_size))
             v = self.anchor.estimate(oracles, x, y, None, draws).value
+        first = u
         last, point = (x, y), (stepped(x, v, self.step_size), y)
         moved = v
         for index in range(self.inner_steps + 1):
@@ -77,7 +81,10 @@ class VRBO(Algorithm):
             found = self.estimator.estimate(oracles, *point, None, draw)
             v = v + found.value - self.estimator.estimate(oracles, *last, None, draw).value
             u = u + oracles.inner_gradient(*point, sample) - oracles.inner_gradient(*last, sample)
+            finite(u, "grad_y g", step)
+            first = u if index == 0 else first
             last = point
             if index < self.inner_steps:
                 point = (point[0], stepped(point[1], u, self.inner_step_size))
-        return {"x": point[0], "y": point[1], "u": u, "v": v, **told(oracles, found, moved)}
+        change = grown(state, growth(norm(first), norm(u))) if deterministic(oracles) else None
+        return {"x": point[0], "y": point[1], "u": u, "v": v, **told(oracles, point[0], found, moved), "growth": change}

@@ -12,7 +12,7 @@ from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result,
 from metalearn.bilevel.linear import CG, LinearSolver
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.problem import Constants
-from metalearn.bilevel.solvers import InnerSolution, check_growth
+from metalearn.bilevel.solvers import InnerSolution, check_growth, growth
 from metalearn.bilevel.trees import norm
 from metalearn.errors import BilevelError, ConfigError
 
@@ -53,8 +53,6 @@ class AID(Estimator):
     def check(self, constants: Constants) -> None:
         super().check(constants)
         self.solver.check(constants)
-        if self.tolerance is not None:
-            constants.need("AID(tolerance=...)", *NEEDED)
 
     def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
         if self.tolerance is None:
@@ -65,25 +63,28 @@ class AID(Estimator):
         self, oracles: Oracles, x: Tensor, solved: InnerSolution, v: Tensor | None, step: int, solver: LinearSolver
     ) -> Estimate:
         y = solved.y
-        finite(y, "y", step)
+        finite(y, "y", oracles.outer_step(step))
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
         here = oracles.linearize(x, y, oracles.sample("hessian", step))
-        finite(here.gradient, "grad_y g", step)
+        finite(here.gradient, "grad_y g", oracles.outer_step(step))
         residual = norm(here.residual) if deterministic(oracles) else None  # of one batch it says nothing
         if residual is not None and solved.first is not None and self.inner is not None:
-            check_growth(solved.first, residual, solved.steps, self.inner.step_size)
+            check_growth(solved.first, residual, solved.steps, self.inner.step_size, oracles.outer_step(step))
         found = solver.solve(here.hvp, outer.of_y, v)
         jacobian = oracles.sample("jacobian", step)
         if jacobian.data is not here.sample.data:
             here = oracles.linearize(x, y, jacobian)
         value = (outer.of_x - here.jvp(found.v)) / oracles.averages
         check_result(oracles, x, y, outer, value, step, found.v)
-        return Estimate(value, y, found.v, outer.losses, residual, found.residual, solved.steps, found.iterations)
+        change = growth(solved.first, residual) if solved.first is not None and residual is not None else None
+        return Estimate(
+            value, y, found.v, outer.losses, residual, found.residual, solved.steps, found.iterations, change
+        )
 
     def _to_tolerance(
         self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int, tolerance: float
     ) -> Estimate:
-        constants = oracles.problem.constants
+        constants = oracles.constants(x)
         mu, l_xy, l_fxy, l_fyy, rho_j, rho_h = constants.need("AID(tolerance=...)", *NEEDED)
         assert self.inner is not None
         length = 0.0 if v is None else float(norm(v).max())
@@ -108,6 +109,6 @@ class AID(Estimator):
             longest = float(norm(v).max())
             length = longest if longest > length else 2 * length  # the next target is at most half of this one
         raise BilevelError(
-            f"AID certified an error of {float(torch.max(bound)):.3g} at outer step {step}, but "
+            f"AID certified an error of {float(torch.max(bound)):.3g} at outer step {oracles.outer_step(step)}, but "
             f"tolerance={tolerance:g} was asked for; loosen it, or compute in float64"
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metalearn.bilevel.oracles import Oracles, OuterGradient, finite
 from metalearn.bilevel.problem import Constants
-from metalearn.bilevel.solvers import Gradient, InnerSolution, InnerSolver
+from metalearn.bilevel.solvers import Gradient, InnerSolution, InnerSolver, check_growth
 from metalearn.bilevel.streams import Fixed
 from metalearn.errors import BilevelError
 
@@ -29,6 +29,8 @@ class Estimate(NamedTuple):
         dual_residual: ``|H v - grad_y f|``, likewise.
         inner_steps: gradients that the inner solver took.
         iterations: of the linear solver.
+        growth: of the inner gradient's norm in the inner solver's run, ``[]`` or ``[B]``; 0 at the level of rounding, ``None`` of
+            batches and without a run.
     """
 
     value: Tensor
@@ -39,6 +41,7 @@ class Estimate(NamedTuple):
     dual_residual: Tensor | None = None
     inner_steps: int = 0
     iterations: int = 0
+    growth: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +64,19 @@ class Estimator(ABC):
             self.inner.check(constants)
 
     def solve_inner(self, oracles: Oracles, x: Tensor, y: Tensor, step: int) -> InnerSolution:
-        """Run the inner solver, if there is one."""
+        """Run the inner solver, if there is one.
+
+        Raises:
+            DivergenceError: something is not finite; or, of a deterministic problem, the inner gradient has grown a thousandfold.
+        """
         if self.inner is None:
             return InnerSolution(y.detach(), 0, None, None)
-        return self.inner.solve(inner_gradient(oracles, x, step), y)
+        outer = oracles.outer_step(step)
+        solved = self.inner.solve(inner_gradient(oracles, x, step), y, outer)
+        if solved.first is not None and solved.last is not None and deterministic(oracles):
+            # of batches two gradients do not tell
+            check_growth(solved.first, solved.last, max(0, solved.steps - 1), self.inner.step_size, outer)
+        return solved
 
 
 def inner_gradient(oracles: Oracles, x: Tensor, step: int) -> Gradient:
@@ -93,8 +105,10 @@ def check_result(
     if not bool(value.isfinite().all() & outer.losses.isfinite().all()):  # one answer is awaited where all is well
         terms = {"outer_loss": outer.losses, "grad_y f": outer.of_y, "grad_x f": outer.of_x, "v": v, "J v": value}
         for name, term in terms.items():
+            if name == "v" and v is not None and not bool(v.isfinite().all()):
+                _check_products(oracles, x, y, outer, step)
             if term is not None:
-                finite(term, name, step)
+                finite(term, name, oracles.outer_step(step))
     if (
         not outer.reaches_x
         and not bool(value.any())
@@ -104,3 +118,10 @@ def check_result(
             "neither outer_loss nor inner_loss depends on x, but x is what is optimised; compute one of them from x, "
             "without detach() or .item()"
         )
+
+
+def _check_products(oracles: Oracles, x: Tensor, y: Tensor, outer: OuterGradient, step: int) -> None:
+    """Raise if what ``v`` is made of is not finite."""
+    here = oracles.linearize(x, y, oracles.sample("hessian", step))
+    finite(here.gradient, "grad_y g", oracles.outer_step(step))
+    finite(here.hvp(outer.of_y), "grad_yy g", oracles.outer_step(step))

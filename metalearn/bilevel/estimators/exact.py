@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.trees import norm
 from metalearn.errors import BilevelError, ConfigError
@@ -39,12 +39,13 @@ class Exact(Estimator):
             )
         solved = self.solve_inner(oracles, x, y, step)
         y = solved.y
-        finite(y, "y", step)
+        finite(y, "y", oracles.outer_step(step))
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
         here = oracles.linearize(x, y, oracles.sample("hessian", step))
         units = torch.eye(size, dtype=y.dtype, device=y.device)
         matrix = torch.stack([here.hvp(unit.expand_as(y)) for unit in units], -1)
-        finite(matrix, "grad_yy g", step)
+        finite(here.gradient, "grad_y g", oracles.outer_step(step))
+        finite(matrix, "grad_yy g", oracles.outer_step(step))
         matrix = (matrix + matrix.mT) / 2
         factor, info = torch.linalg.cholesky_ex(matrix)
         if bool(info.any()):
@@ -56,5 +57,15 @@ class Exact(Estimator):
         v = torch.cholesky_solve(outer.of_y.unsqueeze(-1), factor).squeeze(-1)
         value = (outer.of_x - here.jvp(v)) / oracles.averages
         check_result(oracles, x, y, outer, value, step, v)
-        residual = norm((matrix @ v.unsqueeze(-1)).squeeze(-1) - outer.of_y)
-        return Estimate(value, y, v, outer.losses, norm(here.residual), residual, solved.steps, size)
+        residual = norm((matrix * v.unsqueeze(-2)).sum(-1) - outer.of_y)
+        return Estimate(
+            value,
+            y,
+            v,
+            outer.losses,
+            norm(here.residual),
+            residual,
+            solved.steps,
+            size,
+            solved.growth if deterministic(oracles) else None,
+        )

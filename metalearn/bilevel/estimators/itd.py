@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, inner_gradient
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, inner_gradient
 from metalearn.bilevel.oracles import Oracles, independent_of_y
-from metalearn.bilevel.solvers import Gradient
+from metalearn.bilevel.solvers import Gradient, check_growth, growth
+from metalearn.bilevel.trees import norm
 from metalearn.errors import ConfigError
 from metalearn.inner.gradients import MEMORY_MODES, MemoryMode, gradient
 
@@ -22,7 +23,8 @@ class ITD(Estimator):
     """``G = d f(x, y_D(x)) / dx`` by reverse mode through the last ``truncate`` of ``D`` inner steps, ``y_0`` a constant
     (ITD-BiO, arXiv 2108.00330, chapter 2; truncation: Shaban et al. 2019).
 
-    Its error does not vanish for a fixed ``D``: on a quadratic it is ``-C' (I - a A)^D A^-1 grad_y f``. A step counts one
+    It needs no strong convexity, but of a deterministic problem an inner gradient that has grown a thousandfold is an error. Its
+    error does not vanish for a fixed ``D``: on a quadratic it is ``-C' (I - a A)^D A^-1 grad_y f``. A step counts one
     product with ``J``, and all but the first one with ``H``.
 
     Attributes:
@@ -57,13 +59,22 @@ class ITD(Estimator):
         total = self.inner.steps
         kept = total if self.truncate is None else self.truncate
         start = y = last = y.detach()
-        y, last = self.inner.unroll(inner_gradient(oracles, x, step), y, last, 0, total - kept)
+        sizes: list[Tensor] = []
+        early = _measured(inner_gradient(oracles, x, step), sizes, total)
+        y, last = self.inner.unroll(early, y, last, 0, total - kept)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            end, _ = self.inner.unroll(self._recorded(oracles, leaf, step, total - kept), y, last, total - kept, kept)
+            late = _measured(self._recorded(oracles, leaf, step, total - kept), sizes, total)
+            end, _ = self.inner.unroll(late, y, last, total - kept, kept)
         y = end.detach()
         if not bool(y.isfinite().all()):
-            self.inner.solve(inner_gradient(oracles, x, step), start)  # says at which inner step
+            self.inner.solve(
+                inner_gradient(oracles, x, step), start, oracles.outer_step(step)
+            )  # says at which inner step
+        change = None
+        if sizes and deterministic(oracles):
+            change = growth(sizes[0], sizes[-1])
+            check_growth(sizes[0], sizes[-1], total - 1, self.inner.step_size, oracles.outer_step(step))
         if bool((y == start).all()):
             inner_gradient(oracles, x, step)(y, 0)  # raises if it has none
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
@@ -72,7 +83,7 @@ class ITD(Estimator):
             (through,) = torch.autograd.grad(end, leaf, outer.of_y, materialize_grads=True)
         value = (outer.of_x + through) / oracles.averages
         check_result(oracles, x, y, outer, value, step)
-        return Estimate(value, y, None, outer.losses, inner_steps=total)
+        return Estimate(value, y, None, outer.losses, inner_steps=total, growth=change)
 
     def _recorded(self, oracles: Oracles, x: Tensor, step: int, first: int) -> Gradient:
         """The inner gradient, through which the hypergradient passes."""
@@ -86,7 +97,7 @@ class ITD(Estimator):
 
             def objective(adapted: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
                 losses = oracles.inner_losses(others[0], adapted[0], sample.data)
-                if torch.is_grad_enabled() and not losses.requires_grad:
+                if adapted[0].requires_grad and not losses.requires_grad:
                     raise independent_of_y()
                 return losses.sum()
 
@@ -95,3 +106,15 @@ class ITD(Estimator):
             return gradient(objective, [y], [x], 2, self.memory)[0]
 
         return find
+
+
+def _measured(gradient: Gradient, sizes: list[Tensor], steps: int) -> Gradient:
+    """The same, which writes down the norms of the first and of the last of ``steps`` gradients."""
+
+    def find(y: Tensor, index: int) -> Tensor:
+        found = gradient(y, index)
+        if index in (0, steps - 1):
+            sizes.append(norm(found.detach()))
+        return found
+
+    return find

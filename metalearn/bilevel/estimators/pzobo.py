@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, inner_gradient
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, inner_gradient
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.streams import Draw
 from metalearn.bilevel.trees import dot
@@ -23,6 +23,7 @@ class PZOBO(Estimator):
 
     All runs start at the same ``y``; with a stream they see the same batches, which is PZOBO-S. Where ``y_N`` is affine in ``x``
     the response term is unbiased for any ``mu``, with a relative mean squared error of ``(p + 1)/Q`` for ``p`` entries of ``x``.
+    The runs are made without autocast, in which their differences would be rounding.
 
     Attributes:
         inner: the solver.
@@ -51,34 +52,43 @@ class PZOBO(Estimator):
     def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
         assert self.inner is not None
         start = y.detach()
-        solved = self.solve_inner(oracles, x, start, step)
+        with _whole_digits(x):
+            solved = self.solve_inner(oracles, x, start, step)
         y, steps = solved.y, solved.steps
-        finite(y, "y", step)
+        finite(y, "y", oracles.outer_step(step))
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
         response = torch.zeros_like(x)
         for first in range(0, self.Q, self.at_once):
             numbers = range(first, min(first + self.at_once, self.Q))
             directions = torch.stack([self.direction(oracles, x, step, number) for number in numbers])
-            ends, taken = self._ends(oracles, x, start, directions, step)
+            with _whole_digits(x):
+                ends, taken = self._ends(oracles, x, start, directions, step)
             steps += taken
             along = dot(ends - y, outer.of_y) / self.mu  # [directions], or [directions, B]
             if oracles.problem.shared_x:
-                response = response + along.reshape(len(numbers), -1).sum(1) @ directions
+                response = response + (along.reshape(len(numbers), -1).sum(1, keepdim=True) * directions).sum(0)
             else:
-                response = response + along.movedim(0, -1) @ directions
+                response = response + (along.unsqueeze(-1) * directions.unsqueeze(1)).sum(0)
         value = (outer.of_x + response / self.Q) / oracles.averages
         check_result(oracles, x, y, outer, value, step)
-        return Estimate(value, y, None, outer.losses, inner_steps=steps)
+        return Estimate(
+            value, y, None, outer.losses, inner_steps=steps, growth=solved.growth if deterministic(oracles) else None
+        )
 
     def _ends(self, oracles: Oracles, x: Tensor, start: Tensor, directions: Tensor, step: int) -> tuple[Tensor, int]:
         """Where the inner solver ends from each changed ``x``, ``[directions, ..., D]``, and the steps of all."""
         assert self.inner is not None
         if oracles.problem.batched is not None or self.at_once == 1:
-            runs = [self.inner.solve(inner_gradient(oracles, x + self.mu * u, step), start) for u in directions]
+            runs = [
+                self.inner.solve(inner_gradient(oracles, x + self.mu * u, step), start, oracles.outer_step(step))
+                for u in directions
+            ]
             return torch.stack([each.y for each in runs]), sum(each.steps for each in runs)
         many = oracles.repeated(len(directions))
         found = self.inner.solve(
-            inner_gradient(many, x + self.mu * directions, step), start.expand(len(directions), -1)
+            inner_gradient(many, x + self.mu * directions, step),
+            start.expand(len(directions), -1),
+            oracles.outer_step(step),
         )
         return found.y, found.steps * len(directions)
 
@@ -86,3 +96,8 @@ class PZOBO(Estimator):
         """``u`` ``[P]``, the same for all problems."""
         generator = Draw(oracles.seed, step, "direction", index).generator()
         return torch.randn(x.shape[-1], generator=generator, dtype=x.dtype).to(x.device)
+
+
+def _whole_digits(x: Tensor) -> torch.autocast:
+    """Without autocast: a difference of runs of which 8 bits are kept is rounding."""
+    return torch.autocast(x.device.type, enabled=False)

@@ -73,19 +73,27 @@ class StocBiONeumann(Estimator):
     def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
         solved = self.solve_inner(oracles, x, y, step)
         y = solved.y
-        finite(y, "y", step)
+        finite(y, "y", oracles.outer_step(step))
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step, 0, self.outer_size))
         before = term = total = outer.of_y
         for index, size in enumerate(self.sizes(oracles.problem.constants)):
             sample = oracles.sample("hessian", step, index, size)
             before, term = term, term - self.eta * oracles.linearize(x, y, sample).hvp(term)
             total = total + term
-        self._check_curvature(oracles, outer.of_y, before, term, step)
+        self._check_curvature(oracles, outer.of_y, before, term, oracles.outer_step(step))
         v = self.eta * total
         jacobian = oracles.sample("jacobian", step, 0, self.jacobian_size)
         value = (outer.of_x - oracles.linearize(x, y, jacobian).jvp(v)) / oracles.averages
         check_result(oracles, x, y, outer, value, step, v)
-        return Estimate(value, y, v, outer.losses, inner_steps=solved.steps, iterations=self.Q)
+        return Estimate(
+            value,
+            y,
+            v,
+            outer.losses,
+            inner_steps=solved.steps,
+            iterations=self.Q,
+            growth=solved.growth if deterministic(oracles) else None,
+        )
 
     def _check_curvature(self, oracles: Oracles, first: Tensor, before: Tensor, last: Tensor, step: int) -> None:
         """Of the last product: the terms turn to the curvature that lies furthest from ``1/eta``."""
