@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -12,17 +13,26 @@ from metalearn.bilevel import (
     AID,
     CG,
     ITD,
+    L1,
+    MRBO,
     PZOBO,
+    VRBO,
+    AccBiO,
+    AccBiOBG,
     BilevelProblem,
+    BiO,
     Constants,
     Estimator,
     FixedPoint,
     GradientDescent,
+    ProximalBiO,
     Quadratic,
     Sampled,
+    StocBiONeumann,
     certify,
     hypergradient,
     quadratic,
+    run,
 )
 from metalearn.errors import BilevelError, ConfigError
 from tests.bilevel.problems import DOUBLE, noise, relative
@@ -137,8 +147,6 @@ def test_a_tolerance_is_kept(tolerance: float) -> None:
 
 def test_batched_certificates() -> None:
     """Of problems with x of their own one bound each; where they share it, one for the mean."""
-    import dataclasses
-
     x = noise(3, 6)
     own = dataclasses.replace(Curved.problem, batched=3, shared_x=False)
     estimator = AID(inner=sgd(2), solver=CG(iterations=1))
@@ -159,8 +167,6 @@ def test_batched_certificates() -> None:
 
 
 def test_what_a_certificate_needs_is_said() -> None:
-    import dataclasses
-
     q = quadratic(4, 3, 5.0, seed=0)
     x = noise(3)
     found = hypergradient(q.problem, x)
@@ -188,3 +194,42 @@ def test_a_converged_value_is_exact() -> None:
     x = noise(3)
     found = hypergradient(q.problem, x, None, AID(inner=sgd(1), tolerance=1e-10))
     assert relative(found.value, q.hypergradient(x)) < 1e-10
+
+
+@pytest.mark.parametrize(
+    "estimator", [ITD(inner=sgd(4)), AID(inner=sgd(2), solver=CG(iterations=2)), PZOBO(inner=sgd(4), Q=3)]
+)
+def test_a_run_is_certified_at_every_step_and_its_calls_are_its_own(estimator: Estimator) -> None:
+    q = quadratic(8, 5, 30.0, seed=2)
+    size = 2e-4
+    points = [noise(5)]
+    result = run(
+        q.problem, BiO(estimator=estimator, step_size=size, certify=True), points[0], steps=6,
+        callback=lambda state, _: points.append(state["x"]),
+    )  # fmt: skip
+    for before, after, record in zip(points[:-1], points[1:], result.history, strict=True):
+        error = true_error(q, before, (before - after) / size)
+        assert record.certificate is not None
+        assert error <= record.certificate * (1 + 1e-9)
+        assert record.certificate <= 10 * error
+    plain = run(q.problem, BiO(estimator=estimator, step_size=size), points[0], steps=6)
+    assert torch.equal(plain.x, result.x)
+    assert plain.state["counts"] == result.state["counts"]
+
+
+def test_every_algorithm_can_be_certified() -> None:
+    q = quadratic(6, 4, 5.0, seed=1)
+    point = StocBiONeumann(eta=0.5, Q=3)
+    aid = AID(inner=sgd(2), solver=CG(iterations=2))
+    for algorithm in (
+        AccBiO(estimator=aid, L_phi=100.0, mu_x=1.0, certify=True),
+        AccBiOBG(estimator=aid, step_size=0.005, mu_x=1.0, certify=True),
+        MRBO(estimator=point, step_size=0.01, inner_step_size=0.5, certify=True),
+        VRBO(estimator=point, anchor=point, step_size=0.01, inner_step_size=0.5, certify=True),
+        ProximalBiO(estimator=aid, prox=L1(0.1), step_size=0.01, certify=True),
+    ):
+        assert run(q.problem, algorithm, noise(4), steps=2).history[-1].certificate is not None
+    batch = torch.zeros(3)
+    drawn = dataclasses.replace(q.problem, stream=Sampled(batch, batch, 2, 2))
+    with pytest.raises(ConfigError, match="draws batches from Sampled"):
+        run(drawn, BiO(estimator=aid, step_size=0.01, certify=True), noise(4), steps=1)

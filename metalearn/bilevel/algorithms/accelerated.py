@@ -54,7 +54,7 @@ class AccBiO(Algorithm):
         found = self.estimator.estimate(oracles, x, y, None, state["step"])
         z = stepped(x, found.value, 1 / self.L_phi)
         m = extrapolation(self.mu_x, self.L_phi)
-        return {"x": z + m * (z - before), "z": z, "y": found.y, **told(oracles, x, found)}
+        return {"x": z + m * (z - before), "z": z, "y": found.y, **told(oracles, x, found, certify=self.certify)}
 
     def solution(self, state: State) -> Tree:
         return _like(state["z"], state["x"])
@@ -95,7 +95,7 @@ class AccBiOBG(Algorithm):
         return {
             "x": stepped(pull * w + (1 - pull) * x, found.value, math.sqrt(self.step_size / self.mu_x)),
             "z": stepped(w, found.value, self.step_size),
-            "y": found.y, "v": found.v, **told(oracles, w, found), "growth": grown(state, found.growth),
+            "y": found.y, "v": found.v, **told(oracles, w, found, certify=self.certify), "growth": grown(state, found.growth),
         }  # fmt: skip
 
     def solution(self, state: State) -> Tree:

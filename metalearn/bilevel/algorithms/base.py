@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from metalearn.bilevel.certificates import sharpen
 from metalearn.bilevel.estimators.base import Estimate, Estimator
 from metalearn.bilevel.hypergradients import plain_certificate
 from metalearn.bilevel.oracles import OracleCounts, Oracles, finite
@@ -34,9 +35,13 @@ class Algorithm(ABC):
 
     Attributes:
         estimator: of the hypergradient.
+        certify: whether the state's ``certificate`` is the bound of :func:`~metalearn.bilevel.certify`, within a factor of 3 of
+            the hypergradient's error up to rounding, instead of the one that costs nothing. The oracle calls that it takes are
+            not counted, since the steps do without it. The problem must be deterministic.
     """
 
     estimator: Estimator
+    certify: bool = False
 
     def init(self, problem: BilevelProblem, x: Tree, y: Tree | None = None, seed: int = 0) -> State:
         """The state before the first step.
@@ -95,13 +100,18 @@ class Algorithm(ABC):
         return state["x"]
 
 
-def told(oracles: Oracles, x: Tensor, found: Estimate, value: Tensor | None = None) -> State:
-    """The entries of the state that say what a hypergradient at ``x`` was."""
+def told(oracles: Oracles, x: Tensor, found: Estimate, value: Tensor | None = None, *, certify: bool = False) -> State:
+    """The entries of the state that say what a hypergradient at ``x`` was, and the direction ``value`` that was made of it."""
     value = found.value if value is None else value
+    if certify:
+        apart = Oracles(oracles.problem, oracles.x, oracles.y, OracleCounts(), oracles.seed)
+        certificate: Tensor | None = sharpen(apart, x, found.y, found.v, found.value).upper
+    else:
+        certificate = plain_certificate(oracles, x, found)
     return {
         "loss": found.losses.mean(),
         "norm": torch.linalg.vector_norm(value),
-        "certificate": plain_certificate(oracles, x, found),
+        "certificate": certificate,
         "inner_residual": found.inner_residual,
         "dual_residual": found.dual_residual,
     }

@@ -54,7 +54,12 @@ class BiO(Algorithm):
             y, v = oracles.y.ravel(oracles.problem.init_inner(oracles.x.unravel(x))).detach(), None
         found = self.estimator.estimate(oracles, x, y, v, state["step"])
         growth = grown(state, found.growth) if self.warm_start else None
-        return found.value, {"y": found.y, "v": found.v, **told(oracles, x, found), "growth": growth}
+        return found.value, {
+            "y": found.y,
+            "v": found.v,
+            **told(oracles, x, found, certify=self.certify),
+            "growth": growth,
+        }
 
 
 def aid_bio(constants: Constants, factor: float = 10.0, step_size: float | None = None) -> BiO:

@@ -77,5 +77,5 @@ class MRBO(Algorithm):
         rate = self.schedule(step)
         return {
             "x": stepped(x, v, self.step_size * rate), "y": stepped(y, u, self.inner_step_size * rate),
-            "x_before": x, "y_before": y, "u": u, "v": v, **told(oracles, x, found, v),
+            "x_before": x, "y_before": y, "u": u, "v": v, **told(oracles, x, found, v, certify=self.certify),
         }  # fmt: skip

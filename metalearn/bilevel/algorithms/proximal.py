@@ -56,8 +56,8 @@ class ProximalBiO(Algorithm):
         moved = self._shrink(oracles, stepped(z, found.value, self.step_size))
         mapping = torch.linalg.vector_norm(z - moved) / self.step_size
         return {
-            "x": moved, "x_before": x, "y": found.y, "v": found.v, **told(oracles, z, found), "norm": mapping,
-            "growth": grown(state, found.growth),
+            "x": moved, "x_before": x, "y": found.y, "v": found.v, **told(oracles, z, found, certify=self.certify),
+            "norm": mapping, "growth": grown(state, found.growth),
         }  # fmt: skip
 
     def _shrink(self, oracles: Oracles, x: Tensor) -> Tensor:

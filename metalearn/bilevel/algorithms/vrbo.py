@@ -87,4 +87,11 @@ class VRBO(Algorithm):
             if index < self.inner_steps:
                 point = (point[0], stepped(point[1], u, self.inner_step_size))
         change = grown(state, growth(norm(first), norm(u))) if deterministic(oracles) else None
-        return {"x": point[0], "y": point[1], "u": u, "v": v, **told(oracles, point[0], found, moved), "growth": change}
+        return {
+            "x": point[0],
+            "y": point[1],
+            "u": u,
+            "v": v,
+            **told(oracles, point[0], found, moved, certify=self.certify),
+            "growth": change,
+        }
