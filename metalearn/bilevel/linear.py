@@ -94,15 +94,19 @@ class LinearSolver(ABC):
         before = r
         for count, (found, after) in enumerate(self.iterates(product, b, v, r), 1):
             before, r = r, after
-            # each problem keeps the first solution that is good enough, whatever the others do
-            answer = torch.where(done.unsqueeze(-1), answer, found)
-            residual = torch.where(done, residual, norm(r))
-            if self.tolerance is not None:
+            if self.tolerance is None:
+                answer = found
+            else:
+                # each problem keeps the first solution that is good enough, whatever the others do
+                answer = torch.where(done.unsqueeze(-1), answer, found)
+                residual = torch.where(done, residual, norm(r))
                 done = residual <= tolerance
                 if bool(done.all()):
                     break
             if count == limit:
                 break
+        if self.tolerance is None:
+            residual = norm(r)
         self._check_curvature_of_last(b, before, r)
         self._check_growth(product, b, first, r)
         # what is not finite is for the caller to say, who knows the term and the step

@@ -21,7 +21,7 @@ from metalearn.bilevel.streams import Draw, Term
 from metalearn.bilevel.trees import Layout, Tree
 from metalearn.errors import BilevelError, DivergenceError, ShapeError
 
-__all__ = ["Linearization", "OracleCounts", "Oracles", "OuterGradient", "Sample", "finite", "independent_of_y"]
+__all__ = ["Linearization", "OracleCounts", "Oracles", "OuterGradient", "Sample", "finite", "independent_of_y", "total"]
 
 
 @dataclass
@@ -133,7 +133,7 @@ class Oracles:
             x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
             losses = self._losses(self.problem.outer_loss, "outer_loss", x, y, sample.data)
             of_x, of_y = (
-                torch.autograd.grad(losses.sum(), (x, y), allow_unused=True) if losses.requires_grad else (None, None)
+                torch.autograd.grad(total(losses), (x, y), allow_unused=True) if losses.requires_grad else (None, None)
             )
         if of_y is None:
             lacks = "y" if of_x is not None else "x or y"
@@ -151,7 +151,7 @@ class Oracles:
     def _inner_gradient(self, x: Tensor, y: Tensor, data: Tree, create_graph: bool) -> Tensor:
         losses = self.inner_losses(x, y, data)
         if losses.requires_grad:
-            (found,) = torch.autograd.grad(losses.sum(), y, create_graph=create_graph, allow_unused=True)
+            (found,) = torch.autograd.grad(total(losses), y, create_graph=create_graph, allow_unused=True)
             if found is not None:
                 return found
         raise independent_of_y()
@@ -229,6 +229,11 @@ class Linearization:
         if not self.gradient.requires_grad:  # g is linear in y
             return [torch.zeros_like(each) for each in by]
         return list(torch.autograd.grad(self.gradient, by, v, retain_graph=True, materialize_grads=True))
+
+
+def total(losses: Tensor) -> Tensor:
+    """The sum over problems; of one problem its loss itself, since each node of a graph costs."""
+    return losses.sum() if losses.ndim else losses
 
 
 def independent_of_y() -> BilevelError:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, inner_gradient
-from metalearn.bilevel.oracles import Oracles, independent_of_y
+from metalearn.bilevel.estimators.shared import Steps
+from metalearn.bilevel.oracles import Oracles, independent_of_y, total
 from metalearn.bilevel.solvers import Gradient
 from metalearn.errors import ConfigError
 from metalearn.inner.gradients import MEMORY_MODES, MemoryMode, gradient
@@ -24,6 +25,10 @@ class ITD(Estimator):
 
     Its error does not vanish for a fixed ``D``: on a quadratic it is ``-C' (I - a A)^D A^-1 grad_y f``. A step counts one
     product with ``J``, and all but the first one with ``H``.
+
+    What ``inner_loss`` computes from ``x`` and a fixed batch alone, such as features, is gone back through once for all steps
+    (``memory="store"``, see :mod:`metalearn.bilevel.estimators.shared`); it must be a function of its arguments and of torch's
+    generators.
 
     Attributes:
         inner: the solver, by a number of steps.
@@ -60,21 +65,19 @@ class ITD(Estimator):
         y, last = self.inner.unroll(inner_gradient(oracles, x, step), y, last, 0, total - kept)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            end, _ = self.inner.unroll(self._recorded(oracles, leaf, step, total - kept), y, last, total - kept, kept)
+            steps = Steps(leaf)
+            end, _ = self.inner.unroll(self._recorded(oracles, steps, step, total - kept), y, last, total - kept, kept)
         y = end.detach()
         if not bool(y.isfinite().all()):
             self.inner.solve(inner_gradient(oracles, x, step), start)  # says at which inner step
         if bool((y == start).all()):
             inner_gradient(oracles, x, step)(y, 0)  # raises if it has none
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
-        through = torch.zeros_like(x)
-        if end.requires_grad:
-            (through,) = torch.autograd.grad(end, leaf, outer.of_y, materialize_grads=True)
-        value = (outer.of_x + through) / oracles.averages
+        value = (outer.of_x + steps.pull(end, outer.of_y)) / oracles.averages
         check_result(oracles, x, y, outer, value, step)
         return Estimate(value, y, None, outer.losses, inner_steps=total)
 
-    def _recorded(self, oracles: Oracles, x: Tensor, step: int, first: int) -> Gradient:
+    def _recorded(self, oracles: Oracles, steps: Steps, step: int, first: int) -> Gradient:
         """The inner gradient, through which the hypergradient passes."""
 
         def find(y: Tensor, index: int) -> Tensor:
@@ -88,10 +91,13 @@ class ITD(Estimator):
                 losses = oracles.inner_losses(others[0], adapted[0], sample.data)
                 if torch.is_grad_enabled() and not losses.requires_grad:
                     raise independent_of_y()
-                return losses.sum()
+                return total(losses)
 
             if not y.requires_grad and self.memory == "store":
                 y = y.detach().requires_grad_()
-            return gradient(objective, [y], [x], 2, self.memory)[0]
+            (found,) = gradient(objective, [y], [steps.x], 2, self.memory)
+            if self.memory == "store":
+                steps.add(found, y, sample.data)
+            return found
 
         return find
