@@ -52,6 +52,9 @@ class LinearSolver(ABC):
     growth: ClassVar[float] = 1.01
     """How much the residual's norm may grow in a run on a positive definite ``H``."""
 
+    looks_back: ClassVar[bool] = False
+    """Whether the last two residuals tell the curvature, and the last but one is kept."""
+
     def __post_init__(self) -> None:
         name = type(self).__name__
         if (self.iterations is None) == (self.tolerance is None):
@@ -91,9 +94,10 @@ class LinearSolver(ABC):
         if bool(done.all()):
             return LinearSolution(answer, residual, 0)
         limit = self.iterations if self.iterations is not None else self.max_iterations
-        before = r
-        for count, (found, after) in enumerate(self.iterates(product, b, v, r), 1):
-            before, r = r, after
+        before, iterates = r, self.iterates(product, b, v, r)
+        del v  # no vector is held that is not needed: each is as long as y
+        for count, (found, after) in enumerate(iterates, 1):
+            before, r = r if self.looks_back else after, after
             if self.tolerance is None:
                 answer = found
             else:
@@ -203,6 +207,8 @@ class FixedPoint(LinearSolver):
 
     step_size: float
 
+    looks_back: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.step_size > 0:
@@ -253,6 +259,7 @@ class HeavyBallLinear(FixedPoint):
     momentum: float
 
     growth: ClassVar[float] = 1e3  # momentum has transients
+    looks_back: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

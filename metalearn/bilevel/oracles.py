@@ -141,8 +141,10 @@ class Oracles:
                 f"outer_loss does not depend on {lacks}, but the hypergradient passes through y; compute it from y, "
                 "without detach() or .item()"
             )
-        zeros = torch.zeros_like(x) if of_x is None else of_x
-        return OuterGradient(losses.detach(), zeros.detach(), of_y.detach(), of_x is not None)
+        reaches_x = of_x is not None
+        if of_x is None:
+            of_x = x.new_zeros(()).expand_as(x)  # takes no memory
+        return OuterGradient(losses.detach(), of_x.detach(), of_y.detach(), reaches_x)
 
     def linearize(self, x: Tensor, y: Tensor, sample: Sample) -> Linearization:
         """The inner problem's second derivatives at a point."""
