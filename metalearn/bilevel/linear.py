@@ -156,7 +156,7 @@ class CG(LinearSolver):
         while True:
             along = product(p)
             bend, moves = dot(p, along), ~(square <= floor)  # what is not a number moves, and is seen
-            self._check_curvature(bend, dot(p, p), moves)
+            self._check_curvature(bend, p, moves)
             if not bool(moves.any()):
                 return
             step = torch.where(moves, square / torch.where(moves, bend, 1.0), 0.0)
@@ -165,11 +165,11 @@ class CG(LinearSolver):
             p = r + scale(torch.where(moves, square / torch.where(moves, before, 1.0), 0.0), p)
             yield v, r
 
-    def _check_curvature(self, bend: Tensor, length: Tensor, moves: Tensor) -> None:
+    def _check_curvature(self, bend: Tensor, p: Tensor, moves: Tensor) -> None:
         wrong = (bend <= 0) & moves
         if bool(wrong.any()):
             raise BilevelError(
-                f"CG met the curvature {_worst(bend / length, wrong):.3g} in inner_loss, but it must be strongly "
+                f"CG met the curvature {_worst(bend / dot(p, p), wrong):.3g} in inner_loss, but it must be strongly "
                 "convex in y; add l2 regularisation, solve the inner problem further, or use NormalCG"
             )
 

@@ -18,7 +18,7 @@ from torch.func import vmap
 
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.streams import Draw, Term
-from metalearn.bilevel.trees import Layout, Tree
+from metalearn.bilevel.trees import Layout, Tree, all_finite
 from metalearn.errors import BilevelError, DivergenceError, ShapeError
 
 __all__ = ["Linearization", "OracleCounts", "Oracles", "OuterGradient", "Sample", "finite", "independent_of_y", "total"]
@@ -247,7 +247,7 @@ def independent_of_y() -> BilevelError:
 
 def finite(tensor: Tensor, term: str, step: int) -> None:
     """Raise a DivergenceError that names the term and the outer step if an entry is not finite."""
-    if not bool(tensor.isfinite().all()):
+    if not all_finite(tensor):
         bad = tensor[~tensor.isfinite()].flatten()[0]
         raise DivergenceError(
             f"{term} has an entry {float(bad)} at outer step {step}, but it must be finite; lower the step sizes, or "

@@ -12,6 +12,7 @@ from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result,
 from metalearn.bilevel.estimators.shared import Steps
 from metalearn.bilevel.oracles import Oracles, independent_of_y, total
 from metalearn.bilevel.solvers import Gradient
+from metalearn.bilevel.trees import all_finite
 from metalearn.errors import ConfigError
 from metalearn.inner.gradients import MEMORY_MODES, MemoryMode, gradient
 
@@ -68,9 +69,9 @@ class ITD(Estimator):
             steps = Steps(leaf)
             end, _ = self.inner.unroll(self._recorded(oracles, steps, step, total - kept), y, last, total - kept, kept)
         y = end.detach()
-        if not bool(y.isfinite().all()):
+        if not all_finite(y):
             self.inner.solve(inner_gradient(oracles, x, step), start)  # says at which inner step
-        if bool((y == start).all()):
+        if torch.equal(y, start):
             inner_gradient(oracles, x, step)(y, 0)  # raises if it has none
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
         value = (outer.of_x + steps.pull(end, outer.of_y)) / oracles.averages

@@ -87,18 +87,20 @@ class Steps:
 def _walk(root: Node, y: Node, x: Node) -> tuple[list[Node], dict[Node, int]]:
     """The nodes between a root and the two leaves, ``x`` first, each after those that it leads to; and what each depends on."""
     reach, nodes = {y: OF_Y, x: OF_X}, [x]
-    stack = [(root, False)]
+    stack: list[tuple[Node, list[Node] | None]] = [(root, None)]
     while stack:
-        node, passed = stack.pop()
-        if passed:
-            for after, _ in node.next_functions:
-                if after is not None:
-                    reach[node] |= reach[after]
+        node, after = stack.pop()
+        if after is not None:
+            for each in after:
+                reach[node] |= reach[each]
             nodes.append(node)
         elif node not in reach:
             reach[node] = 0
-            stack.append((node, True))
-            stack.extend((after, False) for after, _ in node.next_functions if after is not None and after not in reach)
+            after = [each for each, _ in node.next_functions if each is not None]
+            stack.append((node, after))
+            for each in after:
+                if each not in reach:
+                    stack.append((each, None))
     return nodes, reach
 
 
