@@ -38,7 +38,7 @@ class Steps:
         self._random = _random_state(x)
         self._batch: Tree = None
         self._alike = True
-        self._pattern: list[tuple[str, int]] = []
+        self._pattern: list[tuple[type, int]] = []
         self._places: list[tuple[int, int]] = []
         self._edges: list[list[tuple[Node, int]]] = []
 
@@ -52,7 +52,7 @@ class Steps:
             return
         assert gradient.grad_fn is not None
         nodes, reach = _walk(gradient.grad_fn, get_gradient_edge(y).node, self._node)
-        pattern = [(node.name(), reach[node]) for node in nodes]
+        pattern = [(type(node), reach[node]) for node in nodes]
         if first:
             self._pattern, self._places = pattern, _cut(nodes, reach)
         self._alike = pattern == self._pattern
