@@ -1,8 +1,10 @@
 """Milliseconds per outer step and peak memory of our bilevel algorithms beside the same ones as plain torch.autograd loops.
 
-Both get the same losses, data, step sizes and starting points, and take turns in one process; the hypergradients are compared
-first. The plain loops go through the tasks one after the other, as a loop over ``torch.autograd.grad`` does. Peak memory is
-measured apart, each in a process of its own.
+Both get the same losses, data, step sizes and starting points, and take turns in one process, the first of a round changing; the
+hypergradients are compared first. The plain loops go through the tasks one after the other, as a loop over
+``torch.autograd.grad`` does. "Times faster" is the ratio of medians, of best times, and the median of the ratios within a
+round, in which other load falls on both: the third is the most robust. Peak memory is that of tensors, measured apart, each
+in a process of its own.
 
 python benchmarks/bilevel.py    (the table of docs/bilevel_studies.md)
 """
@@ -15,16 +17,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from allocations import peak_above
+from allocations import tensor_peak
 from machine import describe
 from torch import Tensor
 
-from metalearn.bilevel import AID, CG, ITD, BilevelProblem, Estimator, GradientDescent, cleaning_problem, hypergradient
+from metalearn.bilevel import (
+    AID,
+    CG,
+    ITD,
+    BilevelProblem,
+    Chunked,
+    Estimator,
+    GradientDescent,
+    cleaning_problem,
+    hypergradient,
+)
 
 Loss = Callable[[Any, Tensor, Any], Tensor]
 
@@ -56,7 +69,7 @@ class Work(NamedTuple):
 def few_shot(
     tasks: int = 16, ways: int = 5, shots: int = 5, queries: int = 15, dtype: torch.dtype = torch.float32
 ) -> Work:
-    """A shared body of two layers and a softmax head a task."""
+    """A shared body of two layers and a softmax head a task, 5-shot, 15 queries."""
     generator = torch.Generator().manual_seed(0)
 
     def noise(*shape: int, scale: float = 1.0) -> Tensor:
@@ -96,17 +109,23 @@ def cleaning(dtype: torch.dtype = torch.float32) -> Work:
     return Work(inner, outer, {"x": torch.zeros(6000, dtype=dtype)}, y, *parts, None, 0.01, 10, 5)
 
 
-WORKS = {"few-shot, 16 tasks": few_shot, "hyper-cleaning": cleaning}
+WORKS: dict[str, Callable[..., Work]] = {
+    "16 tasks, 5-way": few_shot,
+    "16 tasks, 20-way": partial(few_shot, ways=20),
+    "hyper-cleaning": cleaning,
+}
 
 
-def ours(work: Work, method: str) -> Callable[[], dict[str, Tensor]]:
-    """One hypergradient by the package."""
+def ours(work: Work, method: str, chunk: int | None = None) -> Callable[[], dict[str, Tensor]]:
+    """One hypergradient by the package; of ``chunk`` tasks at a time, ``None`` for all at once."""
     problem = BilevelProblem(work.outer, work.inner, lambda _: work.y, batched=work.tasks)
     problem = problem.with_batch(outer=work.val, inner=work.train)
     solver = GradientDescent(step_size=work.step_size, steps=work.steps)
     estimator: Estimator = (
         AID(inner=solver, solver=CG(iterations=work.iterations)) if method == "AID-CG" else ITD(inner=solver)
     )
+    if chunk is not None:
+        estimator = Chunked(estimator=estimator, size=chunk)
     return lambda: hypergradient(problem, work.x, work.y, estimator).value
 
 
@@ -165,7 +184,12 @@ def plain_aid(work: Work, y: Tensor, train: Any, val: Any) -> dict[str, Tensor]:
     }
 
 
-SYSTEMS = {"metalearn": ours, "plain loops": plain}
+def in_chunks(work: Work, method: str) -> Callable[[], dict[str, Tensor]]:
+    return ours(work, method, 4)
+
+
+CHUNKED = "metalearn, chunks of 4"
+SYSTEMS = {"metalearn": ours, CHUNKED: in_chunks, "plain loops": plain}
 
 
 def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
@@ -174,7 +198,7 @@ def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 
 
 def peak(work: str, method: str, system: str) -> float:
-    """MiB that a step adds at its peak, in a process of its own."""
+    """MiB of tensors that a step holds at its peak, in a process of its own."""
     done = subprocess.run(
         [sys.executable, __file__, "--peak", work, method, system],
         capture_output=True, text=True, check=True, cwd=Path(__file__).parent,
@@ -182,42 +206,53 @@ def peak(work: str, method: str, system: str) -> float:
     return float(done.stdout.split()[-1])
 
 
+def turns(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each system in each round, after two to warm up."""
+    seconds: dict[str, list[float]] = {system: [] for system in steps}
+    for number in range(rounds + 2):
+        order = list(steps) if number % 2 else list(reversed(steps))
+        for system in order:
+            begun = time.perf_counter()
+            steps[system]()
+            if number >= 2:
+                seconds[system].append(time.perf_counter() - begun)
+    return seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.peak:
         work, method, system = given.peak
-        step = SYSTEMS[system](WORKS[work](), method)
-        print(peak_above(step, "cpu"))
+        print(tensor_peak(SYSTEMS[system](WORKS[work](), method)))
         return
     print(describe() + "\n")
     print(
-        "| problem | method | system | ms per outer step (median) | best | times faster | peak MiB | float64 difference |"
+        "| problem | method | system | ms per outer step (median) | best | times faster: medians | best | pairs "
+        "| peak MiB | float64 difference |"
     )
-    print("|---|---|---|---:|---:|---:|---:|---:|")
+    print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, make in WORKS.items():
         for method in ("ITD", "AID-CG"):
-            exact = make(dtype=torch.float64)
-            agreement = difference(ours(exact, method)(), plain(exact, method)())
-            work = make()
-            steps = {system: build(work, method) for system, build in SYSTEMS.items()}
-            seconds: dict[str, list[float]] = {system: [] for system in SYSTEMS}
-            for number in range(given.rounds + 2):
-                for system, step in steps.items():
-                    begun = time.perf_counter()
-                    step()
-                    if number >= 2:
-                        seconds[system].append(time.perf_counter() - begun)
-            medians = {system: statistics.median(taken) for system, taken in seconds.items()}
+            exact, work = make(dtype=torch.float64), make()
+            systems = {system: build for system, build in SYSTEMS.items() if work.tasks or system != CHUNKED}
+            seconds = turns({system: build(work, method) for system, build in systems.items()}, given.rounds)
+            theirs = seconds["plain loops"]
             for system, taken in seconds.items():
-                faster = medians["plain loops"] / medians[system]
+                ratios = (
+                    statistics.median(theirs) / statistics.median(taken),
+                    min(theirs) / min(taken),
+                    statistics.median(a / b for a, b in zip(theirs, taken, strict=True)),
+                )
+                agreement = difference(systems[system](exact, method)(), plain(exact, method)())
                 print(
-                    f"| {name} | {method} | {system} | {1000 * medians[system]:.1f} | {1000 * min(taken):.1f} "
-                    f"| {faster:.2f} | {peak(name, method, system):.1f} | {agreement:.0e} |",
+                    f"| {name} | {method} | {system} | {1000 * statistics.median(taken):.1f} | {1000 * min(taken):.1f} | "
+                    f"{' | '.join(f'{ratio:.2f}' for ratio in ratios)} | {peak(name, method, system):.2f} "
+                    f"| {'-' if system == 'plain loops' else f'{agreement:.0e}'} |",
                     flush=True,
                 )
 

@@ -21,7 +21,17 @@ from metalearn.bilevel.algorithms import (
 )
 from metalearn.bilevel.certificates import Certificate, error_bound
 from metalearn.bilevel.cleaning import Drawn, cleaning_constants, cleaning_problem, detection_auroc, linear_logits
-from metalearn.bilevel.estimators import AID, ITD, PZOBO, Estimate, Estimator, Exact, StocBiONeumann, shrinking_sizes
+from metalearn.bilevel.estimators import (
+    AID,
+    ITD,
+    PZOBO,
+    Chunked,
+    Estimate,
+    Estimator,
+    Exact,
+    StocBiONeumann,
+    shrinking_sizes,
+)
 from metalearn.bilevel.hypergradients import Diagnostics, Hypergradient, certify, hypergradient
 from metalearn.bilevel.implicit import solve_inner
 from metalearn.bilevel.instances import Quadratic, WorstCase, quadratic, simple_worst_case, worst_case
@@ -49,6 +59,7 @@ __all__ = [
     "BilevelProblem",
     "Box",
     "Certificate",
+    "Chunked",
     "Constants",
     "Diagnostics",
     "Draw",

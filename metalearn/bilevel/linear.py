@@ -59,6 +59,9 @@ class LinearSolver(ABC):
     stable: ClassVar[str] = "it must be positive: add l2 regularisation to inner_loss"
     """What a curvature at which the residual grows must be, and what to do."""
 
+    looks_back: ClassVar[bool] = False
+    """Whether the last two residuals tell the curvature, and the last but one is kept."""
+
     def __post_init__(self) -> None:
         name = type(self).__name__
         if (self.iterations is None) == (self.tolerance is None):
@@ -103,18 +106,23 @@ class LinearSolver(ABC):
         if bool(done.all()):
             return LinearSolution(answer, residual, 0)
         limit = self.iterations if self.iterations is not None else self.max_iterations
-        before = r
-        for count, (found, after) in enumerate(self.iterates(product, b, v, r), 1):
-            before, r = r, after
-            # each problem keeps the first solution that is good enough, whatever the others do
-            answer = torch.where(done.unsqueeze(-1), answer, found)
-            residual = torch.where(done, residual, norm(r))
-            if self.tolerance is not None:
+        before, iterates = r, self.iterates(product, b, v, r)
+        del v  # no vector is held that is not needed: each is as long as y
+        for count, (found, after) in enumerate(iterates, 1):
+            before, r = r if self.looks_back else after, after
+            if self.tolerance is None:
+                answer = found
+            else:
+                # each problem keeps the first solution that is good enough, whatever the others do
+                answer = torch.where(done.unsqueeze(-1), answer, found)
+                residual = torch.where(done, residual, norm(r))
                 done = residual <= tolerance
                 if bool(done.all()):
                     break
             if count == limit:
                 break
+        if self.tolerance is None:
+            residual = norm(r)
         self._check_curvature_of_last(b, before, r)
         self._check_growth(product, b, first, r, start)
         # what is not finite is for the caller to say, who knows the term and the step
@@ -170,7 +178,7 @@ class CG(LinearSolver):
         while True:
             along = product(p)
             bend, moves = dot(p, along), ~(square <= floor)  # what is not a number moves, and is seen
-            self._check_curvature(bend, dot(p, p), moves)
+            self._check_curvature(bend, p, moves)
             if not bool(moves.any()):
                 return
             step = torch.where(moves, square / torch.where(moves, bend, 1.0), 0.0)
@@ -179,11 +187,11 @@ class CG(LinearSolver):
             p = r + scale(torch.where(moves, square / torch.where(moves, before, 1.0), 0.0), p)
             yield v, r
 
-    def _check_curvature(self, bend: Tensor, length: Tensor, moves: Tensor) -> None:
+    def _check_curvature(self, bend: Tensor, p: Tensor, moves: Tensor) -> None:
         wrong = (bend <= 0) & moves
         if bool(wrong.any()):
             raise BilevelError(
-                f"CG met the curvature {_worst(bend / length, wrong):.3g} in inner_loss, but it must be strongly "
+                f"CG met the curvature {_worst(bend / dot(p, p), wrong):.3g} in inner_loss, but it must be strongly "
                 "convex in y; add l2 regularisation, solve the inner problem further, or use NormalCG"
             )
 
@@ -224,6 +232,8 @@ class FixedPoint(LinearSolver):
     stable: ClassVar[str] = (
         "it must be positive and below 2/step_size: lower the step size, or add l2 regularisation to inner_loss"
     )
+
+    looks_back: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -280,6 +290,8 @@ class HeavyBallLinear(FixedPoint):
     stable: ClassVar[str] = (
         "it must be positive and below 2 (1 + momentum)/step_size: lower the step size, or add l2 regularisation to inner_loss"
     )
+
+    looks_back: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

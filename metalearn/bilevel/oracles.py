@@ -19,10 +19,10 @@ from torch.utils._pytree import tree_leaves
 
 from metalearn.bilevel.problem import BilevelProblem, Constants
 from metalearn.bilevel.streams import Draw, Term
-from metalearn.bilevel.trees import Layout, Tree
+from metalearn.bilevel.trees import Layout, Tree, all_finite
 from metalearn.errors import BilevelError, DivergenceError, ShapeError
 
-__all__ = ["Linearization", "OracleCounts", "Oracles", "OuterGradient", "Sample", "finite", "independent_of_y"]
+__all__ = ["Linearization", "OracleCounts", "Oracles", "OuterGradient", "Sample", "finite", "independent_of_y", "total"]
 
 
 @dataclass
@@ -146,7 +146,7 @@ class Oracles:
             x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
             losses = self._losses(self.problem.outer_loss, "outer_loss", x, y, sample.data)
             of_x, of_y = (
-                torch.autograd.grad(losses.sum(), (x, y), allow_unused=True) if losses.requires_grad else (None, None)
+                torch.autograd.grad(total(losses), (x, y), allow_unused=True) if losses.requires_grad else (None, None)
             )
         if of_y is None:
             lacks = "y" if of_x is not None else "x or y"
@@ -154,8 +154,10 @@ class Oracles:
                 f"outer_loss does not depend on {lacks}, but the hypergradient passes through y; compute it from y, "
                 "without detach() or .item()"
             )
-        zeros = torch.zeros_like(x) if of_x is None else of_x
-        return OuterGradient(losses.detach(), zeros.detach(), of_y.detach(), of_x is not None)
+        reaches_x = of_x is not None
+        if of_x is None:
+            of_x = x.new_zeros(()).expand_as(x)  # takes no memory
+        return OuterGradient(losses.detach(), of_x.detach(), of_y.detach(), reaches_x)
 
     def linearize(self, x: Tensor, y: Tensor, sample: Sample) -> Linearization:
         """The inner problem's second derivatives at a point."""
@@ -164,7 +166,7 @@ class Oracles:
     def _inner_gradient(self, x: Tensor, y: Tensor, data: Tree, create_graph: bool) -> Tensor:
         losses = self.inner_losses(x, y, data)
         if losses.requires_grad:
-            (found,) = torch.autograd.grad(losses.sum(), y, create_graph=create_graph, allow_unused=True)
+            (found,) = torch.autograd.grad(total(losses), y, create_graph=create_graph, allow_unused=True)
             if found is not None:
                 return found
         raise independent_of_y()
@@ -255,6 +257,11 @@ class Linearization:
         return list(torch.autograd.grad(self.gradient, by, v, retain_graph=True, materialize_grads=True))
 
 
+def total(losses: Tensor) -> Tensor:
+    """The sum over problems; of one problem its loss itself, since each node of a graph costs."""
+    return losses.sum() if losses.ndim else losses
+
+
 def independent_of_y() -> BilevelError:
     """What to raise if the inner loss has no gradient."""
     return BilevelError(
@@ -264,7 +271,7 @@ def independent_of_y() -> BilevelError:
 
 def finite(tensor: Tensor, term: str, step: int) -> None:
     """Raise a DivergenceError that names the term and the outer step if an entry is not finite."""
-    if not bool(tensor.isfinite().all()):
+    if not all_finite(tensor):
         bad = tensor.detach()[~tensor.isfinite()].flatten()[0]
         raise DivergenceError(
             f"{term} has an entry {float(bad)} at outer step {step}, but it must be finite; lower the step sizes, or "

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.problem import Constants
-from metalearn.bilevel.trees import norm
+from metalearn.bilevel.trees import all_finite, norm
 from metalearn.errors import BilevelError, ConfigError, DivergenceError
 
 __all__ = ["GradientDescent", "HeavyBall", "InnerSolution", "InnerSolver", "Nesterov", "check_step_size", "growth"]
@@ -123,7 +123,7 @@ class InnerSolver(ABC):
                 size = norm(found)
                 first = size if first is None else first
             current, last = self.move(point, current, last, found), current
-        if not bool(current.isfinite().all()):
+        if not all_finite(current):
             self._locate(gradient, start, outer)
         return InnerSolution(current, self.steps, None, first, size)
 

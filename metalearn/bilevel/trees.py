@@ -12,7 +12,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from metalearn.errors import ShapeError
 
-__all__ = ["Layout", "Tree", "dot", "norm", "scale"]
+__all__ = ["Layout", "Tree", "all_finite", "dot", "norm", "scale"]
 
 Tree = Any
 """A tensor, or a dict, list, tuple or NamedTuple of trees."""
@@ -73,12 +73,21 @@ class Layout:
     def unravel(self, vector: Tensor) -> Tree:
         """The tree of a vector ``[..., D]``, whose leading axes all tensors keep."""
         if len(self.shapes) == 1:
+            if self.spec.is_leaf():
+                return vector.reshape((*vector.shape[:-1], *self.shapes[0]))
             pieces: Any = [vector]
         else:
             # one split, since its backward pass is one concatenation
             pieces = vector.split([math.prod(shape) for shape in self.shapes], -1)
         leaves = [piece.reshape((*vector.shape[:-1], *shape)) for piece, shape in zip(pieces, self.shapes, strict=True)]
         return tree_unflatten(leaves, self.spec)
+
+
+def all_finite(*tensors: Tensor) -> bool:
+    """Whether no entry is infinite or not a number; one pass and one answer to wait for where that is so."""
+    # a sum of finite entries may overflow, but one with others is never finite
+    found = sum((tensor.sum() for tensor in tensors[1:]), tensors[0].sum())
+    return bool(found.isfinite()) or all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

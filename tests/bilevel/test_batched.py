@@ -15,6 +15,8 @@ from metalearn.bilevel import (
     ITD,
     PZOBO,
     BilevelProblem,
+    BiO,
+    Chunked,
     Draw,
     Estimator,
     Exact,
@@ -31,6 +33,7 @@ from metalearn.bilevel import (
     run,
 )
 from metalearn.bilevel.prox import GroupL1
+from metalearn.errors import ConfigError
 from tests.bilevel.problems import DOUBLE, Logistic, noise
 
 B = 3
@@ -52,6 +55,8 @@ ESTIMATORS: list[Estimator] = [
     ITD(inner=STEPS, truncate=2, memory="remat"),
     ITD(inner=STEPS, memory="mixed"),
     PZOBO(inner=STEPS, Q=3),
+    Chunked(estimator=ITD(inner=STEPS), size=2),
+    Chunked(estimator=AID(inner=STEPS, solver=CG(tolerance=1e-4)), size=1),
 ]
 
 
@@ -169,3 +174,38 @@ def test_a_module_is_an_inner_variable() -> None:
     assert abs(float(found.value - torch.func.grad(phi)(x))) < 1e-9
     assert all(torch.equal(before[name], value) for name, value in net.named_parameters())
     assert all(value.grad is None for value in net.parameters())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_chunks_see_their_share(size: int) -> None:
+    """Of data drawn for all problems, of one batch for all, of warm starts; and no more problems at once than asked for."""
+    point = AID(inner=STEPS, solver=CG(iterations=2))
+    chunked = Chunked(estimator=point, size=size)
+    seen: list[int] = []
+
+    class Seen(AID):
+        def estimate(self, oracles: Any, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Any:
+            seen.append(len(y))
+            return super().estimate(oracles, x, y, v, step)
+
+    drawn = dataclasses.replace(many(True), stream=Sampled(OUTER, INNER, outer_size=4, inner_size=5, axis=1))
+    shared = dataclasses.replace(many(False), stream=TASKS[0].problem.stream, shared_batch=True)
+    for problem, x in ((many(True), noise(4)), (many(False), noise(B, 4)), (drawn, noise(4)), (shared, noise(B, 4))):
+        runs = [
+            run(problem, BiO(estimator=each, step_size=0.1), 0.3 * x - 1, 3, seed=5)
+            for each in (point, chunked, Chunked(estimator=Seen(inner=STEPS, solver=CG(iterations=2)), size=size))
+        ]
+        for each in runs[1:]:
+            torch.testing.assert_close(each.x, runs[0].x, rtol=1e-11, atol=1e-13)
+            for name in ("y", "v"):
+                torch.testing.assert_close(each.state[name], runs[0].state[name], rtol=1e-10, atol=1e-12)
+            assert each.state["counts"] == runs[0].state["counts"]
+    assert max(seen) == min(size, B)
+
+
+def test_chunks_have_the_inner_solver_of_their_estimator() -> None:
+    assert Chunked(estimator=ITD(inner=STEPS), size=2).inner == STEPS
+    with pytest.raises(ConfigError, match=r"Chunked\(size=0\), but a chunk has at least 1 problem; use 4"):
+        Chunked(estimator=AID(), size=0)
+    with pytest.raises(ConfigError, match=r"Chunked\(inner=GradientDescent.*give inner to the estimator alone"):
+        Chunked(estimator=AID(), inner=STEPS, size=2)

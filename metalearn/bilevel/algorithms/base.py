@@ -18,7 +18,7 @@ from metalearn.bilevel.hypergradients import plain_certificate
 from metalearn.bilevel.oracles import OracleCounts, Oracles, finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers import GROWTH
-from metalearn.bilevel.trees import Tree
+from metalearn.bilevel.trees import Tree, all_finite
 from metalearn.errors import ConfigError, DivergenceError
 
 __all__ = ["Algorithm", "Record", "Run", "State", "run"]
@@ -66,9 +66,7 @@ class Algorithm(ABC):
         oracles = Oracles(problem, of_x, of_y, OracleCounts(**state["counts"]), state["seed"])
         given = {**state, "x": of_x.ravel(state["x"]), "y": of_y.ravel(state["y"])}
         changed = self.advance(oracles, given)
-        if not bool(
-            changed["x"].isfinite().all() & changed["y"].isfinite().all()
-        ):  # one answer is awaited where all is well
+        if not all_finite(changed["x"], changed["y"]):
             # the u of MRBO and VRBO estimates the inner gradient
             terms = {"grad_y g": changed.get("u"), "y": changed["y"], "x": changed["x"]}
             for name, term in terms.items():

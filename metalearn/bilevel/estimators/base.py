@@ -12,6 +12,7 @@ from metalearn.bilevel.oracles import Oracles, OuterGradient, finite
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers import Gradient, InnerSolution, InnerSolver, check_growth
 from metalearn.bilevel.streams import Fixed
+from metalearn.bilevel.trees import all_finite
 from metalearn.errors import BilevelError
 
 __all__ = ["Estimate", "Estimator", "check_result", "deterministic", "inner_gradient"]
@@ -102,7 +103,7 @@ def check_result(
         BilevelError: nothing depends on ``x``.
         DivergenceError: something is not finite.
     """
-    if not bool(value.isfinite().all() & outer.losses.isfinite().all()):  # one answer is awaited where all is well
+    if not all_finite(value, outer.losses):
         terms = {"outer_loss": outer.losses, "grad_y f": outer.of_y, "grad_x f": outer.of_x, "v": v, "J v": value}
         for name, term in terms.items():
             if name == "v" and v is not None and not bool(v.isfinite().all()):

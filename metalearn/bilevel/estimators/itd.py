@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, inner_gradient
-from metalearn.bilevel.oracles import Oracles, independent_of_y
+from metalearn.bilevel.estimators.shared import Steps
+from metalearn.bilevel.oracles import Oracles, independent_of_y, total
 from metalearn.bilevel.solvers import Gradient, check_growth, growth
-from metalearn.bilevel.trees import norm
+from metalearn.bilevel.trees import all_finite, norm
 from metalearn.errors import ConfigError
 from metalearn.inner.gradients import MEMORY_MODES, MemoryMode, gradient
 
@@ -26,6 +27,10 @@ class ITD(Estimator):
     It needs no strong convexity, but of a deterministic problem an inner gradient that has grown a thousandfold is an error. Its
     error does not vanish for a fixed ``D``: on a quadratic it is ``-C' (I - a A)^D A^-1 grad_y f``. A step counts one
     product with ``J``, and all but the first one with ``H``.
+
+    What ``inner_loss`` computes from ``x`` and a fixed batch alone, such as features, is gone back through once for all steps
+    (``memory="store"``, see :mod:`metalearn.bilevel.estimators.shared`); it must be a function of its arguments and of torch's
+    generators.
 
     Attributes:
         inner: the solver, by a number of steps.
@@ -56,36 +61,33 @@ class ITD(Estimator):
     def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
         assert self.inner is not None
         assert self.inner.steps is not None
-        total = self.inner.steps
-        kept = total if self.truncate is None else self.truncate
+        count = self.inner.steps
+        kept = count if self.truncate is None else self.truncate
         start = y = last = y.detach()
         sizes: list[Tensor] = []
-        early = _measured(inner_gradient(oracles, x, step), sizes, total)
-        y, last = self.inner.unroll(early, y, last, 0, total - kept)
+        early = _measured(inner_gradient(oracles, x, step), sizes, count)
+        y, last = self.inner.unroll(early, y, last, 0, count - kept)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            late = _measured(self._recorded(oracles, leaf, step, total - kept), sizes, total)
-            end, _ = self.inner.unroll(late, y, last, total - kept, kept)
+            steps = Steps(leaf)
+            late = _measured(self._recorded(oracles, steps, step, count - kept), sizes, count)
+            end, _ = self.inner.unroll(late, y, last, count - kept, kept)
         y = end.detach()
-        if not bool(y.isfinite().all()):
-            self.inner.solve(
-                inner_gradient(oracles, x, step), start, oracles.outer_step(step)
-            )  # says at which inner step
+        if not all_finite(y):
+            # says at which inner step
+            self.inner.solve(inner_gradient(oracles, x, step), start, oracles.outer_step(step))
         change = None
         if sizes and deterministic(oracles):
             change = growth(sizes[0], sizes[-1])
-            check_growth(sizes[0], sizes[-1], total - 1, self.inner.step_size, oracles.outer_step(step))
-        if bool((y == start).all()):
+            check_growth(sizes[0], sizes[-1], count - 1, self.inner.step_size, oracles.outer_step(step))
+        if torch.equal(y, start):
             inner_gradient(oracles, x, step)(y, 0)  # raises if it has none
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
-        through = torch.zeros_like(x)
-        if end.requires_grad:
-            (through,) = torch.autograd.grad(end, leaf, outer.of_y, materialize_grads=True)
-        value = (outer.of_x + through) / oracles.averages
+        value = (outer.of_x + steps.pull(end, outer.of_y)) / oracles.averages
         check_result(oracles, x, y, outer, value, step)
-        return Estimate(value, y, None, outer.losses, inner_steps=total, growth=change)
+        return Estimate(value, y, None, outer.losses, inner_steps=count, growth=change)
 
-    def _recorded(self, oracles: Oracles, x: Tensor, step: int, first: int) -> Gradient:
+    def _recorded(self, oracles: Oracles, steps: Steps, step: int, first: int) -> Gradient:
         """The inner gradient, through which the hypergradient passes."""
 
         def find(y: Tensor, index: int) -> Tensor:
@@ -99,11 +101,14 @@ class ITD(Estimator):
                 losses = oracles.inner_losses(others[0], adapted[0], sample.data)
                 if adapted[0].requires_grad and not losses.requires_grad:
                     raise independent_of_y()
-                return losses.sum()
+                return total(losses)
 
             if not y.requires_grad and self.memory == "store":
                 y = y.detach().requires_grad_()
-            return gradient(objective, [y], [x], 2, self.memory)[0]
+            (found,) = gradient(objective, [y], [steps.x], 2, self.memory)
+            if self.memory == "store":
+                steps.add(found, y, sample.data)
+            return found
 
         return find
 

@@ -1,0 +1,112 @@
+"""Problems in chunks: less memory for more time."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from metalearn.bilevel.estimators.base import Estimate, Estimator
+from metalearn.bilevel.oracles import Oracles
+from metalearn.bilevel.problem import Constants
+from metalearn.bilevel.streams import Draw, Fixed, Stream
+from metalearn.bilevel.trees import Tree
+from metalearn.errors import ConfigError
+
+__all__ = ["Chunked"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunked(Estimator):
+    """An estimator on one chunk of the ``B`` problems after the other: the same hypergradient, for the memory of one chunk at its
+    peak, and the time of more and smaller operations. With a tolerance a chunk stops on its own.
+
+    Attributes:
+        estimator: of a chunk; ``inner`` is its inner solver.
+        size: problems of a chunk; the last one takes what is left.
+    """
+
+    estimator: Estimator
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"Chunked(size={self.size}), but a chunk has at least 1 problem; use 4")
+        if self.inner is not None and self.inner != self.estimator.inner:
+            raise ConfigError(
+                f"Chunked(inner={self.inner}), but the estimator solves the inner problem by {self.estimator.inner}; give "
+                "inner to the estimator alone"
+            )
+        object.__setattr__(self, "inner", self.estimator.inner)
+
+    def check(self, constants: Constants) -> None:
+        self.estimator.check(constants)
+
+    def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
+        count = oracles.problem.batched
+        if count is None or count <= self.size:
+            return self.estimator.estimate(oracles, x, y, v, step)
+        shared = oracles.problem.shared_x
+        value, found = torch.zeros_like(x), []
+        for first in range(0, count, self.size):
+            chosen = slice(first, min(first + self.size, count))
+            of_x, of_v = x if shared else x[chosen], None if v is None else v[chosen]
+            part = self.estimator.estimate(_part(oracles, chosen), of_x, y[chosen], of_v, step)
+            if shared:
+                value += part.value * (len(part.y) / count)
+            else:
+                value[chosen] = part.value
+            found.append(part._replace(value=value))
+        return Estimate(
+            value,
+            torch.cat([each.y for each in found]),
+            _joined([each.v for each in found]),
+            torch.cat([each.losses for each in found]),
+            _joined([each.inner_residual for each in found]),
+            _joined([each.dual_residual for each in found]),
+            max(each.inner_steps for each in found),
+            max(each.iterations for each in found),
+        )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A chunk's share of another stream's batches."""
+
+    stream: Stream
+    chosen: slice
+
+    def __call__(self, draw: Draw) -> Tree:
+        return _taken(self.stream(draw), self.chosen)
+
+    def samples(self, draw: Draw) -> int:
+        samples = getattr(self.stream, "samples", None)
+        return draw.size or 1 if samples is None else samples(draw)
+
+
+def _part(oracles: Oracles, chosen: slice) -> Oracles:
+    """These problems alone, counted in the same place."""
+    problem = oracles.problem
+    many = chosen.stop - chosen.start
+    stream: Any = problem.stream
+    if stream is not None and not problem.shared_batch:
+        if isinstance(stream, Fixed):  # one object at all draws, as before
+            stream = Fixed(_taken(stream.outer, chosen), _taken(stream.inner, chosen))
+        else:
+            stream = _Part(stream, chosen)
+    x = oracles.x if problem.shared_x else dataclasses.replace(oracles.x, problems=many)
+    y = dataclasses.replace(oracles.y, problems=many)
+    return Oracles(dataclasses.replace(problem, batched=many, stream=stream), x, y, oracles.counts, oracles.seed)
+
+
+def _taken(batch: Tree, chosen: slice) -> Tree:
+    return tree_map(lambda leaf: leaf[chosen], batch)
+
+
+def _joined(tensors: list[Tensor | None]) -> Tensor | None:
+    known = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(known) if known else None
