@@ -16,7 +16,17 @@ from metalearn.bilevel.solvers import check_step_size
 from metalearn.bilevel.trees import dot, norm, scale
 from metalearn.errors import BilevelError, ConfigError
 
-__all__ = ["CG", "FixedPoint", "HeavyBallLinear", "LinearSolution", "LinearSolver", "Neumann", "NormalCG", "Product"]
+__all__ = [
+    "CG",
+    "FixedPoint",
+    "HeavyBallLinear",
+    "LinearSolution",
+    "LinearSolver",
+    "Neumann",
+    "NormalCG",
+    "Product",
+    "curvature_along",
+]
 
 FAR = 1e6
 """Growth of a residual beyond which the run says no more."""
@@ -153,7 +163,7 @@ class LinearSolver(ABC):
                     break
             if not bool(now.isfinite().all()):
                 return  # for the caller, who knows the term and the step
-        curvature = _curvature(r, product(r))
+        curvature = curvature_along(r, product(r))
         raise BilevelError(
             f"the residual |H v - b| of {type(self).__name__} grew from {_worst(first, grown):.3g} to "
             f"{_worst(now, grown):.3g}, where the inner loss has the curvature {_worst(curvature, grown):.3g}; {self.stable}"
@@ -254,7 +264,7 @@ class FixedPoint(LinearSolver):
 
     def _check_curvature_of_last(self, b: Tensor, before: Tensor, r: Tensor) -> None:
         # r = before - a H before, and repeated steps turn the residual to the smallest eigenvalue
-        curvature = _curvature(before, before - r) / self.step_size
+        curvature = curvature_along(before, before - r) / self.step_size
         eps = torch.finfo(b.dtype).eps
         wrong = (curvature < -100 * eps / self.step_size) & (norm(before) > eps**0.5 * norm(b))
         if bool(wrong.any()):
@@ -314,8 +324,11 @@ class HeavyBallLinear(FixedPoint):
         """Two residuals do not tell: the move has the momentum of earlier ones."""
 
 
-def _curvature(v: Tensor, along: Tensor) -> Tensor:
-    return dot(v, along) / dot(v, v)
+def curvature_along(v: Tensor, along: Tensor) -> Tensor:
+    """``v'H v / v'v`` for ``along = H v``, ``[]`` or ``[B]``; squares of long vectors do not overflow."""
+    size = v.abs().amax(-1, keepdim=True)
+    size = torch.where(size > 0, size, 1.0)
+    return dot(v / size, along / size) / dot(v / size, v / size)
 
 
 def _worst(values: Tensor, where: Tensor) -> float:

@@ -97,6 +97,10 @@ def test_negative_curvature_is_measured() -> None:
         BilevelError, r"the Neumann series met the curvature -1 in inner_loss at outer step 0, .* between 0 and 2/eta = 4;",
         lambda: hypergradient(bent(-1.0), x, None, StocBiONeumann(eta=0.5, Q=25)),
     )  # fmt: skip
+    saying(  # terms whose squares overflow
+        BilevelError, r"the Neumann series met the curvature -1e\+06 in inner_loss",
+        lambda: hypergradient(bent(-1e6), x, None, StocBiONeumann(eta=1e3, Q=25)),
+    )  # fmt: skip
 
 
 def test_a_batch_may_be_bent_unless_the_terms_grow() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic
+from metalearn.bilevel.linear import curvature_along
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers import check_step_size
@@ -103,7 +104,7 @@ class StocBiONeumann(Estimator):
         if deterministic(oracles):  # a batch alone may be bent
             wrong = wrong | (curvature < -100 * torch.finfo(first.dtype).eps / self.eta)
         if bool(wrong.any()):
-            worst = float(curvature[wrong][0])
+            worst = float((curvature_along(before, before - last) / self.eta)[wrong][0])
             raise BilevelError(
                 f"the Neumann series met the curvature {worst:.3g} in inner_loss at outer step {step}, but it must be between 0 "
                 f"and 2/eta = {2 / self.eta:.3g}; lower eta={self.eta:g}, or add l2 regularisation to inner_loss"
