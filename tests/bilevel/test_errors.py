@@ -412,6 +412,15 @@ def test_nan_of_a_second_derivative_is_located() -> None:
     saying(DivergenceError, "grad_yy g has an entry (nan|inf)", lambda: hypergradient(problem, X, Y, AID()))
 
 
+def test_inference_mode_is_said() -> None:
+    with torch.inference_mode():
+        saying(
+            BilevelError, "inference mode is on, but derivatives of the losses", lambda: hypergradient(UNKNOWN, X, Y)
+        )
+    with torch.no_grad():
+        hypergradient(UNKNOWN, X, Y)
+
+
 def test_an_outer_loop_that_diverges_says_at_which_step() -> None:
     algorithm = BiO(estimator=AID(solver=CG(iterations=4)), step_size=1e160)
     saying(DivergenceError, "at outer step [12]", lambda: run(UNKNOWN, algorithm, X, 5))
