@@ -220,7 +220,8 @@ def test_outer_step_sizes() -> None:
         (lambda: CG(tolerance=-1.0), "tolerance=-1.0.*above 0; use 1e-6"),
         (lambda: FixedPoint(step_size=-1.0, iterations=1), "step_size=-1.0.*above 0 and finite; use 1/L"),
         (lambda: HeavyBallLinear(step_size=1.0, iterations=1, momentum=2.0), "momentum is 2.0"),
-        (lambda: ITD(), r"ITD\(inner=None\).*given number of inner steps; use inner=GradientDescent"),
+        (lambda: ITD(inner=GradientDescent(step_size=0.1, steps=0)), "steps=0.*inner steps, at least 1"),
+        (lambda: ITD(), r"ITD\(inner=None\).*given number of inner steps, at least 1; use inner=GradientDescent"),
         (lambda: ITD(inner=GradientDescent(step_size=0.1, tolerance=0.1)), "given number of inner steps"),
         (lambda: ITD(inner=STEPS, truncate=4), "truncate=4.*from 1 to the 3 inner steps; use None"),
         (lambda: ITD(inner=STEPS, memory="disk"), "memory='disk'.*one of store, remat, mixed; use 'store'"),  # type: ignore[arg-type]
@@ -256,6 +257,14 @@ def test_outer_step_sizes() -> None:
         (lambda: Sampled(X, X, inner_size=0), "inner_size is 0.*at least 1 example; use None"),
         (lambda: dataclasses.replace(Q.problem, batched=0), "batched is 0.*at least 1; use None"),
         (lambda: run(Q.problem, BiO(estimator=AID(), step_size=0.01)), "exactly one must be given; drop one"),
+        (
+            lambda: run(UNKNOWN, RUNS["mrbo"], state=run(UNKNOWN, RUNS["AID"], X, 1).state, steps=1),
+            "state is of another algorithm than MRBO: u, x_before, y_before is in one of them alone; go on with",
+        ),
+        (
+            lambda: run(UNKNOWN, RUNS["AID"], state=run(UNKNOWN, RUNS["vrbo"], X, 1).state, steps=1),
+            "state is of another algorithm than BiO: u is in one of them alone",
+        ),
         (lambda: run(Q.problem, BiO(estimator=AID(), step_size=0.01), X, -1), "steps=-1.*at least 0"),
         (lambda: acc_bio(Constants(mu=1.0, L=2.0)), "acc_bio needs constants.mu_x"),
         (lambda: inner_steps(1.0, 10.0), "contraction=1.0.*below 1"),
