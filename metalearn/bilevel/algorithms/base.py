@@ -231,8 +231,8 @@ def run(
         odd = (known.keys() ^ state.keys()) - {"growth"}  # which states of older versions have not
         if odd:
             raise ConfigError(
-                f"state is of another algorithm than {type(algorithm).__name__}: {', '.join(sorted(odd))} is in one of them alone; "
-                "go on with the algorithm of the run, or give x=state['x'] instead"
+                f"state is of another algorithm than {type(algorithm).__name__}: {', '.join(sorted(odd))} is in one of them "
+                "alone; go on with the algorithm of the run, or give x=state['x'] instead"
             )
     history: list[Record] = []
     begun = time.perf_counter()
