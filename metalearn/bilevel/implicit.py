@@ -41,7 +41,7 @@ def solve_inner(
 
     The same product goes to the tensors of the inner batch that require gradients, such as features; the start ``y`` gets
     none. Works under ``torch.func.vmap`` and ``torch.func.grad``, where ``x``, ``y`` and the inner batch may have the mapped
-    axis (what the losses close over may not). Second derivatives are an error.
+    axis (what the losses close over may not). Second and forward-mode derivatives are an error.
 
     Args:
         problem: its ``outer_loss`` is not used; with a stream, the batch is the first inner one of this step and seed.
@@ -55,7 +55,7 @@ def solve_inner(
         counts: is updated; ``None`` for new ones.
 
     Raises:
-        BilevelError: a solver fails, or a second derivative is asked for.
+        BilevelError: a solver fails, a second or forward-mode derivative is asked for, or inference mode is on.
         ConfigError: under ``vmap``, a problem that has an axis of problems already.
     """
     of_x, of_y, y = problem.layouts(x, y)
@@ -93,8 +93,8 @@ class _Setting:
         """The same for ``size`` problems at once, each with its own ``x``."""
         if self.problem.batched is not None:
             raise ConfigError(
-                f"solve_inner is under vmap with batched={self.problem.batched}, but it can have one axis of "
-                "problems; drop batched, or the vmap"
+                f"solve_inner is under vmap with batched={self.problem.batched}, or under a second vmap, such as that of jacrev, "
+                "but it can have one axis of problems; drop batched, or one vmap"
             )
         problem = dataclasses.replace(self.problem, batched=size, shared_x=False, shared_batch=False)
         x, y = (dataclasses.replace(each, problems=size) for each in (self.x, self.y))
@@ -118,7 +118,15 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def forward(setting: _Setting, x: Tensor, y: Tensor, *leaves: Any) -> Tensor:
         oracles, _ = setting.oracles([leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves])
-        found = setting.inner.solve(inner_gradient(oracles, x.detach(), setting.step), y)
+        try:
+            found = setting.inner.solve(inner_gradient(oracles, x.detach(), setting.step), y, setting.step)
+        except RuntimeError as error:
+            if "escaped from inside a function being vmapped" in str(error):
+                raise BilevelError(
+                    "inner_loss closes over a tensor that a vmap around solve_inner maps, but what is mapped must be x, y or the "
+                    "inner batch; pass it by with_batch(inner=...)"
+                ) from error
+            raise
         finite(found.y, "y", setting.step)
         return found.y.clone() if found.y is y else found.y
 
@@ -138,6 +146,10 @@ class _Solve(torch.autograd.Function):
         of_x, *of_leaves = _Adjoint.apply(ctx.setting, wanted, x, y, cotangents[0], *leaves)
         given = iter(of_leaves)
         return None, of_x, None, *(next(given) if want else None for want in wanted)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise _forward_mode()
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], setting: _Setting, *tensors: Any) -> tuple[Tensor, int]:
@@ -177,10 +189,21 @@ class _Adjoint(torch.autograd.Function):
         )
 
     @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise _forward_mode()
+
+    @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], setting: _Setting, wanted: Any, *tensors: Any) -> tuple[Any, Any]:
         stacked = _stack(info.batch_size, tensors, in_dims[2:])
         found = _Adjoint.apply(setting.mapped(info.batch_size), wanted, *stacked)
         return found, (0,) * len(found)
+
+
+def _forward_mode() -> BilevelError:
+    return BilevelError(
+        "a forward-mode derivative of solve_inner was asked for (jvp, jacfwd or hessian), but it has a reverse-mode one alone; "
+        "use grad, vjp or jacrev"
+    )
 
 
 def _precise(u: Tensor) -> LinearSolver:

@@ -84,6 +84,11 @@ class Oracles:
             counts: is updated; ``None`` for new ones.
             seed: of every draw.
         """
+        if torch.is_inference_mode_enabled():
+            raise BilevelError(
+                "inference mode is on, but derivatives of the losses are needed; leave it by torch.inference_mode(False), on "
+                "tensors made outside of it, or use torch.no_grad()"
+            )
         self.problem, self.x, self.y, self.seed = problem, x, y, seed
         self.counts = counts if counts is not None else OracleCounts()
         self.each = problem.batched or 1

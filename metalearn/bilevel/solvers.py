@@ -168,10 +168,7 @@ class InnerSolver(ABC):
             term = "grad_y g" if not bool(found.isfinite().all()) else "y"
             y, last = self.move(point, y, last, found), y
             if not bool(y.isfinite().all()):
-                raise DivergenceError(
-                    f"{term} is not finite at inner step {step}{_of(outer)}, but all entries must be; lower "
-                    f"step_size={self.step_size:g}, or check inner_loss and its data"
-                )
+                raise _not_finite(term, step, self.step_size, outer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,16 +254,22 @@ def check_growth(first: Tensor, last: Tensor, steps: int, step_size: float, oute
     if bool((((last <= GROWTH * first) | (last <= floor)) & last.isfinite()).all()):
         return
     if not bool(last.isfinite().all()):
-        raise DivergenceError(
-            f"grad_y g is not finite at inner step {steps}{_of(outer)}, but all entries must be; lower "
-            f"step_size={step_size:g}, or check inner_loss and its data"
-        )
+        raise _not_finite("grad_y g", steps, step_size, outer)
     worst = int((last / first).nan_to_num(float("inf")).argmax())
     raise DivergenceError(
         f"|grad_y g| went from {float(first.flatten()[worst]):.3g} to {float(last.flatten()[worst]):.3g} by inner "
         f"step {steps}{_of(outer)}, but it must shrink where inner_loss is strongly convex; lower step_size={step_size:g}, or "
         "add regularisation"
     )
+
+
+def _not_finite(term: str, step: int, step_size: float, outer: int | None) -> DivergenceError:
+    # at the start the inner solver has moved nothing yet
+    first = step == 0 and term == "grad_y g"
+    remedy = "check inner_loss and its data, or lower the outer step size" if first else (
+        f"lower step_size={step_size:g}, or check inner_loss and its data"
+    )  # fmt: skip
+    return DivergenceError(f"{term} is not finite at inner step {step}{_of(outer)}, but all entries must be; {remedy}")
 
 
 def _of(outer: int | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -110,6 +111,67 @@ def test_trees() -> None:
     assert relative(torch.cat([leaf.grad for leaf in leaves if leaf.grad is not None]), Q.hypergradient(flat)) < 1e-8
 
 
+def solution(x: Tensor) -> Tensor:
+    return solve_inner(Q.problem, x, inner=SOLVER)
+
+
+def objective(x: Tensor) -> Tensor:
+    return Q.outer_loss(x, solution(x), None)
+
+
+SECOND: dict[str, Callable[[Tensor], Any]] = {
+    "grad of grad": torch.func.grad(lambda x: torch.func.grad(objective)(x).sum()),
+    "jacrev of grad": torch.func.jacrev(torch.func.grad(objective)),
+    "vmap of grad of grad": lambda x: torch.func.vmap(torch.func.grad(lambda x: torch.func.grad(objective)(x).sum()))(
+        torch.stack([x, x])
+    ),
+    "autograd": lambda x: torch.autograd.functional.hessian(objective, x),
+    "gradgradcheck": lambda x: torch.autograd.gradgradcheck(solution, x.requires_grad_()),
+}
+FORWARD: dict[str, Callable[[Tensor], Any]] = {
+    "jvp": lambda x: torch.func.jvp(objective, (x,), (x,)),
+    "jacfwd": torch.func.jacfwd(objective),
+    "hessian": torch.func.hessian(objective),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")  # of forward mode's own tables
+@pytest.mark.parametrize("name", [*SECOND, *FORWARD])
+def test_further_derivatives_are_one_line(name: str) -> None:
+    kind = "a second derivative" if name in SECOND else "a forward-mode derivative"
+    with pytest.raises(BilevelError, match=f"^{kind} of solve_inner was asked for") as caught:
+        (SECOND | FORWARD)[name](noise(3))
+    assert "\n" not in str(caught.value)
+    assert torch.autograd.gradcheck(solution, noise(3).requires_grad_())
+
+
+@pytest.mark.parametrize("dims", [(None, 0, 0), (0, 0, 0), (1, 0, 0), (0, None, None)])
+@pytest.mark.parametrize("by", [0, 1])
+def test_grad_within_vmap_over_x_and_data(dims: tuple[int | None, ...], by: int) -> None:
+    """Of x and of the features, with either mapped or not, against autograd through Newton's method in a plain loop."""
+    base = Logistic().problem
+
+    def one(x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        problem = base.with_batch(outer=None, inner=(z, t))
+        return solve_inner(problem, x, inner=SOLVER).sin().sum()
+
+    def exact(x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        made = Logistic()
+        made.train = (z, t)
+        return made.solve(x).sin().sum()
+
+    x = 0.3 * noise(B, 4, seed=2) - 1
+    whole = (x, *INNER)
+    given = tuple(part[0] if dim is None else part.movedim(0, dim) for part, dim in zip(whole, dims, strict=True))
+    found = torch.func.vmap(torch.func.grad(one, argnums=by), in_dims=dims)(*given)
+    total = torch.func.grad(lambda *parts: torch.func.vmap(one, in_dims=dims)(*parts).sum(), argnums=by)(*given)
+    rows = [[part[0] if dim is None else part[k] for part, dim in zip(whole, dims, strict=True)] for k in range(B)]
+    expected = torch.stack([torch.func.grad(exact, argnums=by)(*row) for row in rows])
+    assert relative(found, expected) < 1e-8
+    summed = expected.sum(0) if dims[by] is None else expected.movedim(0, dims[by])  # type: ignore[arg-type]
+    assert relative(total, summed) < 1e-8
+
+
 def test_what_it_cannot_do_is_said() -> None:
     x = noise(3).requires_grad_()
     y = solve_inner(Q.problem, x, inner=SOLVER)
@@ -118,6 +180,22 @@ def test_what_it_cannot_do_is_said() -> None:
         first.sum().backward()
     with pytest.raises(ConfigError, match="under vmap with batched=3.*drop batched"):
         torch.func.vmap(lambda x: solve_inner(many(True), x, inner=SOLVER))(noise(2, 4))
+    with pytest.raises(
+        ConfigError, match="or under a second vmap, such as that of jacrev, .*drop batched, or one vmap"
+    ):
+        torch.func.vmap(torch.func.jacrev(solution))(noise(2, 3))
+    with torch.inference_mode(), pytest.raises(BilevelError, match="inference mode is on, but .*or use torch.no_grad"):
+        solve_inner(Q.problem, noise(3), inner=SOLVER)
+    made = Logistic()
+
+    def closed(z: Tensor) -> Tensor:
+        problem = dataclasses.replace(
+            made.problem, inner_loss=lambda x, y, _: made.inner_loss(x, y, (z, made.train[1]))
+        )
+        return solve_inner(problem, torch.zeros(4, dtype=DOUBLE), inner=SOLVER)
+
+    with pytest.raises(BilevelError, match=r"closes over a tensor that a vmap .* maps, .*pass it by with_batch"):
+        torch.func.vmap(closed)(noise(2, 12, 4))
     with pytest.raises(BilevelError, match=r"GradientDescent reached \|grad_y g\| = .* in 3 steps.*raise max_steps"):
         solve_inner(Q.problem, x, inner=GradientDescent(step_size=0.5, tolerance=1e-9, max_steps=3))
 

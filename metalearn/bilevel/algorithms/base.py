@@ -224,7 +224,7 @@ def run(
         callback: gets the state and the record of a logged step; returns true to stop.
 
     Raises:
-        ConfigError: neither ``x`` nor ``state``, or a number of steps below 0.
+        ConfigError: neither ``x`` nor ``state``, a state of another algorithm, or a number of steps below 0.
     """
     if (x is None) == (state is None):
         raise ConfigError("run(x=..., state=...) got both or neither, but exactly one must be given; drop one")
@@ -235,7 +235,13 @@ def run(
     if state is None:
         state = algorithm.init(problem, x, y, seed)
     else:
-        algorithm.check(problem)
+        known = algorithm.init(problem, state["x"], state["y"])
+        odd = (known.keys() ^ state.keys()) - {"growth"}  # which states of older versions have not
+        if odd:
+            raise ConfigError(
+                f"state is of another algorithm than {type(algorithm).__name__}: {', '.join(sorted(odd))} is in one of them "
+                "alone; go on with the algorithm of the run, or give x=state['x'] instead"
+            )
     history: list[Record] = []
     begun = time.perf_counter()
     converged = False

@@ -43,9 +43,9 @@ class ITD(Estimator):
     memory: MemoryMode = "store"
 
     def __post_init__(self) -> None:
-        if self.inner is None or self.inner.steps is None:
+        if self.inner is None or not self.inner.steps:
             raise ConfigError(
-                f"ITD(inner={self.inner}), but it differentiates through a given number of inner steps; use "
+                f"ITD(inner={self.inner}), but it differentiates through a given number of inner steps, at least 1; use "
                 "inner=GradientDescent(step_size=..., steps=...)"
             )
         if self.truncate is not None and not 1 <= self.truncate <= self.inner.steps:
