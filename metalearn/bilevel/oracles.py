@@ -259,7 +259,8 @@ class Linearization:
     def _products(self, v: Tensor, by: list[Tensor]) -> list[Tensor]:
         if not self.gradient.requires_grad:  # g is linear in y
             return [torch.zeros_like(each) for each in by]
-        return list(torch.autograd.grad(self.gradient, by, v, retain_graph=True, materialize_grads=True))
+        found = torch.autograd.grad(self.gradient, by, v, retain_graph=True, materialize_grads=True)
+        return [each.detach() for each in found]
 
 
 def total(losses: Tensor) -> Tensor:

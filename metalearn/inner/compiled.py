@@ -71,7 +71,7 @@ class CompiledPart:
             chained = [(size, grad) for size, grad in zip(sizes, grads[count:], strict=True) if size.requires_grad]
             roots, cotangents = [size for size, _ in chained], [grad for _, grad in chained]
             of_extra = torch.autograd.grad(roots, list(extra), cotangents, retain_graph=True, materialize_grads=True)
-        return Part(loss, logits, (*grads[:count], *of_extra))
+        return Part(loss, logits, (*grads[:count], *(grad.detach() for grad in of_extra)))
 
     def _key(
         self, adaptation: Adaptation, inputs: Sequence[Tensor], schedule: Schedule, queries: int | None

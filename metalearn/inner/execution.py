@@ -140,8 +140,11 @@ def differentiate(
         roots += [root for root, _ in grads if root.requires_grad]
         cotangents += [grad for root, grad in grads if root.requires_grad]
     found = torch.autograd.grad(roots, outer, cotangents, materialize_grads=True)
+    constant = tuple(
+        grad.detach() for grad in found
+    )  # up to torch 2.6 a gradient that is not there is a leaf that asks for one
     assert logits is not None
-    return Part(torch.stack(losses).sum(), logits if adaptation.stacked else logits[None], found)
+    return Part(torch.stack(losses).sum(), logits if adaptation.stacked else logits[None], constant)
 
 
 def _query(
@@ -169,7 +172,9 @@ def _query(
         outputs = adaptation.query_logits({**shared, **own}, own, xs, xq, step)
         loss = weight * adaptation.query_loss(outputs, targets[rows]).sum()
         leaves = [*own.values(), *(x for x in (xs, xq) if x.requires_grad)]
-        found = torch.autograd.grad(loss, [*leaves, *shared.values()], materialize_grads=True)
+        found = tuple(
+            grad.detach() for grad in torch.autograd.grad(loss, [*leaves, *shared.values()], materialize_grads=True)
+        )
         losses.append(loss.detach())
         logits.append(outputs.detach())
         per_task.append(found[: len(leaves)])

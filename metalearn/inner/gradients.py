@@ -46,9 +46,10 @@ def gradient(
     """
     if order == 2 and memory != "store":
         return _Recomputed.apply(objective, memory, len(adapted), *adapted, *others)
-    return torch.autograd.grad(
+    found = torch.autograd.grad(
         objective(adapted, others), list(adapted), create_graph=order == 2, materialize_grads=True
     )
+    return found if order == 2 else tuple(grad.detach() for grad in found)
 
 
 class _Recomputed(torch.autograd.Function):

@@ -249,7 +249,7 @@ class MetaCore(L.LightningModule):
         with torch.enable_grad():
             loss = self.meta_loss(episode).loss
             grads = torch.autograd.grad(loss, list(outer.values()), materialize_grads=True)
-        return dict(zip(outer, grads, strict=True))
+        return {name: grad.detach() for name, grad in zip(outer, grads, strict=True)}
 
     def adapt(self, support: Batch, steps: int | None = None, ways: int | None = None) -> AdaptedModel:
         """Adapt to one task; works in any grad mode and changes nothing of the module.

@@ -66,7 +66,7 @@ class Steps:
         deep = any(place > 0 for place, _ in self._places)  # place 0 is x itself
         if not (deep and self._alike and len(self._edges) > 1 and _equal(self._random, _random_state(self.x))):
             (found,) = torch.autograd.grad(end, self.x, cotangent, materialize_grads=True)
-            return found
+            return found.detach()
         # a loss may keep features for its next call: their edge is then that of many steps, and its cotangent their sum
         distinct = [list(dict.fromkeys(edges)) for edges in zip(*self._edges, strict=True)]
         flat = [GradientEdge(*edge) for edges in distinct for edge in edges]
@@ -81,7 +81,7 @@ class Steps:
             [total for _, total in reached],
             materialize_grads=True,
         )
-        return found
+        return found.detach()
 
 
 def _walk(root: Node, y: Node, x: Node) -> tuple[list[Node], dict[Node, int]]:
