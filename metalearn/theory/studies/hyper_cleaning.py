@@ -192,7 +192,7 @@ def study_hyper_cleaning(
     corruptions: Sequence[float] = (0.1, 0.4),
     methods: Sequence[str] = tuple(METHODS),
     seeds: int = 5,
-    budget: int = 1_000_000,
+    budget: int = 4_000_000,
     train: int = 6000,
     val: int = 2000,
     test: int = 2000,
@@ -227,7 +227,7 @@ def study_hyper_cleaning(
     if not corruptions:
         raise ConfigError("corruptions is empty, but there must be at least one share; use [0.4]")
     if seeds < 1 or budget < 1:
-        raise ConfigError(f"seeds is {seeds} and budget {budget}, but both must be at least 1; use 5 and 1000000")
+        raise ConfigError(f"seeds is {seeds} and budget {budget}, but both must be at least 1; use 5 and 4000000")
     folder, files = Path(output), []
     rows, lines = [], []
     with Progress(transient=True) as progress:
