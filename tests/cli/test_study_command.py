@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -111,7 +112,13 @@ def check_calls(found: list[dict[str, str]], tasks: int) -> None:
 
 
 @pytest.mark.usefixtures("thin")
-def test_few_shot_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_few_shot_end_to_end(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "propagate", True)
     omniglot, mini = make_omniglot(tmp_path / "omniglot", drawings=10), make_miniimagenet(tmp_path / "mini")
     output = tmp_path / "out"
     main(["study", "few_shot", "--omniglot", str(omniglot), "--miniimagenet", str(mini), "--output", str(output),
@@ -137,6 +144,8 @@ def test_few_shot_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str])
                 assert steps[0] >= 1
         with Image.open(output / f"few_shot_{name}.png") as picture:
             assert picture.width > 900
+    told = [record.getMessage() for record in caplog.records if "execution over tasks" in record.getMessage()]
+    assert len(told) == len(set(told)) >= 2
     assert printed.count("| ANIL ") == printed.count("| AID-BiO ") == 2
     assert printed.count("ITD-BiO minus ANIL after 0.1 s: ") == 2
     assert "| 0.05 s | 0.1 s |" in " ".join(printed.split())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -181,7 +183,7 @@ def study_few_shot(
         marks: tests of a run, evenly in seconds.
         tasks: test tasks.
         inner_steps: of all methods, in training and test.
-        inner_lr: their size; ``null`` for 0.2 on Omniglot and 0.01 on miniImageNet, see :class:`Setting`.
+        inner_lr: their size; ``null`` for 1 / L of the data set: 0.2 on Omniglot, 0.01 on miniImageNet.
         l2: of the heads of ITD-BiO and AID-BiO.
         linear_steps: iterations of conjugate gradients of AID-BiO.
         outer_lr: Adam's learning rate.
@@ -223,7 +225,7 @@ def study_few_shot(
             build(method, SETTINGS[name], 0)  # what is wrong with the arguments is told before data are read
     folder, files, lines, table = Path(output), [], [], Path()
     told: dict[str, dict[str, list[Trace]]] = {}
-    with Progress(transient=True) as progress:
+    with _said_once(), Progress(transient=True) as progress:
         bar = progress.add_task("runs", total=len(roots) * seeds * len(METHODS) * seconds)
         for name, root in roots.items():
             setting = SETTINGS[name]
@@ -264,6 +266,24 @@ def study_few_shot(
     return [table, *files]
 
 
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """Within it, how tasks are executed is told once, not again for every seed."""
+    told: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        before = len(told)
+        told.add(record.getMessage())
+        return len(told) > before
+
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
+
+
 def _named(method: str, seed: int, work: Callable[..., T], *args: Any) -> T:
     """``work(*args)``; an error of ours names the run."""
     try:
@@ -286,8 +306,7 @@ def _print(title: str, traces: Mapping[str, Sequence[Trace]], tasks: int) -> Non
         means = [spread([run.points[-1][key] for run in runs])[0] for key in ("step", "gc_f", "gc_g", "jvp", "hvp")]
         rows.append([method, *cells, *(f"{mean:,.0f}" for mean in means)])
     print_rows(
-        f"{title}: test accuracy (%) over {tasks} tasks after so many CPU seconds, mean ± deviation over {seeds} seeds; "
-        "oracle calls of a run",
+        f"{title}: test accuracy (%) on {tasks} tasks after so many CPU seconds, mean ± deviation over {seeds} seeds",
         ["method", *(f"{marks[place]:g} s" for place in shown), "outer steps", "Gc(f)", "Gc(g)", "JVP", "HVP"],
         rows,
     )
