@@ -1,4 +1,4 @@
-"""``python -m metalearn study {hyper_cleaning,newsgroups}``: a study on real data, from its files to a table and a picture."""
+"""``python -m metalearn study NAME``: a study on real data, from its files to a table and a picture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,13 @@ def _newsgroups() -> Callable[..., list[Path]]:
     return study_newsgroups
 
 
-STUDIES = {"hyper_cleaning": _hyper_cleaning, "newsgroups": _newsgroups}
+def _few_shot() -> Callable[..., list[Path]]:
+    from metalearn.theory.studies.few_shot import study_few_shot
+
+    return study_few_shot
+
+
+STUDIES = {"hyper_cleaning": _hyper_cleaning, "newsgroups": _newsgroups, "few_shot": _few_shot}
 """What loads each study, since only the one that runs is needed."""
 
 

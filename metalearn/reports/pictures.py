@@ -89,7 +89,9 @@ def draw_steps(path: Path, values: Mapping[int, float], trained: int, label: str
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
     axis.plot(list(values), list(values.values()), marker="o", color="#2166ac")
-    for step, value in values.items():
+    points = list(values.items())
+    for place in _labelled(len(points)):
+        step, value = points[place]
         axis.annotate(f"{value:.1f}" if value >= 10 else f"{value:.3g}", (step, value), xytext=(0, 6), fontsize=8,
                       textcoords="offset points", ha="center")  # fmt: skip
     axis.axvline(trained, color="0.6", linestyle=":", label=f"{trained} in training")
@@ -98,6 +100,12 @@ def draw_steps(path: Path, values: Mapping[int, float], trained: int, label: str
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(frameon=False, fontsize=8, loc="center right")
     return save_figure(figure, path)
+
+
+def _labelled(points: int) -> list[int]:
+    """Which of so many points have room for a number: the first, the last, and at most ten between them."""
+    stride = -(-points // 11)
+    return sorted({0, *range(points - 1, 0, -stride)})
 
 
 def draw_curve(path: Path, rows: Sequence[Mapping[str, str]], title: str) -> Path:
