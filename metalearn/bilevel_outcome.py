@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from metalearn.modules.callbacks import folder
 from metalearn.modules.hyper_cleaning import HyperCleaning
 from metalearn.modules.linear_models import LinearBilevel
+from metalearn.outcome import oracle_calls
 from metalearn.reports.bilevel_pictures import draw_costs, draw_histogram, draw_penalties
 from metalearn.reports.summary import print_summary
 from metalearn.reports.tables import read_csv
@@ -30,7 +31,7 @@ def after_fit(cli: MetaCLI) -> None:
     model = cli.model
     saver = next((each for each in trainer.callbacks if isinstance(each, ModelCheckpoint) and each.monitor), None)
     best = Path(saver.best_model_path) if saver is not None and saver.best_model_path else None
-    steps, calls = trainer.global_step, model.counts.as_dict()
+    steps = trainer.global_step
     tests = cli.config[cli.subcommand]["test_after_fit"] and cli.datamodule is not None and not trainer.interrupted
     if tests:
         path = str(best) if best is not None else None
@@ -44,7 +45,7 @@ def after_fit(cli: MetaCLI) -> None:
             "training",
             f"{steps} outer steps in {cli.clock.seconds:.0f} s ({cli.clock.training:.0f} s without validation)",
         ),
-        ("oracle calls", ", ".join(f"{name} {count:,}" for name, count in calls.items())),
+        *oracle_calls(model),
         ("checkpoint", str(best or "none: the run ended before the first validation")),
     ]
     metrics = where / "metrics.csv"

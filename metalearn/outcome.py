@@ -10,9 +10,11 @@ from lightning.pytorch.loggers import CSVLogger
 
 from metalearn.metrics import Interval
 from metalearn.modules import MetaModule
+from metalearn.modules.bilevel_tasks import BilevelTasks
 from metalearn.modules.callbacks import folder
 from metalearn.modules.checkpoint import read_checkpoint
 from metalearn.reports import pictures
+from metalearn.reports.bilevel_pictures import draw_costs
 from metalearn.reports.summary import print_summary
 from metalearn.reports.tables import read_csv
 
@@ -45,6 +47,7 @@ def after_fit(cli: MetaCLI) -> None:
     facts += [
         ("training", f"{steps} steps in {clock.seconds:.0f} s ({clock.training:.0f} s without validation)"),
         ("speed", f"{clock.tasks / max(clock.training, 1e-9):.1f} tasks/s"),
+        *oracle_calls(model),
         ("checkpoint", str(best or "none: the run ended before the first validation")),
     ]
     facts += _files(cli, where, with_curve=True, with_test=bool(tests))
@@ -80,6 +83,14 @@ def after_predict(cli: MetaCLI) -> None:
     """Say where the predictions are."""
     if cli.trainer.is_global_zero:
         print_summary(f"predict: {cli.model.run_name}", [("probabilities", str(cli.predictions.path))])
+
+
+def oracle_calls(model: Any) -> Facts:
+    """The calls of a bilevel model; nothing for any other."""
+    counts = getattr(model, "counts", None)
+    if counts is None:
+        return []
+    return [("oracle calls", ", ".join(f"{name} {count:,}" for name, count in counts.as_dict().items()))]
 
 
 def _test_facts(model: MetaModule) -> Facts:
@@ -134,6 +145,8 @@ def draw(cli: MetaCLI, where: Path, with_curve: bool, with_test: bool) -> list[P
         rows = read_csv(metrics)
         if any(row.get("train/loss") for row in rows):
             drawn.append(pictures.draw_curve(where / "training.png", rows, model.run_name))
+            if isinstance(model, BilevelTasks):
+                drawn.append(draw_costs(where / "costs.png", rows, model.run_name))
     return drawn
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from metalearn.bilevel.algorithms import Run
 from metalearn.reports.pictures import RIGHT, WRONG, pyplot, save_figure
 
-__all__ = ["draw_costs", "draw_histogram", "draw_penalties"]
+__all__ = ["draw_costs", "draw_histogram", "draw_penalties", "draw_runs"]
 
 COUNTS = ("gc_f", "gc_g", "jvp", "hvp")
 
@@ -19,7 +20,8 @@ def draw_costs(path: Path, rows: Sequence[Mapping[str, str]], title: str) -> Pat
 
     Args:
         path: the PNG file.
-        rows: the rows of ``metrics.csv``; empty fields are left out.
+        rows: the rows of ``metrics.csv``; empty fields are left out. A validation without ``val/calls`` is at the calls of the
+            step that was logged before it.
         title: the heading.
     """
     plt = pyplot()
@@ -29,16 +31,43 @@ def draw_costs(path: Path, rows: Sequence[Mapping[str, str]], title: str) -> Pat
     axis.plot(calls, [float(row["train/loss"]) for row in steps], color="0.35", label="outer loss")
     axis.set(xlabel="oracle calls", ylabel="outer loss", title=title)
     lines, labels = axis.get_legend_handles_labels()
-    checks = [row for row in rows if row.get("val/acc") and row.get("val/calls")]
+    spent, checks = 0.0, []
+    for row in rows:
+        if row.get("train/loss"):
+            spent = sum(float(row[f"oracles/{name}"]) for name in COUNTS)
+        if row.get("val/acc"):
+            checks.append((float(row.get("val/calls") or spent), 100 * float(row["val/acc"])))
     if checks:
         second = axis.twinx()
-        (line,) = second.plot(
-            [float(row["val/calls"]) for row in checks], [100 * float(row["val/acc"]) for row in checks], marker="o",
-            color="#2166ac",
-        )  # fmt: skip
+        (line,) = second.plot(*zip(*checks, strict=True), marker="o", color="#2166ac")
         second.set_ylabel("validation accuracy (%)", color="#2166ac")
         lines, labels = [*lines, line], [*labels, "val/acc"]
     axis.legend(lines, labels, frameon=False, fontsize=8, loc="center right")
+    return save_figure(figure, path)
+
+
+def draw_runs(path: Path, runs: Mapping[str, Run], title: str = "") -> Path:
+    """The outer loss and the hypergradient's norm of runs of :func:`metalearn.bilevel.run`, against oracle calls and seconds.
+
+    Args:
+        path: the PNG file.
+        runs: by name, each with a history.
+        title: the heading.
+    """
+    plt = pyplot()
+    figure, axes = plt.subplots(2, 2, figsize=(9.0, 5.6), layout="constrained", sharex="col", sharey="row")
+    for name, one in runs.items():
+        calls = [record.gc_f + record.gc_g + record.jvp + record.hvp for record in one.history]
+        seconds = [record.seconds for record in one.history]
+        for row, values in zip(axes, ([r.loss for r in one.history], [r.norm for r in one.history]), strict=True):
+            for axis, places in zip(row, (calls, seconds), strict=True):
+                axis.plot(places, values, label=name, linewidth=1.4)
+                axis.grid(alpha=0.25)
+    axes[0, 0].set(ylabel="outer loss")
+    axes[1, 0].set(ylabel="norm of the hypergradient", yscale="log", xlabel="oracle calls")
+    axes[1, 1].set(xlabel="seconds")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.suptitle(title)
     return save_figure(figure, path)
 
 

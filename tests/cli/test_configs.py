@@ -57,6 +57,7 @@ def test_config_fits_and_tests(name: str, omniglot: Path, miniimagenet: Path, tm
     assert "3 tasks)" in printed
     for file in ("metrics.csv", "test_tasks.csv", "config.yaml", "episode.png", "inner_steps.png", "training.png"):
         assert (run / file).stat().st_size > 0, file
+    assert (run / "costs.png").is_file() == ("oracle calls" in printed) == name.startswith(("imaml", "bilevel"))
     main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt"), "--trainer.accelerator", "cpu"])
     printed = capsys.readouterr().out
     with (run.parent / "version_1" / "test_tasks.csv").open() as file:
