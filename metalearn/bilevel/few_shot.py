@@ -66,6 +66,7 @@ class BilevelAdaptation(Adaptation):
         inner: takes the inner steps.
         linear: solves the linear system; ``None`` for ITD.
         penalty: above 0.
+        damping: is added to ``H`` in the linear system alone, which biases ``v`` towards ``grad_y f``.
         learns_start: whether ``y_0`` gets a gradient; otherwise it is a constant.
         inner_loss: ``l_S`` where it is not the loss of the query set.
         scaled: whether the solution is multiplied by ``step_sizes[0]["scale"]``.
@@ -75,6 +76,7 @@ class BilevelAdaptation(Adaptation):
     inner: InnerSolver = GradientDescent(step_size=0.1, steps=1)  # noqa: RUF009  # frozen
     linear: LinearSolver | None = None
     penalty: float = 1.0
+    damping: float = 0.0
     learns_start: bool = False
     inner_loss: Loss | None = None
     scaled: bool = False
@@ -166,7 +168,7 @@ class _System:
         def product(v: Tensor) -> Tensor:
             report.count("hvp", tasks)
             (along,) = torch.autograd.grad(self.gradient, self.point, v, retain_graph=True)
-            return along
+            return along + self.adaptation.damping * v if self.adaptation.damping else along
 
         v, residual, _ = linear.solve(product, u)
         report.dual.append(residual.reshape(-1))

@@ -35,6 +35,8 @@ class IMAML(BilevelTasks):
         cg_steps: iterations of conjugate gradients.
         linear_solver: ``"cg"``: a Hessian-vector product an iteration, and an error where ``H + lam I`` has negative curvature;
             ``"normal_cg"``: two products, for curvature of any sign, as networks have early in training.
+        damping: ``d``, which is added to the linear system alone, ``(H + (lam + d) I) v = grad l_Q``: above the negative curvature,
+            conjugate gradients run, and the meta-gradient is biased towards ``lam/(lam + d) grad l_Q``; 0 for the exact one.
         eval_inner_steps: see :class:`MAML`.
         loss: see :class:`MAML`.
         execution: see :class:`MAML`.
@@ -56,6 +58,7 @@ class IMAML(BilevelTasks):
         lam: float = 2.0,
         cg_steps: int = 5,
         linear_solver: Literal["cg", "normal_cg"] = "cg",
+        damping: float = 0.0,
         eval_inner_steps: int | None = None,
         loss: LossFunction = "cross_entropy",
         execution: ExecutionName = "auto",
@@ -66,15 +69,16 @@ class IMAML(BilevelTasks):
         tasks_at_once: int | None = None,
     ) -> None:
         check_positive("lam", lam)
+        check_positive("damping", damping, or_zero=True)
         check_steps("cg_steps", cg_steps)
         check_choice("linear_solver", linear_solver, ["cg", "normal_cg"])
         check_step_size("inner_lr", inner_lr)
-        self.lam, self._step = lam, inner_lr
+        self.lam, self.damping, self._step = lam, damping, inner_lr
         self._linear = CG(iterations=cg_steps) if linear_solver == "cg" else NormalCG(iterations=cg_steps)
         self.counts = OracleCounts()
         self.advice = (
-            f"lam is {lam:g} and must exceed the negative curvature of the support loss: raise it, or use "
-            "linear_solver='normal_cg'"
+            f"lam + damping is {lam + damping:g} and must exceed the negative curvature of the support loss: raise damping, or "
+            "use linear_solver='normal_cg'"
         )
         super().__init__(
             backbone=backbone,
@@ -97,7 +101,9 @@ class IMAML(BilevelTasks):
             tasks_at_once=tasks_at_once,
             compile=False,
         )
-        self.save_hyperparameters({"lam": lam, "cg_steps": cg_steps, "linear_solver": linear_solver})
+        self.save_hyperparameters(
+            {"lam": lam, "cg_steps": cg_steps, "linear_solver": linear_solver, "damping": damping}
+        )
 
     def make_learner(self, backbone: nn.Module) -> Learner:
         return Learner(backbone, self.norm)
@@ -108,5 +114,6 @@ class IMAML(BilevelTasks):
             inner=GradientDescent(step_size=self._step, steps=self.inner_steps),
             linear=self._linear,
             penalty=self.lam,
+            damping=self.damping,
             learns_start=True,
         )

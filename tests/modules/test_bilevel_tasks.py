@@ -154,8 +154,39 @@ def test_a_ridge_head_is_the_closed_form() -> None:
     agree(found, {name: expected[name] for name in ("backbone.body.1.weight", "backbone.body.1.bias", "scale")}, 1e-9)
 
 
+@pytest.mark.parametrize("damping", [0.0, 7.0])
+def test_damping_is_added_to_the_system_alone(damping: float) -> None:
+    """Against a dense solve at the end of a plain loop, whose Hessian is bent downwards."""
+    episode, lam, net = noise_episode(2), 3.0, smooth()
+    module = IMAML(net, inner_steps=5, inner_lr=0.1, lam=lam, cg_steps=150, damping=damping)
+    found = module.meta_gradient(episode)
+    names, values = zip(*((name, value.detach()) for name, value in net.named_parameters()), strict=True)
+    shapes, start = [value.shape for value in values], torch.cat([value.flatten() for value in values])
+
+    def loss(y: Tensor, x: Tensor, labels: Tensor) -> Tensor:
+        pieces = y.split([shape.numel() for shape in shapes])
+        weights = {name: piece.reshape(shape) for name, piece, shape in zip(names, pieces, shapes, strict=True)}
+        return F.cross_entropy(functional_call(net, weights, (x,)), labels)
+
+    total = torch.zeros_like(start)
+    for xs, ys, xq, yq in tasks_of(episode):
+        y = start
+        for _ in range(5):
+            leaf = y.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(loss(leaf, xs, ys), leaf)
+            y = y - 0.1 * (slope + lam * (y - start))
+        leaf = y.clone().requires_grad_()
+        (right,) = torch.autograd.grad(loss(leaf, xq, yq), leaf)
+        bend: Any = torch.autograd.functional.hessian(lambda w: loss(w, xs, ys), y)  # noqa: B023  # called at once
+        assert float(torch.linalg.eigvalsh(bend).min()) < 0
+        system = bend + (lam + damping) * torch.eye(len(y), dtype=torch.float64)
+        total += lam * torch.linalg.solve(system, right) / 2
+    expected = dict(zip(names, total.split([shape.numel() for shape in shapes]), strict=True))
+    agree({name: found[f"backbone.{name}"].flatten() for name in names}, expected, 1e-9)
+
+
 def test_negative_curvature_is_one_line() -> None:
-    with pytest.raises(BilevelError, match=r"curvature -.*lam is 1e-06 .*raise it"):
+    with pytest.raises(BilevelError, match=r"curvature -.*lam \+ damping is 1e-06 .*raise damping"):
         IMAML(TinyConv().double(), inner_steps=1, inner_lr=0.1, lam=1e-6, cg_steps=40).meta_gradient(noise_episode(2))
 
 
@@ -174,6 +205,7 @@ def test_arguments_out_of_range_are_one_line() -> None:
     for build, reason in (
         (lambda: IMAML(Smooth(), lam=0.0), "lam is 0.0"),
         (lambda: IMAML(Smooth(), cg_steps=0), "cg_steps is 0"),
+        (lambda: IMAML(Smooth(), damping=-1.0), "damping is -1.0"),
         (lambda: BilevelFewShot(Smooth(), l2=-1.0), "l2 is -1.0"),
         (lambda: BilevelFewShot(Smooth(), estimator="bad"), "estimator is 'bad'"),  # type: ignore[arg-type]
         (lambda: BilevelFewShot(Smooth(), memory="remat"), "AID keeps no inner step"),
