@@ -35,7 +35,7 @@ class IMAML(BilevelTasks):
         cg_steps: iterations of conjugate gradients.
         linear_solver: ``"cg"``: a Hessian-vector product an iteration, and an error where ``H + lam I`` has negative curvature;
             ``"normal_cg"``: two products, for curvature of any sign, as networks have early in training.
-        damping: ``d``, which is added to the linear system alone, ``(H + (lam + d) I) v = grad l_Q``: above the negative curvature,
+        damping: ``d``, added to the linear system alone, ``(H + (lam + d) I) v = grad l_Q``: above the negative curvature,
             conjugate gradients run, and the meta-gradient is biased towards ``lam/(lam + d) grad l_Q``; 0 for the exact one.
         eval_inner_steps: see :class:`MAML`.
         loss: see :class:`MAML`.
