@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from metalearn import bilevel_outcome, data_command, outcome, own_images, study_command
 from metalearn.allocator import keep_buffers
-from metalearn.command import option, prepare_arguments
+from metalearn.command import DEFAULT_CONFIG, option, prepare_arguments, shipped_configs
 from metalearn.datamodules.checks import check_range
 from metalearn.errors import MetalearnError
 from metalearn.modules import MetaModule
@@ -45,7 +45,13 @@ class MetaCLI(LightningCLI):
             auto_configure_optimizers=False,
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={"prog": "metalearn", "description": "Gradient-based meta-learning on PyTorch Lightning."},
+            parser_kwargs={
+                "prog": "metalearn",
+                "description": "Gradient-based meta-learning and bilevel optimisation on PyTorch Lightning.",
+                "epilog": f"Beside these: metalearn data {{{','.join(data_command.ACTIONS)}}} for data sets, metalearn study "
+                f"{{{','.join(study_command.STUDIES)}}} for studies on real data; each has --help. fit --config takes a file or "
+                f"the name of a shipped configuration: {', '.join(shipped_configs())}; without one it is {DEFAULT_CONFIG}.",
+            },
             save_config_kwargs={"overwrite": True},
             load_from_checkpoint_support=False,
             args=list(args),

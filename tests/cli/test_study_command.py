@@ -236,6 +236,13 @@ def test_what_a_user_gets_wrong_is_one_line(
 def test_help_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
     main(["study"])
     assert "hyper_cleaning, newsgroups, few_shot" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "metalearn study {hyper_cleaning,newsgroups,few_shot}" in words
+    assert "metalearn data {prepare,info,verify,tasks}" in words
+    assert "imaml_omniglot_5w1s" in words
 
 
 def test_spread_over_seeds() -> None:
