@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from metalearn.modules.callbacks import folder
 from metalearn.modules.hyper_cleaning import HyperCleaning
 from metalearn.modules.linear_models import LinearBilevel
-from metalearn.outcome import oracle_calls
+from metalearn.outcome import best_checkpoint, oracle_calls, wants_test
 from metalearn.reports.bilevel_pictures import draw_costs, draw_histogram, draw_penalties
 from metalearn.reports.summary import print_summary
 from metalearn.reports.tables import read_csv
@@ -29,10 +28,9 @@ def after_fit(cli: MetaCLI) -> None:
     """Test the checkpoint with the best validation accuracy, draw the pictures, print the summary."""
     trainer: Any = cli.trainer
     model = cli.model
-    saver = next((each for each in trainer.callbacks if isinstance(each, ModelCheckpoint) and each.monitor), None)
-    best = Path(saver.best_model_path) if saver is not None and saver.best_model_path else None
+    best = best_checkpoint(trainer)
     steps = trainer.global_step
-    tests = cli.config[cli.subcommand]["test_after_fit"] and cli.datamodule is not None and not trainer.interrupted
+    tests = wants_test(cli)
     if tests:
         path = str(best) if best is not None else None
         trainer.test(model, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)

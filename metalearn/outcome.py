@@ -28,11 +28,10 @@ def after_fit(cli: MetaCLI) -> None:
     """Test the best checkpoint, draw the pictures, print the summary."""
     trainer: Any = cli.trainer
     model = cli.model
-    saver = next((each for each in trainer.callbacks if isinstance(each, ModelCheckpoint) and each.monitor), None)
-    best = Path(saver.best_model_path) if saver is not None and saver.best_model_path else None
+    best = best_checkpoint(trainer)
     steps = trainer.global_step
     facts: Facts = []
-    tests = cli.config[cli.subcommand]["test_after_fit"] and cli.datamodule is not None and not trainer.interrupted
+    tests = wants_test(cli)
     if tests:
         if best is not None:
             # not by trainer.test(ckpt_path=...): with averaged weights, Lightning would then restore the raw ones
@@ -83,6 +82,18 @@ def after_predict(cli: MetaCLI) -> None:
     """Say where the predictions are."""
     if cli.trainer.is_global_zero:
         print_summary(f"predict: {cli.model.run_name}", [("probabilities", str(cli.predictions.path))])
+
+
+def best_checkpoint(trainer: Any) -> Path | None:
+    """The one with the best monitored value, if a validation has been."""
+    saver = next((each for each in trainer.callbacks if isinstance(each, ModelCheckpoint) and each.monitor), None)
+    return Path(saver.best_model_path) if saver is not None and saver.best_model_path else None
+
+
+def wants_test(cli: MetaCLI) -> bool:
+    """Whether a fit ends with a test."""
+    asked = cli.config[cli.subcommand]["test_after_fit"]
+    return bool(asked and cli.datamodule is not None and not cli.trainer.interrupted)
 
 
 def oracle_calls(model: Any) -> Facts:

@@ -186,8 +186,8 @@ class GradientDescent(InnerSolver):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeavyBall(InnerSolver):
-    """``y <- y - a grad_y g(x, y) + m (y - y_before)`` (Polyak 1964).
+class _Momentum(InnerSolver):
+    """A method that remembers its last move.
 
     Attributes:
         momentum: ``m``, at least 0 and below 1.
@@ -197,7 +197,13 @@ class HeavyBall(InnerSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_momentum(self.momentum)
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum is {self.momentum}, but it must be at least 0 and below 1; use 0.9")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeavyBall(_Momentum):
+    """``y <- y - a grad_y g(x, y) + m (y - y_before)`` (Polyak 1964)."""
 
     def largest_step(self, L: float) -> float:
         return 2 * (1 + self.momentum) / L
@@ -210,19 +216,10 @@ class HeavyBall(InnerSolver):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nesterov(InnerSolver):
+class Nesterov(_Momentum):
     """``z = y + m (y - y_before); y <- z - a grad_y g(x, z)``; with ``a = 1/L`` and ``m = (sqrt(k) - 1)/(sqrt(k) + 1)``,
     ``k = L/mu``, contracts by ``sqrt(1 - 1/sqrt(k))`` (Nesterov 2004, 2.2.22).
-
-    Attributes:
-        momentum: ``m``, at least 0 and below 1.
     """
-
-    momentum: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_momentum(self.momentum)
 
     def largest_step(self, L: float) -> float:
         return 2 * (1 + self.momentum) / (1 + 2 * self.momentum) / L
@@ -274,8 +271,3 @@ def _not_finite(term: str, step: int, step_size: float, outer: int | None) -> Di
 
 def _of(outer: int | None) -> str:
     return "" if outer is None else f" of outer step {outer}"
-
-
-def _check_momentum(momentum: float) -> None:
-    if not 0 <= momentum < 1:
-        raise ConfigError(f"momentum is {momentum}, but it must be at least 0 and below 1; use 0.9")

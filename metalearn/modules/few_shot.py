@@ -109,22 +109,15 @@ class BilevelFewShot(BilevelTasks):
             backbone=backbone,
             inner_steps=inner_steps,
             inner_lr=inner_lr,
-            first_order=False,
             eval_inner_steps=eval_inner_steps,
             loss=loss,
-            inner_optimizer="sgd",
             execution=execution,
             memory=memory,
             norm=norm,
-            initial_inner_lr=0.1,
             outer_optimizer=outer_optimizer,
             outer_scheduler=outer_scheduler,
-            inner_weight_decay=0.0,
-            inner_clip_norm=None,
             support_chunk=support_chunk,
-            multi_step_loss=None,
             tasks_at_once=tasks_at_once,
-            compile=False,
         )
         with torch.no_grad():
             for value in self.backbone.get_submodule(head).parameters():

@@ -75,6 +75,7 @@ class RegularizationTuning(LinearBilevel):
         )
         if log_penalty_range is not None:
             low, high = log_penalty_range
+            box = Box(low, high)  # refuses a range that is the wrong way round
             if not low <= initial_log_penalty <= high:
                 raise ConfigError(
                     f"initial_log_penalty is {initial_log_penalty}, outside of log_penalty_range=({low}, {high}); start within it"
@@ -84,7 +85,7 @@ class RegularizationTuning(LinearBilevel):
                     f"log_penalty_range is ({low}, {high}), but only the steps of algorithm='bio' without an outer_optimizer are "
                     "projected; leave one of them out"
                 )
-            made = ProximalBiO(estimator=made.estimator, step_size=outer_lr, prox=Box(low, high))
+            made = ProximalBiO(estimator=made.estimator, step_size=outer_lr, prox=box)
         super().__init__(made, seed, outer_optimizer)
         self.save_hyperparameters(ignore=["outer_optimizer"])
         self.initial_log_penalty = initial_log_penalty

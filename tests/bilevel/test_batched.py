@@ -200,6 +200,10 @@ def test_chunks_see_their_share(size: int) -> None:
             for name in ("y", "v"):
                 torch.testing.assert_close(each.state[name], runs[0].state[name], rtol=1e-10, atol=1e-12)
             assert each.state["counts"] == runs[0].state["counts"]
+            growth, expected = each.state["growth"], runs[0].state["growth"]
+            assert (growth is None) == (expected is None) == (problem is drawn)
+            if growth is not None:
+                torch.testing.assert_close(growth, expected, rtol=1e-9, atol=1e-12)
     assert max(seen) == min(size, B)
 
 

@@ -248,6 +248,8 @@ def test_arguments_out_of_range_are_one_line(mnist: str, tmp_path: Path) -> None
         RegularizationTuning(initial_log_penalty=99.0)
     with pytest.raises(ConfigError, match="initial_log_penalty is -9.0, outside of log_penalty_range"):
         RegularizationTuning(log_penalty_range=(-3.0, 0.0))
+    with pytest.raises(ConfigError, match="low must not be above high; swap them"):
+        RegularizationTuning(log_penalty_range=(0.0, -14.0))
     with pytest.raises(ConfigError, match="only the steps of algorithm='bio'"):
         RegularizationTuning(log_penalty_range=(-10.0, 0.0), algorithm="mrbo", estimator="stoc_bio")
     with pytest.raises(ConfigError, match="HyperCleaning has no examples, features, classes"):

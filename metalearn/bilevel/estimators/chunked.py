@@ -70,6 +70,7 @@ class Chunked(Estimator):
             _joined([each.dual_residual for each in found]),
             max(each.inner_steps for each in found),
             max(each.iterations for each in found),
+            _joined([each.growth for each in found]),
         )
 
 
@@ -100,7 +101,9 @@ def _part(oracles: Oracles, chosen: slice) -> Oracles:
             stream = _Part(stream, chosen)
     x = oracles.x if problem.shared_x else dataclasses.replace(oracles.x, problems=many)
     y = dataclasses.replace(oracles.y, problems=many)
-    return Oracles(dataclasses.replace(problem, batched=many, stream=stream), x, y, oracles.counts, oracles.seed)
+    part = Oracles(dataclasses.replace(problem, batched=many, stream=stream), x, y, oracles.counts, oracles.seed)
+    part.draws = oracles.draws
+    return part
 
 
 def _taken(batch: Tree, chosen: slice) -> Tree:
