@@ -89,6 +89,7 @@ def study_newsgroups(
             f"seeds is {seeds}, grid {list(grid)} and steps {steps}, but there must be at least one of each; use 5, [-9.0], 20"
         )
     whole = Nesterov(step_size=inner_step_size, momentum=momentum, steps=solve_steps)
+    folder = Path(output)
     traces: list[Trace] = []
     found: dict[str, Points] = {name: [] for name in ROWS}
     lines: list[tuple[object, ...]] = []
@@ -146,6 +147,9 @@ def study_newsgroups(
             }  # fmt: skip
             progress.advance(task)
             found[ROWS[-1]].append(learned)
+            header = ["seed", "penalty", "log_penalty_or_step", *list(points[0])[3:]]
+            # what is done is kept if the rest is interrupted
+            table = write_csv(folder / "newsgroups.csv", header, lines)
     title = f"20 Newsgroups, {len(data.words):,} words: mean ± deviation over {seeds} seeds"
     print_rows(
         title,
@@ -171,14 +175,12 @@ def study_newsgroups(
         mean, deviation = spread(gains)
         print(f"learned minus {name}: {mean:+.2f} ± {deviation:.2f} points of test accuracy, above 0 in "
               f"{sum(gain > 0 for gain in gains)} of {seeds} seeds")  # fmt: skip
-    folder = Path(output)
-    header = ["seed", "penalty", "log_penalty_or_step", *list(traces[0].points[0])[3:]]
     levels = {
         key: {"best single penalty": spread([each[key] for each in found[name]])[0]}
         for key, name in (("test_accuracy", ROWS[2]), ("held_accuracy", ROWS[0]))
     }
     return [
-        write_csv(folder / "newsgroups.csv", header, lines),
+        table,
         draw_bands(
             folder / "newsgroups.png", {"learned, one a feature": traces},
             {"calls": "oracle calls", "seconds": "CPU seconds"},
