@@ -166,7 +166,7 @@ def _query(
     size = queries or tasks
     losses, logits, per_task, of_shared = [], [], [], None
     for first in range(0, tasks, size):
-        rows = slice(first, first + size) if adaptation.stacked else slice(None)
+        rows = slice(first, first + size) if adaptation.stacked else ...
         own = {name: value[rows].detach().requires_grad_() for name, value in adapted.items()}
         xs, xq = (x[rows].detach().requires_grad_(x.requires_grad) for x in (support, query))
         outputs = adaptation.query_logits({**shared, **own}, own, xs, xq, step)

@@ -57,6 +57,17 @@ class Tied(nn.Module):
         return self.second(self.first(x).tanh())
 
 
+class Scaled(nn.Module):
+    """A parameter without axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.scale = nn.Linear(3, 3), nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.linear(x).tanh()
+
+
 def hooked() -> nn.Module:
     net = TinyConv()
     net.body[0].register_forward_hook(lambda module, args, output: 1.5 * output)
@@ -91,6 +102,7 @@ class Attention(nn.Module):
 FLAT = (3,)
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "tied": (Tied, FLAT),
+    "scaled": (Scaled, FLAT),
     "hooked": (hooked, (1, 8, 8)),
     "data_dependent": (DataDependent, FLAT),
     "weight_norm": (weight_normed, FLAT),
