@@ -15,7 +15,8 @@ from metalearn.bilevel.linear import LinearSolver
 from metalearn.bilevel.oracles import OracleCounts
 from metalearn.bilevel.solvers import GradientDescent, InnerSolver
 from metalearn.bilevel.trees import Layout, norm
-from metalearn.inner.adaptation import Adaptation, Loss
+from metalearn.inner.adaptation import Adaptation
+from metalearn.inner.losses import Loss
 from metalearn.inner.norm import recording
 from metalearn.inner.rules import Params, StepSizes
 
@@ -86,8 +87,7 @@ class BilevelAdaptation(Adaptation):
         self, params: Params, support: Tensor, targets: Tensor, steps: int, step_sizes: StepSizes, order: int
     ) -> Iterator[Params]:
         """Yield ``y_0, ..., y_steps``; with ``order=2`` the last one carries the graph."""
-        start = {name: value for name, value in params.items() if self.learner.adapts(name)}
-        others = {name: value for name, value in params.items() if name not in start}
+        start, others = self.split(params)
         tasks = len(support) if self.stacked else 1
         if self.stacked:
             start = {name: value.expand(tasks, *value.shape) for name, value in start.items()}

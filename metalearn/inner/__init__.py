@@ -6,6 +6,7 @@ from metalearn.inner.execution import MetaLoss, Schedule, evaluate, meta_loss
 from metalearn.inner.gradients import MEMORY_MODES, MemoryMode
 from metalearn.inner.kernels import own_kernels
 from metalearn.inner.learner import HeadLearner, Learner, evaluating
+from metalearn.inner.losses import Loss, ModuleLoss
 from metalearn.inner.norm import NormPolicy, TaskBatchNorm, own_batch_norm, recording, statistics
 from metalearn.inner.probe import Probe
 from metalearn.inner.rules import RULES, SGD, Adam, AdamW, Momentum, UpdateRule, get_rule
@@ -21,8 +22,10 @@ __all__ = [
     "AdaptedModel",
     "HeadLearner",
     "Learner",
+    "Loss",
     "MemoryMode",
     "MetaLoss",
+    "ModuleLoss",
     "Momentum",
     "NormPolicy",
     "Plan",

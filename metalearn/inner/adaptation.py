@@ -16,13 +16,12 @@ from torch.func import vmap
 
 from metalearn.inner.gradients import MemoryMode, gradient
 from metalearn.inner.learner import Learner
+from metalearn.inner.losses import Loss, compute_loss, loss_tensors, network_tensors
 from metalearn.inner.rules import Params, StepSizes, UpdateRule
 
 __all__ = ["Adaptation", "Loss"]
 
 Result = TypeVar("Result")
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""``loss(outputs [n, ...], targets [n, ...]) -> scalar``, a mean over the ``n`` examples."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ class Adaptation:
         clip_norm: the largest norm of a task's inner gradient, over all its tensors; ``None`` for no bound.
         chunk: support examples whose gradient is taken at once; ``None`` for all.
         stacked: whether every tensor of a task carries a leading task axis.
+        ways: how many of the network's outputs the loss sees, so that a task of fewer classes neither sees nor moves the
+            others; ``None`` for all.
     """
 
     learner: Learner
@@ -48,12 +49,17 @@ class Adaptation:
     clip_norm: float | None = None
     chunk: int | None = None
     stacked: bool = False
+    ways: int | None = None
+
+    def outer(self) -> Params:
+        """All tensors that the meta-gradient is taken with respect to: the network's and the loss's."""
+        return {**self.learner.outer(), **loss_tensors(self.loss)}
 
     def encode(self, params: Params, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """What no inner step changes, see :meth:`Learner.encode`."""
 
         def run(support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-            return self.learner.encode(params, support, query)
+            return self.learner.encode(network_tensors(params), support, query)
 
         return self._map(run)(support, query)
 
@@ -71,8 +77,7 @@ class Adaptation:
             order: 2 keeps the graph of the inner gradients (MAML); 1 treats them as constants (FOMAML); 0 keeps no graph at
                 all (evaluation).
         """
-        adapted = {name: value for name, value in params.items() if self.learner.adapts(name)}
-        others = {name: value for name, value in params.items() if name not in adapted}
+        adapted, others = self.split(params)
         if self.stacked:
             adapted = {name: value.expand(len(support), *value.shape) for name, value in adapted.items()}
         if order == 0:
@@ -91,13 +96,26 @@ class Adaptation:
         """Outputs of the network after ``step`` inner steps for the encoded query set."""
 
         def run(adapted: Params, support: Tensor, query: Tensor) -> Tensor:
-            return self.learner.query_logits({**params, **adapted}, support, query, step)
+            return self.learner.query_logits(network_tensors({**params, **adapted}), support, query, step)
 
         return self._map(run)(adapted, support, query)
 
-    def query_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def query_loss(self, params: Params, logits: Tensor, targets: Tensor) -> Tensor:
         """The query loss, a scalar, or ``[B]`` where tasks are stacked."""
-        return self._map(self._loss)(logits, targets)
+
+        def run(logits: Tensor, targets: Tensor) -> Tensor:
+            return self.task_loss(params, logits, targets)
+
+        return self._map(run)(logits, targets)
+
+    def task_loss(self, params: Params, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of one task's outputs ``[n, ...]``, those of its ways alone, in float32 where they are shorter."""
+        return compute_loss(self.loss, params, outputs[:, : self.ways] if self.ways else outputs, targets)
+
+    def split(self, params: Params) -> tuple[Params, Params]:
+        """The tensors that the inner loop moves, and the others, those of the loss among them."""
+        adapted = {name: value for name, value in network_tensors(params).items() if self.learner.adapts(name)}
+        return adapted, {name: value for name, value in params.items() if name not in adapted}
 
     def _gradient(
         self, adapted: Params, others: Params, support: Tensor, targets: Tensor, step: int, order: int
@@ -106,7 +124,8 @@ class Adaptation:
         names, other_names = list(adapted), list(others)
 
         def run(adapted: Params, others: Params, x: Tensor, y: Tensor) -> Tensor:
-            return self._loss(self.learner.support_logits({**others, **adapted}, x, step), y)
+            outputs = self.learner.support_logits(network_tensors({**others, **adapted}), x, step)
+            return self.task_loss(others, outputs, y)
 
         axis = 1 if self.stacked else 0
         count = support.shape[axis]
@@ -143,11 +162,6 @@ class Adaptation:
         scale = torch.where(above, self.clip_norm / torch.where(above, squares, 1.0).sqrt(), 1.0)
         return {name: grad * scale.view(-1, *(1,) * (grad.ndim - 1)) if first else grad * scale
                 for name, grad in grads.items()}  # fmt: skip
-
-    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss, in float32 where outputs are shorter."""
-        half = outputs.dtype in (torch.float16, torch.bfloat16)
-        return self.loss(outputs.float() if half else outputs, targets)
 
     def _map(self, function: Callable[..., Result], in_dims: int | tuple[int | None, ...] = 0) -> Callable[..., Result]:
         return vmap(function, in_dims=in_dims, randomness="different") if self.stacked else function

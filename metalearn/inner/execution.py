@@ -170,7 +170,7 @@ def _query(
         own = {name: value[rows].detach().requires_grad_() for name, value in adapted.items()}
         xs, xq = (x[rows].detach().requires_grad_(x.requires_grad) for x in (support, query))
         outputs = adaptation.query_logits({**shared, **own}, own, xs, xq, step)
-        loss = weight * adaptation.query_loss(outputs, targets[rows]).sum()
+        loss = weight * adaptation.query_loss(shared, outputs, targets[rows]).sum()
         leaves = [*own.values(), *(x for x in (xs, xq) if x.requires_grad)]
         found = tuple(
             grad.detach() for grad in torch.autograd.grad(loss, [*leaves, *shared.values()], materialize_grads=True)

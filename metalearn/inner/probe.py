@@ -16,6 +16,7 @@ from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.execution import Schedule, meta_loss
 from metalearn.inner.gradients import MemoryMode
 from metalearn.inner.kernels import own_kernels
+from metalearn.inner.losses import ModuleLoss, copy_loss
 from metalearn.inner.workers import Plan
 
 __all__ = ["TOLERANCE", "Probe"]
@@ -43,7 +44,10 @@ class Probe:
         for layer in self._network.modules():
             if isinstance(layer, nn.modules.dropout._DropoutNd):
                 layer.eval()  # its masks are random in both executions; everything else is compared
-        self._adaptation = replace(adaptation, learner=adaptation.learner.over(self._network))
+        loss = copy_loss(adaptation.loss, share=False)
+        if isinstance(loss, ModuleLoss):
+            loss.module.double()
+        self._adaptation = replace(adaptation, learner=adaptation.learner.over(self._network), loss=loss)
         self._episode = _noise_like(episode)
         sizes = [{name: _double(size[name]) for name in size} for size in schedule.step_sizes]
         self._schedule = Schedule(min(schedule.steps, 2), sizes, schedule.order)
@@ -80,7 +84,7 @@ class Probe:
         return None
 
     def _gradient(self, memory: MemoryMode, plan: Plan) -> dict[str, Tensor]:
-        params = self._adaptation.learner.outer()
+        params = self._adaptation.outer()
         device = self._episode.support.x.device
         with (
             torch.random.fork_rng([device] if device.type == "cuda" else []),

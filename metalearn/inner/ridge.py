@@ -54,7 +54,7 @@ class RidgeAdaptation(Adaptation):
         self, params: Params, support: Tensor, targets: Tensor, steps: int, step_sizes: StepSizes, order: int
     ) -> Iterator[Params]:
         """Yield the initial head, then the solution. ``step_sizes[0]`` holds ``"log_ridge"`` and ``"scale"``."""
-        start = {name: value for name, value in params.items() if self.learner.adapts(name)}
+        start, _ = self.split(params)
         if self.stacked:
             start = {name: value.expand(len(support), *value.shape) for name, value in start.items()}
         yield start

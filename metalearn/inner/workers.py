@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from metalearn.inner.adaptation import Adaptation
+from metalearn.inner.losses import copy_loss
 
 __all__ = ["Plan", "run_parts"]
 
@@ -70,7 +71,8 @@ def run_parts(
 def _with_own_structure(adaptation: Adaptation) -> Adaptation:
     network = adaptation.learner.backbone
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
-    return replace(adaptation, learner=adaptation.learner.over(copy.deepcopy(network, shared)))
+    learner = adaptation.learner.over(copy.deepcopy(network, shared))
+    return replace(adaptation, learner=learner, loss=copy_loss(adaptation.loss, share=True))
 
 
 @lru_cache(maxsize=4)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn.errors import ConfigError
-from metalearn.inner import UpdateRule, get_rule
+from metalearn.inner import Loss, ModuleLoss, UpdateRule, get_rule
 
 __all__ = [
     "LossName",
@@ -33,12 +33,24 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return ((outputs - targets) ** 2).mean()
 
 
-def get_loss(loss: LossName | Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss function of a name; a callable is returned as it is."""
-    losses: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {
-        "cross_entropy": F.cross_entropy,
-        "mse": mean_squared_error,
-    }
+def get_loss(loss: LossName | Callable[[Tensor, Tensor], Tensor], backbone: nn.Module) -> Loss:
+    """The loss function of a name; a callable as it is; a module with tensors of its own as one whose parameters are outer ones.
+
+    Raises:
+        ConfigError: it is none of these, or shares a parameter with the network.
+    """
+    losses: dict[Any, Loss] = {"cross_entropy": F.cross_entropy, "mse": mean_squared_error}
+    if isinstance(loss, type):
+        raise ConfigError(f"loss is the class {loss.__name__}, but it must be an instance; use loss={loss.__name__}()")
+    if isinstance(loss, nn.Module):
+        own = {id(value) for value in backbone.parameters()}
+        for name, value in loss.named_parameters():
+            if id(value) in own:
+                raise ConfigError(
+                    f"loss shares its parameter {name} with the backbone, but the inner loop moves only the network's own; "
+                    "compute the term from the outputs, or use inner_weight_decay"
+                )
+        return ModuleLoss(loss) if [*loss.parameters(), *loss.buffers()] else loss
     if callable(loss):
         return loss
     check_choice("loss", loss, list(losses))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +10,8 @@ from torch import Tensor
 
 from metalearn.episode import Batch, Episode, SemiSupervisedEpisode
 from metalearn.errors import ShapeError
-from metalearn.inner.adaptation import Loss
 
-__all__ = ["Group", "NarrowLoss", "as_episode", "as_groups", "as_tasks"]
+__all__ = ["Group", "as_episode", "as_groups", "as_tasks"]
 
 
 class Group(NamedTuple):
@@ -26,17 +24,6 @@ class Group(NamedTuple):
 
     episode: Episode
     ways: int | None
-
-
-@dataclass(frozen=True)
-class NarrowLoss:
-    """A loss on the first ``ways`` outputs alone, so that a task of fewer classes neither sees nor moves the others."""
-
-    loss: Loss
-    ways: int
-
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self.loss(outputs[..., : self.ways], targets)
 
 
 def as_episode(batch: Any) -> Episode:

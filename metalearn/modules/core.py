@@ -42,7 +42,6 @@ from metalearn.modules.arguments import (
     find_rule,
     get_loss,
 )
-from metalearn.modules.batches import NarrowLoss
 from metalearn.modules.checkpoint import describe_backbone
 from metalearn.modules.execution import Choice, ExecutionName, choose_execution, make_plan
 from metalearn.modules.grad_mode import evaluation_gradients, usable
@@ -116,9 +115,11 @@ class MetaCore(L.LightningModule):
         self.outer_scheduler = outer_scheduler
         self.multi_step_loss = multi_step_loss
         self.tasks_at_once = tasks_at_once
+        if isinstance(loss, nn.Module):
+            self.loss = loss  # moved, cast, trained and saved with the module
         self._adaptation = self.make_adaptation(
             Adaptation(
-                self.make_learner(self.backbone), rule, get_loss(loss), memory, float(inner_weight_decay),
+                self.make_learner(self.backbone), rule, get_loss(loss, self.backbone), memory, float(inner_weight_decay),
                 inner_clip_norm, support_chunk,
             )
         )  # fmt: skip
@@ -197,7 +198,7 @@ class MetaCore(L.LightningModule):
         try:
             with own_kernels(*operators):
                 return meta_loss(
-                    adaptation, self._learner.outer(), self._extra(), episode, schedule, plan, self._compiled
+                    adaptation, adaptation.outer(), self._extra(), episode, schedule, plan, self._compiled
                 )
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not isinstance(error, torch.OutOfMemoryError) and not any(
@@ -236,7 +237,7 @@ class MetaCore(L.LightningModule):
         """The inner loop of tasks that use the first ``ways`` outputs."""
         if ways is None or (self._outputs is not None and ways >= self._outputs):
             return self._adaptation
-        return replace(self._adaptation, loss=NarrowLoss(self._adaptation.loss, ways))
+        return replace(self._adaptation, ways=ways)
 
     def meta_gradient(self, episode: Episode) -> dict[str, Tensor]:
         """The exact gradient of the mean query loss over the ``B`` tasks.

@@ -108,7 +108,7 @@ class Evaluation(MetaCore):
         with evaluation_gradients():
             episode = Episode(*(Batch(usable(role.x), usable(role.y)) for role in episode))
             adaptation, plan, operators = self._way(episode, ways)
-            params = {name: usable(value) for name, value in self._learner.outer().items()}
+            params = {name: usable(value) for name, value in adaptation.outer().items()}
             with evaluating(self.backbone), own_kernels(*operators):
                 outputs = evaluate(adaptation, params, episode, steps, self._fixed_sizes(), plan)
         outputs = {step: logits[..., :ways] for step, logits in outputs.items()}
@@ -126,5 +126,5 @@ class Evaluation(MetaCore):
         return episode, outputs, numbers
 
     def _losses(self, logits: Tensor, episode: Episode) -> Tensor:
-        pairs = zip(logits.float(), episode.query.y, strict=True)
-        return torch.stack([self._adaptation.loss(outputs, targets) for outputs, targets in pairs])
+        pairs = zip(logits, episode.query.y, strict=True)
+        return torch.stack([self._adaptation.task_loss({}, outputs, targets) for outputs, targets in pairs])

@@ -25,5 +25,5 @@ class Pooled(MAML):
         tasks, n = query.y.shape[:2]
         x, y = torch.cat([support.x, query.x], 1), torch.cat([support.y, query.y], 1)
         outputs: Tensor = self.backbone(x.flatten(0, 1))
-        loss = self._narrowed(ways).loss(outputs, y.flatten(0, 1))
+        loss = self._narrowed(ways).task_loss({}, outputs, y.flatten(0, 1))
         return MetaLoss(loss, outputs.detach().unflatten(0, (tasks, -1))[:, -n:])

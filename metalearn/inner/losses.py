@@ -1,0 +1,86 @@
+"""A loss with tensors of its own: its parameters are outer ones, and get an exact meta-gradient as the network's do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metalearn.inner.rules import Params
+
+__all__ = ["Loss", "ModuleLoss", "compute_loss", "copy_loss", "loss_tensors", "network_tensors"]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""``loss(outputs [n, ...], targets [n, ...]) -> scalar``, a mean over the ``n`` examples."""
+
+PREFIX = ".loss."
+"""Begins the names of a loss's parameters among the outer tensors; no tensor of a network has a name that begins so."""
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+class ModuleLoss:
+    """A ``torch.nn.Module`` as a loss.
+
+    Args:
+        module: ``module(outputs, targets) -> scalar``.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def outer(self) -> Params:
+        """Its trainable parameters, under names that no network's tensor has."""
+        return {PREFIX + name: value for name, value in self.module.named_parameters() if value.requires_grad}
+
+    def over(self, module: nn.Module) -> ModuleLoss:
+        """The same loss over another module of the same structure."""
+        return ModuleLoss(module)
+
+    def __call__(self, outputs: Tensor, targets: Tensor, params: Params | None = None) -> Tensor:
+        """The loss at the parameters among ``params``, or at its own; what it writes into its buffers is dropped."""
+        tensors = dict(self.module.named_parameters())
+        tensors |= {name: value.clone() for name, value in self.module.named_buffers()}
+        tensors |= {name.removeprefix(PREFIX): value for name, value in (params or {}).items() if name.startswith(PREFIX)}
+        wide = {name: value.float() if value.dtype in HALVES else value for name, value in tensors.items()}
+        found: Tensor = functional_call(self.module, wide, (outputs, targets))
+        return found
+
+
+def compute_loss(loss: Loss, params: Params, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss, in float32 where outputs are shorter.
+
+    Args:
+        loss: the loss.
+        params: tensors by name, those of the loss among them.
+        outputs: ``[n, ...]``.
+        targets: ``[n, ...]``.
+    """
+    if outputs.dtype in HALVES:
+        outputs = outputs.float()
+        targets = targets.float() if targets.dtype in HALVES else targets
+    return loss(outputs, targets, params) if isinstance(loss, ModuleLoss) else loss(outputs, targets)
+
+
+def loss_tensors(loss: Loss) -> Params:
+    """The outer tensors that a loss adds to the network's."""
+    return loss.outer() if isinstance(loss, ModuleLoss) else {}
+
+
+def network_tensors(params: Params) -> Params:
+    """The tensors of the network alone."""
+    if not any(name.startswith(PREFIX) for name in params):
+        return params
+    return {name: value for name, value in params.items() if not name.startswith(PREFIX)}
+
+
+def copy_loss(loss: Loss, share: bool) -> Loss:
+    """A loss of the same structure, over the same tensors or over copies; a function as it is."""
+    if not isinstance(loss, ModuleLoss):
+        return loss
+    module = loss.module
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())} if share else {}
+    return loss.over(copy.deepcopy(module, shared))
