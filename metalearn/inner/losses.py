@@ -42,9 +42,11 @@ class ModuleLoss:
 
     def __call__(self, outputs: Tensor, targets: Tensor, params: Params | None = None) -> Tensor:
         """The loss at the parameters among ``params``, or at its own; what it writes into its buffers is dropped."""
-        tensors = dict(self.module.named_parameters())
+        tensors: Params = dict(self.module.named_parameters())
         tensors |= {name: value.clone() for name, value in self.module.named_buffers()}
-        tensors |= {name.removeprefix(PREFIX): value for name, value in (params or {}).items() if name.startswith(PREFIX)}
+        tensors |= {
+            name.removeprefix(PREFIX): value for name, value in (params or {}).items() if name.startswith(PREFIX)
+        }
         wide = {name: value.float() if value.dtype in HALVES else value for name, value in tensors.items()}
         found: Tensor = functional_call(self.module, wide, (outputs, targets))
         return found

@@ -197,9 +197,7 @@ class MetaCore(L.LightningModule):
         )
         try:
             with own_kernels(*operators):
-                return meta_loss(
-                    adaptation, adaptation.outer(), self._extra(), episode, schedule, plan, self._compiled
-                )
+                return meta_loss(adaptation, adaptation.outer(), self._extra(), episode, schedule, plan, self._compiled)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not isinstance(error, torch.OutOfMemoryError) and not any(
                 sign in str(error) for sign in ("not enough memory", "allocate memory")
