@@ -1,5 +1,9 @@
 """Gradient-based meta-learning and bilevel optimisation on PyTorch Lightning."""
 
+from metalearn.interrupts import quiet_import
+
+quiet_import()  # before the imports that take long
+
 from metalearn.backbones import MLP, Conv4, ResNet12
 from metalearn.episode import Batch, Episode
 from metalearn.errors import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +11,16 @@ from lightning.pytorch.loggers import CSVLogger
 from metalearn.modules.callbacks import folder
 from metalearn.modules.hyper_cleaning import HyperCleaning
 from metalearn.modules.linear_models import LinearBilevel
-from metalearn.outcome import best_checkpoint, oracle_calls, wants_test
+from metalearn.outcome import (
+    best_checkpoint,
+    checkpoint_fact,
+    last_checkpoint,
+    oracle_calls,
+    training_facts,
+    wants_test,
+)
 from metalearn.reports.bilevel_pictures import draw_costs, draw_histogram, draw_penalties
+from metalearn.reports.gallery import Gallery
 from metalearn.reports.summary import print_summary
 from metalearn.reports.tables import read_csv
 
@@ -29,7 +37,7 @@ def after_fit(cli: MetaCLI) -> None:
     trainer: Any = cli.trainer
     model = cli.model
     best = best_checkpoint(trainer)
-    steps = trainer.global_step
+    trained = trainer.global_step
     tests = wants_test(cli)
     if tests:
         path = str(best) if best is not None else None
@@ -38,32 +46,28 @@ def after_fit(cli: MetaCLI) -> None:
     if not trainer.is_global_zero:
         return
     facts = _facts(model) if tests else []
-    facts += [
-        (
-            "training",
-            f"{steps} outer steps in {cli.clock.seconds:.0f} s ({cli.clock.training:.0f} s without validation)",
-        ),
-        *oracle_calls(model),
-        ("checkpoint", str(best or "none: the run ended before the first validation")),
-    ]
+    saved = best or last_checkpoint(trainer)
+    facts += [*training_facts(cli, trained), *oracle_calls(model), checkpoint_fact(best, saved)]
     metrics = where / "metrics.csv"
-    drawn = [_draw_learned(model, where, cli.datamodule)]
+    gallery = Gallery(where)
+    _draw_learned(gallery, model, cli.datamodule)
     if isinstance(trainer.logger, CSVLogger) and metrics.is_file():
         facts.append(("metrics", str(metrics)))
         rows = read_csv(metrics)
         if any(row.get("train/loss") for row in rows):
-            drawn.append(draw_costs(where / "costs.png", rows, model.run_name))
-    facts += [("pictures" if not number else "", str(path)) for number, path in enumerate(drawn)]
-    commands = [("Evaluate it again", f"python -m metalearn test --ckpt_path {best}")] if best is not None else []
-    print_summary(model.run_name, facts, commands)
+            gallery.add("costs.png", lambda path: draw_costs(path, rows, model.run_name))
+    facts += gallery.facts()
+    again = f"python -m metalearn test --ckpt_path {quote(str(saved))}"
+    print_summary(model.run_name, facts, [("Evaluate it again", again)] if saved is not None else [])
 
 
 def after_test(cli: MetaCLI) -> None:
     """Print the test's numbers, and draw what was learned."""
     where = folder(cli.trainer)
     if cli.trainer.is_global_zero:
-        facts = [*_facts(cli.model), ("pictures", str(_draw_learned(cli.model, where, cli.datamodule)))]
-        print_summary(f"test: {cli.model.run_name}", facts)
+        gallery = Gallery(where)
+        _draw_learned(gallery, cli.model, cli.datamodule)
+        print_summary(f"test: {cli.model.run_name}", [*_facts(cli.model), *gallery.facts()])
 
 
 def _facts(model: LinearBilevel) -> Facts:
@@ -74,12 +78,14 @@ def _facts(model: LinearBilevel) -> Facts:
     return facts
 
 
-def _draw_learned(model: LinearBilevel, where: Path, data: Any) -> Path:
+def _draw_learned(gallery: Gallery, model: LinearBilevel, data: Any) -> None:
     if isinstance(model, HyperCleaning):
         weights = model.weights.float().cpu().numpy()
         wrong = np.zeros(len(weights), bool) if model.corrupted is None else model.corrupted.numpy()
         parts = {"clean labels": weights[~wrong], "corrupted labels": weights[wrong]}
-        return draw_histogram(where / "weights.png", parts, "learned weight of a training example", model.run_name)
+        label = "learned weight of a training example"
+        gallery.add("weights.png", lambda path: draw_histogram(path, parts, label, model.run_name))
+        return
     values = model.x.float().cpu().numpy()
     names = getattr(data, "words", None) or [f"feature {number}" for number in range(len(values))]
-    return draw_penalties(where / "penalties.png", values, names, model.run_name)
+    gallery.add("penalties.png", lambda path: draw_penalties(path, values, names, model.run_name))

@@ -13,29 +13,47 @@ from typing import Any
 import lightning as L
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar, WeightAveraging
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins.io import CheckpointIO
 
 from metalearn import bilevel_outcome, data_command, outcome, own_images, study_command
 from metalearn.allocator import keep_buffers
 from metalearn.command import DEFAULT_CONFIG, option, prepare_arguments, shipped_configs
 from metalearn.datamodules.checks import check_range
+from metalearn.ending import Ending
 from metalearn.errors import MetalearnError
 from metalearn.modules import MetaModule
 from metalearn.modules.bilevel import BilevelCore
 from metalearn.modules.callbacks import PredictionTable, RunClock, TaskTable
+from metalearn.modules.checkpoint import read_checkpoint
+from metalearn.modules.checkpoint_io import AtomicCheckpointIO
 from metalearn.modules.linear_models import LinearBilevel
+from metalearn.modules.progress import show_progress
+from metalearn.modules.run_log import LogFromHere, RunLog
+from metalearn.modules.saving import BestCheckpoint, LastCheckpoint
+from metalearn.modules.stopping import StopOnSignal
 from metalearn.parsing import Parser, one_line, own_error
+from metalearn.processes import check_devices, take_torchrun
+from metalearn.run_files import NAMES, find_checkpoint, run_folder
 
 __all__ = ["MetaCLI", "main"]
+
+
+class SaveConfig(SaveConfigCallback):
+    """``config.yaml`` of a run: that of its training, whatever evaluates it later."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit" or not (isinstance(trainer.logger, RunLog) and trainer.logger.evaluates):
+            super().setup(trainer, pl_module, stage)
 
 
 class MetaCLI(LightningCLI):
     """LightningCLI with our defaults: checkpoints by validation accuracy, tables, pictures and a summary."""
 
-    def __init__(self, args: Sequence[str], run_name: str) -> None:
+    def __init__(self, args: Sequence[str], run_name: str, ending: Ending | None = None) -> None:
         self.run_name = run_name
+        self.ending = ending or Ending()
         self.clock, self.tasks, self.predictions = RunClock(), TaskTable(), PredictionTable()
         super().__init__(
             L.LightningModule,
@@ -52,6 +70,7 @@ class MetaCLI(LightningCLI):
                 f"{{{','.join(study_command.STUDIES)}}} for studies on real data; each has --help. fit --config takes a file or "
                 f"the name of a shipped configuration: {', '.join(shipped_configs())}; without one it is {DEFAULT_CONFIG}.",
             },
+            save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
             load_from_checkpoint_support=False,
             args=list(args),
@@ -78,36 +97,87 @@ class MetaCLI(LightningCLI):
             raise own_error(error) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Add a CSV logger where the user names none, and our callbacks for our modules."""
+        """Add what saves, logs, shows and ends a run, where the user names nothing else."""
         asked = self._get(self.config_init, "trainer")
-        if asked.get("logger") in (None, True) and "logger" not in kwargs:
-            root = asked.get("default_root_dir") or "runs"
-            name = self._get(self.config_init, "run_name") or self.run_name
-            kwargs["logger"] = CSVLogger(save_dir=str(root), name=name)
-        user_saves = _user_saves(asked.get("callbacks"))  # asked before the Trainer adds its own to this very list
+        plain = bool(asked.get("barebones"))  # Lightning refuses loggers, bars and checkpoints beside it
+        self._find_checkpoint()
+        if asked.get("logger") in (None, True) and "logger" not in kwargs and not plain:
+            kwargs["logger"] = self._make_logger()
+        kwargs.update(take_torchrun(asked))
+        kwargs["plugins"] = _with_whole_checkpoints(asked)
+        names_saver = _names(
+            asked.get("callbacks"), ModelCheckpoint
+        )  # asked before the Trainer adds its own to this list
+        names_bar = _names(asked.get("callbacks"), ProgressBar)
         trainer: Any = super().instantiate_trainer(**kwargs)
-        if isinstance(self.model, (MetaModule, LinearBilevel)):
-            ours: list[L.Callback] = [self.clock, self.tasks]
-            if self.subcommand == "predict":
-                ours.append(self.predictions)
-            saves = asked.get("enable_checkpointing") is not False and not asked.get("fast_dev_run")
-            if self.subcommand == "fit" and saves:
-                monitor, mode = ("val/acc", "max") if getattr(self.model, "classifies", False) else ("val/loss", "min")
-                if not user_saves:  # then the one that is there is the Trainer's default
-                    trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, ModelCheckpoint)]
-                ours.append(ModelCheckpoint(monitor=monitor, mode=mode, filename="best", enable_version_counter=False))
-                ours.append(
-                    ModelCheckpoint(
-                        filename="last", every_n_train_steps=100, save_top_k=1, enable_version_counter=False
-                    )
-                )
-            if self.subcommand != "fit":  # it would put back the raw weights beside the averaged ones of the checkpoint
-                trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, WeightAveraging)]
-            # ModelCheckpoint must stay last, as Lightning orders them
-            savers = [each for each in (*trainer.callbacks, *ours) if isinstance(each, ModelCheckpoint)]
-            others = [each for each in (*trainer.callbacks, *ours) if not isinstance(each, ModelCheckpoint)]
-            trainer.callbacks = [*others, *savers]
+        check_devices(trainer)
+        ours: list[L.Callback] = []
+        is_ours = isinstance(self.model, (MetaModule, LinearBilevel))
+        if is_ours:
+            ours += [self.clock, self.tasks, *([self.predictions] if self.subcommand == "predict" else [])]
+        last = None
+        if self.subcommand == "fit":
+            ours.append(LogFromHere())
+            if asked.get("enable_checkpointing") is not False and not asked.get("fast_dev_run") and not plain:
+                last = LastCheckpoint()
+                if is_ours:
+                    if not names_saver:  # then the one that is there is the Trainer's default
+                        trainer.callbacks = [
+                            each for each in trainer.callbacks if not isinstance(each, ModelCheckpoint)
+                        ]
+                    monitor = ("val/acc", "max") if getattr(self.model, "classifies", False) else ("val/loss", "min")
+                    ours.append(BestCheckpoint(*monitor))
+                ours.append(last)
+        else:  # it would put back the raw weights beside the averaged ones of the checkpoint
+            trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, WeightAveraging)]
+        trainer.callbacks = show_progress(trainer.callbacks, names_bar)
+        # what saves must stay behind what it saves, and stopping behind both
+        every = [*trainer.callbacks, *ours]
+        trainer.callbacks = [
+            *(each for each in every if not isinstance(each, Checkpoint)),
+            *(each for each in every if isinstance(each, Checkpoint)),
+            StopOnSignal(self.ending.signals, last),
+        ]
+        new = Path(trainer.logger.log_dir) if isinstance(trainer.logger, RunLog) and not trainer.fast_dev_run else None
+        self.ending.follow(trainer, None if new is None or new.exists() else new)
         return trainer
+
+    def _find_checkpoint(self) -> None:
+        """Make a path of ``last`` and ``best``, which Lightning would look for in the folder of the new run."""
+        config = self.config_init[str(self.subcommand)]
+        if config.get("ckpt_path") in NAMES:
+            config["ckpt_path"] = str(find_checkpoint(config["ckpt_path"], self._runs()))
+
+    def _make_logger(self) -> RunLog:
+        """Write into the run that the checkpoint is from, unless the user names another place."""
+        config = self.config_init[str(self.subcommand)]
+        elsewhere = config.get("run_name") or config["trainer"].get("default_root_dir")
+        checkpoint = config.get("ckpt_path")
+        where = run_folder(checkpoint) if checkpoint else None
+        if where is None or (elsewhere and where.parent != self._runs()):
+            return RunLog(str(self._runs().parent), self._runs().name)
+        self.run_name = where.parent.name or self.run_name
+        evaluates = self.subcommand != "fit"
+        step = int(read_checkpoint(checkpoint).get("global_step", 0)) if evaluates else 0
+        return RunLog(str(where.parent.parent), where.parent.name, where.name, evaluates, step)
+
+    def _runs(self) -> Path:
+        config = self.config_init[str(self.subcommand)]
+        return Path(config["trainer"].get("default_root_dir") or "runs") / (config.get("run_name") or self.run_name)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; what fails says what is kept, and leaves no new folder without a checkpoint."""
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException as error:
+            kept = self.ending.kept()
+            if isinstance(error, Exception) and self.ending.signals.signum is None:
+                if isinstance(error, MetalearnError):
+                    error.args = ("; ".join([str(error), *filter(None, [kept])]),)
+                elif kept:
+                    print(f"metalearn: {kept}", file=sys.stderr)
+                self.ending.clean()
+            raise
 
     def after_instantiate_classes(self) -> None:
         if isinstance(self.model, (MetaModule, BilevelCore)):
@@ -155,6 +225,17 @@ def main(args: Sequence[str] | None = None) -> None:
     given = [arg for arg in given if arg != "--debug"]
     _quieten()
     keep_buffers()
+    ending = Ending()
+    with ending.signals.installed():
+        try:
+            _run(given, debug, ending)
+        except BaseException:
+            if ending.signals.signum is None:
+                raise
+            sys.exit(ending.leave())  # whatever is raised after a signal comes of it
+
+
+def _run(given: list[str], debug: bool, ending: Ending) -> None:
     try:
         if not given:
             given = ["--help"]
@@ -169,7 +250,7 @@ def main(args: Sequence[str] | None = None) -> None:
             return
         with tempfile.TemporaryDirectory(prefix="metalearn-") as scratch:
             arguments, name = prepare_arguments(given, Path(scratch))
-            MetaCLI(arguments, name)
+            MetaCLI(arguments, name, ending)
     except (MetalearnError, MisconfigurationException) as error:
         if debug:
             raise
@@ -190,12 +271,27 @@ def _quieten() -> None:
         logger.addFilter(_is_no_tip)
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
+    warnings.filterwarnings("ignore", message="The number of training batches")  # a validation writes the log, too
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a run that goes on
+    warnings.filterwarnings("ignore", message=".*does not have many workers")  # tasks are drawn in milliseconds
+
+
+NOTHING = ("Tip:", "TPU available", "HPU available", "`weights_only` was not set", "Found current_model_state")
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
+    text = record.getMessage()
+    return not any(part in text for part in NOTHING)
 
 
-def _user_saves(callbacks: Any) -> bool:
+def _names(callbacks: Any, kind: type) -> bool:
     every = callbacks if isinstance(callbacks, list) else [callbacks]
-    return any(isinstance(each, ModelCheckpoint) for each in every)
+    return any(isinstance(each, kind) for each in every)
+
+
+def _with_whole_checkpoints(asked: Any) -> list[Any]:
+    """The user's plugins, and checkpoints that are written whole unless they name how checkpoints are written."""
+    plugins = asked.get("plugins") or []
+    plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
+    strategy = getattr(asked.get("strategy"), "_checkpoint_io", None)
+    return plugins if strategy or _names(plugins, CheckpointIO) else [*plugins, AtomicCheckpointIO()]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -13,10 +15,13 @@ from metalearn.modules import MetaModule
 from metalearn.modules.bilevel_tasks import BilevelTasks
 from metalearn.modules.callbacks import folder
 from metalearn.modules.checkpoint import read_checkpoint
+from metalearn.modules.saving import LastCheckpoint
 from metalearn.reports import pictures
 from metalearn.reports.bilevel_pictures import draw_costs
+from metalearn.reports.gallery import Gallery
 from metalearn.reports.summary import print_summary
 from metalearn.reports.tables import read_csv
+from metalearn.task_picture import draw_task
 
 if TYPE_CHECKING:
     from metalearn.cli import MetaCLI
@@ -29,8 +34,8 @@ def after_fit(cli: MetaCLI) -> None:
     trainer: Any = cli.trainer
     model = cli.model
     best = best_checkpoint(trainer)
-    steps = trainer.global_step
     facts: Facts = []
+    trained = trainer.global_step
     tests = wants_test(cli)
     if tests:
         if best is not None:
@@ -42,22 +47,17 @@ def after_fit(cli: MetaCLI) -> None:
         return
     if tests:
         facts += _test_facts(model)
-    clock = cli.clock
-    facts += [
-        ("training", f"{steps} steps in {clock.seconds:.0f} s ({clock.training:.0f} s without validation)"),
-        ("speed", f"{clock.tasks / max(clock.training, 1e-9):.1f} tasks/s"),
-        *oracle_calls(model),
-        ("checkpoint", str(best or "none: the run ended before the first validation")),
-    ]
+    saved = best or last_checkpoint(trainer)
+    facts += [*training_facts(cli, trained), *oracle_calls(model), checkpoint_fact(best, saved)]
     facts += _files(cli, where, with_curve=True, with_test=bool(tests))
     images = model.image_spec is not None
     commands = []
-    if best is not None:
-        commands.append(("Evaluate it again", f"python -m metalearn test --ckpt_path {best}"))
+    if saved is not None:
+        commands.append(("Evaluate it again", f"python -m metalearn test --ckpt_path {quote(str(saved))}"))
         if images:
             commands.append(
                 ("Adapt it to your own images (a sub-folder per class in SUPPORT)",
-                 f"python -m metalearn predict --ckpt_path {best} --support SUPPORT --query QUERIES")
+                 f"python -m metalearn predict --ckpt_path {quote(str(saved))} --support SUPPORT --query QUERIES")
             )  # fmt: skip
     print_summary(model.run_name, facts, commands)
 
@@ -88,6 +88,32 @@ def best_checkpoint(trainer: Any) -> Path | None:
     """The one with the best monitored value, if a validation has been."""
     saver = next((each for each in trainer.callbacks if isinstance(each, ModelCheckpoint) and each.monitor), None)
     return Path(saver.best_model_path) if saver is not None and saver.best_model_path else None
+
+
+def last_checkpoint(trainer: Any) -> Path | None:
+    """The last state, if it was saved."""
+    saver = next((each for each in trainer.callbacks if isinstance(each, LastCheckpoint)), None)
+    return saver.path if saver is not None and saver.path is not None and saver.path.is_file() else None
+
+
+def checkpoint_fact(best: Path | None, saved: Path | None) -> tuple[str, str]:
+    """Which state the run is known by."""
+    if best is None and saved is not None:
+        return "checkpoint", f"{saved} (the last state: no validation has chosen a better one)"
+    return "checkpoint", str(saved or "none: saving is turned off")
+
+
+def training_facts(cli: MetaCLI, steps: int) -> Facts:
+    """How long training took; or why there was none."""
+    clock, trainer = cli.clock, cli.trainer
+    if clock.batches == 0:
+        end = f"max_steps {trainer.max_steps}" if trainer.max_steps >= 0 else f"max_epochs {trainer.max_epochs}"
+        reason = (
+            f"step {steps} is at the end that {end} sets; raise it to train on" if steps else "no batch was asked for"
+        )
+        return [("training", f"nothing was left to train: {reason}")]
+    facts = [("training", f"{steps} steps in {clock.seconds:.0f} s ({clock.training:.0f} s without validation)")]
+    return facts + ([("speed", f"{clock.tasks / max(clock.training, 1e-9):.1f} tasks/s")] if clock.tasks else [])
 
 
 def wants_test(cli: MetaCLI) -> bool:
@@ -122,7 +148,29 @@ def _test_facts(model: MetaModule) -> Facts:
             for step in shown
         ]
         facts[-1] = (facts[-1][0], f"{facts[-1][1]}  (95 % interval over {results['loss', last].tasks} tasks)")
+    facts += better_steps(results, last, model.classifies)
     return [*facts, ("inner steps", f"{model.inner_steps} in training, {last} at test; batch norm '{model.norm}'")]
+
+
+def better_steps(results: Mapping[tuple[str, int], Interval], last: int, classifies: bool) -> Facts:
+    """The number of inner steps that is best, where the one that is reported is worse by more than both intervals.
+
+    Args:
+        results: of a test, by metric and number of steps.
+        last: the number of steps that the headline is of.
+        classifies: whether accuracies are compared, or losses.
+    """
+    kind, sign = ("acc", 1.0) if classifies else ("loss", -1.0)
+    every = {step: found for (name, step), found in results.items() if name == kind}
+    best = max(every, key=lambda step: sign * every[step].mean)
+    gain = sign * (every[best].mean - every[last].mean)
+    if not gain > max(every[best].ci95, every[last].ci95):
+        return []
+    found = _share(every[best]) if classifies else f"{every[best].mean:.4f} ± {every[best].ci95:.4f}"
+    if best == 0:
+        return [("better without", f"{found} before adaptation: the inner steps do harm; use a smaller inner_lr")]
+    steps = f"{best} inner step{'s' * (best > 1)}"
+    return [("better earlier", f"{found} after {steps} of {last}: use --model.eval_inner_steps {best}")]
 
 
 def _share(found: Interval) -> str:
@@ -135,51 +183,28 @@ def _files(cli: MetaCLI, where: Path, with_curve: bool, with_test: bool) -> Fact
         facts.append(("metrics", str(where / "metrics.csv")))
     if with_test and cli.tasks.path is not None:
         facts.append(("per-task results", str(cli.tasks.path)))
-    drawn = draw(cli, where, with_curve, with_test)
-    return [*facts, *((("pictures" if not i else ""), str(path)) for i, path in enumerate(drawn))]
+    return [*facts, *draw(cli, where, with_curve, with_test)]
 
 
-def draw(cli: MetaCLI, where: Path, with_curve: bool, with_test: bool) -> list[Path]:
-    """Draw what the run has to show, and return the files."""
+def draw(cli: MetaCLI, where: Path, with_curve: bool, with_test: bool) -> Facts:
+    """Draw what the run has to show: the files, and which picture could not be drawn and why."""
     model: MetaModule = cli.model
-    drawn: list[Path] = []
+    gallery = Gallery(where)
     if with_test:
-        if cli.datamodule is not None and hasattr(cli.datamodule, "episode"):
-            drawn.append(_draw_task(cli.datamodule, model, where))
+        if hasattr(cli.datamodule, "episode"):
+            gallery.add("episode.png", lambda path: draw_task(path, cli.datamodule, model))
         results = model.test_results()
         kind, scale = ("acc", 100.0) if model.classifies else ("loss", 1.0)
         values = {step: scale * results[kind, step].mean for step in range(model.eval_inner_steps + 1)}
         label = "test accuracy (%)" if model.classifies else "test loss"
-        drawn.append(pictures.draw_steps(where / "inner_steps.png", values, model.inner_steps, label, model.run_name))
+        gallery.add(
+            "inner_steps.png", lambda path: pictures.draw_steps(path, values, model.inner_steps, label, model.run_name)
+        )
     metrics = where / "metrics.csv"
     if with_curve and metrics.is_file():
         rows = read_csv(metrics)
         if any(row.get("train/loss") for row in rows):
-            drawn.append(pictures.draw_curve(where / "training.png", rows, model.run_name))
+            gallery.add("training.png", lambda path: pictures.draw_curve(path, rows, model.run_name))
             if isinstance(model, BilevelTasks):
-                drawn.append(draw_costs(where / "costs.png", rows, model.run_name))
-    return drawn
-
-
-def _draw_task(data: Any, model: MetaModule, where: Path) -> Path:
-    episode = data.episode(data.seed, "test", 0)
-    support, query = (type(role)(role.x.to(model.device), role.y.to(model.device)) for role in episode[:2])
-    if not model.classifies:
-        fits = {}
-        for step in sorted({0, 1, model.eval_inner_steps}):
-            fits[step] = model.adapt(support, steps=step)(query.x).float().cpu().numpy().ravel()
-        points = [(role.x.numpy().ravel(), role.y.numpy().ravel()) for role in episode]
-        return pictures.draw_sinusoid(where / "episode.png", points[0], points[1], fits, model.run_name)
-    ways = int(episode.support.y.max()) + 1
-    logits = model.adapt(support, ways=ways)(query.x)
-    names = [str(way) for way in range(ways)]
-    return pictures.draw_episode(
-        where / "episode.png",
-        episode.support.x.numpy(),
-        episode.support.y.numpy(),
-        episode.query.x.numpy(),
-        episode.query.y.numpy(),
-        logits.argmax(-1).cpu().numpy(),
-        names,
-        title=f"{model.run_name}: test task 0",
-    )
+                gallery.add("costs.png", lambda path: draw_costs(path, rows, model.run_name))
+    return gallery.facts()

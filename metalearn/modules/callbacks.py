@@ -29,12 +29,13 @@ class RunClock(L.Callback):
     Attributes:
         seconds: of the whole fit, validation included.
         training: of the training batches alone.
-        tasks: the tasks that were trained on, over all ranks.
+        batches: of training, on this rank.
+        tasks: the tasks that were trained on, over all ranks; 0 where a batch is no batch of tasks.
     """
 
     def __init__(self) -> None:
         self.seconds = self.training = 0.0
-        self.tasks = 0
+        self.tasks = self.batches = 0
         self._begun = self._batch = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -51,6 +52,7 @@ class RunClock(L.Callback):
         if pl_module.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
         self.training += time.perf_counter() - self._batch
+        self.batches += 1
         self.tasks += count_tasks(batch) * trainer.world_size
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -18,11 +18,16 @@ __all__ = [
     "draw_predictions",
     "draw_sinusoid",
     "draw_steps",
+    "is_drawable",
     "pyplot",
     "save_figure",
 ]
 
 RIGHT, WRONG, INK = "#1b7837", "#b2182b", "#333333"
+LINES = 8
+"""Curves of a sequence that a small picture has room for."""
+
+MOST_CLASSES = 20
 
 
 def draw_episode(
@@ -39,15 +44,18 @@ def draw_episode(
 
     Args:
         path: the PNG file.
-        support: ``[n, C, H, W]`` in any range.
+        support: ``[n, C, H, W]`` in any range, or whatever else :func:`is_drawable`.
         support_classes: ``[n]`` their classes.
-        query: ``[m, C, H, W]``.
+        query: ``[m, ...]`` alike.
         classes: ``[m]`` the true classes of the queries.
         predictions: ``[m]`` the predicted ones.
-        names: a name for each class.
+        names: a name for each class; at most 20 are drawn.
         title: the heading.
     """
     plt = pyplot()
+    if len(names) > MOST_CLASSES:
+        title = f"{title} (the first {MOST_CLASSES} of {len(names)} classes)"
+        names = names[:MOST_CLASSES]
     per_class = [np.flatnonzero(classes == way)[:8] for way in range(len(names))]
     shown = [np.flatnonzero(support_classes == way)[:8] for way in range(len(names))]
     shots = max(len(rows) for rows in shown)
@@ -181,15 +189,34 @@ def draw_sinusoid(
 
 
 def _column(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[int], list[float]]:
-    kept = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    """A column in the order of steps: what was evaluated later may be of an earlier step."""
+    kept = sorted((int(row["step"]), float(row[name])) for row in rows if row.get(name))
     return [step for step, _ in kept], [value for _, value in kept]
 
 
-def _show(axis: Any, image: np.ndarray) -> None:
-    pixels = image.transpose(1, 2, 0)
-    low, high = float(pixels.min()), float(pixels.max())
-    pixels = (pixels - low) / (high - low if high > low else 1.0)
-    axis.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
+def is_drawable(examples: np.ndarray) -> bool:
+    """Whether examples ``[n, ...]`` can stand in a grid: images, volumes, and sequences of numbers, but not of tokens."""
+    return examples.size > 0 and 3 <= examples.ndim <= 5 and (examples.dtype.kind == "f" or examples.ndim > 3)
+
+
+def _show(axis: Any, example: np.ndarray) -> None:
+    """An image ``[C, H, W]``, the middle of a volume ``[C, D, H, W]``, a map ``[H, W]``, or the curves of a sequence.
+
+    Channels that are neither one nor three are averaged.
+    """
+    values = np.nan_to_num(example.astype(np.float64))
+    if values.ndim == 4:
+        values = values[:, values.shape[1] // 2]
+    if values.ndim == 2 and min(values.shape) <= LINES < max(values.shape):
+        lines = values if values.shape[0] > values.shape[1] else values.T
+        axis.plot(lines, linewidth=0.7)
+        return
+    if values.ndim == 3:
+        colours = values.shape[0] == 3
+        values = values.transpose(1, 2, 0) if colours else values.mean(0)
+    low, high = float(values.min()), float(values.max())
+    values = (values - low) / (high - low if high > low else 1.0)
+    axis.imshow(values, cmap="gray", vmin=0, vmax=1, aspect="equal" if example.ndim > 2 else "auto")
 
 
 def pyplot() -> Any:

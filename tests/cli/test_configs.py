@@ -58,9 +58,12 @@ def test_config_fits_and_tests(name: str, omniglot: Path, miniimagenet: Path, tm
     for file in ("metrics.csv", "test_tasks.csv", "config.yaml", "episode.png", "inner_steps.png", "training.png"):
         assert (run / file).stat().st_size > 0, file
     assert (run / "costs.png").is_file() == ("oracle calls" in printed) == name.startswith(("imaml", "bilevel"))
+    first = (run / "test_tasks.csv").read_text()
+    (run / "test_tasks.csv").unlink()
     main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt"), "--trainer.accelerator", "cpu"])
     printed = capsys.readouterr().out
-    with (run.parent / "version_1" / "test_tasks.csv").open() as file:
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
+    with (run / "test_tasks.csv").open() as file:
         rows = list(csv.DictReader(file))
     column = next(key for key in reversed(rows[0]) if key.startswith("loss" if "sinusoid" in name else "acc"))
     values = [float(row[column]) for row in rows]
@@ -69,8 +72,7 @@ def test_config_fits_and_tests(name: str, omniglot: Path, miniimagenet: Path, tm
         assert f"{statistics.fmean(values):.4f} ± {ci:.4f}" in printed
     else:
         assert f"{100 * statistics.fmean(values):.2f} % ± {100 * ci:.2f}" in printed
-    first = (run / "test_tasks.csv").read_text()
-    assert first == (run.parent / "version_1" / "test_tasks.csv").read_text()  # the same tasks, the same answers
+    assert first == (run / "test_tasks.csv").read_text()  # the same tasks, the same answers
 
 
 @pytest.mark.parametrize("name", ON_ONE_PROBLEM)

@@ -1,0 +1,142 @@
+"""How SIGINT and SIGTERM end the command line: at a step's end where a model is trained, at once elsewhere.
+
+Nothing heavy is imported here: the first lines of the package ask for :func:`quiet_import`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+__all__ = ["Interrupted", "Signals", "quiet_import"]
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
+RELAYED = {getattr(signal, "SIGUSR1", None): signal.SIGINT, getattr(signal, "SIGUSR2", None): signal.SIGTERM}
+"""By what a process of a run tells the others which signal it has received: nobody takes these for a second Ctrl-C."""
+
+PATIENCE = 0.25
+"""Seconds after which another Ctrl-C is a second one: some senders deliver each signal twice."""
+
+GRACE = 30.0
+"""Seconds that a process has to end after it has stopped, before it is ended: a peer may be gone, or an exception swallowed."""
+
+
+class Interrupted(BaseException):
+    """A signal has ended the run; no ``Exception``, so that nothing takes it for a failure.
+
+    Attributes:
+        signum: the signal.
+        code: the exit code that shells give a process that it ended.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+        self.code = 128 + signum
+
+
+class Signals:
+    """What SIGINT and SIGTERM do to a process: the first asks it to end, a second Ctrl-C ends it at once.
+
+    Attributes:
+        signum: the signal that asked first, or ``None``.
+        deferred: whether someone looks at :attr:`signum` after every step; else the signal raises :class:`Interrupted`.
+        forward: sends a signal on to the other processes of the run.
+        kill: ends the processes that this one has started.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.deferred = False
+        self.forward: Callable[[int], None] = _nobody
+        self.kill: Callable[[int], None] = _nobody
+        self._owner = os.getpid()
+        self._since = 0.0
+
+    @contextmanager
+    def installed(self) -> Iterator[Signals]:
+        """Handle both signals until the block ends. Does nothing outside the main thread, where Python cannot."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {signum: signal.getsignal(signum) for signum in (*ENDING, *RELAYED) if signum is not None}
+        self.handle()
+        try:
+            yield self
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def handle(self) -> None:
+        """Handle both signals from now on."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in ENDING:
+                signal.signal(signum, self._receive)
+
+    def listen(self) -> None:
+        """Take what other processes of the run relay, too."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in RELAYED:
+                if signum is not None:
+                    signal.signal(signum, self._receive)
+
+    def stop(self, signum: int) -> None:
+        """Raise :class:`Interrupted`, and see to it that the process ends even if others hold it up."""
+        self.signum, self.deferred = signum, False
+        watch = threading.Timer(GRACE, self._end, (signum,))
+        watch.daemon = True
+        watch.start()
+        raise Interrupted(signum)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # a forked worker: Ctrl-C reaches the whole group, and the owner sees to it
+            if signum == signal.SIGTERM:
+                signal.signal(signum, signal.SIG_DFL)
+                os.kill(os.getpid(), signum)
+            return
+        relayed, signum = signum in RELAYED, RELAYED.get(signum, signum)
+        now = time.monotonic()
+        if self.signum is not None:
+            if signum == signal.SIGINT and not relayed and now - self._since > PATIENCE:
+                self._end(signum)
+            return
+        self.signum, self._since = signum, now
+        if not self.deferred:
+            self.forward(signum)
+            self.stop(signum)
+
+    def _end(self, signum: int) -> None:
+        self.kill(signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+        os._exit(128 + signum)
+
+
+def quiet_import() -> None:
+    """Where this process is the command line, end it without a traceback if a signal comes while modules are imported."""
+    if _is_command_line() and threading.current_thread() is threading.main_thread():
+        for signum in ENDING:
+            if signal.getsignal(signum) in (signal.default_int_handler, signal.SIG_DFL):
+                signal.signal(signum, _leave)
+
+
+def _is_command_line() -> bool:
+    if sys.argv[:1] == ["-m"]:  # while ``python -m NAME`` looks for NAME
+        return "metalearn" in [
+            name for flag, name in zip(sys.orig_argv, sys.orig_argv[1:], strict=False) if flag == "-m"
+        ]
+    return Path(sys.argv[0] if sys.argv else "").stem == "metalearn"
+
+
+def _leave(signum: int, frame: FrameType | None) -> Any:
+    os._exit(128 + signum)
+
+
+def _nobody(signum: int) -> None:
+    """There are no other processes."""

@@ -1,0 +1,77 @@
+"""The picture of one test task after adaptation, of whatever kind the data are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from metalearn.episode import Batch
+from metalearn.modules import MetaModule
+from metalearn.reports import pictures
+from metalearn.reports.points import draw_agreement, draw_points
+
+__all__ = ["draw_task"]
+
+
+def draw_task(path: Path, data: Any, model: MetaModule) -> Path | None:
+    """Draw the first test task: examples in a grid, vectors in a plane, a curve, or predictions against targets.
+
+    Args:
+        path: the PNG file.
+        data: draws the task by its ``episode(seed, split, index)``.
+        model: adapts to it.
+
+    Returns:
+        the file, or ``None`` where the data have no suitable picture: tokens, and what is not one tensor.
+    """
+    episode = data.episode(getattr(data, "seed", 0), "test", 0)
+    roles = episode[:2]
+    if not all(isinstance(part, torch.Tensor) for role in roles for part in role):
+        return None
+    support, query = (Batch(_ready(role.x, model), _ready(role.y, model)) for role in roles)
+    if model.classifies and support.y.ndim == 1 and not support.y.is_floating_point():
+        return _draw_classes(path, support, query, model)
+    return _draw_targets(path, support, query, model)
+
+
+def _draw_classes(path: Path, support: Batch, query: Batch, model: MetaModule) -> Path | None:
+    inputs = _array(support.x)
+    vectors = inputs.ndim == 2 and inputs.dtype.kind == "f"
+    if not vectors and not pictures.is_drawable(inputs):
+        return None
+    ways = int(support.y.max()) + 1
+    predictions = _array(model.adapt(support, ways=ways)(query.x).argmax(-1))
+    draw = draw_points if vectors else pictures.draw_episode
+    return draw(
+        path, inputs, _array(support.y), _array(query.x), _array(query.y), predictions, [str(way) for way in range(ways)],
+        title=f"{model.run_name}: test task 0",
+    )  # fmt: skip
+
+
+def _draw_targets(path: Path, support: Batch, query: Batch, model: MetaModule) -> Path | None:
+    steps = sorted({0, 1, model.eval_inner_steps})
+    fits = {step: _array(model.adapt(support, steps=step)(query.x)) for step in steps}
+    targets = _array(query.y)
+    if any(fit.shape != targets.shape for fit in fits.values()):
+        return None
+    title = f"{model.run_name}: test task 0"
+    if all(part.ndim == 1 or part[0].numel() == 1 for part in (query.x, query.y)) and query.x.is_floating_point():
+        points = [(_array(role.x).ravel(), _array(role.y).ravel()) for role in (support, query)]
+        return pictures.draw_sinusoid(
+            path, points[0], points[1], {step: fit.ravel() for step, fit in fits.items()}, title
+        )
+    return draw_agreement(path, targets.ravel(), {step: fit.ravel() for step, fit in fits.items()}, title)
+
+
+def _ready(value: torch.Tensor, model: MetaModule) -> torch.Tensor:
+    """On the module's device, and floating-point values in its precision, as a Trainer gives them to it."""
+    kind = next((each.dtype for each in model.parameters() if each.is_floating_point()), value.dtype)
+    return value.to(model.device, kind if value.is_floating_point() else value.dtype)
+
+
+def _array(value: torch.Tensor) -> np.ndarray:
+    value = value.detach().cpu()
+    return np.asarray((value.float() if value.is_floating_point() else value).numpy())
