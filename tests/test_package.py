@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = ["errors", "episode", "inner", "bilevel", "modules", "cli"]
 """Left never imports right."""
 ALONE = {"backbones", "metrics"}
-LIGHTNING = {"modules", "datamodules", "cli", "outcome", "bilevel_outcome", "data_command", "parsing"}
+LIGHTNING = {"modules", "datamodules", "cli", "outcome", "bilevel_outcome", "data_command", "parsing", "processes"}
 
 
 def imports(path: Path) -> set[str]:
