@@ -6,6 +6,7 @@ Legend, used in every docstring of this package: ``B`` tasks, ``N`` ways, ``K`` 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,8 @@ class Batch(NamedTuple):
 
     Attributes:
         x: ``[B, n, ...]`` inputs, or ``[n, ...]`` for a single task.
-        y: ``[B, n]`` int64 classes in ``0..N-1``, or ``[B, n, d]`` float targets; without ``B`` for a single task.
+        y: ``[B, n]`` integer classes in ``0..N-1``, ``[B, n, H, W]`` integer classes of places, or ``[B, n, ...]`` float
+            targets; without ``B`` for a single task.
     """
 
     x: Tensor
@@ -59,12 +61,18 @@ def count_tasks(batch: Any) -> int:
     return len(batch[0][0])
 
 
-def check_batch(batch: Batch, role: str) -> None:
-    """Check one task's examples (no task axis).
+def check_batch(batch: Any, role: str) -> Batch:
+    """Check one task's examples (no task axis), and return them.
 
     Raises:
-        ShapeError: ``x`` and ``y`` disagree on the number of examples, or there are none.
+        ShapeError: they are no pair of tensors, ``x`` and ``y`` disagree on the number of examples, there are none, or an entry
+            is not finite.
     """
+    if not isinstance(batch, Sequence) or len(batch) != 2:
+        raise ShapeError(
+            f"{role} is a {type(batch).__name__}, but it must be a pair Batch(x, y); give examples and targets"
+        )
+    batch = Batch(*batch)
     if not isinstance(batch.x, Tensor) or not isinstance(batch.y, Tensor):
         raise ShapeError(
             f"{role}: x is {type(batch.x).__name__} and y is {type(batch.y).__name__}, but both must be tensors; "
@@ -75,6 +83,14 @@ def check_batch(batch: Batch, role: str) -> None:
             f"{role}: x has shape {list(batch.x.shape)} and y {list(batch.y.shape)}, but both must start with the same "
             "number of examples, at least 1; check how the batch is built"
         )
+    for name, values in zip(("x", "y"), batch, strict=True):
+        bad = ~values.isfinite().reshape(len(values), -1).all(1)
+        if bool(bad.any()):
+            raise ShapeError(
+                f"{role}: {name} of example {int(bad.int().argmax())} has an entry that is not finite, but all must be; "
+                "check the data"
+            )
+    return batch
 
 
 def check_episode(episode: Episode) -> int:
@@ -84,13 +100,12 @@ def check_episode(episode: Episode) -> int:
         ShapeError: the task axis is missing, or the four tensors disagree on it.
     """
     for role, batch in zip(("support", "query"), episode, strict=True):
-        classes = not torch.is_floating_point(batch.y)
-        if classes and batch.y.ndim != 2:
+        if not torch.is_floating_point(batch.y) and batch.y.ndim < 2:
             raise ShapeError(
                 f"{role}: class labels have shape {list(batch.y.shape)}, but an episode needs [tasks, examples]; "
                 "add the task axis with y.unsqueeze(0) and x.unsqueeze(0)"
             )
-        if batch.x.ndim < 3 or batch.y.ndim < 2 or batch.x.shape[:2] != batch.y.shape[:2]:
+        if batch.x.ndim < 2 or batch.y.ndim < 2 or batch.x.shape[:2] != batch.y.shape[:2]:
             raise ShapeError(
                 f"{role}: x has shape {list(batch.x.shape)} and y {list(batch.y.shape)}, but an episode needs "
                 "x [tasks, examples, ...] and y [tasks, examples, ...] that agree; add the task axis with unsqueeze(0)"
@@ -108,16 +123,28 @@ def check_episode(episode: Episode) -> int:
     return tasks
 
 
-def check_labels(y: Tensor, outputs: int, role: str) -> None:
-    """Check that class labels lie in ``0..outputs-1``.
+def check_labels(y: Tensor, outputs: int, role: str, ignored: int = -100) -> None:
+    """Check that class labels ``[B, n, ...]`` lie in ``0..outputs-1``, those that the loss ignores aside.
 
     Raises:
-        ShapeError: a label lies outside.
+        ShapeError: a label lies outside, or a task has none but ignored ones.
     """
     low, high = int(y.min()), int(y.max())
+    if low >= 0 and high < outputs and not low <= ignored <= high:
+        return
+    left_out = y == ignored
+    empty = left_out.flatten(1).all(1)
+    if bool(empty.any()):
+        raise ShapeError(
+            f"{role}: every label of task {int(empty.int().argmax())} is {ignored}, which the loss ignores, so that the loss is "
+            "undefined; leave such tasks out"
+        )
+    kept = y.masked_select(~left_out)
+    low, high = int(kept.min()), int(kept.max())
     if low < 0 or high >= outputs:
         worst = low if low < 0 else high
         raise ShapeError(
             f"{role}: label {worst} is outside 0..{outputs - 1}, the classes that the model's {outputs} outputs can name; "
-            "renumber the classes of each task from 0, or build the model with more ways"
+            "renumber the classes of each task from 0, or build the model with more ways (integer targets are class labels: for "
+            "regression they must be floats)"
         )

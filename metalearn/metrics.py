@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-__all__ = ["EpisodeAccuracy", "EpisodeMean", "Interval", "interval"]
+__all__ = ["EpisodeAccuracy", "EpisodeMean", "Interval", "count_right", "interval"]
 
 
 class Interval(NamedTuple):
@@ -82,6 +82,19 @@ class EpisodeMean(Metric):
         return interval(self.gathered[1])
 
 
+def count_right(logits: Tensor, targets: Tensor, ignored: int = -100) -> Tensor:
+    """The share of rightly classified queries of each task, ``[B]``, those with the ignored label left out.
+
+    Args:
+        logits: ``[B, n, N]``, or ``[B, n, N, ...]`` for classes of places, such as pixels, which then are what is counted.
+        targets: ``[B, n]`` or ``[B, n, ...]``.
+        ignored: the label that does not count.
+    """
+    kept = targets != ignored
+    right = (logits.argmax(2) == targets) & kept
+    return right.flatten(1).sum(1).double() / kept.flatten(1).sum(1)
+
+
 class EpisodeAccuracy(EpisodeMean):
     """The share of queries that are classified rightly, per task.
 
@@ -94,7 +107,8 @@ class EpisodeAccuracy(EpisodeMean):
 
     higher_is_better = True
 
-    def update(self, logits: Tensor, targets: Tensor, tasks: Tensor) -> None:  # type: ignore[override]
-        """Add ``B`` tasks: ``logits`` ``[B, n, N]``, ``targets`` ``[B, n]``, their numbers ``[B]``."""
-        right = (logits.argmax(-1) == targets).double()
-        super().update(right.mean(-1), tasks)
+    def update(  # type: ignore[override]
+        self, logits: Tensor, targets: Tensor, tasks: Tensor, ignored: int = -100
+    ) -> None:
+        """Add ``B`` tasks: ``logits`` and ``targets`` as for :func:`count_right`, their numbers ``[B]``."""
+        super().update(count_right(logits, targets, ignored), tasks)

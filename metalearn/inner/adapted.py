@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metalearn.errors import ConfigError, MetalearnError, ShapeError
 from metalearn.inner.learner import Learner, evaluating
 from metalearn.inner.rules import Params
 
@@ -21,20 +22,67 @@ class AdaptedModel:
         params: the tensors of the network by name, after adaptation.
     """
 
-    def __init__(self, learner: Learner, params: Params, support: Tensor, steps: int, ways: int | None = None) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        params: Params,
+        support: Tensor,
+        steps: int,
+        ways: int | None = None,
+        classes: bool = True,
+    ) -> None:
         self._learner = learner
         self._ways = ways
+        self._classes = classes
         self._steps = steps
         self._support = support.detach().clone()
         self.params = {name: value.detach().clone() for name, value in params.items()}
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits ``[n, N]`` of queries ``x`` ``[n, ...]``, without a graph."""
-        with evaluating(self._learner.backbone):
-            support, query = self._learner.encode(self.params, self._support, x)
-            return self._learner.query_logits(self.params, support, query, self._steps)[..., : self._ways]
+        """Logits ``[n, N]`` of queries ``x`` ``[n, ...]``, without a graph.
+
+        Raises:
+            ShapeError: there are no queries, they are not finite, or the network cannot take them.
+        """
+        x = self._check(x)
+        try:
+            with evaluating(self._learner.backbone):
+                support, query = self._learner.encode(self.params, self._support, x)
+                outputs = self._learner.query_logits(self.params, support, query, self._steps)
+        except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
+            if isinstance(error, (MetalearnError, torch.OutOfMemoryError)):
+                raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+            raise ShapeError(
+                f"queries of shape {list(x.shape)} ({x.dtype}, {x.device.type}) cannot be taken ({reason}); they must be like "
+                f"the support set of shape {list(self._support.shape)} ({self._support.dtype}, {self._support.device.type})"
+            ) from error
+        return outputs if self._ways is None else outputs[:, : self._ways]
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """Class probabilities ``[n, N]`` of queries ``x`` ``[n, ...]``."""
-        return self(x).softmax(-1)
+        """Class probabilities ``[n, N]`` of queries ``x`` ``[n, ...]``.
+
+        Raises:
+            ConfigError: the network was adapted to values, not to class labels.
+        """
+        if not self._classes:
+            raise ConfigError(
+                "probabilities are asked of a network that was adapted to targets which are no class labels; use adapted(x), its "
+                "outputs"
+            )
+        return self(x).softmax(1)
+
+    def _check(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise ShapeError(f"the queries are a {type(x).__name__}, but they must be a tensor; use torch.as_tensor")
+        if x.ndim == 0 or len(x) == 0:
+            raise ShapeError(
+                f"the queries have shape {list(x.shape)}, but there must be at least one; leave the call out"
+            )
+        if x.is_floating_point() and self._support.is_floating_point() and x.dtype != self._support.dtype:
+            x = x.to(self._support.dtype)
+        if x.is_floating_point() and not bool(x.isfinite().all()):
+            row = int((~x.isfinite()).reshape(len(x), -1).any(1).int().argmax())
+            raise ShapeError(f"query {row} has an entry that is not finite, but all must be; check the data")
+        return x

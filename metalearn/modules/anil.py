@@ -15,6 +15,7 @@ from metalearn.inner.ridge import RidgeAdaptation
 from metalearn.modules.arguments import check_choice, check_positive
 from metalearn.modules.base import InnerLR, LossFunction, MemoryMode, MetaModule, Scheduler
 from metalearn.modules.execution import ExecutionName
+from metalearn.modules.scores import Metrics
 
 __all__ = ["ANIL"]
 
@@ -46,6 +47,7 @@ class ANIL(MetaModule):
         multi_step_loss: see :class:`MAML`.
         tasks_at_once: see :class:`MAML`.
         compile: see :class:`MAML`.
+        metrics: see :class:`MAML`.
         head: the name of the submodule that adapts, such as ``"fc"`` in torchvision's ResNets.
         head_solver: ``"gradient"``: inner steps; ``"ridge"``: the head, a ``torch.nn.Linear``, is the ridge regression of the
             support set's one-hot labels on its features, solved in closed form and differentiated exactly, times a learned
@@ -77,6 +79,7 @@ class ANIL(MetaModule):
         multi_step_loss: int | None = None,
         tasks_at_once: int | None = None,
         compile: bool = False,
+        metrics: Metrics = None,
         head: str = "head",
         head_solver: Literal["gradient", "ridge"] = "gradient",
         initial_ridge: float = 1.0,
@@ -116,6 +119,7 @@ class ANIL(MetaModule):
             multi_step_loss=multi_step_loss,
             tasks_at_once=tasks_at_once,
             compile=compile,
+            metrics=metrics,
         )
         self.save_hyperparameters({"head": head, "head_solver": head_solver, "initial_ridge": initial_ridge})
 

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from metalearn.episode import Episode
 from metalearn.errors import ConfigError, DivergenceError
 from metalearn.inner import recording
+from metalearn.metrics import count_right
 from metalearn.modules.batches import as_groups
 from metalearn.modules.checkpoint import KEY, build_backbone, check_state, read_checkpoint
 from metalearn.modules.core import InnerLR, LossFunction, MemoryMode, Scheduler
@@ -42,15 +43,15 @@ class MetaModule(Evaluation):
             DivergenceError: the loss is not finite, or has exploded.
         """
         losses, shares, right, seen = [], [], [], []
-        for episode, ways in as_groups(batch, self.classifies):
-            self._check(episode)
+        for episode, ways in as_groups(batch, self._count_ways):
+            episode, reading = self._prepare(episode)
             with recording(True):
                 loss, logits = self.meta_loss(episode, ways)
             losses.append(loss)
             seen.append(episode)
             shares.append(len(logits))
-            if self.classifies:
-                right.append((logits[..., :ways].argmax(-1) == episode.query.y).float().mean() * len(logits))
+            if reading.classes:
+                right.append(count_right(logits[:, :, :ways], episode.query.y, self._ignored).sum())
         tasks = sum(shares)
         total = losses[0] if len(losses) == 1 else _mean(losses, shares)
         value = total.detach()
@@ -60,9 +61,9 @@ class MetaModule(Evaluation):
         if not math.isfinite(number):
             self._check_data(seen)
         self._check_divergence(number, "the meta-loss")
-        if self._trainer is not None:
+        if self._logs:
             self.log("train/loss", value, prog_bar=True, batch_size=tasks)
-            if self.classifies:
+            if right:
                 self.log("train/acc", torch.stack(right).sum() / tasks, batch_size=tasks)
         return total
 
@@ -111,21 +112,6 @@ class MetaModule(Evaluation):
             self._first_loss = value
         if not math.isfinite(value) or value > EXPLOSION * max(self._first_loss or 0.0, 1.0):
             self._diverged(what, value)
-
-    def _check_data(self, episodes: list[Episode]) -> None:
-        """Raise if it is this rank's data that are not finite, and say of which task."""
-        for role, values, name in (
-            (role, values, name)
-            for episode in episodes
-            for role, part in zip(("support", "query"), episode, strict=True)
-            for name, values in (("x", part.x), ("y", part.y))
-        ):
-            bad = ~values.isfinite().flatten(1).all(1)
-            if bool(bad.any()):
-                raise DivergenceError(
-                    f"{role}.{name} of task {int(bad.int().argmax())} of the batch has an entry that is not finite at step "
-                    f"{self.global_step if self._trainer is not None else 0}, but all must be; check the data and its transforms"
-                )
 
     def _diverged(self, what: str, value: float) -> None:
         step = self.global_step if self._trainer is not None else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,10 @@ from metalearn.episode import Batch, Episode, SemiSupervisedEpisode
 from metalearn.errors import ShapeError
 
 __all__ = ["Group", "as_episode", "as_groups", "as_tasks"]
+
+
+CountWays = Callable[[Episode], int | None]
+"""How many of the network's outputs a task uses; ``None`` for all."""
 
 
 class Group(NamedTuple):
@@ -36,15 +40,28 @@ def as_episode(batch: Any) -> Episode:
         batch = batch[:2]
     if isinstance(batch, Sequence) and len(batch) == 2 and all(isinstance(p, Sequence) and len(p) == 2 for p in batch):
         episode = Episode(Batch(*batch[0]), Batch(*batch[1]))
-        if all(isinstance(tensor, Tensor) for role in episode for tensor in role):
-            return episode
+        for role, part in zip(("support", "query"), episode, strict=True):
+            for name, value in zip(("x", "y"), part, strict=True):
+                if not isinstance(value, Tensor):
+                    raise ShapeError(
+                        f"{role}.{name} is a {type(value).__name__}, but it must be a tensor; {_convert(value)}"
+                    )
+        return episode
     raise ShapeError(
         f"the batch is a {type(batch).__name__}, but a meta-learning step needs an Episode(support=Batch(x, y), "
         "query=Batch(x, y)), or a list of them; let the dataloader yield metalearn.Episode"
     )
 
 
-def as_tasks(batch: Any, classifies: bool) -> list[Group]:
+def _convert(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "join its fields into one tensor, and let the network take them apart"
+    if isinstance(value, (list, tuple)) and any(isinstance(each, str) for each in value):
+        return "number the strings from 0, and use torch.as_tensor"
+    return "use torch.as_tensor"
+
+
+def as_tasks(batch: Any, count_ways: CountWays) -> list[Group]:
     """A batch as one group that uses all outputs, or, where it is a list of tasks, as one group for each, in their order.
 
     A task of a list uses as many outputs as its support set has classes.
@@ -55,14 +72,14 @@ def as_tasks(batch: Any, classifies: bool) -> list[Group]:
     if not _is_list(batch):
         return [Group(as_episode(batch), None)]
     episodes = [as_episode(task) for task in batch]
-    return [Group(episode, 1 + int(episode.support.y.max()) if classifies else None) for episode in episodes]
+    return [Group(episode, count_ways(episode)) for episode in episodes]
 
 
-def as_groups(batch: Any, classifies: bool) -> list[Group]:
+def as_groups(batch: Any, count_ways: CountWays) -> list[Group]:
     """As :func:`as_tasks`, with tasks of the same shape and ways in one group: for what does not depend on their order."""
     alike: dict[Any, list[Episode]] = {}
-    for episode, ways in as_tasks(batch, classifies):
-        key = (ways, *(tensor.shape[1:] for role in episode for tensor in role))
+    for episode, ways in as_tasks(batch, count_ways):
+        key = (ways, *((tensor.shape[1:], tensor.dtype) for role in episode for tensor in role))
         alike.setdefault(key, []).append(episode)
     return [Group(_stack(episodes), key[0]) for key, episodes in alike.items()]
 

@@ -60,7 +60,8 @@ class RunClock(L.Callback):
 
 
 class TaskTable(L.Callback):
-    """Writes ``test_tasks.csv``: the metric of every test task, from which the printed interval can be recomputed.
+    """Writes ``test_tasks.csv``: the metric of every test task, from which the printed interval can be recomputed; of further
+    test loaders ``test_tasks_1.csv``, ``test_tasks_2.csv``, ...
 
     Attributes:
         path: the file, once it is written.
@@ -71,10 +72,12 @@ class TaskTable(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not isinstance(pl_module, MetaModule) or trainer.sanity_checking:
             return
-        header, rows = pl_module.test_table()
         where = folder(trainer)
-        if trainer.is_global_zero:
-            self.path = write_csv(where / "test_tasks.csv", header, rows)
+        for index in range(len(trainer.num_test_batches)):
+            header, rows = pl_module.test_table(index)
+            if trainer.is_global_zero:
+                path = write_csv(where / (f"test_tasks_{index}.csv" if index else "test_tasks.csv"), header, rows)
+                self.path = self.path if index else path
 
 
 class PredictionTable(BasePredictionWriter):
@@ -101,25 +104,30 @@ class PredictionTable(BasePredictionWriter):
         self, trainer: L.Trainer, pl_module: L.LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
         where = folder(trainer)
-        classifies = getattr(pl_module, "classifies", True)
-        tasks = [
-            each.float().cpu()
-            for outputs in predictions
-            for group in (outputs if isinstance(outputs, list) else [outputs])
-            for each in group
-        ]
-        width = max((outputs.shape[-1] for outputs in tasks), default=0)
+        tasks = [each.float().cpu() for each in _leaves(predictions)]
+        classifies = getattr(pl_module, "classifies", True) and all(outputs.ndim == 2 for outputs in tasks)
+        # values of any shape, and the classes of places, are written as one row of numbers for every query
+        tasks = [outputs.flatten(1) if outputs.ndim > 1 else outputs.unsqueeze(1) for outputs in tasks]
+        truths = [truth.flatten(1) if truth.ndim > 1 else truth.unsqueeze(1) for truth in self._truth]
+        width = max((outputs.shape[1] for outputs in tasks), default=0)
         rows: list[list[Any]] = []
-        for number, (outputs, truth) in enumerate(zip(tasks, self._truth, strict=True)):
+        for number, (outputs, truth) in enumerate(zip(tasks, truths, strict=True)):
             task = number * trainer.world_size + trainer.global_rank
             for query, (row, target) in enumerate(zip(outputs.tolist(), truth.tolist(), strict=True)):
-                rest = [target, max(range(len(row)), key=row.__getitem__)] if classifies else [*target]
+                rest = [*target, max(range(len(row)), key=row.__getitem__)] if classifies else target
                 rows.append([task, query, *rest, *row, *[""] * (width - len(row))])
         self._truth.clear()
         if not rows:
             return
         columns = ["class", "predicted", *(f"p{i}" for i in range(width))] if classifies else [
-            *(f"target{i}" for i in range(width)), *(f"predicted{i}" for i in range(width))
+            *(f"target{i}" for i in range(truths[0].shape[1])), *(f"predicted{i}" for i in range(width))
         ]  # fmt: skip
         name = "predictions.csv" if trainer.world_size == 1 else f"predictions_rank{trainer.global_rank}.csv"
         self.path = write_csv(where / name, ["task", "query", *columns], rows)
+
+
+def _leaves(predictions: Any) -> list[torch.Tensor]:
+    """The outputs of every task, of whatever nesting loaders, batches and lists of tasks give."""
+    if isinstance(predictions, torch.Tensor):
+        return list(predictions)
+    return [each for part in predictions for each in _leaves(part)]

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from metalearn.episode import Batch, Episode, check_batch, check_episode, check_labels
-from metalearn.errors import ConfigError, MemoryLimitError, ShapeError
+from metalearn.errors import ConfigError, DivergenceError, MemoryLimitError
 from metalearn.inner import (
     MEMORY_MODES,
     RULES,
@@ -32,7 +32,7 @@ from metalearn.inner import (
     own_kernels,
 )
 from metalearn.inner.compiled import CompiledPart
-from metalearn.metrics import EpisodeAccuracy, EpisodeMean, Interval
+from metalearn.metrics import Interval
 from metalearn.modules.arguments import (
     LossName,
     check_backbone,
@@ -45,7 +45,9 @@ from metalearn.modules.arguments import (
 from metalearn.modules.checkpoint import describe_backbone
 from metalearn.modules.execution import Choice, ExecutionName, choose_execution, make_plan
 from metalearn.modules.grad_mode import evaluation_gradients, usable
+from metalearn.modules.scores import Metrics, Scores, read_metrics
 from metalearn.modules.step_sizes import InnerLR, InnerStepSizes
+from metalearn.modules.targets import Reading, find_ignored_label, presume_classes, read_batch
 from metalearn.modules.widening import widen_head
 
 __all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaCore", "Scheduler"]
@@ -78,6 +80,7 @@ class MetaCore(L.LightningModule):
         multi_step_loss: int | None,
         tasks_at_once: int | None,
         compile: bool,
+        metrics: Metrics,
     ) -> None:
         super().__init__()
         check_backbone(backbone)
@@ -109,7 +112,9 @@ class MetaCore(L.LightningModule):
         self.inner_steps = inner_steps
         self.eval_inner_steps = eval_inner_steps or inner_steps
         self.first_order = first_order
-        self.classifies = loss != "mse"
+        self._named_loss = loss if isinstance(loss, str) else None
+        self._presumed = presume_classes(loss)
+        self._kind: bool | None = None
         self.execution: ExecutionName = execution
         self.outer_optimizer = outer_optimizer
         self.outer_scheduler = outer_scheduler
@@ -149,15 +154,14 @@ class MetaCore(L.LightningModule):
         self.image_spec: dict[str, Any] | None = None
         self.run_config: str | None = None
         self.run_name = type(self).__name__
-        self.val_accuracy, self.val_loss = EpisodeAccuracy(), EpisodeMean()
-        self.test_steps = nn.ModuleDict()
+        self._user_metrics = read_metrics(metrics)
+        self._scores: dict[tuple[str, int], Scores] = {}
         self._choice: Choice | None = None
         self._compiled = CompiledPart(rank_zero_info) if compile else None
-        self._outputs: int | None = None
+        self._readings: dict[Any, Reading] = {}
         self._first_loss: float | None = None
         self._end: float | None = None
-        self._seen = 0
-        self._results: dict[tuple[str, int], Interval] = {}
+        self._results: dict[tuple[int, str, int], Interval] = {}
 
     def make_adaptation(self, adaptation: Adaptation) -> Adaptation:
         """The inner loop; an algorithm whose inner problem is solved otherwise replaces it."""
@@ -233,7 +237,7 @@ class MetaCore(L.LightningModule):
 
     def _narrowed(self, ways: int | None) -> Adaptation:
         """The inner loop of tasks that use the first ``ways`` outputs."""
-        if ways is None or (self._outputs is not None and ways >= self._outputs):
+        if ways is None:
             return self._adaptation
         return replace(self._adaptation, ways=ways)
 
@@ -243,7 +247,7 @@ class MetaCore(L.LightningModule):
         Returns:
             for each trainable parameter, under its name in ``named_parameters()``, a tensor of its shape.
         """
-        self._check(episode)
+        episode, _ = self._prepare(episode)
         outer = {name: value for name, value in self.named_parameters() if value.requires_grad}
         with torch.enable_grad():
             loss = self.meta_loss(episode).loss
@@ -265,23 +269,25 @@ class MetaCore(L.LightningModule):
 
         Raises:
             ConfigError: ``ways`` is more than the network's outputs, and it has no linear head that could be widened.
-            ShapeError: the shapes disagree, or a label is not one of the network's outputs, or of ``ways``.
+            ShapeError: shapes disagree, an entry is not finite, or a label is not one of the network's outputs, or of ``ways``.
         """
-        support = Batch(*support)
-        check_batch(support, "support")
+        support = check_batch(support, "support")
+        if steps is not None and steps != 0:
+            check_steps("steps", steps)
         batched = Batch(support.x[None], support.y[None])
-        outputs = self._check(Episode(batched, batched), ways)
-        with evaluation_gradients(), evaluating(self.backbone):
+        episode, reading = self._prepare(Episode(batched, batched), ways)
+        support = Batch(*(tensor[0] for tensor in episode.support))
+        with evaluation_gradients(), evaluating(self):
             x, y = usable(support.x), usable(support.y)
             params = {name: usable(value).detach() for name, value in self._learner.outer().items()}
             sizes = self._fixed_sizes()
-            if ways is not None and ways > outputs:
-                params, sizes = widen_head(self._learner, outputs, ways, params, sizes)
+            if ways is not None and ways > reading.outputs:
+                params, sizes = widen_head(self._learner, reading.outputs, ways, params, sizes)
             with torch.no_grad():
                 encoded, _ = self._learner.encode(params, x, x)
             count = self.eval_inner_steps if steps is None else steps
             *_, adapted = self._narrowed(ways).iterates(params, encoded, y, count, sizes, order=0)
-        return AdaptedModel(self._learner, {**params, **adapted}, x, count, ways)
+        return AdaptedModel(self._learner, {**params, **adapted}, x, count, ways, reading.classes)
 
     def forward(self, support: Batch, query: Tensor) -> Tensor:
         """Logits ``[m, N]`` of one task's queries ``[m, ...]`` after adaptation to its support set."""
@@ -318,39 +324,83 @@ class MetaCore(L.LightningModule):
         sizes = self._sizes()
         return [{k: usable(v).detach() if isinstance(v, Tensor) else v for k, v in size.items()} for size in sizes]
 
-    def _check(self, episode: Episode, ways: int | None = None) -> int:
-        """Check shapes and labels, and return the number of the network's outputs."""
+    @property
+    def classifies(self) -> bool:
+        """Whether the targets are class labels: known from the first batch on, before it what the loss suggests."""
+        return self._presumed if self._kind is None else self._kind
+
+    def _prepare(self, episode: Episode, ways: int | None = None) -> tuple[Episode, Reading]:
+        """Check shapes and labels, and bring inputs and targets to the types that the network and the loss take."""
         check_episode(episode)
-        if self._outputs is None:
-            self._outputs = self._count_outputs(episode.support)
         if ways is not None:
             check_steps("ways", ways)
-        if self.classifies:
-            for role, part in zip(("support", "query"), episode, strict=True):
-                check_labels(part.y, self._outputs if ways is None else ways, role)
-        return self._outputs
+        readings = [self._read(role, part) for role, part in zip(("support", "query"), episode, strict=True)]
+        parts = [reading.convert(part) for reading, part in zip(readings, episode, strict=True)]
+        if readings[0].classes:
+            outputs = readings[0].outputs if ways is None else ways
+            for role, part in zip(("support", "query"), parts, strict=True):
+                check_labels(part.y, outputs, role, self._ignored)
+        return Episode(*parts), readings[0]
 
-    def _count_outputs(self, support: Batch) -> int:
-        x, y = support.x[0], support.y[0]
-        with evaluation_gradients(), evaluating(self.backbone), torch.no_grad():
-            params = {name: usable(value) for name, value in self._learner.outer().items()}
-            try:
-                x = usable(x)
-                encoded, _ = self._learner.encode(params, x, x)
-                outputs = self._learner.support_logits(params, encoded)
-            except (RuntimeError, ValueError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise ShapeError(
-                    f"support: the backbone {type(self.backbone).__name__} cannot take x of shape {list(x.shape)} "
-                    f"({reason}); build it for these inputs (in_channels, image_size, inputs)"
-                ) from error
-        expected = "[examples, ways]" if self.classifies else str(list(y.shape))
-        if outputs.ndim != 2 if self.classifies else outputs.shape != y.shape:
-            raise ShapeError(
-                f"the backbone gives outputs of shape {list(outputs.shape)} for targets of shape {list(y.shape)}, but the "
-                f"loss needs {expected}; change the backbone's number of outputs, or the loss"
-            )
-        return outputs.shape[-1]
+    def _count_ways(self, episode: Episode) -> int | None:
+        """The classes of a task by its support set; ``None`` where targets are no class labels."""
+        check_episode(episode)
+        if not self._read("support", episode.support).classes:
+            return None
+        return 1 + int(episode.support.y.masked_fill(episode.support.y == self._ignored, 0).max())
+
+    @property
+    def _ignored(self) -> int:
+        return find_ignored_label(self._adaptation.loss)
+
+    def _read(self, role: str, part: Batch) -> Reading:
+        """What a batch is; tried once for each kind of shapes and types."""
+        x, y = part
+        key = (x.shape[2:], y.shape[2:], x.dtype, y.dtype, x.device, min(x.shape[1], 2))
+        if key not in self._readings:
+            with evaluation_gradients(), evaluating(self):
+                params = {name: usable(value) for name, value in self._learner.outer().items()}
+
+                @torch.no_grad()
+                def forward(x: Tensor) -> Any:
+                    encoded, _ = self._learner.encode(params, x, x)
+                    return self._learner.support_logits(params, encoded)
+
+                task = Batch(usable(x[0]), usable(y[0]))
+                self._readings[key] = read_batch(
+                    self._adaptation, forward, task, role, self._named_loss, self._loss_order()
+                )
+        self._kind = self._readings[key].classes
+        return self._readings[key]
+
+    def _check_data(self, episodes: list[Episode]) -> None:
+        """Raise if it is this rank's data that are not finite, and say of which task."""
+        for role, values, name in (
+            (role, values, name)
+            for episode in episodes
+            for role, part in zip(("support", "query"), episode, strict=True)
+            for name, values in (("x", part.x), ("y", part.y))
+        ):
+            bad = ~values.isfinite().flatten(1).all(1)
+            if bool(bad.any()):
+                raise DivergenceError(
+                    f"{role}.{name} of task {int(bad.int().argmax())} of the batch has an entry that is not finite at step "
+                    f"{self.global_step if self._trainer is not None else 0}, but all must be; check the data and its transforms"
+                )
+
+    @property
+    def _is_run(self) -> bool:
+        """Whether a trainer runs this very module, and not one that it is a part of."""
+        return self._trainer is not None and self._trainer.lightning_module is self
+
+    @property
+    def _logs(self) -> bool:
+        """Whether ``self.log`` has somewhere to go: not where a step is called by hand, or by a module around this one."""
+        return self._is_run and self._current_fx_name is not None and not self.trainer.barebones
+
+    def _loss_order(self) -> int:
+        """Up to which order training differentiates the loss."""
+        return 1 if self.first_order else 2
 
 
 def _advise(memory: MemoryMode, plan: Plan, tasks: int) -> str:

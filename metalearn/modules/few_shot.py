@@ -19,6 +19,7 @@ from metalearn.modules.arguments import check_choice, check_positive, check_step
 from metalearn.modules.base import LossFunction, MemoryMode, Scheduler
 from metalearn.modules.bilevel_tasks import BilevelTasks
 from metalearn.modules.execution import ExecutionName
+from metalearn.modules.scores import Metrics
 
 __all__ = ["BilevelFewShot", "LinearSolverName"]
 
@@ -55,6 +56,7 @@ class BilevelFewShot(BilevelTasks):
         outer_scheduler: see :class:`ANIL`.
         support_chunk: see :class:`ANIL`.
         tasks_at_once: see :class:`ANIL`.
+        metrics: see :class:`ANIL`.
 
     Raises:
         ConfigError: an argument is out of range, or the backbone has no such head.
@@ -82,6 +84,7 @@ class BilevelFewShot(BilevelTasks):
         outer_scheduler: Scheduler = None,
         support_chunk: int | None = None,
         tasks_at_once: int | None = None,
+        metrics: Metrics = None,
     ) -> None:
         check_choice("head_loss", head_loss, ["softmax", "ridge"])
         check_choice("estimator", estimator, ["aid", "itd"])
@@ -118,6 +121,7 @@ class BilevelFewShot(BilevelTasks):
             outer_scheduler=outer_scheduler,
             support_chunk=support_chunk,
             tasks_at_once=tasks_at_once,
+            metrics=metrics,
         )
         with torch.no_grad():
             for value in self.backbone.get_submodule(head).parameters():

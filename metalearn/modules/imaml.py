@@ -18,6 +18,7 @@ from metalearn.modules.arguments import check_choice, check_positive, check_step
 from metalearn.modules.base import LossFunction, Scheduler
 from metalearn.modules.bilevel_tasks import BilevelTasks
 from metalearn.modules.execution import ExecutionName
+from metalearn.modules.scores import Metrics
 
 __all__ = ["IMAML"]
 
@@ -45,6 +46,7 @@ class IMAML(BilevelTasks):
         outer_scheduler: see :class:`MAML`.
         support_chunk: see :class:`MAML`.
         tasks_at_once: see :class:`MAML`.
+        metrics: see :class:`MAML`.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -67,6 +69,7 @@ class IMAML(BilevelTasks):
         outer_scheduler: Scheduler = None,
         support_chunk: int | None = None,
         tasks_at_once: int | None = None,
+        metrics: Metrics = None,
     ) -> None:
         check_positive("lam", lam)
         check_positive("damping", damping, or_zero=True)
@@ -93,6 +96,7 @@ class IMAML(BilevelTasks):
             outer_scheduler=outer_scheduler,
             support_chunk=support_chunk,
             tasks_at_once=tasks_at_once,
+            metrics=metrics,
         )
         self.save_hyperparameters(
             {"lam": lam, "cg_steps": cg_steps, "linear_solver": linear_solver, "damping": damping}

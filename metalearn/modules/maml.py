@@ -9,6 +9,7 @@ from torch import nn
 from metalearn.inner import Learner, NormPolicy, UpdateRule
 from metalearn.modules.base import InnerLR, LossFunction, MemoryMode, MetaModule, Scheduler
 from metalearn.modules.execution import ExecutionName
+from metalearn.modules.scores import Metrics
 
 __all__ = ["MAML"]
 
@@ -29,7 +30,8 @@ class MAML(MetaModule):
             ``"learn_per_element"`` one per element (Meta-SGD).
         first_order: treat the inner gradients as constants.
         eval_inner_steps: steps in validation, test, prediction and :meth:`adapt`; ``None`` for ``inner_steps``.
-        loss: ``"cross_entropy"``, ``"mse"``, or in Python any ``loss(outputs, targets) -> scalar``.
+        loss: ``"cross_entropy"``, ``"mse"``, or in Python any ``loss(outputs, targets) -> scalar``: integer targets are class
+            labels, floats are whatever the loss takes them for. A ``torch.nn.Module`` is trained, cast and saved with this one.
         inner_optimizer: the update rule: ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"adam"``, ``"adamw"``, an
             :class:`~metalearn.inner.UpdateRule`, or the full name of a class such as ``"torch.optim.Adagrad"`` (by way
             of the package higher, sequentially).
@@ -52,6 +54,8 @@ class MAML(MetaModule):
         tasks_at_once: tasks that the vectorised execution adapts together; ``None`` for as many as suit the device. Bounds
             memory; the meta-gradient stays that of all tasks.
         compile: compile the step: one compilation per shape, said in the log, minutes for a large network on a CPU.
+        metrics: a torchmetrics metric, a collection, a list or a mapping by name: copies are updated with the query outputs and
+            targets of all tasks, and logged as ``val/<name>`` and ``test/<name>``.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -78,6 +82,7 @@ class MAML(MetaModule):
         multi_step_loss: int | None = None,
         tasks_at_once: int | None = None,
         compile: bool = False,
+        metrics: Metrics = None,
     ) -> None:
         super().__init__(
             backbone=backbone,
@@ -99,6 +104,7 @@ class MAML(MetaModule):
             multi_step_loss=multi_step_loss,
             tasks_at_once=tasks_at_once,
             compile=compile,
+            metrics=metrics,
         )
 
     def make_learner(self, backbone: nn.Module) -> Learner:

@@ -19,6 +19,9 @@ class Pooled(MAML):
     the labels of an episode mean nothing outside of it. The arguments are those of :class:`MAML`.
     """
 
+    def _loss_order(self) -> int:
+        return 1
+
     def meta_loss(self, episode: Episode, ways: int | None = None) -> MetaLoss:
         """The mean loss over all examples, before adaptation, and the query outputs ``[B, n, N]``."""
         support, query = episode

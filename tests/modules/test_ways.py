@@ -87,7 +87,7 @@ def test_each_task_is_evaluated_in_its_order() -> None:
         torch.testing.assert_close(adapted.probabilities(each.query.x[0]).float(), shares[0])
     module.on_test_epoch_start()
     module.test_step(TASKS, 0)
-    found = module.test_steps["acc_step_1"]
+    found = module._scores_of("test", 0).means["acc_step_1"]
     found.compute()  # type: ignore[operator]
     right = [
         float((shares[0].argmax(-1) == each.query.y[0]).double().mean())
