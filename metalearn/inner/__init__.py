@@ -4,8 +4,9 @@ from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.adapted import AdaptedModel
 from metalearn.inner.execution import MetaLoss, Schedule, evaluate, meta_loss
 from metalearn.inner.gradients import MEMORY_MODES, MemoryMode
+from metalearn.inner.head import FeatureLearner, HeadLearner
 from metalearn.inner.kernels import own_kernels
-from metalearn.inner.learner import HeadLearner, Learner, evaluating
+from metalearn.inner.learner import Learner, evaluating
 from metalearn.inner.losses import Loss, ModuleLoss
 from metalearn.inner.norm import NormPolicy, TaskBatchNorm, own_batch_norm, recording, statistics
 from metalearn.inner.probe import Probe
@@ -20,6 +21,7 @@ __all__ = [
     "AdamW",
     "Adaptation",
     "AdaptedModel",
+    "FeatureLearner",
     "HeadLearner",
     "Learner",
     "Loss",

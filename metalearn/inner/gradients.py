@@ -59,7 +59,7 @@ class _Recomputed(torch.autograd.Function):
     def forward(ctx: Any, objective: Objective, memory: MemoryMode, count: int, *tensors: Tensor) -> Any:
         ctx.objective, ctx.memory, ctx.count = objective, memory, count
         ctx.save_for_backward(*tensors)
-        ctx.random = _random_state(tensors[0])
+        ctx.random = random_state(tensors[0])
         ctx.context = contextvars.copy_context()  # on a GPU the backward pass runs in a thread of autograd's own
         with torch.enable_grad():
             adapted = [tensor.detach().requires_grad_() for tensor in tensors[:count]]
@@ -70,7 +70,7 @@ class _Recomputed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[3:]
-        with torch.enable_grad(), _same_random(ctx.random):
+        with torch.enable_grad(), same_random(ctx.random):
             product = _mixed_product if ctx.memory == "mixed" else _reverse_product
             found = ctx.context.run(_unrecorded, product, ctx.objective, tensors, ctx.count, wanted, cotangents)
         return None, None, None, *found
@@ -131,12 +131,12 @@ def _load_forward_mode() -> None:
         torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.zeros(1),))
 
 
-def _random_state(like: Tensor) -> tuple[Tensor, Tensor | None]:
+def random_state(like: Tensor) -> tuple[Tensor, Tensor | None]:
     return torch.get_rng_state(), torch.cuda.get_rng_state(like.device) if like.is_cuda else None
 
 
 @contextlib.contextmanager
-def _same_random(state: tuple[Tensor, Tensor | None]) -> Iterator[None]:
+def same_random(state: tuple[Tensor, Tensor | None]) -> Iterator[None]:
     """Draw what was drawn from this state, then go on from where the generators were: dropout keeps its masks."""
     host, device = state
     before = torch.get_rng_state(), torch.cuda.get_rng_state() if device is not None else None

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metalearn.errors import ConfigError
 from metalearn.inner.kernels import OwnOperators
 from metalearn.inner.norm import NormPolicy, TaskBatchNorm, statistics
 from metalearn.inner.rules import Params
 
-__all__ = ["HeadLearner", "Learner", "evaluating"]
+__all__ = ["Learner", "evaluating"]
 
 
 @contextlib.contextmanager
@@ -33,7 +32,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             layer.training = mode
 
 
-def _stateful_buffers(module: nn.Module) -> list[str]:
+def stateful_buffers(module: nn.Module) -> list[str]:
+    """The names of the buffers that a forward pass may write: all but those of :class:`TaskBatchNorm`."""
     owned = {
         f"{name}.{buffer}".lstrip(".")
         for name, layer in module.named_modules()
@@ -46,27 +46,72 @@ def _stateful_buffers(module: nn.Module) -> list[str]:
 class Learner:
     """Every parameter of the network adapts (MAML).
 
+    Attributes:
+        encodes: whether :meth:`encode` computes anything.
+
     Args:
         backbone: the network; its batch normalisation is already a :class:`TaskBatchNorm`.
         norm: the statistics policy; ``"support"`` passes the support set along with every query set.
     """
 
+    encodes = False
+
     def __init__(self, backbone: nn.Module, norm: NormPolicy) -> None:
         self.backbone = backbone
         self.norm = norm
-        self._buffers = _stateful_buffers(backbone)
+        self._buffers = stateful_buffers(backbone)
+        self._moved: frozenset[str] = frozenset()
 
     def outer(self) -> Params:
-        """All trainable tensors: what the meta-gradient is taken with respect to."""
-        return {name: value for name, value in self.backbone.named_parameters() if value.requires_grad}
+        """What the meta-gradient is taken with respect to: all tensors that are trainable now, and those of :meth:`moving`
+        that are not, as leaves of their own, whose gradient goes nowhere."""
+        moving = self.moving()
+        return {
+            name: value if value.requires_grad else value.detach().requires_grad_()
+            for name, value in self.backbone.named_parameters()
+            if value.requires_grad or name in moving
+        }
+
+    def moving(self) -> Params:
+        """What the inner loop moves now: the tensors that adapt and are trainable; if none of them is (``freeze()``), those
+        that were when this was last asked, or else all of them, since adapting a network needs no training of it."""
+        able = {name: value for name, value in self.able().items() if value.is_floating_point() or value.is_complex()}
+        trainable = {name: value for name, value in able.items() if value.requires_grad}
+        if trainable:
+            self._moved = frozenset(trainable)
+            return trainable
+        return {name: value for name, value in able.items() if name in self._moved} or able
+
+    def able(self) -> Params:
+        """Every tensor that adapts by the algorithm, trainable or frozen."""
+        return {name: value for name, value in self.backbone.named_parameters() if self.adapts(name)}
 
     def over(self, backbone: nn.Module) -> Learner:
         """The same strategy over another network of the same structure."""
+        learner = self._over(backbone)
+        learner._moved = self._moved
+        return learner
+
+    def _over(self, backbone: nn.Module) -> Learner:
         return Learner(backbone, self.norm)
+
+    def specialised(self, params: Params, x: Tensor) -> Learner:
+        """The same strategy in the cheapest form that is exact for this network in its present modes: here itself.
+
+        Args:
+            params: the outer tensors by name.
+            x: examples ``[n, ...]`` of one task to try the network on.
+        """
+        return self
 
     def adapts(self, name: str) -> bool:
         """Whether the inner loop moves the tensor of this name."""
         return True
+
+    @property
+    def note(self) -> str | None:
+        """A line to be said once about how it is run."""
+        return None
 
     def encode(self, params: Params, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Compute once per task what no inner step changes: here nothing, so inputs come back as they are."""
@@ -94,63 +139,3 @@ class Learner:
         copies = {name: module.get_buffer(name).clone() for name in buffers}
         with OwnOperators():
             return functional_call(module, {**params, **copies}, (x,))
-
-
-class HeadLearner(Learner):
-    """Only the submodule ``head`` adapts; the features of the body are computed once per task (ANIL).
-
-    Raises:
-        ConfigError: the backbone has no submodule of that name, or the head has no parameters.
-    """
-
-    def __init__(self, backbone: nn.Module, norm: NormPolicy, head: str) -> None:
-        super().__init__(backbone, norm)
-        modules = dict(backbone.named_modules())
-        if not head or head not in modules:
-            names = ", ".join(name for name, _ in backbone.named_children()) or "none"
-            raise ConfigError(
-                f"head is {head!r}, but {type(backbone).__name__} has no submodule of that name (it has: {names}); "
-                "name the layer that maps features to logits"
-            )
-        self.head = modules[head]
-        self._prefix = head + "."
-        if not any(value.requires_grad for value in self.head.parameters()):
-            raise ConfigError(
-                f"head is {head!r}, but that submodule has no trainable parameters to adapt; name the layer that maps "
-                "features to logits"
-            )
-        self._head_buffers = _stateful_buffers(self.head)
-
-    def over(self, backbone: nn.Module) -> Learner:
-        return HeadLearner(backbone, self.norm, self._prefix[:-1])
-
-    def adapts(self, name: str) -> bool:
-        return name.startswith(self._prefix)
-
-    def encode(self, params: Params, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of the support set ``[n, F]`` and of the query set ``[m, F]``: a pass each, or one for both where
-        they share their statistics."""
-        if self.norm == "support":
-            with statistics(rows=len(support)):
-                both = self._features(params, torch.cat([support, query]))
-            return both[: len(support)], both[len(support) :]
-        with statistics():
-            return self._features(params, support), self._features(params, query)
-
-    def _features(self, params: Params, x: Tensor) -> Tensor:
-        seen: list[Tensor] = []
-        hook = self.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        try:
-            super()._call(params, x)
-        finally:
-            hook.remove()
-        if len(seen) != 1:
-            raise ConfigError(
-                f"head is {self._prefix[:-1]!r}, but the backbone's forward calls that submodule {len(seen)} times, and "
-                "ANIL needs exactly once; name the layer that maps features to logits"
-            )
-        return seen[0]
-
-    def _call(self, params: Params, x: Tensor) -> Tensor:
-        own = {name.removeprefix(self._prefix): value for name, value in params.items() if self.adapts(name)}
-        return self._run(self.head, own, self._head_buffers, x)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metalearn.errors import ConfigError
 from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.rules import Params, StepSizes
 
@@ -55,6 +56,12 @@ class RidgeAdaptation(Adaptation):
     ) -> Iterator[Params]:
         """Yield the initial head, then the solution. ``step_sizes[0]`` holds ``"log_ridge"`` and ``"scale"``."""
         start, _ = self.split(params)
+        solved = {self.weight} if self.bias is None else {self.weight, self.bias}
+        if start.keys() != solved:
+            raise ConfigError(
+                f"head_solver='ridge' solves for {' and '.join(sorted(solved))}, but of the head {', '.join(sorted(start))} "
+                "adapts now; unfreeze the whole head and leave it a plain torch.nn.Linear, or use head_solver='gradient'"
+            )
         if self.stacked:
             start = {name: value.expand(len(support), *value.shape) for name, value in start.items()}
         yield start

@@ -21,14 +21,16 @@ __all__ = ["ANIL"]
 
 
 class ANIL(MetaModule):
-    """ANIL (Raghu et al. 2020): the inner loop adapts the head ``w`` alone, on features ``z = body(x)`` that are computed
-    once per episode; the outer loop trains body and head.
+    """ANIL (Raghu et al. 2020): the inner loop adapts the head ``w`` alone, on features ``z = body(x)``; the outer loop trains
+    body and head. Tensors outside the head, such as a scale after it, are outer parameters.
 
     With ``w_{m+1} = w_m - inner_lr * grad_w l_S(w_m, z_S)``, the body's gradient is the derivative of ``l_Q(w_N, z_Q)``
     through both ``z_Q`` and, by way of ``w_N``, ``z_S``.
 
     Args:
-        backbone: any network ``[n, ...] -> [n, ways]`` that calls its head once and returns what the head returns.
+        backbone: any network ``[n, ...] -> [n, ways]``. Where its output is what the head gives for one tensor, features are
+            computed once per episode; where something follows the head, the head is called several times, or it shares a tensor
+            with other layers, the whole network is run at every inner step, which one line says.
         inner_steps: see :class:`MAML`, as for all other arguments.
         inner_lr: see :class:`MAML`.
         first_order: see :class:`MAML`.
@@ -124,7 +126,8 @@ class ANIL(MetaModule):
         self.save_hyperparameters({"head": head, "head_solver": head_solver, "initial_ridge": initial_ridge})
 
     def make_learner(self, backbone: nn.Module) -> Learner:
-        return HeadLearner(backbone, self.norm, self._head_name)
+        needed_by = "head_solver='ridge'" if self._solver == "ridge" else None
+        return HeadLearner(backbone, self.norm, self._head_name, needed_by)
 
     def make_adaptation(self, adaptation: Adaptation) -> Adaptation:
         if self._solver == "gradient":

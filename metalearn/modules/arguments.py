@@ -109,7 +109,7 @@ def check_backbone(backbone: object) -> None:
             "backbone is compiled, but torch.compile has no double backward, so second-order gradients would fail; pass "
             "the network that you gave to torch.compile"
         )
-    if not any(value.requires_grad for value in backbone.parameters()):
+    if not any(True for _ in backbone.parameters()):
         raise ConfigError(
-            "backbone has no trainable parameters, but the inner loop needs some; unfreeze what should adapt"
+            "backbone has no trainable parameters, but the inner loop needs some; pass a network with weights"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
@@ -79,8 +80,15 @@ class MetaModule(Evaluation):
         self._end = self._first_loss = None
 
     def configure_optimizers(self) -> Any:
-        """The outer optimiser over all trainable parameters, and its schedule per outer step."""
-        optimizer = self.outer_optimizer(value for value in self.parameters() if value.requires_grad)
+        """The outer optimiser over all parameters that are trainable now, and its schedule per outer step."""
+        self.step_sizes.follow(self._learner.able())
+        trainable: list[Any] = [value for value in self.parameters() if value.requires_grad]
+        if not trainable:
+            rank_zero_info(
+                f"{type(self).__name__}: no parameter is trainable, so nothing is trained until a callback unfreezes some"
+            )
+            trainable = [{"params": []}]
+        optimizer = self.outer_optimizer(iter(trainable))
         if self.outer_scheduler is None:
             return optimizer
         if self.outer_scheduler == "cosine":

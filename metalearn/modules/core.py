@@ -128,8 +128,7 @@ class MetaCore(L.LightningModule):
                 inner_clip_norm, support_chunk,
             )
         )  # fmt: skip
-        adapted = {name: value for name, value in self._learner.outer().items() if self._learner.adapts(name)}
-        self.step_sizes = InnerStepSizes(inner_lr, inner_steps, initial_inner_lr, adapted)
+        self.step_sizes = InnerStepSizes(inner_lr, inner_steps, initial_inner_lr, self._learner.able())
         self.save_hyperparameters(
             {
                 "inner_steps": inner_steps,
@@ -157,6 +156,8 @@ class MetaCore(L.LightningModule):
         self._user_metrics = read_metrics(metrics)
         self._scores: dict[tuple[str, int], Scores] = {}
         self._choice: Choice | None = None
+        self._chosen: dict[Any, Choice] = {}
+        self._told: set[str] = set()
         self._compiled = CompiledPart(rank_zero_info) if compile else None
         self._readings: dict[Any, Reading] = {}
         self._first_loss: float | None = None
@@ -222,7 +223,7 @@ class MetaCore(L.LightningModule):
         return [0.0, *(each for _ in range(self.inner_steps - 1)), each + 1.0 - left]
 
     def _sizes(self) -> list[dict[str, Tensor | float]]:
-        return self.step_sizes()
+        return self.step_sizes(self._learner.moving())
 
     def _extra(self) -> list[Tensor]:
         """Outer parameters besides the network's."""
@@ -230,10 +231,26 @@ class MetaCore(L.LightningModule):
 
     def _way(self, episode: Episode, ways: int | None = None) -> tuple[Adaptation, Plan, list[str]]:
         """The inner loop in the chosen memory mode, how many tasks at once, and which of our operators are used."""
-        choice = self._choose(episode)
-        adaptation = replace(self._narrowed(ways), memory=choice.memory)
+        learner = self._specialise(episode.support.x[0])
+        choice = self._choose(episode, learner)
+        adaptation = replace(self._narrowed(ways), learner=learner, memory=choice.memory)
         plan = make_plan(choice, adaptation, episode, self.tasks_at_once, self._compiled is not None)
         return adaptation, plan, ["conv", "norm"] if choice.own_operators else []
+
+    def freeze(self) -> Any:
+        """Freeze every parameter; what adapted before still does, since adapting needs no training."""
+        self._learner.moving()
+        super().freeze()
+        return self
+
+    def _specialise(self, x: Tensor) -> Learner:
+        """The learner in its cheapest exact form for the network as it is now, tried on examples ``[n, ...]`` of a task."""
+        params = {name: usable(value) for name, value in self._learner.outer().items()}
+        learner = self._learner.specialised(params, x)
+        if learner.note is not None and learner.note not in self._told:
+            self._told.add(learner.note)
+            rank_zero_info(f"{type(self).__name__}: {learner.note}")
+        return learner
 
     def _narrowed(self, ways: int | None) -> Adaptation:
         """The inner loop of tasks that use the first ``ways`` outputs."""
@@ -251,7 +268,7 @@ class MetaCore(L.LightningModule):
         outer = {name: value for name, value in self.named_parameters() if value.requires_grad}
         with torch.enable_grad():
             loss = self.meta_loss(episode).loss
-            grads = torch.autograd.grad(loss, list(outer.values()), materialize_grads=True)
+            grads = torch.autograd.grad(loss, list(outer.values()), materialize_grads=True) if outer else ()
         return {name: grad.detach() for name, grad in zip(outer, grads, strict=True)}
 
     def adapt(self, support: Batch, steps: int | None = None, ways: int | None = None) -> AdaptedModel:
@@ -279,30 +296,36 @@ class MetaCore(L.LightningModule):
         support = Batch(*(tensor[0] for tensor in episode.support))
         with evaluation_gradients(), evaluating(self):
             x, y = usable(support.x), usable(support.y)
-            params = {name: usable(value).detach() for name, value in self._learner.outer().items()}
+            learner = self._specialise(x)
+            params = {name: usable(value).detach() for name, value in learner.outer().items()}
             sizes = self._fixed_sizes()
+            fixed = {name: value for name, value in self.backbone.named_parameters() if name not in params}
             if ways is not None and ways > reading.outputs:
-                params, sizes = widen_head(self._learner, reading.outputs, ways, params, sizes)
+                params, sizes = widen_head(learner, reading.outputs, ways, params, sizes)
             with torch.no_grad():
-                encoded, _ = self._learner.encode(params, x, x)
+                encoded, _ = learner.encode(params, x, x)
             count = self.eval_inner_steps if steps is None else steps
-            *_, adapted = self._narrowed(ways).iterates(params, encoded, y, count, sizes, order=0)
-        return AdaptedModel(self._learner, {**params, **adapted}, x, count, ways, reading.classes)
+            adaptation = replace(self._narrowed(ways), learner=learner)
+            *_, adapted = adaptation.iterates(params, encoded, y, count, sizes, order=0)
+        return AdaptedModel(learner, {**fixed, **params, **adapted}, x, count, ways, reading.classes)
 
     def forward(self, support: Batch, query: Tensor) -> Tensor:
         """Logits ``[m, N]`` of one task's queries ``[m, ...]`` after adaptation to its support set."""
         return self.adapt(support)(query)
 
-    def _choose(self, episode: Episode) -> Choice:
-        if self._choice is None:
+    def _choose(self, episode: Episode, learner: Learner) -> Choice:
+        key = type(learner), tuple(learner.outer())
+        if key not in self._chosen:
             schedule = Schedule(self.inner_steps, self._fixed_sizes(), 1 if self.first_order else 2)
+            adaptation = replace(self.probed_adaptation(), learner=learner)
             with evaluation_gradients():
-                self._choice = choose_execution(self.execution, self.probed_adaptation(), episode, schedule)
+                self._chosen[key] = self._choice = choose_execution(self.execution, adaptation, episode, schedule)
             name = type(self).__name__
             first, *others = self._choice.reasons
             rank_zero_info(f"{name}: {self._choice.name} execution over tasks, because {first}")
             for reason in others:
                 rank_zero_info(f"{name}: {reason}")
+        self._choice = self._chosen[key]
         return self._choice
 
     def setup(self, stage: str) -> None:
@@ -318,6 +341,7 @@ class MetaCore(L.LightningModule):
             raise ConfigError(
                 f"strategy is {strategy}, but the inner loop needs every parameter whole on each device; use strategy=ddp"
             )
+        self.step_sizes.follow(self._learner.able())
         rank_zero_info(f"{type(self).__name__}: batch normalisation policy '{self.norm}'")
 
     def _fixed_sizes(self) -> list[dict[str, Tensor | float]]:
@@ -356,7 +380,8 @@ class MetaCore(L.LightningModule):
     def _read(self, role: str, part: Batch) -> Reading:
         """What a batch is; tried once for each kind of shapes and types."""
         x, y = part
-        key = (x.shape[2:], y.shape[2:], x.dtype, y.dtype, x.device, min(x.shape[1], 2))
+        weights = tuple(value.shape for value in self.backbone.parameters())  # a layer may have been replaced
+        key = (x.shape[2:], y.shape[2:], x.dtype, y.dtype, x.device, min(x.shape[1], 2), weights)
         if key not in self._readings:
             with evaluation_gradients(), evaluating(self):
                 params = {name: usable(value) for name, value in self._learner.outer().items()}

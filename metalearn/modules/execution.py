@@ -106,8 +106,8 @@ def make_plan(
     if not any(isinstance(layer, nn.modules.conv._ConvNd) for layer in network.modules()):
         return Plan(min(at_once or tasks, tasks))
     support, query = xs[0].numel(), xq[0].numel()
-    encodes = any(not adaptation.learner.adapts(name) for name in adaptation.learner.outer())
-    each = support + query if encodes else support  # features of both sets are computed before the inner loop
+    # features of both sets are computed before the inner loop
+    each = support + query if adaptation.learner.encodes else support
     workers = 1
     if choice.threads:
         # a thread needs enough arithmetic beside Python's own work, of which there is one at a time

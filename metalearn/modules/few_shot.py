@@ -135,7 +135,8 @@ class BilevelFewShot(BilevelTasks):
         )  # fmt: skip
 
     def make_learner(self, backbone: nn.Module) -> Learner:
-        return HeadLearner(backbone, self.norm, self._head_name)
+        needed_by = "head_loss='ridge'" if self.head_loss == "ridge" else None
+        return HeadLearner(backbone, self.norm, self._head_name, needed_by)
 
     def make_adaptation(self, adaptation: Adaptation) -> Adaptation:
         ridge = self.head_loss == "ridge"

@@ -28,7 +28,7 @@ class InnerStepSizes(nn.Module):
             what is learned.
         inner_steps: the length that a list must have.
         initial: where learned step sizes start.
-        tensors: the adapted tensors by name.
+        tensors: the tensors that may adapt, by name, trainable or frozen.
 
     Raises:
         ConfigError: a step size is not a finite number above 0, the list has another length, or the mapping does not fit the
@@ -37,10 +37,10 @@ class InnerStepSizes(nn.Module):
 
     def __init__(self, inner_lr: InnerLR, inner_steps: int, initial: float, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.names = list(tensors)
+        self._given, self._steps, self._initial = inner_lr, inner_steps, float(initial)
+        self._tensors = {} if isinstance(inner_lr, str) else dict(tensors)
         self.learned: nn.Parameter | None = None
         self.elements: nn.ParameterList | None = None
-        self.fixed: list[dict[str, Tensor | float]] = []
         if isinstance(inner_lr, str):
             if inner_lr not in get_args(Learned):
                 raise ConfigError(
@@ -48,17 +48,9 @@ class InnerStepSizes(nn.Module):
                     f"{', '.join(get_args(Learned))}; use inner_lr=0.4"
                 )
             check_step_size("initial_inner_lr", initial)
-            count = len(self.names)
-            if inner_lr == "learn":
-                self.learned = nn.Parameter(torch.full((count,), float(initial)))
-            elif inner_lr == "learn_per_step":
-                self.learned = nn.Parameter(torch.full((inner_steps, count), float(initial)))
-            else:
-                self.elements = nn.ParameterList(
-                    torch.full_like(tensor, float(initial), requires_grad=True) for tensor in tensors.values()
-                )
+            self.follow(tensors)
         elif isinstance(inner_lr, Mapping):
-            self.fixed = [self._read(inner_lr)]
+            self._read(inner_lr, list(tensors))
         elif isinstance(inner_lr, Sequence):
             if len(inner_lr) != inner_steps:
                 raise ConfigError(
@@ -67,29 +59,86 @@ class InnerStepSizes(nn.Module):
                 )
             for step, value in enumerate(inner_lr):
                 check_step_size(f"inner_lr[{step}]", value)
-            self.fixed = [dict.fromkeys(self.names, float(value)) for value in inner_lr]
         else:
             check_step_size("inner_lr", inner_lr)
-            self.fixed = [dict.fromkeys(self.names, float(inner_lr))]
 
-    def forward(self) -> list[dict[str, Tensor | float]]:
-        """For every step, the step size of each adapted tensor; the last entry serves all later steps."""
+    def forward(self, tensors: Mapping[str, Tensor] | None = None) -> list[dict[str, Tensor | float]]:
+        """For every step, the step size of each of these tensors (of all); the last entry serves all later steps.
+
+        Raises:
+            ConfigError: step sizes are learned, and there is none for a tensor.
+        """
+        tensors = self._tensors if tensors is None else tensors
+        if isinstance(self._given, Mapping):
+            return [self._read(self._given, list(tensors))]
+        if isinstance(self._given, Sequence) and not isinstance(self._given, str):
+            return [dict.fromkeys(tensors, float(value)) for value in self._given]
+        if not isinstance(self._given, str):
+            return [dict.fromkeys(tensors, float(self._given))]
+        places = self._find(tensors)
+        for name, place in places.items():
+            if place is None:
+                raise ConfigError(
+                    f"inner_lr is {self._given!r}, but {name} came into the network after its step sizes were made, so it has "
+                    "none that the outer optimiser trains; change layers before fit, or use a number"
+                )
+        rows = self._rows()
+        return [{name: row[place] for name, place in places.items() if place is not None} for row in rows]
+
+    @torch.no_grad()
+    def follow(self, tensors: Mapping[str, Tensor]) -> None:
+        """Learn a step size for each of these tensors, and for no others: those that are known keep theirs, under whatever
+        name they have now. For layers that were replaced or renamed; the outer optimiser must be made afterwards."""
+        if not isinstance(self._given, str):
+            return
+        places = self._find(tensors)
+        same = list(places.values()) == list(range(len(self._tensors))) and bool(self._tensors)
+        if not same:
+            if self._given == "learn_per_element":
+                old = list(self.elements or [])
+                self.elements = nn.ParameterList(
+                    torch.full_like(tensor, self._initial, requires_grad=True) if place is None else old[place]
+                    for place, tensor in zip(places.values(), tensors.values(), strict=True)
+                )
+            else:
+                rows = self.learned
+                shape = (len(places),) if self._given == "learn" else (self._steps, len(places))
+                fresh = torch.full(shape, self._initial) if rows is None else rows.new_full(shape, self._initial)
+                for index, place in enumerate(places.values()):
+                    if place is not None and rows is not None:
+                        fresh[..., index] = rows[..., place]
+                self.learned = nn.Parameter(fresh)
+        self._tensors = dict(tensors)
+
+    def _rows(self) -> list[Sequence[Tensor]]:
         if self.elements is not None:
-            return [dict(zip(self.names, self.elements, strict=True))]
-        if self.learned is not None:
-            rows = self.learned.unbind() if self.learned.ndim == 2 else [self.learned]
-            return [dict(zip(self.names, row.unbind(), strict=True)) for row in rows]
-        return self.fixed
+            return [list(self.elements)]
+        assert self.learned is not None
+        return [row.unbind() for row in (self.learned.unbind() if self.learned.ndim == 2 else [self.learned])]
 
-    def _read(self, inner_lr: Mapping[str, float]) -> dict[str, Tensor | float]:
+    def _find(self, tensors: Mapping[str, Tensor]) -> dict[str, int | None]:
+        """The place of each tensor among those that have a step size: by name, or, if it was renamed, by what it is."""
+        places = {name: index for index, name in enumerate(self._tensors)}
+        found: dict[str, int | None] = {}
+        for name, tensor in tensors.items():
+            place = places.get(name)
+            if place is None:
+                place = next((places[other] for other, value in self._tensors.items() if value is tensor), None)
+            if place is not None and self.elements is not None and self.elements[place].shape != tensor.shape:
+                place = None
+            found[name] = place
+        return found
+
+    @staticmethod
+    def _read(inner_lr: Mapping[str, float], names: Sequence[str]) -> dict[str, Tensor | float]:
         for prefix, value in inner_lr.items():
             check_step_size(f"inner_lr[{prefix!r}]", value)
-            if not any(name.startswith(prefix) for name in self.names):
+            if not any(name.startswith(prefix) for name in names):
                 raise ConfigError(
-                    f"inner_lr names {prefix!r}, but no adapted tensor's name begins so; there are {', '.join(self.names[:6])}"
+                    f"inner_lr names {prefix!r}, but no adapted tensor's name begins so; there are {', '.join(names[:6])}"
                 )
         found: dict[str, Tensor | float] = {}
-        for name in self.names:
+        for name in names:
             fitting = [prefix for prefix in inner_lr if name.startswith(prefix)]
             if not fitting:
                 raise ConfigError(

@@ -1,0 +1,164 @@
+"""Only a head adapts (ANIL): by passes of the whole network, or, where that is the same, of the head alone on fixed features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metalearn.errors import ConfigError
+from metalearn.inner.head_calls import find_coupling, watching
+from metalearn.inner.learner import Learner, stateful_buffers
+from metalearn.inner.norm import NormPolicy, statistics
+from metalearn.inner.rules import Params
+
+__all__ = ["FeatureLearner", "HeadLearner"]
+
+
+class HeadLearner(Learner):
+    """The tensors of the submodule ``head`` adapt, and the whole network is run at every inner step: MAML restricted to them.
+
+    Exact for any network: whatever follows the head is applied, the head may be called several times, and a tensor that it
+    shares with other layers moves there too.
+
+    Args:
+        backbone: see :class:`Learner`.
+        norm: see :class:`Learner`.
+        head: the name of the submodule.
+        needed_by: the argument that needs the head alone; ``None`` if passes of the whole network will do.
+
+    Attributes:
+        coupling: a clause that says why the head alone would not do, as :meth:`specialised` found last; ``None`` if it does.
+
+    Raises:
+        ConfigError: the backbone has no submodule of that name, or the head has no parameters.
+    """
+
+    def __init__(self, backbone: nn.Module, norm: NormPolicy, head: str, needed_by: str | None = None) -> None:
+        super().__init__(backbone, norm)
+        self.head_name = head
+        self._needed_by = needed_by
+        self.coupling: str | None = None
+        self._found: dict[tuple[Any, ...], tuple[str | None, bool]] = {}
+        self._names = set(self._own())
+        if not self._names:
+            raise ConfigError(
+                f"head is {head!r}, but that submodule has no trainable parameters to adapt; name the layer that maps "
+                "features to logits"
+            )
+
+    def _over(self, backbone: nn.Module) -> Learner:
+        return HeadLearner(backbone, self.norm, self.head_name, self._needed_by)
+
+    def able(self) -> Params:
+        self._names = set(self._own())
+        return super().able()
+
+    def adapts(self, name: str) -> bool:
+        return name in self._names
+
+    def specialised(self, params: Params, x: Tensor) -> Learner:
+        """A :class:`FeatureLearner` where trying the network on ``x`` shows that to be exact; else this learner.
+
+        Raises:
+            ConfigError: it is not, and an argument needs it.
+        """
+        key = self._fingerprint()
+        if key not in self._found:
+            self._found.clear()
+            self._objects = [*self.backbone.modules(), *self.backbone.parameters()]  # so that no other takes their ids
+            self._found[key] = find_coupling(self.backbone, self._head(), self._own(), params, x, self._pass)
+        self.coupling, writes = self._found[key]
+        if self.coupling is not None and self._needed_by is not None:
+            raise ConfigError(
+                f"{self._needed_by} needs a network whose output is that of its head {self.head_name!r} for one tensor of "
+                f"features, but {self.coupling}; use ANIL with head_solver='gradient', which runs the whole network"
+            )
+        return self if self.coupling is not None else self._features_of(writes)
+
+    def _features_of(self, writes: bool) -> Learner:
+        learner = FeatureLearner(self.backbone, self.norm, self.head_name, writes)
+        learner._moved, learner._names = self._moved, self._names
+        return learner
+
+    @property
+    def note(self) -> str | None:
+        if self.coupling is None:
+            return None
+        return f"the whole network is run at every inner step, because of head {self.head_name!r}: {self.coupling}"
+
+    def _head(self) -> nn.Module:
+        modules = dict(self.backbone.named_modules())
+        if not self.head_name or self.head_name not in modules:
+            names = ", ".join(name for name, _ in self.backbone.named_children()) or "none"
+            raise ConfigError(
+                f"head is {self.head_name!r}, but {type(self.backbone).__name__} has no submodule of that name (it has: "
+                f"{names}); name the layer that maps features to logits"
+            )
+        return modules[self.head_name]
+
+    def _own(self) -> dict[str, str]:
+        """For each adapted tensor's name in the network, its name in the head."""
+        inner = {id(value): name for name, value in self._head().named_parameters()}
+        return {name: inner[id(value)] for name, value in self.backbone.named_parameters() if id(value) in inner}
+
+    def _pass(self, module: nn.Module, params: Params, inputs: tuple[Any, ...]) -> Any:
+        return self._run(module, params, stateful_buffers(module), *inputs)
+
+    def _fingerprint(self) -> tuple[Any, ...]:
+        layers = tuple((id(layer), layer.training) for layer in self.backbone.modules())
+        return layers, tuple((id(value), value.requires_grad) for value in self.backbone.parameters())
+
+
+class FeatureLearner(HeadLearner):
+    """The features of the body are computed once per task, and the inner loop runs the head alone.
+
+    Args:
+        backbone: its output is the output of its head, which it calls once, with one tensor.
+        norm: see :class:`Learner`.
+        head: the name of the head.
+        writes: whether the head writes to its input, which is then copied for each pass.
+    """
+
+    encodes = True
+
+    def __init__(self, backbone: nn.Module, norm: NormPolicy, head: str, writes: bool = False) -> None:
+        super().__init__(backbone, norm, head)
+        self._writes = writes
+        self._module = self._head()
+        self._inner_names = self._own()
+        self._names = set(self._inner_names)
+        self._head_buffers = stateful_buffers(self._module)
+
+    def _over(self, backbone: nn.Module) -> Learner:
+        return FeatureLearner(backbone, self.norm, self.head_name, self._writes)
+
+    def specialised(self, params: Params, x: Tensor) -> Learner:
+        return self
+
+    def encode(self, params: Params, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of the support set ``[n, F]`` and of the query set ``[m, F]``: a pass each, or one for both where
+        they share their statistics."""
+        if self.norm == "support":
+            with statistics(rows=len(support)):
+                both = self._features(params, torch.cat([support, query]))
+            return both[: len(support)], both[len(support) :]
+        with statistics():
+            return self._features(params, support), self._features(params, query)
+
+    def _features(self, params: Params, x: Tensor) -> Tensor:
+        with watching(self._module, copies=self._writes) as calls:
+            result = super()._call(params, x)
+        fault = calls.find_fault(result)
+        if fault is not None:
+            raise ConfigError(
+                f"head is {self.head_name!r}, whose output was the network's output when it was tried, but for some examples "
+                f"{fault}; let forward take the same way for all examples"
+            )
+        features: Tensor = calls.inputs[0][0][0]
+        return features
+
+    def _call(self, params: Params, x: Tensor) -> Tensor:
+        own = {self._inner_names[name]: value for name, value in params.items() if name in self._inner_names}
+        return self._run(self._module, own, self._head_buffers, x.clone() if self._writes else x)

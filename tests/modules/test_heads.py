@@ -1,0 +1,405 @@
+"""ANIL over networks that do more than end in their head: the meta-gradient is that of a plain loop over the network itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
+
+from metalearn import ANIL, Batch, BilevelFewShot, ConfigError, Episode
+from tests.modules.test_meta_gradient import largest_error
+from tests.networks import TinyConv, noise_episode
+
+
+class Net(nn.Module):
+    """A body of 5 features, and a head with 3 outputs."""
+
+    def __init__(self, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 5), nn.Tanh())
+        self.head = nn.Linear(5, 3) if head is None else head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+class Scaled(Net):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(5, 3, bias=False))
+        self.scale = nn.Parameter(torch.tensor(4.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.head(F.normalize(self.body(x), dim=-1))
+
+
+class LogSoftmax(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return (2.0 * super().forward(x)).log_softmax(-1)
+
+
+class TwoBranches(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.skip = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.skip(x).tanh()
+
+
+class ChangedInPlace(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).mul_(3.0)
+
+
+class ChangedByData(Net):
+    """In place, past autograd's version counter."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = super().forward(x)
+        found.data.mul_(3.0)
+        return found
+
+
+class Keyword(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(input=self.body(x))
+
+
+class Twice(Net):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(5, 5))
+        self.out = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.head(self.head(self.body(x)).tanh()))
+
+
+class MultiCrop(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.body(x)
+        return torch.stack([self.head(z), self.head(-0.5 * z)]).mean(0)
+
+
+class Functional(Net):
+    """Never calls its head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.body(x), F.normalize(self.head.weight, dim=-1), self.head.bias)
+
+
+class ReadsHead(Net):
+    """Features depend on the head's weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x) * self.head.weight.norm())
+
+
+class ReadsHeadDetached(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x) * self.head.weight.detach().norm())
+
+
+class HeadReadsBody(Net):
+    """The head holds the body out of sight, and uses its weight."""
+
+    class Head(nn.Module):
+        def __init__(self, other: nn.Linear) -> None:
+            super().__init__()
+            self.linear, self.others = nn.Linear(5, 3), [other]
+
+        def forward(self, z: Tensor) -> Tensor:
+            return self.linear(z) * self.others[0].weight.norm()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = self.Head(self.body[0])  # type: ignore[arg-type]
+
+
+class Told(Net):
+    """The network sets something in its head before it calls it."""
+
+    class Head(nn.Linear):
+        heat: Tensor
+
+        def forward(self, z: Tensor) -> Tensor:
+            return super().forward(z) * self.heat
+
+    def __init__(self) -> None:
+        super().__init__(self.Head(5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.head.heat = x.square().mean().sqrt()  # type: ignore[assignment]
+        return super().forward(x)
+
+
+class Bilinear(Net):
+    def __init__(self) -> None:
+        super().__init__(nn.Bilinear(5, 4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x), x)
+
+
+class Tied(nn.Module):
+    """The output layer shares the weight of an embedding, in which a layer of the body begins."""
+
+    def __init__(self, bias: bool = False) -> None:
+        super().__init__()
+        self.first, self.mix, self.head = nn.Linear(4, 3, bias=False), nn.Linear(3, 4), nn.Linear(4, 3, bias=bias)
+        self.head.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(self.first(x).tanh()))
+
+
+class Attending(nn.Module):
+    """A head that pools tokens by attention."""
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asks, self.out = nn.Parameter(torch.randn(5)), nn.Linear(5, 3)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.out(((tokens @ self.asks).softmax(-1).unsqueeze(-1) * tokens).sum(-2))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(1, 5), self.Head()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.embed(x[..., None]).tanh())
+
+
+class Cosine(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(torch.randn(3, 5)), nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.scale * F.linear(F.normalize(z, dim=-1), F.normalize(self.weight, dim=-1))
+
+
+class Checkpointed(Net):
+    saves = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.body(x)
+        found: Tensor = checkpoint(self.head, z, use_reentrant=False) if self.saves else self.head(z)
+        return found
+
+
+class Writing(nn.Module):
+    """Writes to its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 3)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.linear(z.mul_(2.0))
+
+
+class Halved(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / (1.0 + weight.norm())
+
+
+def parametrized() -> nn.Module:
+    head = nn.Linear(5, 3)
+    nn.utils.parametrize.register_parametrization(head, "weight", Halved())
+    return Net(head)
+
+
+def writing() -> nn.Module:
+    net = Net(Writing())
+    net.body = nn.Sequential(nn.Linear(4, 5))
+    return net
+
+
+def by_index() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+ALONE: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "linear": (Net, "head"),
+    "by_index": (by_index, "2"),
+    "deep": (lambda: Net(nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))), "head"),
+    "part_of_a_head": (lambda: Net(nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))), "head.2"),
+    "attending": (Attending, "head"),
+    "cosine": (lambda: Net(Cosine()), "head"),
+    "weight_norm": (lambda: Net(parametrizations.weight_norm(nn.Linear(5, 3))), "head"),
+    "parametrized": (parametrized, "head"),
+    "checkpointed": (Checkpointed, "head"),
+    "writing": (writing, "head"),
+}
+WHOLE: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
+    "scaled": (Scaled, "head", "something follows it"),
+    "log_softmax": (LogSoftmax, "head", "something follows it"),
+    "two_branches": (TwoBranches, "head", "something follows it"),
+    "in_the_middle": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3), nn.Linear(3, 3)), "2",
+                      "something follows it"),
+    "in_place": (ChangedInPlace, "head", "changed in place"),
+    "past_the_counter": (ChangedByData, "head", "changed in place"),
+    "keyword": (Keyword, "head", "with keywords"),
+    "bilinear": (Bilinear, "head", "more than one tensor"),
+    "twice": (Twice, "head", "called 2 times"),
+    "crops": (MultiCrop, "head", "called 2 times"),
+    "functional": (Functional, "head", "called 0 times"),
+    "tied": (Tied, "head", "shares first.weight"),
+    "tied_with_bias": (lambda: Tied(bias=True), "head", "shares first.weight"),
+    "reads_head": (ReadsHead, "head", "depends on its own tensors"),
+    "reads_values": (ReadsHeadDetached, "head", "depends on its own tensors"),
+    "told": (Told, "head", "depends on more than what it is called with"),
+    "reads_body": (HeadReadsBody, "head", "tensors of other layers"),
+}  # fmt: skip
+
+
+def head_loop(net: nn.Module, head: str, episode: Episode, steps: int, lr: float) -> tuple[dict[str, Tensor], Tensor]:
+    """Inner steps on the tensors of ``head`` by passes of the whole network; the meta-gradient, and the first task's outputs."""
+    outer = dict(net.named_parameters())
+    own = {id(value) for value in net.get_submodule(head).parameters()}
+    moving = [name for name, value in outer.items() if id(value) in own]
+    losses, outputs = [], []
+    for xs, ys, xq, yq in zip(*episode.support, *episode.query, strict=True):
+        params = dict(outer)
+        for _ in range(steps):
+            loss = F.cross_entropy(functional_call(net, params, (xs,)), ys)
+            grads = torch.autograd.grad(loss, [params[name] for name in moving], create_graph=True)
+            params |= {name: params[name] - lr * grad for name, grad in zip(moving, grads, strict=True)}
+        outputs.append(functional_call(net, params, (xq,)))
+        losses.append(F.cross_entropy(outputs[-1], yq))
+    grads = torch.autograd.grad(torch.stack(losses).mean(), list(outer.values()))
+    return {f"backbone.{name}": grad for name, grad in zip(outer, grads, strict=True)}, outputs[0].detach()
+
+
+def check(build: Callable[[], nn.Module], head: str, **options: Any) -> ANIL:
+    torch.manual_seed(0)
+    net, episode = build().double(), noise_episode(shape=(4,))
+    stock = copy.deepcopy(net)
+    if isinstance(stock, Checkpointed):
+        stock.saves = False  # torch would compute again with the parameters that the module holds by then
+    expected, outputs = head_loop(stock, head, episode, 3, 0.4)
+    module = ANIL(net, inner_steps=3, inner_lr=0.4, head=head, **options)
+    assert largest_error(module.meta_gradient(episode), expected) < 1e-9
+    adapted = module.adapt(Batch(episode.support.x[0], episode.support.y[0]))
+    torch.testing.assert_close(adapted(episode.query.x[0]), outputs)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # torch's, where it batches by a loop
+@pytest.mark.parametrize("execution", ["sequential", "vectorized"])
+@pytest.mark.parametrize("name", ALONE)
+def test_features_are_computed_once_where_the_head_is_all_that_counts(
+    name: str, execution: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        check(*ALONE[name], execution=execution)
+    assert "the whole network is run" not in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # torch's, where it batches by a loop
+@pytest.mark.parametrize("execution", ["sequential", "vectorized"])
+@pytest.mark.parametrize("name", WHOLE)
+def test_else_the_whole_network_is_run_and_one_line_says_why(
+    name: str, execution: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    build, head, reason = WHOLE[name]
+    with caplog.at_level("INFO"):
+        module = check(build, head, execution=execution)
+        module.meta_gradient(noise_episode(shape=(4,)))
+    (line,) = [record.getMessage() for record in caplog.records if "whole network" in record.getMessage()]
+    assert reason in line
+    assert f"head {head!r}" in line
+
+
+class OnlyInEvaluation(Net):
+    """Gives probabilities in evaluation, as networks made for serving do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = super().forward(x)
+        return found if self.training else found.softmax(-1)
+
+
+def test_what_follows_the_head_in_evaluation_alone_is_applied_there() -> None:
+    torch.manual_seed(0)
+    net, episode = OnlyInEvaluation().double(), noise_episode(shape=(4,))
+    stock = copy.deepcopy(net)
+    module = ANIL(net, inner_steps=2, inner_lr=0.4)
+    expected, _ = head_loop(stock, "head", episode, 2, 0.4)
+    assert largest_error(module.meta_gradient(episode), expected) < 1e-9
+    _, outputs = head_loop(stock.eval(), "head", episode, 2, 0.4)
+    adapted = module.adapt(Batch(episode.support.x[0], episode.support.y[0]))
+    torch.testing.assert_close(adapted(episode.query.x[0]), outputs)
+
+
+class Undecided(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        found = super().forward(x)
+        return found if float(x.detach().mean()) < 10 else 2 * found
+
+
+def test_a_way_that_depends_on_the_data_is_refused_in_one_line() -> None:
+    module = ANIL(Undecided().double(), inner_steps=1, execution="sequential")
+    episode = noise_episode(shape=(4,))
+    module.meta_gradient(episode)
+    later = Episode(episode.support, Batch(episode.query.x + 100, episode.query.y))
+    with pytest.raises(ConfigError, match="something follows it; let forward take the same way for all examples"):
+        module.meta_gradient(later)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: ANIL(Scaled(), head_solver="ridge"),
+        lambda: BilevelFewShot(Scaled(), head_loss="ridge"),
+    ],
+)
+def test_a_closed_form_needs_the_head_alone(build: Callable[[], ANIL]) -> None:
+    with pytest.raises(
+        ConfigError, match="needs a network whose output is that of its head 'head'.*something follows it"
+    ):
+        build().meta_gradient(noise_episode(shape=(4,), dtype=torch.float32))
+
+
+def test_bilevel_few_shot_solves_through_what_follows_the_head() -> None:
+    """ITD from a head at 0, against a plain loop with the penalty written out."""
+    torch.manual_seed(0)
+    net, episode = Scaled().double(), noise_episode(shape=(4,), tasks=1)
+    module = BilevelFewShot(net, l2=0.1, estimator="itd", inner_steps=3, inner_lr=0.2)
+    outer = {name: value for name, value in net.named_parameters() if name != "head.weight"}
+    weight = torch.zeros(3, 5, dtype=torch.float64, requires_grad=True)
+    start = weight
+    for _ in range(3):
+        loss = F.cross_entropy(
+            functional_call(net, {"head.weight": weight}, (episode.support.x[0],)), episode.support.y[0]
+        )
+        (grad,) = torch.autograd.grad(loss + 0.05 * weight.square().sum(), [weight], create_graph=True)
+        weight = weight - 0.2 * grad
+    loss = F.cross_entropy(functional_call(net, {"head.weight": weight}, (episode.query.x[0],)), episode.query.y[0])
+    expected = torch.autograd.grad(loss, list(outer.values()))
+    found = module.meta_gradient(episode)
+    assert start.grad is None
+    for name, grad in zip(outer, expected, strict=True):
+        torch.testing.assert_close(found[f"backbone.{name}"], grad, rtol=1e-9, atol=1e-12)
+
+
+def test_normalisation_is_that_of_support_and_query_apart_whichever_way_it_is_run() -> None:
+    class After(TinyConv):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 1.0
+
+    torch.manual_seed(0)
+    net, episode = TinyConv().double(), noise_episode()
+    after = After().double()
+    after.load_state_dict(net.state_dict())
+    expected = ANIL(net, inner_steps=2, inner_lr=0.4).meta_gradient(episode)
+    assert largest_error(ANIL(after, inner_steps=2, inner_lr=0.4).meta_gradient(episode), expected) < 1e-9
