@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 
 import torch
@@ -11,7 +12,7 @@ from torch.func import functional_call
 
 from metalearn.inner.rules import Params
 
-__all__ = ["Loss", "ModuleLoss", "compute_loss", "copy_loss", "loss_tensors", "network_tensors"]
+__all__ = ["Loss", "ModuleLoss", "compute_loss", "double_loss", "loss_tensors", "network_tensors"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """``loss(outputs [n, ...], targets [n, ...]) -> scalar``, a mean over the ``n`` examples."""
@@ -79,10 +80,23 @@ def network_tensors(params: Params) -> Params:
     return {name: value for name, value in params.items() if not name.startswith(PREFIX)}
 
 
-def copy_loss(loss: Loss, share: bool) -> Loss:
-    """A loss of the same structure, over the same tensors or over copies; a function as it is."""
+def share_loss(loss: Loss) -> Loss:
+    """A loss of a structure of its own over the same tensors; a function as it is."""
     if not isinstance(loss, ModuleLoss):
         return loss
-    module = loss.module
-    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())} if share else {}
-    return loss.over(copy.deepcopy(module, shared))
+    shared = {id(tensor): tensor for tensor in (*loss.module.parameters(), *loss.module.buffers())}
+    return loss.over(copy.deepcopy(loss.module, shared))
+
+
+def double_loss(loss: Loss) -> Loss:
+    """A copy in float64, of the arguments of a ``functools.partial`` too; another function as it is."""
+    if isinstance(loss, ModuleLoss):
+        return loss.over(copy.deepcopy(loss.module).double())
+    if isinstance(loss, functools.partial):
+        named = {name: _double(value) for name, value in loss.keywords.items()}
+        return functools.partial(loss.func, *map(_double, loss.args), **named)
+    return loss
+
+
+def _double(value: object) -> object:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.execution import Schedule, meta_loss
 from metalearn.inner.gradients import MemoryMode
 from metalearn.inner.kernels import own_kernels
-from metalearn.inner.losses import ModuleLoss, copy_loss
+from metalearn.inner.losses import double_loss
 from metalearn.inner.workers import Plan
 
 __all__ = ["TOLERANCE", "Probe"]
@@ -44,10 +45,8 @@ class Probe:
         for layer in self._network.modules():
             if isinstance(layer, nn.modules.dropout._DropoutNd):
                 layer.eval()  # its masks are random in both executions; everything else is compared
-        loss = copy_loss(adaptation.loss, share=False)
-        if isinstance(loss, ModuleLoss):
-            loss.module.double()
-        self._adaptation = replace(adaptation, learner=adaptation.learner.over(self._network), loss=loss)
+        learner = adaptation.learner.over(self._network)
+        self._adaptation = replace(adaptation, learner=learner, loss=double_loss(adaptation.loss))
         self._episode = _noise_like(episode)
         sizes = [{name: _double(size[name]) for name in size} for size in schedule.step_sizes]
         self._schedule = Schedule(min(schedule.steps, 2), sizes, schedule.order)
@@ -69,10 +68,15 @@ class Probe:
         with _entering(self._network, entered), contextlib.ExitStack() as stack:
             if not own_operators:
                 stack.enter_context(own_kernels())
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("error", message="There is a performance drop")
             try:
                 found = self._gradient(memory, Plan(tasks=len(self._episode.support.x)) if stacked else Plan())
-            except RuntimeError as error:  # what torch.func raises for an operator it cannot do
+            except (RuntimeError, UserWarning) as error:  # what torch.func raises for an operator it cannot do
                 where = f"layer {entered[-1]!r}: " if entered else ""
+                if isinstance(error, UserWarning):
+                    operator = str(error).partition("rule for ")[2].partition(". ")[0]
+                    return f"{where}torch.vmap has no rule for {operator}, and would take tasks one by one"
                 return f"{where}{str(error).strip().splitlines()[0][:160]}"
         # a tensor whose gradient vanishes, such as a bias before batch normalisation, holds rounding noise alone
         floor = 1e-6 * max(float(exact.norm()) for exact in self._exact.values())

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from metalearn.inner.adaptation import Adaptation
-from metalearn.inner.losses import copy_loss
+from metalearn.inner.losses import share_loss
 
 __all__ = ["Plan", "run_parts"]
 
@@ -72,7 +72,7 @@ def _with_own_structure(adaptation: Adaptation) -> Adaptation:
     network = adaptation.learner.backbone
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     learner = adaptation.learner.over(copy.deepcopy(network, shared))
-    return replace(adaptation, learner=learner, loss=copy_loss(adaptation.loss, share=True))
+    return replace(adaptation, learner=learner, loss=share_loss(adaptation.loss))
 
 
 @lru_cache(maxsize=4)

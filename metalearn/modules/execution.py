@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from metalearn.episode import Episode
 from metalearn.inner import Adaptation, MemoryMode, Plan, Probe, Schedule, evaluating
+from metalearn.inner.losses import double_loss
 
 __all__ = ["Choice", "ExecutionName", "choose_execution", "make_plan"]
 
@@ -50,10 +52,7 @@ def choose_execution(asked: ExecutionName, adaptation: Adaptation, episode: Epis
     try:
         probe = Probe(adaptation, episode, schedule)
     except (RuntimeError, TypeError) as error:  # what is wrong with the network itself comes up again
-        why = str(error).strip().splitlines()[0][:160]
-        return plainest._replace(
-            reasons=[f"a copy of the network does not run in float64, so nothing else is proven: {why}"]
-        )
+        return plainest._replace(reasons=[_blame(adaptation, episode, error)])
     reasons = []
     unfit = probe.find_inexactness("store", stacked=False)
     own = unfit is None
@@ -127,6 +126,30 @@ def _hooked_layer(network: nn.Module) -> str | None:
         if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
             return name or type(network).__name__
     return None
+
+
+def _blame(adaptation: Adaptation, episode: Episode, error: Exception) -> str:
+    """Whether it is the loss or the network that does not run in float64."""
+    (x, y), _ = episode
+    double = replace(adaptation, loss=double_loss(adaptation.loss))
+    with evaluating(adaptation.learner.backbone), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        try:
+            support, _ = adaptation.encode(adaptation.outer(), x[0], x[0])
+            outputs = adaptation.learner.support_logits(adaptation.learner.outer(), support).double()
+        except RuntimeError:
+            outputs = None
+        if outputs is not None:
+            params = {name: value.double() for name, value in adaptation.outer().items()}
+            try:
+                double.task_loss(params, outputs, y[0].double() if y.is_floating_point() else y[0])
+            except (RuntimeError, TypeError) as found:
+                why = str(found).strip().splitlines()[0][:160]
+                return (
+                    f"the loss does not run in float64, so nothing else is proven: {why} (a torch.nn.Module whose tensors are "
+                    "buffers would)"
+                )
+    why = str(error).strip().splitlines()[0][:160]
+    return f"a copy of the network does not run in float64, so nothing else is proven: {why}"
 
 
 def _draws_random_numbers(adaptation: Adaptation, episode: Episode) -> bool:

@@ -57,8 +57,8 @@ def check_loss(adaptation: Adaptation, outputs: Tensor, targets: Tensor, classes
                 raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
             raise ShapeError(
-                f"{name} cannot take {given} ({_types(outputs, targets)}): {reason}; change the targets, the number of the "
-                "backbone's outputs, or the loss"
+                f"{name} cannot take {given} ({_types(outputs, targets)}): {reason}; change the targets"
+                f"{' to floats' if not targets.is_floating_point() else ''}, the number of the backbone's outputs, or the loss"
             ) from error
         _check_scalar(name, value)
         _check_trainables(name, adaptation, outputs.detach(), targets)
@@ -129,7 +129,7 @@ def _check_pairs(name: str, given: str, adaptation: Adaptation, leaf: Tensor, ta
     if not torch.allclose(rows[0], rows[1], rtol=1e-4, atol=1e-7):
         raise ShapeError(
             f"{name} compares every output with the targets of other examples for {given}, as where shapes are broadcast; give "
-            f"targets and outputs the same shape, such as y.reshape(-1, {', '.join(map(str, leaf.shape[1:])) or '1'})"
+            f"targets the outputs' shape {list(leaf.shape)}, or outputs that of the targets"
         )
 
 

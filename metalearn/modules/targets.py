@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from metalearn.episode import Batch
 from metalearn.errors import MetalearnError, ShapeError
 from metalearn.inner import Adaptation, ModuleLoss
-from metalearn.modules.loss_checks import check_loss, name_loss
+from metalearn.modules.loss_checks import check_loss
 
 __all__ = ["Reading", "find_ignored_label", "presume_classes", "read_batch"]
 
@@ -87,7 +87,7 @@ def read_batch(
     per_place = outputs.ndim == y.ndim + 1 and outputs.shape[2:] == y.shape[1:]
     classes = labels and per_place and named != "mse" and (outputs.shape[1] > 1 or named is not None)
     if named is not None:
-        _check_named(named, outputs, y, classes, role, adaptation)
+        _check_named(named, outputs, y, classes, role)
     y_dtype = None
     if labels and (classes or y.dtype != torch.bool):
         y_dtype = torch.int64
@@ -151,7 +151,7 @@ def _try_network(
     return outputs[: len(x)], casts
 
 
-def _check_named(named: str, outputs: Tensor, y: Tensor, classes: bool, role: str, adaptation: Adaptation) -> None:
+def _check_named(named: str, outputs: Tensor, y: Tensor, classes: bool, role: str) -> None:
     if classes:
         return
     if named == "mse" or y.is_floating_point():
@@ -168,7 +168,7 @@ def _check_named(named: str, outputs: Tensor, y: Tensor, classes: bool, role: st
         expected = "[examples], with a backbone that gives [examples, ways]"
     raise ShapeError(
         f"the backbone gives outputs of shape {list(outputs.shape)} for targets of shape {list(y.shape)} "
-        f"({_short(y.dtype)}), but the loss {name_loss(adaptation.loss)} needs targets of shape {expected}; change the "
+        f"({_short(y.dtype)}), but the loss {named!r} needs targets of shape {expected}; change the "
         "backbone's number of outputs, the targets' shape, or the loss"
     )
 
