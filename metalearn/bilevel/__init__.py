@@ -34,8 +34,9 @@ from metalearn.bilevel.estimators import (
 )
 from metalearn.bilevel.hypergradients import Diagnostics, Hypergradient, certify, hypergradient
 from metalearn.bilevel.implicit import solve_inner
+from metalearn.bilevel.indefinite import CGOrMinRes, MinRes, NormalCG
 from metalearn.bilevel.instances import Quadratic, WorstCase, quadratic, simple_worst_case, worst_case
-from metalearn.bilevel.linear import CG, FixedPoint, HeavyBallLinear, LinearSolver, Neumann, NormalCG
+from metalearn.bilevel.linear import CG, FixedPoint, HeavyBallLinear, LinearSolver, Neumann
 from metalearn.bilevel.oracles import OracleCounts, Oracles
 from metalearn.bilevel.problem import BilevelProblem, Constants, parameters_as_inner
 from metalearn.bilevel.prox import L1, Box, GroupL1, Prox
@@ -58,6 +59,7 @@ __all__ = [
     "BiO",
     "BilevelProblem",
     "Box",
+    "CGOrMinRes",
     "Certificate",
     "Chunked",
     "Constants",
@@ -76,6 +78,7 @@ __all__ = [
     "Hypergradient",
     "InnerSolver",
     "LinearSolver",
+    "MinRes",
     "Nesterov",
     "Neumann",
     "NormalCG",

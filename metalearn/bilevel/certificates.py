@@ -101,7 +101,7 @@ def sharpen(
         y = y - solver.solve(here.hvp, here.residual).v
         there = oracles.linearize(x, y, inner)
         gradient = oracles.outer_gradient(x, y, outer)
-        v, dual, _ = solver.solve(there.hvp, gradient.of_y, v)
+        v, dual, *_ = solver.solve(there.hvp, gradient.of_y, v)
         better = (gradient.of_x - there.jvp(v)) / oracles.averages
         bound = error_bound(constants, y, v, norm(there.residual), dual)
         if problem.shared_x:

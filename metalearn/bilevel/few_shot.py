@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from metalearn.bilevel.indefinite import tell_of_curvature
 from metalearn.bilevel.linear import LinearSolver
 from metalearn.bilevel.oracles import OracleCounts
 from metalearn.bilevel.solvers import GradientDescent, InnerSolver
@@ -30,7 +31,7 @@ def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().sum(-1).mean() / 2
 
 
-@dataclass
+@dataclass(eq=False)
 class Report:
     """What the hypergradients of a step cost, and how well their systems were solved.
 
@@ -170,8 +171,11 @@ class _System:
             (along,) = torch.autograd.grad(self.gradient, self.point, v, retain_graph=True)
             return along + self.adaptation.damping * v if self.adaptation.damping else along
 
-        v, residual, _ = linear.solve(product, u)
-        report.dual.append(residual.reshape(-1))
+        found_v = linear.solve(product, u)
+        v = found_v.v
+        if found_v.curvature is not None:
+            tell_of_curvature("the inner problem of tasks", self.adaptation.report, found_v)
+        report.dual.append(found_v.residual.reshape(-1))
         report.count("jvp", tasks)
         found: list[Tensor | None] = []
         if self.reached:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from metalearn.bilevel.estimators.base import inner_gradient
-from metalearn.bilevel.linear import CG, LinearSolver
+from metalearn.bilevel.indefinite import CGOrMinRes, tell_of_curvature
+from metalearn.bilevel.linear import LinearSolver, bent
 from metalearn.bilevel.oracles import Linearization, OracleCounts, Oracles, Sample, finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers import InnerSolver
@@ -49,7 +50,7 @@ def solve_inner(
         y: where the solver starts; ``None`` for ``init_inner(x)``.
         inner: the solver.
         solver: of the linear system; ``None`` for conjugate gradients to a residual of 1e-3 times the machine's root epsilon
-            of the right-hand side's norm.
+            of the right-hand side's norm, or where they meet negative curvature minimal residuals, said once in the log.
         seed: draws the batch.
         step: draws the batch.
         counts: is updated; ``None`` for new ones.
@@ -170,7 +171,12 @@ class _Adjoint(torch.autograd.Function):
         oracles, sample = setting.oracles(leaves)
         chosen = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
         here = Linearization(oracles, x, y, sample, chosen)
-        v = (setting.solver or _precise(u)).solve(here.hvp, u.detach()).v
+        solved = (setting.solver or _precise(u)).solve(here.hvp, u.detach())
+        if solved.curvature is not None:
+            if oracles.constants(x).mu is not None:
+                raise bent("CG", float(solved.curvature.min()))
+            tell_of_curvature("solve_inner", setting.problem.inner_loss, solved)
+        v = solved.v
         finite(v, "v", setting.step)
         found = tuple(-each for each in here.vjp(v))
         for each in found:
@@ -208,6 +214,6 @@ def _forward_mode() -> BilevelError:
 
 def _precise(u: Tensor) -> LinearSolver:
     size = float(torch.linalg.vector_norm(u, dim=-1).max())
-    return CG(
+    return CGOrMinRes(
         tolerance=max(1e-3 * torch.finfo(u.dtype).eps ** 0.5 * size, torch.finfo(u.dtype).tiny), max_iterations=10_000
     )

@@ -23,13 +23,20 @@ __all__ = [
     "LinearSolution",
     "LinearSolver",
     "Neumann",
-    "NormalCG",
     "Product",
+    "bent",
     "curvature_along",
+    "damped",
 ]
 
 FAR = 1e6
 """Growth of a residual beyond which the run says no more."""
+
+REMEDIES = (
+    "add l2 regularisation, solve the inner problem further, give the solver damping= above the negative curvature, or use "
+    "CGOrMinRes, or the estimator ITD, which needs no curvature"
+)
+"""What helps where the inner loss is not strongly convex."""
 
 Product = Callable[[Tensor], Tensor]
 """``v -> H v``, ``[D]`` or ``[B, D]``."""
@@ -40,13 +47,16 @@ class LinearSolution(NamedTuple):
 
     Attributes:
         v: ``[D]`` or ``[B, D]``.
-        residual: ``|H v - b|``, ``[]`` or ``[B]``.
+        residual: ``|H v - b|``, ``[]`` or ``[B]``; with damping ``|(H + damping I) v - b|``.
         iterations: their number.
+        curvature: of the problems that conjugate gradients could not solve and another method did, ``[]`` or ``[B]``; infinite
+            for the others, ``None`` where there are none.
     """
 
     v: Tensor
     residual: Tensor
     iterations: int
+    curvature: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +67,14 @@ class LinearSolver(ABC):
         iterations: their number, or
         tolerance: the residual's norm at which each problem stops.
         max_iterations: with a tolerance, after how many iterations it is an error.
+        damping: ``d``, is added to ``H``: ``(H + d I) v = b``. Above the negative curvature the system is positive definite, and
+            ``v`` is biased towards ``b/d``; 0 for the exact solution.
     """
 
     iterations: int | None = None
     tolerance: float | None = None
     max_iterations: int = 1000
+    damping: float = 0.0
 
     growth: ClassVar[float] = 1.01
     """How much the residual's norm may grow in a run on a positive definite ``H``."""
@@ -87,6 +100,8 @@ class LinearSolver(ABC):
             raise ConfigError(f"{name}(max_iterations={self.max_iterations}), but it must be at least 1; use 1000")
         if self.tolerance is not None and not self.tolerance > 0:
             raise ConfigError(f"{name}(tolerance={self.tolerance}), but it must be above 0; use 1e-6")
+        if not 0 <= self.damping < math.inf:
+            raise ConfigError(f"{name}(damping={self.damping}), but it must be at least 0 and finite; use 0.0")
 
     @abstractmethod
     def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -102,6 +117,7 @@ class LinearSolver(ABC):
         Raises:
             BilevelError: negative curvature, a residual that grows, or a tolerance that was not reached.
         """
+        product = damped(product, self.damping)
         if v is None:
             v, r = torch.zeros_like(b), b
         else:
@@ -126,7 +142,7 @@ class LinearSolver(ABC):
                 # each problem keeps the first solution that is good enough, whatever the others do
                 answer = torch.where(done.unsqueeze(-1), answer, found)
                 residual = torch.where(done, residual, norm(r))
-                done = residual <= tolerance
+                done = (residual <= tolerance) | self.given_up(residual)
                 if bool(done.all()):
                     break
             if count == limit:
@@ -136,12 +152,20 @@ class LinearSolver(ABC):
         self._check_curvature_of_last(b, before, r)
         self._check_growth(product, b, first, r, start)
         # what is not finite is for the caller to say, who knows the term and the step
-        if self.tolerance is not None and not bool((done | ~residual.isfinite()).all()):
-            raise BilevelError(
-                f"{type(self).__name__} reached |H v - b| = {float(residual.max()):.3g} in {limit} iterations, but "
-                f"tolerance={tolerance:g} was asked for; raise max_iterations or loosen the tolerance"
-            )
+        if self.tolerance is not None and not bool((done | ~residual.isfinite() | self.given_up(residual)).all()):
+            raise self.not_reached(residual, limit)
         return LinearSolution(answer, residual, count)
+
+    def given_up(self, residual: Tensor) -> Tensor:
+        """The problems that are left for another solver to do, like ``residual``."""
+        return torch.zeros_like(residual, dtype=torch.bool)
+
+    def not_reached(self, residual: Tensor, iterations: int) -> BilevelError:
+        """What to raise where the tolerance was not reached."""
+        return BilevelError(
+            f"{type(self).__name__} reached |H v - b| = {float(residual.max()):.3g} in {iterations} iterations, but "
+            f"tolerance={self.tolerance:g} was asked for; raise max_iterations or loosen the tolerance"
+        )
 
     def _check_curvature_of_last(self, b: Tensor, before: Tensor, r: Tensor) -> None:  # noqa: B027  # few solvers can
         """Raise if the last two residuals tell that ``H`` has negative curvature."""
@@ -163,10 +187,13 @@ class LinearSolver(ABC):
                     break
             if not bool(now.isfinite().all()):
                 return  # for the caller, who knows the term and the step
-        curvature = curvature_along(r, product(r))
+        self._meet_growth(first, now, curvature_along(r, product(r)), grown)
+
+    def _meet_growth(self, first: Tensor, now: Tensor, curvature: Tensor, grown: Tensor) -> None:
         raise BilevelError(
             f"the residual |H v - b| of {type(self).__name__} grew from {_worst(first, grown):.3g} to "
-            f"{_worst(now, grown):.3g}, where the inner loss has the curvature {_worst(curvature, grown):.3g}; {self.stable}"
+            f"{_worst(now, grown):.3g}, where the inner loss has the curvature {_worst(curvature, grown) - self.damping:.3g}; "
+            f"{self.stable}"
         )
 
 
@@ -180,6 +207,7 @@ class CG(LinearSolver):
     """
 
     growth: ClassVar[float] = 1e3  # only the error is monotone
+    stable: ClassVar[str] = f"it must be positive: {REMEDIES}"
 
     def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         # a residual at the level of rounding has no direction: such a problem rests
@@ -188,7 +216,10 @@ class CG(LinearSolver):
         while True:
             along = product(p)
             bend, moves = dot(p, along), ~(square <= floor)  # what is not a number moves, and is seen
-            self._check_curvature(bend, p, moves)
+            wrong = (bend <= 0) & moves
+            if bool(wrong.any()):
+                self._meet_curvature(bend / dot(p, p), wrong)
+            moves = moves & ~self.given_up(bend)
             if not bool(moves.any()):
                 return
             step = torch.where(moves, square / torch.where(moves, bend, 1.0), 0.0)
@@ -197,36 +228,8 @@ class CG(LinearSolver):
             p = r + scale(torch.where(moves, square / torch.where(moves, before, 1.0), 0.0), p)
             yield v, r
 
-    def _check_curvature(self, bend: Tensor, p: Tensor, moves: Tensor) -> None:
-        wrong = (bend <= 0) & moves
-        if bool(wrong.any()):
-            raise BilevelError(
-                f"CG met the curvature {_worst(bend / dot(p, p), wrong):.3g} in inner_loss, but it must be strongly "
-                "convex in y; add l2 regularisation, solve the inner problem further, or use NormalCG"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class NormalCG(LinearSolver):
-    """Conjugate gradients on ``H^2 v = H b`` (CGNR): two products an iteration, for a symmetric ``H`` of any sign; the
-    residual never grows."""
-
-    def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        z = product(r)
-        floor = torch.finfo(b.dtype).eps * norm(b)
-        p, square = z, dot(z, z)
-        while True:
-            along = product(p)
-            length = dot(along, along)
-            moves = ~((norm(r) <= floor) | (length <= 0))
-            if not bool(moves.any()):
-                return
-            step = torch.where(moves, square / torch.where(moves, length, 1.0), 0.0)
-            v, r = v + scale(step, p), r - scale(step, along)
-            yield v, r
-            z = product(r)
-            before, square = square, dot(z, z)
-            p = z + scale(torch.where(moves, square / torch.where(moves, before, 1.0), 0.0), p)
+    def _meet_curvature(self, curvature: Tensor, wrong: Tensor) -> None:
+        raise bent("CG", _worst(curvature, wrong), self.damping)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +257,8 @@ class FixedPoint(LinearSolver):
 
     def check(self, constants: Constants) -> None:
         if constants.L is not None:
-            check_step_size(f"{type(self).__name__}.step_size", self.step_size, 2 / constants.L, constants.L)
+            smooth = constants.L + self.damping
+            check_step_size(f"{type(self).__name__}.step_size", self.step_size, 2 / smooth, smooth)
 
     def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
@@ -268,10 +272,7 @@ class FixedPoint(LinearSolver):
         eps = torch.finfo(b.dtype).eps
         wrong = (curvature < -100 * eps / self.step_size) & (norm(before) > eps**0.5 * norm(b))
         if bool(wrong.any()):
-            raise BilevelError(
-                f"{type(self).__name__} met the curvature {_worst(curvature, wrong):.3g} in inner_loss, but it must "
-                "be strongly convex in y; add l2 regularisation, solve the inner problem further, or use NormalCG"
-            )
+            raise bent(type(self).__name__, _worst(curvature, wrong), self.damping)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,8 +311,8 @@ class HeavyBallLinear(FixedPoint):
 
     def check(self, constants: Constants) -> None:
         if constants.L is not None:
-            largest = 2 * (1 + self.momentum) / constants.L
-            check_step_size("HeavyBallLinear.step_size", self.step_size, largest, constants.L)
+            smooth = constants.L + self.damping
+            check_step_size("HeavyBallLinear.step_size", self.step_size, 2 * (1 + self.momentum) / smooth, smooth)
 
     def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         move = torch.zeros_like(v)
@@ -322,6 +323,19 @@ class HeavyBallLinear(FixedPoint):
 
     def _check_curvature_of_last(self, b: Tensor, before: Tensor, r: Tensor) -> None:
         """Two residuals do not tell: the move has the momentum of earlier ones."""
+
+
+def damped(product: Product, damping: float) -> Product:
+    """``v -> H v + damping v``; the product itself without damping."""
+    return product if damping == 0 else lambda v: product(v) + damping * v
+
+
+def bent(method: str, curvature: float, damping: float = 0.0) -> BilevelError:
+    """What to raise where a method that needs a positive definite ``H + damping I`` met this curvature of it."""
+    place = f"{curvature - damping:.3g}" + (f", with damping={damping:g} {curvature:.3g}," if damping else "")
+    return BilevelError(
+        f"{method} met the curvature {place} in inner_loss, but it must be strongly convex in y; {REMEDIES}"
+    )
 
 
 def curvature_along(v: Tensor, along: Tensor) -> Tensor:

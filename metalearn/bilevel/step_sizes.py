@@ -22,7 +22,10 @@ def smoothness_of_phi(constants: Constants) -> float:
     """``L_Phi``: that of the constants, or a bound.
 
     Of a quadratic ``g`` (``rho_J = rho_H = 0``) ``L_fxx + 2 L_fxy L_xy/mu + L_fyy L_xy^2/mu^2``; else, with ``L`` for every first
-    Lipschitz constant, ``L + (2 L^2 + rho_J M^2)/mu + (rho_H L M + L^3 + rho_J M L)/mu^2 + rho_H L^2 M/mu^3`` (lemma 2.1 there).
+    Lipschitz constant, ``L + (2 L^2 + rho_J M)/mu + (rho_H L M + L^3 + rho_J M L)/mu^2 + rho_H L^2 M/mu^3``: that of ``J v*``
+    with ``|v*| <= M/mu``, where ``y*`` has ``L/mu`` and ``v*`` has ``(L + rho_H M/mu)(1 + L/mu)/mu``. Lemma 2.1 there prints
+    ``rho_J M^2`` for ``rho_J M``, which is of another unit in ``f`` and too small where ``M < 1``. Here ``rho_J`` and ``rho_H``
+    are Lipschitz constants in ``x`` and ``y`` together, not in ``y`` alone, and ``g`` is quadratic in both.
 
     Raises:
         ConfigError: a constant is unknown.
@@ -35,7 +38,7 @@ def smoothness_of_phi(constants: Constants) -> float:
     mu, smooth, m, rho_j, rho_h = constants.need("L_phi", "mu", "L", "M", "rho_J", "rho_H")
     return (
         smooth
-        + (2 * smooth**2 + rho_j * m**2) / mu
+        + (2 * smooth**2 + rho_j * m) / mu
         + (rho_h * smooth * m + smooth**3 + rho_j * m * smooth) / mu**2
         + rho_h * smooth**2 * m / mu**3
     )

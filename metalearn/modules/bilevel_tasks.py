@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from metalearn.bilevel.few_shot import BilevelAdaptation, Report
-from metalearn.bilevel.linear import NormalCG
+from metalearn.bilevel.indefinite import NormalCG
 from metalearn.bilevel.oracles import OracleCounts
 from metalearn.episode import Episode
 from metalearn.errors import BilevelError

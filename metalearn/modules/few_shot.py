@@ -10,7 +10,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from metalearn.bilevel.few_shot import BilevelAdaptation, half_squared_error
-from metalearn.bilevel.linear import CG, FixedPoint, LinearSolver, Neumann, NormalCG
+from metalearn.bilevel.indefinite import NormalCG
+from metalearn.bilevel.linear import CG, FixedPoint, LinearSolver, Neumann
 from metalearn.bilevel.oracles import OracleCounts
 from metalearn.bilevel.solvers import GradientDescent, InnerSolver, Nesterov
 from metalearn.errors import ConfigError

@@ -154,11 +154,14 @@ def test_a_ridge_head_is_the_closed_form() -> None:
     agree(found, {name: expected[name] for name in ("backbone.body.1.weight", "backbone.body.1.bias", "scale")}, 1e-9)
 
 
-@pytest.mark.parametrize("damping", [0.0, 7.0])
-def test_damping_is_added_to_the_system_alone(damping: float) -> None:
-    """Against a dense solve at the end of a plain loop, whose Hessian is bent downwards."""
-    episode, lam, net = noise_episode(2), 3.0, smooth()
-    module = IMAML(net, inner_steps=5, inner_lr=0.1, lam=lam, cg_steps=150, damping=damping)
+@pytest.mark.parametrize(
+    ("damping", "lam", "solver", "positive"),
+    [(0.0, 3.0, "cg", True), (7.0, 3.0, "cg", True), (0.0, 0.01, "auto", False), (7.0, 3.0, "auto", True)],
+)
+def test_damping_is_added_to_the_system_alone(damping: float, lam: float, solver: Any, positive: bool) -> None:
+    """Against a dense solve at the end of a plain loop, whose Hessian is bent downwards; ``"auto"`` solves what has any sign."""
+    episode, net = noise_episode(2), smooth()
+    module = IMAML(net, inner_steps=5, inner_lr=0.1, lam=lam, cg_steps=150, damping=damping, linear_solver=solver)
     found = module.meta_gradient(episode)
     names, values = zip(*((name, value.detach()) for name, value in net.named_parameters()), strict=True)
     shapes, start = [value.shape for value in values], torch.cat([value.flatten() for value in values])
@@ -180,6 +183,7 @@ def test_damping_is_added_to_the_system_alone(damping: float) -> None:
         bend: Any = torch.autograd.functional.hessian(lambda w: loss(w, xs, ys), y)  # noqa: B023  # called at once
         assert float(torch.linalg.eigvalsh(bend).min()) < 0
         system = bend + (lam + damping) * torch.eye(len(y), dtype=torch.float64)
+        assert (float(torch.linalg.eigvalsh(system).min()) > 0) == positive
         total += lam * torch.linalg.solve(system, right) / 2
     expected = dict(zip(names, total.split([shape.numel() for shape in shapes]), strict=True))
     agree({name: found[f"backbone.{name}"].flatten() for name in names}, expected, 1e-9)

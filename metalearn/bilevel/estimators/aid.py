@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.certificates import NEEDED, error_bound
-from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic
-from metalearn.bilevel.linear import CG, LinearSolver
-from metalearn.bilevel.oracles import Oracles, finite
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_reach, check_result, deterministic, reach_first
+from metalearn.bilevel.indefinite import CGOrMinRes, tell_of_curvature
+from metalearn.bilevel.linear import LinearSolution, LinearSolver, bent
+from metalearn.bilevel.oracles import Linearization, Oracles, OuterGradient, finite
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers import InnerSolution, check_growth, growth
 from metalearn.bilevel.trees import norm
@@ -28,7 +29,9 @@ class AID(Estimator):
 
     Attributes:
         inner: see :class:`~metalearn.bilevel.estimators.base.Estimator`.
-        solver: of the linear system.
+        solver: of the linear system. The default takes ten iterations of conjugate gradients; of problems in which they meet
+            negative curvature, as in networks, it takes as many of minimal residuals as are needed, and says so once in the log.
+            Where ``constants.mu`` is known such curvature is an error.
         tolerance: the largest certified error of ``G``, by :mod:`metalearn.bilevel.certificates`; then the inner steps and the
             iterations are chosen so that it holds, whatever numbers ``inner`` and ``solver`` have. Of problems that share ``x``
             each is solved to it.
@@ -38,7 +41,7 @@ class AID(Estimator):
         ConfigError: a tolerance without the constants that the certificate is made of.
     """
 
-    solver: LinearSolver = field(default_factory=lambda: CG(iterations=10))
+    solver: LinearSolver = field(default_factory=lambda: CGOrMinRes(iterations=10))
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
@@ -70,16 +73,29 @@ class AID(Estimator):
         residual = norm(here.residual) if deterministic(oracles) else None  # of one batch it says nothing
         if residual is not None and solved.first is not None and self.inner is not None:
             check_growth(solved.first, residual, solved.steps, self.inner.step_size, oracles.outer_step(step))
-        found = solver.solve(here.hvp, outer.of_y, v)
+        with reach_first(outer, here):
+            found = solver.solve(here.hvp, outer.of_y, v)
+            self._check_fallback(oracles, x, outer, here, found)
         jacobian = oracles.sample("jacobian", step)
         if jacobian.data is not here.sample.data:
             here = oracles.linearize(x, y, jacobian)
         value = (outer.of_x - here.jvp(found.v)) / oracles.averages
         check_result(oracles, x, y, outer, value, step, found.v)
+        # of the system without damping, at most
+        dual = found.residual + solver.damping * norm(found.v) if solver.damping else found.residual
         change = growth(solved.first, residual) if solved.first is not None and residual is not None else None
-        return Estimate(
-            value, y, found.v, outer.losses, residual, found.residual, solved.steps, found.iterations, change
-        )
+        return Estimate(value, y, found.v, outer.losses, residual, dual, solved.steps, found.iterations, change)
+
+    def _check_fallback(
+        self, oracles: Oracles, x: Tensor, outer: OuterGradient, here: Linearization, found: LinearSolution
+    ) -> None:
+        """Raise where the solver has met curvature that the constants exclude; else say that it has."""
+        if found.curvature is None:
+            return
+        check_reach(outer, here)
+        if oracles.constants(x).mu is not None:
+            raise bent("CG", float(found.curvature.min()))
+        tell_of_curvature("AID", oracles.problem.inner_loss, found)
 
     def _to_tolerance(
         self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int, tolerance: float

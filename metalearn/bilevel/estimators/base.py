@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
-from metalearn.bilevel.oracles import Oracles, OuterGradient, finite
+from metalearn.bilevel.oracles import Linearization, Oracles, OuterGradient, finite
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers import Gradient, InnerSolution, InnerSolver, check_growth
 from metalearn.bilevel.streams import Fixed
 from metalearn.bilevel.trees import all_finite
 from metalearn.errors import BilevelError
 
-__all__ = ["Estimate", "Estimator", "check_result", "deterministic", "inner_gradient"]
+__all__ = ["Estimate", "Estimator", "check_reach", "check_result", "deterministic", "inner_gradient", "reach_first"]
 
 
 class Estimate(NamedTuple):
@@ -110,15 +112,27 @@ def check_result(
                 _check_products(oracles, x, y, outer, step)
             if term is not None:
                 finite(term, name, oracles.outer_step(step))
-    if (
-        not outer.reaches_x
-        and not bool(value.any())
-        and not oracles.linearize(x, y, oracles.sample("inner", step)).reaches_x
-    ):
+    if not outer.reaches_x and not bool(value.any()):
+        check_reach(outer, oracles.linearize(x, y, oracles.sample("inner", step)))
+
+
+def check_reach(outer: OuterGradient, here: Linearization) -> None:
+    """Raise a BilevelError if neither loss depends on ``x``."""
+    if not outer.reaches_x and not here.reaches_x:
         raise BilevelError(
             "neither outer_loss nor inner_loss depends on x, but x is what is optimised; compute one of them from x, "
             "without detach() or .item()"
         )
+
+
+@contextmanager
+def reach_first(outer: OuterGradient, here: Linearization) -> Iterator[None]:
+    """Where a solver fails, say first that neither loss depends on ``x``, if that is so: its curvature then matters to nobody."""
+    try:
+        yield
+    except BilevelError:
+        check_reach(outer, here)
+        raise
 
 
 def _check_products(oracles: Oracles, x: Tensor, y: Tensor, outer: OuterGradient, step: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_reach, check_result, deterministic
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.trees import norm
 from metalearn.errors import BilevelError, ConfigError
@@ -49,10 +49,11 @@ class Exact(Estimator):
         matrix = (matrix + matrix.mT) / 2
         factor, info = torch.linalg.cholesky_ex(matrix)
         if bool(info.any()):
+            check_reach(outer, here)
             smallest = float(torch.linalg.eigvalsh(matrix).min())
             raise BilevelError(
                 f"inner_loss has the curvature {smallest:.3g}, but it must be strongly convex in y; add l2 "
-                "regularisation, or solve the inner problem further"
+                "regularisation, solve the inner problem further, or use AID(), which falls back, or ITD"
             )
         v = torch.cholesky_solve(outer.of_y.unsqueeze(-1), factor).squeeze(-1)
         value = (outer.of_x - here.jvp(v)) / oracles.averages

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, reach_first
 from metalearn.bilevel.linear import curvature_along
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.problem import Constants
@@ -78,10 +78,12 @@ class StocBiONeumann(Estimator):
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step, 0, self.outer_size))
         before = term = total = outer.of_y
         for index, size in enumerate(self.sizes(oracles.problem.constants)):
-            sample = oracles.sample("hessian", step, index, size)
-            before, term = term, term - self.eta * oracles.linearize(x, y, sample).hvp(term)
+            here = oracles.linearize(x, y, oracles.sample("hessian", step, index, size))
+            before, term = term, term - self.eta * here.hvp(term)
             total = total + term
-        self._check_curvature(oracles, outer.of_y, before, term, oracles.outer_step(step))
+        with reach_first(outer, here):
+            self._check_curvature(oracles, outer.of_y, before, term, oracles.outer_step(step))
+        del here  # and its graph
         v = self.eta * total
         jacobian = oracles.sample("jacobian", step, 0, self.jacobian_size)
         value = (outer.of_x - oracles.linearize(x, y, jacobian).jvp(v)) / oracles.averages
@@ -107,5 +109,6 @@ class StocBiONeumann(Estimator):
             worst = float((curvature_along(before, before - last) / self.eta)[wrong][0])
             raise BilevelError(
                 f"the Neumann series met the curvature {worst:.3g} in inner_loss at outer step {step}, but it must be between 0 "
-                f"and 2/eta = {2 / self.eta:.3g}; lower eta={self.eta:g}, or add l2 regularisation to inner_loss"
+                f"and 2/eta = {2 / self.eta:.3g}; lower eta={self.eta:g}, add l2 regularisation to "
+                "inner_loss, or use AID() or ITD"
             )
