@@ -102,6 +102,7 @@ def test_first_block(
     if constant:
         images = images.detach()
     inputs = [images, tensor(4, 1, 3, 3, shared=shared), weight, tensor(4, shared=shared)]
+    inputs[1].data[..., 2, :, :, :] = 0  # has no variance, but its second derivative
 
     def ours(x: Tensor, filters: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return first_block(x, filters, Geometry((1, 1), (1, 1)), weight, bias, 1e-5, relu)

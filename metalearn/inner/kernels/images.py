@@ -5,8 +5,8 @@ with the image patches ``c`` (columns of ``C h w`` values), so that its mean and
 
     mean = W mean(c)    variance = diag(W cov(c) W')
 
-and a scale per channel commutes with max-pooling up to its sign. So the product is made, pooled and forgotten: it is never
-normalised, never passed over for statistics, and not kept for the backward passes.
+both in float64, and a scale per channel commutes with max-pooling up to its sign. So the product is made, pooled and forgotten:
+it is never normalised, never passed over for statistics, and not kept for the backward passes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -24,6 +25,8 @@ __all__ = ["first_block"]
 
 AT_ONCE = 1 << 19
 """Values of the product that are made at once on a CPU: 2 MB in float32."""
+FLAT = 4.0
+"""Of images, from this quotient of mean and standard deviation on."""
 
 
 def first_block(
@@ -42,26 +45,64 @@ def first_block(
     """
     kind = autocast_kind(x)
     with torch.autocast(x.device.type, enabled=False):
-        columns = unfold(x, filters, geometry)
         flat = filters.flatten(1)
-        wide = accumulator(torch.empty(0, dtype=kind)) if kind is not None else x.dtype
-        patches = columns.to(wide)
-        count = patches.shape[0] * patches.shape[2]
-        centre = patches.sum((0, 2)) / count
-        centred = patches - centre[:, None]
-        spread = torch.bmm(centred, centred.transpose(1, 2)).sum(0) / count
-        mean = flat @ centre
-        scale = torch.rsqrt(((flat @ spread) * flat).sum(1) + eps)
+        columns = unfold(_darken(x, geometry.padding), filters, geometry._replace(padding=(0, 0)))
+        mean, variance = _moments(columns, flat)
+        scale = torch.rsqrt(variance + eps)
         if weight is not None:
             scale = scale * weight
         shift = -mean * scale if bias is None else bias - mean * scale
         sign = torch.where(scale.detach() < 0, -1.0, 1.0).to(flat.dtype)
         signed = flat * sign[:, None]
-        if kind is not None:
-            columns, signed = columns.to(kind), signed.to(kind)
-        z = _PooledProduct.apply(columns[None], signed[None], output_size(x, filters, geometry))[0].squeeze(0)
+        kind = x.dtype if kind is None else kind
+        size = output_size(x, filters, geometry)
+        z = _PooledProduct.apply(columns.to(kind)[None], signed.to(kind)[None], size)[0].squeeze(0)
         y = torch.addcmul(shift.to(z.dtype).view(-1, 1, 1), z, (scale * sign).to(z.dtype).view(-1, 1, 1))
         return y.relu_() if relu else y
+
+
+def _darken(x: Tensor, padding: tuple[int, int]) -> Tensor:
+    """``x``, padded, less the mean of each channel where that is above ``FLAT`` times the deviation: products are then rounded
+    by the images' contrast in the place of their brightness.
+
+    A shift of all that a filter sees shifts its output, which normalisation takes away: to every derivative it is a constant.
+    Nearly all pixels are then between half and twice the mean, so that their differences to it are exact. Otherwise nothing is
+    subtracted: what lies near zero has digits to lose.
+    """
+    high, wide = padding
+    pixels = x.detach().to(_widest(x))
+    mean = pixels.mean((0, 2, 3), keepdim=True)
+    variance = (pixels - mean).square().mean((0, 2, 3), keepdim=True)
+    level = torch.where(mean * mean > FLAT**2 * variance, mean, 0.0)[0]
+    x = F.pad(x.to(accumulator(x)), (wide, wide, high, high))
+    return x - level.to(x.dtype)
+
+
+def _moments(columns: Tensor, flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance ``[D]`` of the product of the filters ``[D, P]`` with patches ``[n, P, H W]``.
+
+    An edge filter answers a smooth image by a small part of the image's own spread, and its variance is the square of that part:
+    in float32 nothing would be left of it. Where less is left than the rounding of its terms, it is raised to that, so that it
+    is never negative.
+    """
+    kind = _widest(columns)
+    flat = flat.to(kind)
+    firsts, seconds = [], []
+    for part in _pieces(columns[None], len(columns[0])):
+        patches = columns[part].to(kind)
+        firsts.append(patches.sum((0, 2)))
+        seconds.append(torch.bmm(patches, patches.transpose(1, 2)).sum(0))
+    count = columns.shape[0] * columns.shape[2]
+    centre = torch.stack(firsts).sum(0) / count
+    spread = torch.stack(seconds).sum(0) / count - centre[:, None] * centre
+    variance = ((flat @ spread) * flat).sum(1)
+    lost = torch.finfo(kind).eps * (flat * flat) @ spread.diagonal()
+    return flat @ centre, variance + (lost - variance).clamp_min(0).detach()
+
+
+def _widest(x: Tensor) -> torch.dtype:
+    """float64, where the device has it."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def _product(columns: Tensor, flat: Tensor, size: tuple[int, int]) -> Tensor:
@@ -77,7 +118,7 @@ class _PooledProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(columns: Tensor, flat: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        parts = [pool(_product(columns[:, rows], flat, size)) for rows in _pieces(columns, flat)]
+        parts = [pool(_product(columns[:, rows], flat, size)) for rows in _pieces(columns, flat.shape[1])]
         return parts[0] if len(parts) == 1 else (_join([z for z, _ in parts]), _join([index for _, index in parts]))
 
     @staticmethod
@@ -114,7 +155,7 @@ class _Gradient(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         of_each: list[Tensor] = []
         total = None
-        for part in _pieces(columns, flat):
+        for part in _pieces(columns, flat.shape[1]):
             rows = _unpooled_rows(grad[:, part], index[:, part], size)
             if of_columns:
                 of_each.append(_columns_gradient(rows, flat))
@@ -140,10 +181,10 @@ class _Gradient(torch.autograd.Function):
         return of_grad, of_columns, of_flat, *(None,) * 4
 
 
-def _pieces(columns: Tensor, flat: Tensor) -> list[slice]:
-    """Ranges of images whose products are made, pooled and forgotten before the next, while they are in the caches."""
+def _pieces(columns: Tensor, width: int) -> list[slice]:
+    """Ranges of images for each of which ``width`` values a place are made and forgotten, while they are in the caches."""
     tasks, count, _, places = columns.shape
-    step = count if columns.device.type != "cpu" else max(1, AT_ONCE // (tasks * places * flat.shape[1]))
+    step = count if columns.device.type != "cpu" else max(1, AT_ONCE // (tasks * places * width))
     return [slice(first, first + step) for first in range(0, count, step)]
 
 
