@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR
 
 from metalearn.episode import Episode
-from metalearn.errors import ConfigError, DivergenceError
+from metalearn.errors import CheckpointError, ConfigError, DivergenceError
 from metalearn.inner import recording
 from metalearn.metrics import count_right
 from metalearn.modules.batches import as_groups
 from metalearn.modules.checkpoint import KEY, build_backbone, check_state, read_checkpoint
 from metalearn.modules.core import InnerLR, LossFunction, MemoryMode, Scheduler
 from metalearn.modules.evaluation import Evaluation
+from metalearn.modules.outer import NEVER, make_optimizer, read_schedule
 
 __all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaModule", "Scheduler"]
 
@@ -88,16 +89,28 @@ class MetaModule(Evaluation):
                 f"{type(self).__name__}: no parameter is trainable, so nothing is trained until a callback unfreezes some"
             )
             trainable = [{"params": []}]
-        optimizer = self.outer_optimizer(iter(trainable))
+        optimizer = make_optimizer(self.outer_optimizer, iter(trainable), self.learning_rate)
         if self.outer_scheduler is None:
             return optimizer
         if self.outer_scheduler == "cosine":
             scheduler: Any = LambdaLR(optimizer, self._cosine)
         else:
             scheduler = self.outer_scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss"}}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": read_schedule(scheduler, optimizer, self._trainer)}
+
+    def on_validation_end(self) -> None:
+        """Step what watches a validation metric, where Lightning would wait for the end of the epoch."""
+        if not self._is_run or self.trainer.sanity_checking or not self.trainer.optimizers:
+            return
+        for config in self.trainer.lr_scheduler_configs:
+            if config.frequency == NEVER and config.monitor is not None:
+                metrics = self.trainer.callback_metrics
+                if config.monitor not in metrics:
+                    raise ConfigError(
+                        f"outer_scheduler watches {config.monitor!r}, but there are {', '.join(sorted(metrics)) or 'none'}; "
+                        "use one of these as monitor"
+                    )
+                self.lr_scheduler_step(config.scheduler, metrics[config.monitor])
 
     def _cosine(self, step: int) -> float:
         """The share of the learning rate at an outer step, annealed to 0 at the end of the run (Loshchilov and Hutter 2017).
@@ -122,6 +135,8 @@ class MetaModule(Evaluation):
             self._diverged(what, value)
 
     def _diverged(self, what: str, value: float) -> None:
+        if self._is_run and any(type(each).__name__ == "_LRCallback" for each in self.trainer.callbacks):  # type: ignore[attr-defined]
+            return  # LearningRateFinder looks for where it diverges, and puts the weights back
         step = self.global_step if self._trainer is not None else 0
         raise DivergenceError(
             f"{what} is {value:.3g} at step {step}, so training has diverged and stops; use a smaller inner_lr (it is "
@@ -145,6 +160,17 @@ class MetaModule(Evaluation):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the weights against this architecture before any of them is loaded."""
+        arguments = checkpoint.get("hyper_parameters")
+        if (
+            self._named_loss is not None
+            and isinstance(arguments, dict)
+            and "inner_steps" in arguments
+            and "loss" not in arguments
+        ):
+            raise CheckpointError(
+                f"the checkpoint was made with a loss given in Python, but this module has {self._named_loss!r}, with which it "
+                "would adapt otherwise; pass loss= to load_from_checkpoint, or to the module"
+            )
         check_state(self, checkpoint["state_dict"])
         ours = checkpoint.get(KEY, {})
         self.image_spec = ours.get("image_spec")

@@ -45,6 +45,7 @@ from metalearn.modules.arguments import (
 from metalearn.modules.checkpoint import describe_backbone
 from metalearn.modules.execution import Choice, ExecutionName, choose_execution, make_plan
 from metalearn.modules.grad_mode import evaluation_gradients, usable
+from metalearn.modules.outer import check_outer
 from metalearn.modules.scores import Metrics, Scores, read_metrics
 from metalearn.modules.step_sizes import InnerLR, InnerStepSizes
 from metalearn.modules.targets import Reading, find_ignored_label, presume_classes, read_batch
@@ -91,6 +92,7 @@ class MetaCore(L.LightningModule):
         ):  # fmt: skip
             if value is not None:
                 check_steps(name, value)
+        check_outer(outer_optimizer, outer_scheduler)
         check_positive("inner_weight_decay", inner_weight_decay, or_zero=True)
         if inner_clip_norm is not None:
             check_positive("inner_clip_norm", inner_clip_norm)
@@ -159,6 +161,8 @@ class MetaCore(L.LightningModule):
         self._chosen: dict[Any, Choice] = {}
         self._told: set[str] = set()
         self._compiled = CompiledPart(rank_zero_info) if compile else None
+        self.learning_rate: float | None = None
+        """Takes the place of the outer optimiser's, where a LearningRateFinder has set it."""
         self._readings: dict[Any, Reading] = {}
         self._first_loss: float | None = None
         self._end: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ BUILT: dict[str, Callable[[], MetaModule]] = {
     "maml_learned": lambda: MAML(MLP(3, 256, [8]), inner_lr="learn", norm="support"),
     "anil": lambda: ANIL(ResNet12(3, 1, [4, 4, 4, 4]), head="head"),
     "callables": lambda: MAML(
-        MLP(3, 256, [8]), outer_optimizer=lambda p: torch.optim.SGD(p, lr=0.1), loss=nn.functional.cross_entropy,
+        MLP(3, 256, [8]), outer_optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
         outer_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 2),
     ),
     "pooled": lambda: Pooled(MLP(3, 256, [8])),
@@ -67,6 +68,21 @@ def test_a_foreign_backbone_is_passed_in(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not say how its backbone is built.*backbone=YourNetwork"):
         MAML.load_from_checkpoint(path)
     assert isinstance(MAML.load_from_checkpoint(path, backbone=TinyConv()), MAML)
+
+
+@pytest.mark.parametrize(
+    "loss", [nn.functional.cross_entropy, nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))]
+)
+def test_a_loss_of_python_has_to_be_passed_again(loss: Any, tmp_path: Path) -> None:
+    module = MAML(MLP(3, 64, [8]), inner_steps=1, loss=loss)
+    run = trainer(tmp_path, limit_val_batches=0)
+    run.fit(module, datamodule=NoiseTasks(train_tasks=4))
+    run.save_checkpoint(tmp_path / "module.ckpt")
+    with pytest.raises(CheckpointError, match="made with a loss given in Python.*pass loss="):
+        MAML.load_from_checkpoint(tmp_path / "module.ckpt")
+    with pytest.raises(CheckpointError, match="made with a loss given in Python.*pass loss="):
+        run.test(MAML(MLP(3, 64, [8])), datamodule=NoiseTasks(), ckpt_path=tmp_path / "module.ckpt", verbose=False)
+    assert MAML.load_from_checkpoint(tmp_path / "module.ckpt", loss=loss).hparams.inner_steps == 1
 
 
 def test_another_architecture_is_one_line(tmp_path: Path) -> None:
