@@ -42,6 +42,19 @@ class HigherRule(UpdateRule):
             )
         self.start({"probe": torch.zeros(1)})
 
+    def with_decay(self, rate: float) -> UpdateRule:
+        """Itself: the optimisers that higher knows add their decay to the gradient, but for one.
+
+        Raises:
+            ConfigError: it is AdamW.
+        """
+        if self.optimizer.endswith(".AdamW"):
+            raise ConfigError(
+                f"inner_weight_decay is {rate}, but the decay of {self.optimizer} is not part of the gradient; use "
+                "inner_optimizer='adamw', which takes it"
+            )
+        return self
+
     def describe(self) -> dict[str, Any]:
         return {"class_path": "HigherRule", "init_args": {"optimizer": self.optimizer}}
 

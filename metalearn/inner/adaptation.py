@@ -33,8 +33,9 @@ class Adaptation:
         rule: the update rule.
         loss: the loss of the inner objective and of the query set.
         memory: what is kept of each step for the meta-gradient.
-        weight_decay: times the weights, added to the inner gradient.
-        clip_norm: the largest norm of a task's inner gradient, over all its tensors; ``None`` for no bound.
+        weight_decay: times the weights, added to the inner gradient once it is clipped; or the rule's own, see
+            :meth:`UpdateRule.with_decay`.
+        clip_norm: the largest norm of a task's inner gradient of the loss, over all its tensors; ``None`` for no bound.
         chunk: support examples whose gradient is taken at once; ``None`` for all.
         stacked: whether every tensor of a task carries a leading task axis.
         ways: how many of the network's outputs the loss sees, so that a task of fewer classes neither sees nor moves the
@@ -50,6 +51,10 @@ class Adaptation:
     chunk: int | None = None
     stacked: bool = False
     ways: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight_decay:
+            object.__setattr__(self, "rule", self.rule.with_decay(self.weight_decay))
 
     def outer(self) -> Params:
         """All tensors that the meta-gradient is taken with respect to: the network's and the loss's."""
@@ -149,17 +154,23 @@ class Adaptation:
         return dict(zip(names, total, strict=True))
 
     def _shape(self, adapted: Params, grads: Params) -> Params:
-        """Weight decay and clipping, in torch's order: the norm is that of the decayed gradient."""
-        if self.weight_decay:
+        """What the rule steps along, as in torch: ``clip_grad_norm_`` first, then the decay that an optimiser's step adds."""
+        if self.clip_norm is not None:
+            grads = self._clip(grads, self.clip_norm)
+        if self.weight_decay and not self.rule.decoupled:
             grads = {name: grad.add(adapted[name], alpha=self.weight_decay) for name, grad in grads.items()}
-        if self.clip_norm is None:
-            return grads
+        return grads
+
+    def _clip(self, grads: Params, bound: float) -> Params:
+        """Times ``min(1, bound / (norm + 1e-6))``, as ``torch.nn.utils.clip_grad_norm_``."""
         first = 1 if self.stacked else 0
         of_each = [(grad * grad).sum(tuple(range(first, grad.ndim))) if grad.ndim > first else grad * grad
                    for grad in grads.values()]  # fmt: skip
         squares = torch.stack(of_each).sum(0)
-        above = squares > self.clip_norm**2  # below it the root, which has no derivative at 0, is not asked for
-        scale = torch.where(above, self.clip_norm / torch.where(above, squares, 1.0).sqrt(), 1.0)
+        inside = (
+            squares <= max(bound - 1e-6, 0.0) ** 2
+        )  # there the root, which has no derivative at 0, is not asked for
+        scale = torch.where(inside, 1.0, bound / (torch.where(inside, 1.0, squares).sqrt() + 1e-6)).clamp(max=1.0)
         return {name: grad * scale.view(-1, *(1,) * (grad.ndim - 1)) if first else grad * scale
                 for name, grad in grads.items()}  # fmt: skip
 

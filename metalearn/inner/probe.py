@@ -79,7 +79,7 @@ class Probe:
                     return f"{where}torch.vmap has no rule for {operator}, and would take tasks one by one"
                 return f"{where}{str(error).strip().splitlines()[0][:160]}"
         # a tensor whose gradient vanishes, such as a bias before batch normalisation, holds rounding noise alone
-        floor = 1e-6 * max(float(exact.norm()) for exact in self._exact.values())
+        floor = 1e-6 * max(float(exact.norm()) for exact in self._exact.values()) or 1.0
         for name, exact in self._exact.items():
             error_ = float((exact - found[name]).norm()) / max(float(exact.norm()), floor)
             if not error_ <= TOLERANCE:

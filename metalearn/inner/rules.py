@@ -31,10 +31,17 @@ class UpdateRule(ABC):
     batches = True
     """Whether the rule may run on tensors with a leading task axis."""
 
+    decoupled = False
+    """Whether weight decay shrinks the weights themselves, in the place of joining the gradient."""
+
     def describe(self) -> dict[str, Any]:
         """The rule in plain types, from which :func:`get_rule` makes it again."""
         arguments = dataclasses.asdict(self)  # type: ignore[call-overload]  # every rule is a dataclass
         return {"class_path": type(self).__name__, "init_args": arguments}
+
+    def with_decay(self, rate: float) -> UpdateRule:
+        """The rule with a rate of weight decay above 0: itself, unless its decay is decoupled and so part of its own step."""
+        return self
 
     def start(self, params: Params) -> Any:
         """The state before the first step."""
@@ -130,10 +137,24 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
 
+    decoupled = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.weight_decay >= 0:
             raise ConfigError(f"weight_decay is {self.weight_decay}, but it must be at least 0; use 0.01")
+
+    def with_decay(self, rate: float) -> UpdateRule:
+        """The rule with this rate in the place of the default one.
+
+        Raises:
+            ConfigError: it has another rate of its own.
+        """
+        if self.weight_decay not in (AdamW.weight_decay, rate):
+            raise ConfigError(
+                f"inner_weight_decay is {rate}, but AdamW's own weight_decay is {self.weight_decay}; leave one of them out"
+            )
+        return dataclasses.replace(self, weight_decay=rate)
 
     def _decay(self, value: Tensor, step_size: Tensor | float) -> Tensor:
         return value * (1 - step_size * self.weight_decay)

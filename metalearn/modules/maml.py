@@ -45,8 +45,10 @@ class MAML(MetaModule):
         initial_inner_lr: where ``inner_lr="learn"`` starts.
         outer_optimizer: makes the outer optimiser from the parameters.
         outer_scheduler: makes its schedule, counted in outer steps; ``"cosine"`` anneals to 0 at the end of the run.
-        inner_weight_decay: times the weights, added to the inner gradient.
-        inner_clip_norm: the largest norm of a task's inner gradient, over all its tensors; ``None`` for no bound.
+        inner_weight_decay: the rate of weight decay in an inner step, as torch's optimisers take it: times the weights, added
+            to the clipped gradient; with ``adamw`` decoupled, in the place of its 0.01.
+        inner_clip_norm: the largest norm of a task's inner gradient, over all its tensors, as by
+            ``torch.nn.utils.clip_grad_norm_`` before the step; ``None`` for no bound.
         support_chunk: support examples whose inner gradient is taken at once, to save memory: the gradients of the chunks are
             averaged. Batch normalisation then takes the statistics of each chunk. ``None`` for all.
         multi_step_loss: outer steps over which the query losses after every inner step count, first alike, at the end the

@@ -75,34 +75,104 @@ def test_the_meta_gradient_of_a_rule_is_that_of_finite_differences(name: str, ex
         ), key
 
 
+DECAYED: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, LR, weight_decay=2.0),
+    "momentum": lambda p: torch.optim.SGD(p, LR, momentum=0.9, weight_decay=2.0),
+    "nesterov": lambda p: torch.optim.SGD(p, LR, momentum=0.9, nesterov=True, weight_decay=2.0),
+    "adam": lambda p: torch.optim.Adam(p, LR, weight_decay=2.0),
+    "adamw": lambda p: torch.optim.AdamW(p, LR, weight_decay=2.0),
+    "torch.optim.Adagrad": lambda p: torch.optim.Adagrad(p, LR, weight_decay=2.0),
+}
+
+
+@pytest.mark.parametrize("bound", [0.4, 1e-7, None])
+@pytest.mark.parametrize("name", DECAYED)
+def test_clipping_and_decay_are_those_of_the_torch_optimiser(name: str, bound: float | None) -> None:
+    """``clip_grad_norm_``, then ``step``, which adds the decay."""
+    if name.startswith("torch"):
+        pytest.importorskip("higher", reason="higher is not installed: pip install 'metalearn-lightning[higher]'")
+    net, episode = mlp(), noise_episode(tasks=1, shape=(3,))
+    support = Batch(episode.support.x[0], episode.support.y[0])
+    module = MAML(
+        copy.deepcopy(net),
+        inner_steps=4,
+        inner_lr=LR,
+        inner_optimizer=name,
+        inner_weight_decay=2.0,
+        inner_clip_norm=bound,
+    )
+    adapted = module.adapt(support)
+    optimizer, norms = DECAYED[name](net.parameters()), []
+    for _ in range(4):
+        optimizer.zero_grad()
+        F.cross_entropy(net(support.x), support.y).backward()
+        if bound is not None:
+            norms.append(float(torch.nn.utils.clip_grad_norm_(net.parameters(), bound)))
+        optimizer.step()
+    assert bound is None or max(norms) > bound
+    for key, value in net.named_parameters():
+        torch.testing.assert_close(adapted.params[key], value.detach(), rtol=1e-9, atol=1e-10)
+
+
+def torch_move(name: str, count: int, grad: Tensor, state: list[Tensor]) -> Tensor:
+    """The direction of torch's step number ``count`` in the formulas of its documentation; ``state`` is written."""
+    if name == "sgd":
+        return grad
+    if name in ("momentum", "nesterov"):
+        state[:] = [0.9 * state[0] + grad if state else grad]
+        return grad + 0.9 * state[0] if name == "nesterov" else state[0]
+    first, second = state or (torch.zeros_like(grad), torch.zeros_like(grad))
+    state[:] = [0.9 * first + 0.1 * grad, 0.999 * second + 0.001 * grad * grad]
+    return state[0] / (1 - 0.9**count) / ((state[1] / (1 - 0.999**count)).sqrt() + 1e-8)
+
+
+@pytest.mark.parametrize("memory", ["store", "remat"])
 @pytest.mark.parametrize("execution", ["sequential", "vectorized"])
-def test_decay_and_clipping_are_those_of_a_plain_loop(execution: str) -> None:
+@pytest.mark.parametrize("name", STOCK)
+def test_the_meta_gradient_of_clipped_and_decayed_steps_is_that_of_a_plain_loop(
+    name: str, execution: str, memory: str
+) -> None:
     net, episode = mlp(), noise_episode(shape=(3,))
+    rate, bound, lr = 0.5, 0.45, 0.3
     total = torch.zeros((), dtype=torch.float64)
     outer = dict(net.named_parameters())
     clipped = []
     for task in range(3):
         params = outer
-        for _ in range(3):
+        states: dict[str, list[Tensor]] = {key: [] for key in outer}
+        for count in (1, 2, 3):
             loss = F.cross_entropy(functional_call(net, params, (episode.support.x[task],)), episode.support.y[task])
-            grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-            grads = tuple(g + 0.2 * p for g, p in zip(grads, params.values(), strict=True))
-            norm = torch.sqrt(sum((g * g).sum() for g in grads))  # type: ignore[arg-type]
-            clipped.append(bool(norm > 0.5))
-            grads = tuple(g * 0.5 / norm for g in grads) if norm > 0.5 else grads
-            params = {k: p - 0.3 * g for (k, p), g in zip(params.items(), grads, strict=True)}
-        total = (
-            total + F.cross_entropy(functional_call(net, params, (episode.query.x[task],)), episode.query.y[task]) / 3
-        )
+            found = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+            norm = torch.cat([g.flatten() for g in found]).norm()
+            clipped.append(bool(norm > bound))
+            moved = {}
+            for (key, value), g in zip(params.items(), found, strict=True):
+                g = g * (bound / (norm + 1e-6)).clamp(max=1.0)
+                g, kept = (g, value * (1 - lr * rate)) if name == "adamw" else (g + rate * value, value)
+                moved[key] = kept - lr * torch_move(name, count, g, states[key])
+            params = moved
+        query = functional_call(net, params, (episode.query.x[task],))
+        total = total + F.cross_entropy(query, episode.query.y[task]) / 3
     assert len(set(clipped)) == 2, "both branches must be met"
-    expected = {
-        f"backbone.{k}": g for k, g in zip(outer, torch.autograd.grad(total, list(outer.values())), strict=True)
-    }
+    grads = torch.autograd.grad(total, list(outer.values()))
+    expected = {f"backbone.{key}": grad for key, grad in zip(outer, grads, strict=True)}
     module = MAML(
-        copy.deepcopy(net), inner_steps=3, inner_lr=0.3, execution=execution,  # type: ignore[arg-type]
-        inner_weight_decay=0.2, inner_clip_norm=0.5,
+        copy.deepcopy(net), inner_steps=3, inner_lr=lr, execution=execution, inner_optimizer=name,  # type: ignore[arg-type]
+        inner_weight_decay=rate, inner_clip_norm=bound, memory=memory,  # type: ignore[arg-type]
     )  # fmt: skip
     assert largest_error(module.meta_gradient(episode), expected) < 1e-9
+
+
+def test_a_vanishing_gradient_is_clipped_without_nan() -> None:
+    """The norm has no derivative at 0: here the loss is flat at the start."""
+    net, episode = mlp(), noise_episode(shape=(3,))
+    module = MAML(
+        net, inner_steps=2, inner_clip_norm=0.1, inner_weight_decay=0.1, loss=lambda out, _: out.square().mean()
+    )
+    for value in net.parameters():
+        value.data.zero_()
+    found = module.meta_gradient(episode)
+    assert all(bool(grad.isfinite().all()) for grad in found.values())
 
 
 def test_a_tensor_that_never_moves_gives_adam_no_nan() -> None:
@@ -316,6 +386,10 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
         (lambda: Momentum(momentum=1.0), "momentum is 1.0, .*below 1"),
         (lambda: Adam(betas=(0.9, -0.1)), r"betas\[1\] is -0.1"),
         (lambda: AdamW(weight_decay=-1.0), "weight_decay is -1.0"),
+        (
+            lambda: MAML(TinyConv(), inner_optimizer=AdamW(weight_decay=0.5), inner_weight_decay=0.1),
+            "inner_weight_decay is 0.1, but AdamW's own weight_decay is 0.5; leave one of them out",
+        ),
         (lambda: ANIL(TwoHeads(), head_solver="ridge"), "the head 'head' is a Sequential"),
         (lambda: ANIL(TinyConv(), head_solver="ridge", inner_lr="learn"), "inner_lr is given with head_solver='ridge'"),
         (lambda: ANIL(TinyConv(), head_solver="ridge", initial_ridge=0.0), "initial_ridge is 0.0"),
