@@ -74,6 +74,9 @@ class EpisodicDataModule(L.LightningDataModule):
         task = drawn[0] if isinstance(drawn, list) else drawn
         return type(task)(*(Batch(role.x[0], role.y[0]) for role in task))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "trainer": None}  # as Lightning's modules do
+
     def train_dataloader(self) -> EpisodeLoader:
         return self._loader("train")
 
@@ -117,7 +120,7 @@ class EpisodicDataModule(L.LightningDataModule):
 
 
 class _Draw:
-    """Draws from a data module; pickles without its Trainer, for workers that are spawned."""
+    """Draws from a data module; pickles without its hooks, for workers that are spawned."""
 
     def __init__(self, data: EpisodicDataModule, split: str) -> None:
         self.data, self.split = data, split

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -95,6 +96,17 @@ class BilevelDataModule(L.LightningDataModule):
         self.draws = dict.fromkeys(TERMS, 1) | dict(draws or {})
         self.steps_per_epoch, self.seed, self.num_workers = steps_per_epoch, seed, num_workers
         self.parts = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "trainer": None}  # as Lightning's modules do
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        memo.update(
+            (id(part.x), part.x) for part in self.parts.values()
+        )  # torch copies no sparse matrix, and none is written
+        clone = memo[id(self)] = object.__new__(type(self))
+        clone.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        return clone
 
     def load(self) -> dict[str, Examples]:
         """Read the examples of ``train``, ``val``, ``test`` and perhaps ``held``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,21 +81,6 @@ def cleaning_problem(
     assert features is not None
     shape = (classes, features + 1)
 
-    def inner_loss(x: Tensor, y: Tensor, batch: Any) -> Tensor:
-        index, inputs, labels = batch
-        each = F.cross_entropy(linear_logits(y, inputs), labels, reduction="none")
-        return (x[index].sigmoid() * each).mean() + l2 * y.square().sum()
-
-    def outer_loss(x: Tensor, y: Tensor, batch: Any) -> Tensor:
-        _, inputs, labels = batch
-        return F.cross_entropy(linear_logits(y, inputs), labels)
-
-    def init_inner(x: Tensor) -> Tensor:
-        if init_scale == 0:
-            return torch.zeros(shape, dtype=dtype or x.dtype, device=x.device)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype or x.dtype)
-        return (init_scale * noise).to(x.device)
-
     stream: Fixed | Sampled | None = None
     if train is not None:
         sampled = inner_size is not None or outer_size is not None
@@ -102,7 +88,26 @@ def cleaning_problem(
     constants = Constants(mu=2 * l2)
     if train is not None and val is not None and isinstance(stream, Fixed):
         constants = cleaning_constants(train, val, l2)
-    return BilevelProblem(outer_loss, inner_loss, init_inner, constants, stream)
+    start = partial(_start, shape, init_scale, seed, dtype)
+    return BilevelProblem(_outer_loss, partial(_inner_loss, l2), start, constants, stream)
+
+
+def _inner_loss(l2: float, x: Tensor, y: Tensor, batch: Any) -> Tensor:
+    index, inputs, labels = batch
+    each = F.cross_entropy(linear_logits(y, inputs), labels, reduction="none")
+    return (x[index].sigmoid() * each).mean() + l2 * y.square().sum()
+
+
+def _outer_loss(x: Tensor, y: Tensor, batch: Any) -> Tensor:
+    _, inputs, labels = batch
+    return F.cross_entropy(linear_logits(y, inputs), labels)
+
+
+def _start(shape: tuple[int, int], scale: float, seed: int, dtype: torch.dtype | None, x: Tensor) -> Tensor:
+    if scale == 0:
+        return torch.zeros(shape, dtype=dtype or x.dtype, device=x.device)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype or x.dtype)
+    return (scale * noise).to(x.device)
 
 
 def cleaning_constants(train: Examples, val: Examples, l2: float) -> Constants:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -83,9 +84,7 @@ class Quadratic:
     @property
     def problem(self) -> BilevelProblem:
         """As a problem from ``y = 0``."""
-        return BilevelProblem(
-            self.outer_loss, self.inner_loss, lambda x: x.new_zeros(len(self.d)), constants=self.constants
-        )
+        return BilevelProblem(self.outer_loss, self.inner_loss, partial(_zeros, len(self.d)), constants=self.constants)
 
 
 def quadratic(size: int, outer_size: int, kappa: float, seed: int, coupled: bool = True) -> Quadratic:
@@ -192,22 +191,14 @@ def worst_case(
     b = _inverse(target) / gamma
     c = L_xy / t * b - 2 * a * b0 / t**2 * _square(b)
 
-    def inner_loss(x: Tensor, y: Tensor, _: object) -> Tensor:
-        z = _z(y)  # y'Z^2 y = |Zy|^2
-        return b0 / 2 * z.dot(z) + mu_y / 2 * y.dot(y) - t / 2 * x.dot(z) + b.dot(y)
-
-    def outer_loss(x: Tensor, y: Tensor, _: object) -> Tensor:
-        zx, zy = _z(x), _z(y)
-        own = a / 2 * zx.dot(zx) + mu_x / 2 * x.dot(x) + L_y / 2 * y.dot(y)
-        return own - a * b0 / t * zx.dot(_z(zy)) + L_xy / 2 * x.dot(zy) + c.dot(y)
-
+    losses = _Losses(a, b0, mu_x, mu_y, L_y, L_xy, t, b, c)
     matrix = _z(torch.eye(size, dtype=torch.float64))
     square = matrix @ matrix
     eye = torch.eye(size, dtype=torch.float64)
     inner = b0 * square + mu_y * eye
     cross = L_xy / 2 * matrix - a * b0 / t * square @ matrix
     return _finish(
-        BilevelProblem(outer_loss, inner_loss, torch.zeros_like),
+        BilevelProblem(losses.outer, losses.inner, torch.zeros_like),
         inner, t / 2 * matrix, -b, a * square + mu_x * eye, cross, L_y, c, r,
     )  # fmt: skip
 
@@ -238,15 +229,10 @@ def simple_worst_case(size: int, *, mu_x: float, mu_y: float, L_y: float = 1.0, 
     target[0] = (1 + q) * r - r**2  # the first row of (Z^2 + q I) x* = target; all others vanish
     b = _inverse(target) * t / 2
 
-    def inner_loss(x: Tensor, y: Tensor, _: object) -> Tensor:
-        return mu_y / 2 * y.dot(y) - t / 2 * x.dot(_z(y)) + b.dot(y)
-
-    def outer_loss(x: Tensor, y: Tensor, _: object) -> Tensor:
-        return mu_x / 2 * x.dot(x) + L_y / 2 * y.dot(y)
-
+    losses = _Losses(0.0, 0.0, mu_x, mu_y, L_y, 0.0, t, b, torch.zeros_like(b))
     eye = torch.eye(size, dtype=torch.float64)
     return _finish(
-        BilevelProblem(outer_loss, inner_loss, torch.zeros_like),
+        BilevelProblem(losses.outer, losses.inner, torch.zeros_like),
         mu_y * eye, t / 2 * _z(eye), -b, mu_x * eye, torch.zeros_like(eye), L_y, torch.zeros_like(b), r,
     )  # fmt: skip
 
@@ -268,12 +254,44 @@ def _finish(
     return WorstCase(
         problem=BilevelProblem(problem.outer_loss, problem.inner_loss, problem.init_inner, constants),
         solution=torch.linalg.solve(curvature, -linear),
-        inner_solution=lambda x: response @ x + offset,
-        hypergradient=lambda x: curvature @ x + linear,
+        inner_solution=partial(_affine, response, offset),
+        hypergradient=partial(_affine, curvature, linear),
         kappa_x=float(of_phi[-1] / of_phi[0]),
         kappa_y=float(of_g[-1] / of_g[0]),
         ratio=r,
     )
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """``g`` and ``f`` of :func:`worst_case`, and with ``a = b_0 = L_xy = c = 0`` of :func:`simple_worst_case`."""
+
+    a: float
+    b0: float
+    mu_x: float
+    mu_y: float
+    L_y: float
+    L_xy: float
+    t: float
+    b: Tensor
+    c: Tensor
+
+    def inner(self, x: Tensor, y: Tensor, _: object) -> Tensor:
+        z = _z(y)  # y'Z^2 y = |Zy|^2
+        return self.b0 / 2 * z.dot(z) + self.mu_y / 2 * y.dot(y) - self.t / 2 * x.dot(z) + self.b.dot(y)
+
+    def outer(self, x: Tensor, y: Tensor, _: object) -> Tensor:
+        zx, zy = _z(x), _z(y)
+        own = self.a / 2 * zx.dot(zx) + self.mu_x / 2 * x.dot(x) + self.L_y / 2 * y.dot(y)
+        return own - self.a * self.b0 / self.t * zx.dot(_z(zy)) + self.L_xy / 2 * x.dot(zy) + self.c.dot(y)
+
+
+def _zeros(size: int, x: Tensor) -> Tensor:
+    return x.new_zeros(size)
+
+
+def _affine(matrix: Tensor, offset: Tensor, x: Tensor) -> Tensor:
+    return matrix @ x + offset
 
 
 def _z(v: Tensor) -> Tensor:

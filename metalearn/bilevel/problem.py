@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -156,13 +157,15 @@ def parameters_as_inner(module: nn.Module) -> tuple[Callable[..., Any], Callable
         ``call(params, *inputs)``, the module's output with these parameters, and ``init(x)``, a copy of its own ones.
     """
 
-    def call(params: dict[str, Tensor], *inputs: Any) -> Any:
-        return torch.func.functional_call(module, params, inputs)
+    return partial(_call, module), partial(_copy_parameters, module)
 
-    def init(_: Any) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in module.named_parameters()}
 
-    return call, init
+def _call(module: nn.Module, params: dict[str, Tensor], *inputs: Any) -> Any:
+    return torch.func.functional_call(module, params, inputs)
+
+
+def _copy_parameters(module: nn.Module, _: Any) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
 
 
 def _shapes(tree: Tree) -> str:

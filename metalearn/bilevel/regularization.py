@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,21 +104,24 @@ def regularization_problem(
     assert classes is not None
     shape = (features, classes)
 
-    def inner_loss(x: Tensor, y: Tensor, batch: Any) -> Tensor:
-        _, inputs, labels = batch
-        # one pass over W for all features, since W is the largest tensor here
-        penalty = torch.dot(x.exp(), y.square().mean(1)) / 2
-        return F.cross_entropy(feature_logits(y, inputs), labels) + penalty
-
-    def outer_loss(x: Tensor, y: Tensor, batch: Any) -> Tensor:
-        _, inputs, labels = batch
-        return F.cross_entropy(feature_logits(y, inputs), labels)
-
-    def init_inner(x: Tensor) -> Tensor:
-        return torch.zeros(shape, dtype=dtype or x.dtype, device=x.device)
-
     known = None if train is None or val is None else regularization_constants(train, val, classes)
-    return BilevelProblem(outer_loss, inner_loss, init_inner, stream=stream, constants_at=known)
+    return BilevelProblem(_outer_loss, _inner_loss, partial(_start, shape, dtype), stream=stream, constants_at=known)
+
+
+def _inner_loss(x: Tensor, y: Tensor, batch: Any) -> Tensor:
+    _, inputs, labels = batch
+    # one pass over W for all features, since W is the largest tensor here
+    penalty = torch.dot(x.exp(), y.square().mean(1)) / 2
+    return F.cross_entropy(feature_logits(y, inputs), labels) + penalty
+
+
+def _outer_loss(x: Tensor, y: Tensor, batch: Any) -> Tensor:
+    _, inputs, labels = batch
+    return F.cross_entropy(feature_logits(y, inputs), labels)
+
+
+def _start(shape: tuple[int, int], dtype: torch.dtype | None, x: Tensor) -> Tensor:
+    return torch.zeros(shape, dtype=dtype or x.dtype, device=x.device)
 
 
 def regularization_constants(train: Examples, val: Examples, classes: int) -> Callable[[Tensor], Constants]:
@@ -137,14 +141,14 @@ def regularization_constants(train: Examples, val: Examples, classes: int) -> Ca
         L_fyy=HESSIAN * outer.eigenvalue,
         M=GRADIENT * math.sqrt(outer.eigenvalue),
     )
+    return partial(_constants_at, fixed, HESSIAN * inner.eigenvalue, classes)
 
-    def at(x: Tensor) -> Constants:
-        low, high = torch.stack([x.min(), x.max()]).double().exp().div(classes).tolist()
-        if not 0 < low <= high < math.inf:  # out of range, or not a number, which is told elsewhere
-            return fixed
-        return replace(fixed, mu=low, rho_J=high, L_upper=HESSIAN * inner.eigenvalue + high)
 
-    return at
+def _constants_at(fixed: Constants, smoothness: float, classes: int, x: Tensor) -> Constants:
+    low, high = torch.stack([x.min(), x.max()]).double().exp().div(classes).tolist()
+    if not 0 < low <= high < math.inf:  # out of range, or not a number, which is told elsewhere
+        return fixed
+    return replace(fixed, mu=low, rho_J=high, L_upper=smoothness + high)
 
 
 class _Product(torch.autograd.Function):

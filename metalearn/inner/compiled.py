@@ -38,6 +38,9 @@ class CompiledPart:
         self._compiled: dict[Any, Callable[..., Any]] = {}
         self._given_up = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": {}}  # is compiled again where it is needed
+
     def __call__(
         self,
         adaptation: Adaptation,

@@ -41,6 +41,7 @@ from metalearn.modules.arguments import (
     check_steps,
     find_rule,
     get_loss,
+    name_default,
 )
 from metalearn.modules.checkpoint import describe_backbone
 from metalearn.modules.execution import Choice, ExecutionName, choose_execution, make_plan
@@ -118,7 +119,7 @@ class MetaCore(L.LightningModule):
         self._presumed = presume_classes(loss)
         self._kind: bool | None = None
         self.execution: ExecutionName = execution
-        self.outer_optimizer = outer_optimizer
+        self.outer_optimizer = name_default(outer_optimizer)
         self.outer_scheduler = outer_scheduler
         self.multi_step_loss = multi_step_loss
         self.tasks_at_once = tasks_at_once
