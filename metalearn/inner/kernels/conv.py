@@ -83,7 +83,8 @@ def merge(tensor: Tensor, axis: int | None, tasks: int) -> Tensor:
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-        return _convolve(x, weight, geometry)
+        # not a view of what was computed, so that the network may write to it in place
+        return _convolve(x, weight, geometry).data
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -105,14 +105,14 @@ class _Normalise(torch.autograd.Function):
         shift = bias[:, None] - scale * mean
         if not pools:
             y = _affine(rows, scale, shift)
-            return images(y.relu_() if relu else y, x), mean, r
+            return images(y.relu_() if relu else y, x).data, mean, r  # no view, so that it may be written to in place
         if x.device.type == "cpu" and bool((scale > 0).all()):  # elsewhere the question would wait for the device
             z, index = pool(x)
         else:
             _, index = pool(images(rows * scale.sign().to(rows.dtype), x))
             z = pick(x, index)
         y = _affine(rows_of(z), scale, shift)
-        return images(y.relu_() if relu else y, z), mean, r, z, index
+        return images(y.relu_() if relu else y, z).data, mean, r, z, index
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
