@@ -68,6 +68,33 @@ class Conv4(nn.Module):
         return logits
 
 
+class _Block(nn.Sequential):
+    """Convolution, normalisation, pooling and ReLU; computed as one where the layer in the normalisation's place can do that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = self._modules
+        run_block = getattr(layers.get("norm"), "run_block", None)
+        if run_block is None or not _is_fusible(list(layers.values())):
+            found: Tensor = super().forward(x)
+            return found
+        return run_block(x, layers["conv"], "pool" in layers, True)
+
+
+def _is_fusible(layers: list[nn.Module | None]) -> bool:
+    """Whether the layers are those that a block is built of, without hooks: a caller may have put others in their places."""
+    conv, *rest = layers[:1] + layers[2:]
+    plain = type(conv) is nn.Conv2d and conv.bias is None and conv.padding_mode == "zeros"
+    kinds = [type(layer) for layer in rest]
+    if not plain or kinds not in ([nn.ReLU], [nn.MaxPool2d, nn.ReLU]):
+        return False
+    pool = rest[0]
+    if isinstance(pool, nn.MaxPool2d):
+        sides = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices)
+        if sides != (2, 2, 0, 1, False, False):
+            return False
+    return not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers if layer is not None)
+
+
 def _block(inputs: int, outputs: int, downsample: str) -> nn.Module:
     stride = 2 if downsample == "stride" else 1
     layers: OrderedDict[str, nn.Module] = OrderedDict(
@@ -78,4 +105,4 @@ def _block(inputs: int, outputs: int, downsample: str) -> nn.Module:
     if downsample == "pool":
         layers["pool"] = nn.MaxPool2d(2)
     layers["relu"] = nn.ReLU()
-    return nn.Sequential(layers)
+    return _Block(layers)

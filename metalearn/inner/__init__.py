@@ -8,8 +8,8 @@ from metalearn.inner.head import FeatureLearner, HeadLearner
 from metalearn.inner.kernels import own_kernels
 from metalearn.inner.learner import Learner, evaluating
 from metalearn.inner.losses import Loss, ModuleLoss
-from metalearn.inner.norm import NormPolicy, TaskBatchNorm, own_batch_norm, recording, statistics
-from metalearn.inner.probe import Probe
+from metalearn.inner.norm import NormPolicy, StepStatistics, TaskBatchNorm, TaskNorm, recording, statistics
+from metalearn.inner.probe import Probe, Way
 from metalearn.inner.rules import RULES, SGD, Adam, AdamW, Momentum, UpdateRule, get_rule
 from metalearn.inner.workers import Plan
 
@@ -33,13 +33,15 @@ __all__ = [
     "Plan",
     "Probe",
     "Schedule",
+    "StepStatistics",
     "TaskBatchNorm",
+    "TaskNorm",
     "UpdateRule",
+    "Way",
     "evaluate",
     "evaluating",
     "get_rule",
     "meta_loss",
-    "own_batch_norm",
     "own_kernels",
     "recording",
     "statistics",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -59,6 +59,9 @@ class Adaptation:
     def outer(self) -> Params:
         """All tensors that the meta-gradient is taken with respect to: the network's and the loss's."""
         return {**self.learner.outer(), **loss_tensors(self.loss)}
+
+    needs_features: ClassVar[bool] = False
+    """Whether the inner loop is not made of the learner's outputs alone, but of what it encodes."""
 
     def encode(self, params: Params, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """What no inner step changes, see :meth:`Learner.encode`."""

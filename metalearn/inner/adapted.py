@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from metalearn.errors import ConfigError, MetalearnError, ShapeError
-from metalearn.inner.learner import Learner, evaluating
+from metalearn.inner.kernels import own_kernels
+from metalearn.inner.learner import Learner
 from metalearn.inner.rules import Params
 
 __all__ = ["AdaptedModel"]
@@ -30,10 +33,12 @@ class AdaptedModel:
         steps: int,
         ways: int | None = None,
         classes: bool = True,
+        operators: Sequence[str] = (),
     ) -> None:
         self._learner = learner
         self._ways = ways
         self._classes = classes
+        self._operators = tuple(operators)
         self._steps = steps
         self._support = support.detach().clone()
         self.params = {name: value.detach().clone() for name, value in params.items()}
@@ -47,9 +52,9 @@ class AdaptedModel:
         """
         x = self._check(x)
         try:
-            with evaluating(self._learner.backbone):
-                support, query = self._learner.encode(self.params, self._support, x)
-                outputs = self._learner.query_logits(self.params, support, query, self._steps)
+            with self._learner.running("evaluating") as learner, own_kernels(*self._operators):
+                support, query = learner.encode(self.params, self._support, x)
+                outputs = learner.query_logits(self.params, support, query, self._steps)
         except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
             if isinstance(error, (MetalearnError, torch.OutOfMemoryError)):
                 raise

@@ -81,7 +81,7 @@ class CompiledPart:
     ) -> tuple[Any, ...]:
         device = inputs[0].device.type
         shapes = tuple((tuple(x.shape), x.dtype, x.device) for x in inputs)
-        modes = tuple(layer.training for layer in adaptation.learner.backbone.modules())
+        modes = tuple(layer.training for layer in adaptation.learner.network.modules())
         precision = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
         return shapes, modes, precision, adaptation.stacked, schedule.steps, schedule.order, queries
 

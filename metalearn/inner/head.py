@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from metalearn.errors import ConfigError
 from metalearn.inner.head_calls import find_coupling, watching
-from metalearn.inner.learner import Learner, stateful_buffers
-from metalearn.inner.norm import NormPolicy, statistics
+from metalearn.inner.kernels import own_kernels
+from metalearn.inner.learner import Learner
+from metalearn.inner.norm import NormOperators, TaskNorm, statistics
 from metalearn.inner.rules import Params
+from metalearn.inner.structure import Mode
 
 __all__ = ["FeatureLearner", "HeadLearner"]
 
@@ -35,7 +38,7 @@ class HeadLearner(Learner):
         ConfigError: the backbone has no submodule of that name, or the head has no parameters.
     """
 
-    def __init__(self, backbone: nn.Module, norm: NormPolicy, head: str, needed_by: str | None = None) -> None:
+    def __init__(self, backbone: nn.Module, norm: TaskNorm, head: str, needed_by: str | None = None) -> None:
         super().__init__(backbone, norm)
         self.head_name = head
         self._needed_by = needed_by
@@ -48,9 +51,6 @@ class HeadLearner(Learner):
                 "features to logits"
             )
 
-    def _over(self, backbone: nn.Module) -> Learner:
-        return HeadLearner(backbone, self.norm, self.head_name, self._needed_by)
-
     def able(self) -> Params:
         self._names = set(self._own())
         return super().able()
@@ -58,29 +58,26 @@ class HeadLearner(Learner):
     def adapts(self, name: str) -> bool:
         return name in self._names
 
-    def specialised(self, params: Params, x: Tensor) -> Learner:
+    def specialised(self, params: Params, x: Tensor, mode: Mode) -> Learner:
         """A :class:`FeatureLearner` where trying the network on ``x`` shows that to be exact; else this learner.
 
         Raises:
             ConfigError: it is not, and an argument needs it.
         """
-        key = self._fingerprint()
+        key = mode, *self._fingerprint()
         if key not in self._found:
             self._found.clear()
             self._objects = [*self.backbone.modules(), *self.backbone.parameters()]  # so that no other takes their ids
-            self._found[key] = find_coupling(self.backbone, self._head(), self._own(), params, x, self._pass)
+            structure = self.structure
+            with structure.undisturbed(), own_kernels(), self.as_given().running(mode) as given:
+                self._found[key] = find_coupling(self.backbone, self._head(), self._own(), params, x, given._pass)
         self.coupling, writes = self._found[key]
         if self.coupling is not None and self._needed_by is not None:
             raise ConfigError(
                 f"{self._needed_by} needs a network whose output is that of its head {self.head_name!r} for one tensor of "
                 f"features, but {self.coupling}; use ANIL with head_solver='gradient', which runs the whole network"
             )
-        return self if self.coupling is not None else self._features_of(writes)
-
-    def _features_of(self, writes: bool) -> Learner:
-        learner = FeatureLearner(self.backbone, self.norm, self.head_name, writes)
-        learner._moved, learner._names = self._moved, self._names
-        return learner
+        return self if self.coupling is not None else FeatureLearner(self, writes)
 
     @property
     def note(self) -> str | None:
@@ -103,8 +100,28 @@ class HeadLearner(Learner):
         inner = {id(value): name for name, value in self._head().named_parameters()}
         return {name: inner[id(value)] for name, value in self.backbone.named_parameters() if id(value) in inner}
 
+    def _head_names(self) -> dict[str, str]:
+        return self._own()
+
     def _pass(self, module: nn.Module, params: Params, inputs: tuple[Any, ...]) -> Any:
-        return self._run(module, params, stateful_buffers(module), *inputs)
+        """A forward pass of the network, or of its head at tensors by their names in it."""
+        if module is self.network:
+            tensors, inputs = self._tensors(module, params), tuple(x.clone() for x in inputs)
+        else:
+            tensors = {**self._head_tensors({}), **params}
+        with NormOperators(self.norm, self._evaluates, self.structure.frozen):
+            return functional_call(module, tensors, inputs)
+
+    def _head_tensors(self, params: Params) -> Params:
+        """What a pass of the head needs, by names in it, from tensors by names in the network."""
+        prefix = self.head_name + "."
+        names = self._head_names()
+        tensors = self._tensors(self.network, params, prefix)
+        return {
+            names.get(name, name.removeprefix(prefix)): value
+            for name, value in tensors.items()
+            if name in names or name.startswith(prefix)
+        }
 
     def _fingerprint(self) -> tuple[Any, ...]:
         layers = tuple((id(layer), layer.training) for layer in self.backbone.modules())
@@ -115,26 +132,19 @@ class FeatureLearner(HeadLearner):
     """The features of the body are computed once per task, and the inner loop runs the head alone.
 
     Args:
-        backbone: its output is the output of its head, which it calls once, with one tensor.
-        norm: see :class:`Learner`.
-        head: the name of the head.
+        learner: for a network whose output is the output of its head, which it calls once, with one tensor.
         writes: whether the head writes to its input, which is then copied for each pass.
     """
 
     encodes = True
 
-    def __init__(self, backbone: nn.Module, norm: NormPolicy, head: str, writes: bool = False) -> None:
-        super().__init__(backbone, norm, head)
+    def __init__(self, learner: HeadLearner, writes: bool = False) -> None:
+        self.__dict__.update(learner.__dict__)
         self._writes = writes
-        self._module = self._head()
-        self._inner_names = self._own()
-        self._names = set(self._inner_names)
-        self._head_buffers = stateful_buffers(self._module)
+        self._inner = self._own()
+        self._names = set(self._inner)
 
-    def _over(self, backbone: nn.Module) -> Learner:
-        return FeatureLearner(backbone, self.norm, self.head_name, self._writes)
-
-    def specialised(self, params: Params, x: Tensor) -> Learner:
+    def specialised(self, params: Params, x: Tensor, mode: Mode) -> Learner:
         return self
 
     def encode(self, params: Params, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +158,7 @@ class FeatureLearner(HeadLearner):
             return self._features(params, support), self._features(params, query)
 
     def _features(self, params: Params, x: Tensor) -> Tensor:
-        with watching(self._module, copies=self._writes) as calls:
+        with watching(self.network.get_submodule(self.head_name), copies=self._writes) as calls:
             result = super()._call(params, x)
         fault = calls.find_fault(result)
         if fault is not None:
@@ -160,5 +170,10 @@ class FeatureLearner(HeadLearner):
         return features
 
     def _call(self, params: Params, x: Tensor) -> Tensor:
-        own = {self._inner_names[name]: value for name, value in params.items() if name in self._inner_names}
-        return self._run(self._module, own, self._head_buffers, x.clone() if self._writes else x)
+        head = self.network.get_submodule(self.head_name)
+        with NormOperators(self.norm, self._evaluates, self.structure.frozen):
+            found: Tensor = functional_call(head, self._head_tensors(params), (x.clone() if self._writes else x,))
+        return found
+
+    def _head_names(self) -> dict[str, str]:
+        return self._inner

@@ -7,17 +7,22 @@ meta-gradient and the execution over tasks are chosen beside it.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metalearn.inner.kernels import OwnOperators
-from metalearn.inner.norm import NormPolicy, TaskBatchNorm, statistics
+from metalearn.errors import ShapeError
+from metalearn.inner.norm import NormOperators, NormPolicy, TaskNorm, statistics
 from metalearn.inner.rules import Params
+from metalearn.inner.structure import Mode, Structure
 
-__all__ = ["Learner", "evaluating"]
+__all__ = ["Learner", "PlainLearner", "evaluating"]
+
+Self = TypeVar("Self", bound="Learner")
 
 
 @contextlib.contextmanager
@@ -32,17 +37,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             layer.training = mode
 
 
-def stateful_buffers(module: nn.Module) -> list[str]:
-    """The names of the buffers that a forward pass may write: all but those of :class:`TaskBatchNorm`."""
-    owned = {
-        f"{name}.{buffer}".lstrip(".")
-        for name, layer in module.named_modules()
-        if isinstance(layer, TaskBatchNorm)
-        for buffer, _ in layer.named_buffers()
-    }
-    return [name for name, _ in module.named_buffers() if name not in owned]
-
-
 class Learner:
     """Every parameter of the network adapts (MAML).
 
@@ -50,27 +44,39 @@ class Learner:
         encodes: whether :meth:`encode` computes anything.
 
     Args:
-        backbone: the network; its batch normalisation is already a :class:`TaskBatchNorm`.
+        backbone: the caller's network, which stays as it is.
         norm: the statistics policy; ``"support"`` passes the support set along with every query set.
+
+    Attributes:
+        backbone: the caller's network.
+        structure: its layers.
     """
 
     encodes = False
 
-    def __init__(self, backbone: nn.Module, norm: NormPolicy) -> None:
+    def __init__(self, backbone: nn.Module, norm: TaskNorm) -> None:
         self.backbone = backbone
-        self.norm = norm
-        self._buffers = stateful_buffers(backbone)
+        self.norm: NormPolicy = norm.policy
+        self.structure = Structure(backbone, norm.replace)
+        self._as_given = self._in_double = self._evaluates = False
+        self._worker = 0
         self._moved: frozenset[str] = frozenset()
+
+    @property
+    def network(self) -> nn.Module:
+        """What is called: our copy of the network's layers, or the network as it is given."""
+        return self.backbone if self._as_given else self.structure.own(self._worker)
 
     def outer(self) -> Params:
         """What the meta-gradient is taken with respect to: all tensors that are trainable now, and those of :meth:`moving`
         that are not, as leaves of their own, whose gradient goes nowhere."""
         moving = self.moving()
-        return {
+        found: Params = {
             name: value if value.requires_grad else value.detach().requires_grad_()
             for name, value in self.backbone.named_parameters()
             if value.requires_grad or name in moving
         }
+        return {name: _double(value).requires_grad_() for name, value in found.items()} if self._in_double else found
 
     def moving(self) -> Params:
         """What the inner loop moves now: the tensors that adapt and are trainable; if none of them is (``freeze()``), those
@@ -86,21 +92,42 @@ class Learner:
         """Every tensor that adapts by the algorithm, trainable or frozen."""
         return {name: value for name, value in self.backbone.named_parameters() if self.adapts(name)}
 
-    def over(self, backbone: nn.Module) -> Learner:
-        """The same strategy over another network of the same structure."""
-        learner = self._over(backbone)
-        learner._moved = self._moved
-        return learner
+    def for_worker(self: Self, worker: int) -> Self:
+        """The same strategy over layers of a thread's own."""
+        return self._varied(_worker=worker)
 
-    def _over(self, backbone: nn.Module) -> Learner:
-        return Learner(backbone, self.norm)
+    def as_given(self: Self) -> Self:
+        """The same strategy over the caller's network itself: one task at a time, in one thread."""
+        return self._varied(_as_given=True)
 
-    def specialised(self, params: Params, x: Tensor) -> Learner:
+    def in_double(self: Self) -> Self:
+        """The same strategy with all tensors in float64."""
+        return self._varied(_in_double=True)
+
+    def with_batch_statistics(self: Self) -> Self:
+        """The same strategy under the policy ``"transductive"``."""
+        return self._varied(norm="transductive")
+
+    @contextlib.contextmanager
+    def running(self: Self, mode: Mode = "as_it_is") -> Iterator[Self]:
+        """The same strategy with every layer in this mode; layers that the caller has changed since are noticed."""
+        self.structure.refresh()
+        with self.structure.modes(mode, self._as_given):
+            evaluates = mode == "evaluating" or (mode == "as_it_is" and not self.backbone.training)
+            yield self._varied(_evaluates=evaluates)
+
+    def _varied(self: Self, **changes: object) -> Self:
+        other = copy.copy(self)
+        other.__dict__.update(changes)
+        return other
+
+    def specialised(self, params: Params, x: Tensor, mode: Mode) -> Learner:
         """The same strategy in the cheapest form that is exact for this network in its present modes: here itself.
 
         Args:
             params: the outer tensors by name.
             x: examples ``[n, ...]`` of one task to try the network on.
+            mode: of its layers.
         """
         return self
 
@@ -131,11 +158,53 @@ class Learner:
             return self._call(params, torch.cat([support, query]))[len(support) :]
 
     def _call(self, params: Params, x: Tensor) -> Tensor:
-        return self._run(self.backbone, params, self._buffers, x)
+        """The outputs of the whole network."""
+        network = self.network
+        if not self.structure.keeps_input.get(self._evaluates):
+            x = x.clone()  # a network may write to its input, which is not its own
+        with NormOperators(self.norm, self._evaluates, self.structure.frozen):
+            found = functional_call(network, self._tensors(network, params), (x,))
+        if not isinstance(found, Tensor):
+            raise ShapeError(
+                f"the backbone {type(self.backbone).__name__} returns a {type(found).__name__}, but the loss needs one tensor of "
+                "outputs [n, ...]; wrap it in a module that returns that tensor alone"
+            )
+        return found
 
-    @staticmethod
-    def _run(module: nn.Module, params: Params, buffers: list[str], x: Tensor) -> Tensor:
+    def _tensors(self, network: nn.Module, params: Params, within: str = "") -> Params:
+        """All that a forward pass of the layer ``within`` needs: ``params``, and buffers of this call alone."""
         # a layer that writes its buffers in forward (spectral norm, say) writes to copies: tasks must not see each other
-        copies = {name: module.get_buffer(name).clone() for name in buffers}
-        with OwnOperators():
-            return functional_call(module, {**params, **copies}, (x,))
+        buffers = {name: value.clone() for name, value in self.structure.buffers(network) if name.startswith(within)}
+        if not self._in_double:
+            return {**params, **buffers}
+        buffers = {name: _double(buffer) for name, buffer in buffers.items()}
+        frozen = {name: _double(value) for name, value in network.named_parameters() if name not in params}
+        return {**frozen, **params, **buffers}
+
+
+def _double(value: Tensor) -> Tensor:
+    return value.detach().double() if value.is_floating_point() else value
+
+
+class PlainLearner(Learner):
+    """The network as it is given, called on each set as a whole, without anything of ours: what other ways are compared with.
+
+    Its batch normalisation is torch's own, which in training is that of the policy ``"transductive"``.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self.__dict__.update(learner.as_given().__dict__)
+        self._adapts = learner.adapts
+
+    def adapts(self, name: str) -> bool:
+        return self._adapts(name)
+
+    def query_logits(self, params: Params, support: Tensor, query: Tensor, step: int = 0) -> Tensor:
+        return self._call(params, query)
+
+    def _call(self, params: Params, x: Tensor) -> Tensor:
+        own = x.clone()
+        found: Tensor = functional_call(self.backbone, self._tensors(self.backbone, params), (own,))
+        if own._version:
+            self.structure.keeps_input[self._evaluates] = False
+        return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,8 @@ class RidgeAdaptation(Adaptation):
         weight: the name of the head's weight ``[N, F]``.
         bias: the name of its bias ``[N]``, or ``None``.
     """
+
+    needs_features: ClassVar[bool] = True
 
     weight: str = "head.weight"
     bias: str | None = "head.bias"

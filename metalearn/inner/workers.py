@@ -9,7 +9,6 @@ are shared.
 from __future__ import annotations
 
 import contextvars
-import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -54,8 +53,11 @@ def run_parts(
     device = "cpu"  # threads are for the CPU alone
     autocast, kind = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
 
-    # copied before any thread runs, since a running one swaps the parameters of its network
-    each_own = [adaptation, *(_with_own_structure(adaptation) for _ in range(workers - 1))]
+    learners = [adaptation.learner.for_worker(worker) for worker in range(workers)]
+    for learner in learners:
+        learner.network  # noqa: B018  # made before any thread runs, since a running one swaps the parameters of its layers
+    losses = [share_loss(adaptation.loss) if worker else adaptation.loss for worker in range(workers)]
+    each_own = [replace(adaptation, learner=learner, loss=loss) for learner, loss in zip(learners, losses, strict=True)]
 
     def share(worker: int) -> list[Result]:
         mine = each_own[worker]
@@ -66,13 +68,6 @@ def run_parts(
     running = [pool.submit(contextvars.copy_context().run, share, worker) for worker in range(workers)]
     shares = [each.result() for each in running]
     return [shares[index % workers][index // workers] for index in range(len(ranges))]
-
-
-def _with_own_structure(adaptation: Adaptation) -> Adaptation:
-    network = adaptation.learner.backbone
-    shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
-    learner = adaptation.learner.over(copy.deepcopy(network, shared))
-    return replace(adaptation, learner=learner, loss=share_loss(adaptation.loss))
 
 
 @lru_cache(maxsize=4)

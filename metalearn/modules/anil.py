@@ -10,7 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from metalearn.errors import ConfigError
-from metalearn.inner import Adaptation, HeadLearner, Learner, NormPolicy, UpdateRule
+from metalearn.inner import Adaptation, HeadLearner, Learner, NormPolicy, TaskNorm, UpdateRule
 from metalearn.inner.ridge import RidgeAdaptation
 from metalearn.modules.arguments import check_choice, check_positive
 from metalearn.modules.base import InnerLR, LossFunction, MemoryMode, MetaModule, Scheduler
@@ -49,6 +49,7 @@ class ANIL(MetaModule):
         multi_step_loss: see :class:`MAML`.
         tasks_at_once: see :class:`MAML`.
         compile: see :class:`MAML`.
+        kernels: see :class:`MAML`.
         metrics: see :class:`MAML`.
         head: the name of the submodule that adapts, such as ``"fc"`` in torchvision's ResNets.
         head_solver: ``"gradient"``: inner steps; ``"ridge"``: the head, a ``torch.nn.Linear``, is the ridge regression of the
@@ -81,6 +82,7 @@ class ANIL(MetaModule):
         multi_step_loss: int | None = None,
         tasks_at_once: int | None = None,
         compile: bool = False,
+        kernels: bool = True,
         metrics: Metrics = None,
         head: str = "head",
         head_solver: Literal["gradient", "ridge"] = "gradient",
@@ -121,13 +123,14 @@ class ANIL(MetaModule):
             multi_step_loss=multi_step_loss,
             tasks_at_once=tasks_at_once,
             compile=compile,
+            kernels=kernels,
             metrics=metrics,
         )
         self.save_hyperparameters({"head": head, "head_solver": head_solver, "initial_ridge": initial_ridge})
 
-    def make_learner(self, backbone: nn.Module) -> Learner:
+    def make_learner(self, backbone: nn.Module, norm: TaskNorm) -> Learner:
         needed_by = "head_solver='ridge'" if self._solver == "ridge" else None
-        return HeadLearner(backbone, self.norm, self._head_name, needed_by)
+        return HeadLearner(backbone, norm, self._head_name, needed_by)
 
     def make_adaptation(self, adaptation: Adaptation) -> Adaptation:
         if self._solver == "gradient":

@@ -16,7 +16,7 @@ from metalearn.errors import CheckpointError, ConfigError, DivergenceError
 from metalearn.inner import recording
 from metalearn.metrics import count_right
 from metalearn.modules.batches import as_groups
-from metalearn.modules.checkpoint import KEY, build_backbone, check_state, read_checkpoint
+from metalearn.modules.checkpoint import KEY, build_backbone, check_state, read_checkpoint, rename_old_keys
 from metalearn.modules.core import InnerLR, LossFunction, MemoryMode, Scheduler
 from metalearn.modules.evaluation import Evaluation
 from metalearn.modules.outer import NEVER, make_optimizer, read_schedule
@@ -171,6 +171,7 @@ class MetaModule(Evaluation):
                 f"the checkpoint was made with a loss given in Python, but this module has {self._named_loss!r}, with which it "
                 "would adapt otherwise; pass loss= to load_from_checkpoint, or to the module"
             )
+        rename_old_keys(checkpoint["state_dict"])
         check_state(self, checkpoint["state_dict"])
         ours = checkpoint.get(KEY, {})
         self.image_spec = ours.get("image_spec")

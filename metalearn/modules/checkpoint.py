@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from metalearn.errors import CheckpointError
+from metalearn.inner import StepStatistics
 
-__all__ = ["KEY", "build_backbone", "check_state", "describe_backbone", "read_checkpoint"]
+__all__ = ["KEY", "build_backbone", "check_state", "describe_backbone", "read_checkpoint", "rename_old_keys"]
 
 KEY = "metalearn"
 """The checkpoint entry that holds our own description: plain types only."""
@@ -81,6 +82,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"checkpoint {path} has no state_dict, so it is no Lightning checkpoint; use a run's best.ckpt"
         )
     return found
+
+
+def rename_old_keys(state: dict[str, Any]) -> None:
+    """Give the statistics of the policy ``"per_step"`` their name where an older version kept them among the backbone's."""
+    for name in [name for name in state if name.startswith("backbone.") and name.endswith((".step_mean", ".step_var"))]:
+        layer, _, kind = name.removeprefix("backbone.").rpartition(".")
+        state[f"norm_statistics.{StepStatistics.key(layer)}:{kind}"] = state.pop(name)
 
 
 def check_state(module: nn.Module, state: dict[str, Any]) -> None:

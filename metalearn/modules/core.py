@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -22,16 +23,19 @@ from metalearn.inner import (
     Learner,
     MemoryMode,
     MetaLoss,
+    ModuleLoss,
     NormPolicy,
     Plan,
     Schedule,
+    StepStatistics,
+    TaskNorm,
     UpdateRule,
     evaluating,
     meta_loss,
-    own_batch_norm,
     own_kernels,
 )
 from metalearn.inner.compiled import CompiledPart
+from metalearn.inner.structure import Mode
 from metalearn.metrics import Interval
 from metalearn.modules.arguments import (
     LossName,
@@ -82,6 +86,7 @@ class MetaCore(L.LightningModule):
         multi_step_loss: int | None,
         tasks_at_once: int | None,
         compile: bool,
+        kernels: bool,
         metrics: Metrics,
     ) -> None:
         super().__init__()
@@ -110,8 +115,9 @@ class MetaCore(L.LightningModule):
                 f"memory is {memory!r}, but {inner_optimizer} keeps its state in the graph of all steps; use memory='store', "
                 f"or one of the optimisers {', '.join(RULES)}"
             )
-        self.backbone = own_batch_norm(backbone, norm, inner_steps)
+        self.backbone = backbone
         self.norm: NormPolicy = norm
+        self.norm_statistics = StepStatistics(backbone, inner_steps) if norm == "per_step" else None
         self.inner_steps = inner_steps
         self.eval_inner_steps = eval_inner_steps or inner_steps
         self.first_order = first_order
@@ -123,11 +129,13 @@ class MetaCore(L.LightningModule):
         self.outer_scheduler = outer_scheduler
         self.multi_step_loss = multi_step_loss
         self.tasks_at_once = tasks_at_once
+        self.kernels = kernels
         if isinstance(loss, nn.Module):
             self.loss = loss  # moved, cast, trained and saved with the module
+        learner = self.make_learner(backbone, TaskNorm(backbone, norm, self.norm_statistics))
         self._adaptation = self.make_adaptation(
             Adaptation(
-                self.make_learner(self.backbone), rule, get_loss(loss, self.backbone), memory, float(inner_weight_decay),
+                learner, rule, get_loss(loss, backbone), memory, float(inner_weight_decay),
                 inner_clip_norm, support_chunk,
             )
         )  # fmt: skip
@@ -149,6 +157,7 @@ class MetaCore(L.LightningModule):
                 "multi_step_loss": multi_step_loss,
                 "tasks_at_once": tasks_at_once,
                 "compile": compile,
+                "kernels": kernels,
             }
             | ({} if callable(loss) else {"loss": loss})
         )
@@ -158,8 +167,8 @@ class MetaCore(L.LightningModule):
         self.run_name = type(self).__name__
         self._user_metrics = read_metrics(metrics)
         self._scores: dict[tuple[str, int], Scores] = {}
+        self._choices: dict[Any, Choice] = {}
         self._choice: Choice | None = None
-        self._chosen: dict[Any, Choice] = {}
         self._told: set[str] = set()
         self._compiled = CompiledPart(rank_zero_info) if compile else None
         self.learning_rate: float | None = None
@@ -177,7 +186,7 @@ class MetaCore(L.LightningModule):
         """What stands for the inner loop where noise shows which ways of running it are exact."""
         return self._adaptation
 
-    def make_learner(self, backbone: nn.Module) -> Learner:
+    def make_learner(self, backbone: nn.Module, norm: TaskNorm) -> Learner:
         """The strategy that says which parameters of ``backbone`` adapt."""
         raise NotImplementedError(f"{type(self).__name__} must say which parameters adapt")
 
@@ -201,19 +210,18 @@ class MetaCore(L.LightningModule):
                 "compile is True, but the tasks of this batch differ in shape, and each shape would be compiled anew; use "
                 "compile=False, or fixed ways, shots and queries"
             )
-        adaptation, plan, operators = self._way(episode, ways)
         schedule = Schedule(
             self.inner_steps, self._sizes(), 1 if self.first_order else 2, self.multi_step_weights(self.global_step)
         )
-        try:
-            with own_kernels(*operators):
+        with self._running(episode, ways) as (adaptation, plan, _):
+            try:
                 return meta_loss(adaptation, adaptation.outer(), self._extra(), episode, schedule, plan, self._compiled)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not isinstance(error, torch.OutOfMemoryError) and not any(
-                sign in str(error) for sign in ("not enough memory", "allocate memory")
-            ):
-                raise
-            raise MemoryLimitError(_advise(adaptation.memory, plan, len(episode.support.x))) from error
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not isinstance(error, torch.OutOfMemoryError) and not any(
+                    sign in str(error) for sign in ("not enough memory", "allocate memory")
+                ):
+                    raise
+                raise MemoryLimitError(_advise(adaptation.memory, plan, len(episode.support.x))) from error
 
     def multi_step_weights(self, step: int) -> list[float] | None:
         """The weights of the query losses after 0, 1, ..., ``inner_steps`` inner steps at an outer step.
@@ -234,13 +242,28 @@ class MetaCore(L.LightningModule):
         """Outer parameters besides the network's."""
         return [value for value in self.step_sizes.parameters() if value.requires_grad]
 
-    def _way(self, episode: Episode, ways: int | None = None) -> tuple[Adaptation, Plan, list[str]]:
-        """The inner loop in the chosen memory mode, how many tasks at once, and which of our operators are used."""
-        learner = self._specialise(episode.support.x[0])
-        choice = self._choose(episode, learner)
-        adaptation = replace(self._narrowed(ways), learner=learner, memory=choice.memory)
-        plan = make_plan(choice, adaptation, episode, self.tasks_at_once, self._compiled is not None)
-        return adaptation, plan, ["conv", "norm"] if choice.own_operators else []
+    @contextlib.contextmanager
+    def _running(
+        self, episode: Episode, ways: int | None = None, evaluating: bool = False
+    ) -> Iterator[tuple[Adaptation, Plan, Choice]]:
+        """The inner loop in the chosen way, how many tasks at once, and the choice; within the context it can be run."""
+        mode: Mode = "evaluating" if evaluating else "as_it_is"
+        learner = self._specialise(episode.support.x[0], mode)
+        choice = self._choose(episode, learner, evaluating)
+        learner = learner.as_given() if choice.as_given else learner
+        with contextlib.ExitStack() as stack:
+            running = stack.enter_context(learner.running(mode))
+            stack.enter_context(own_kernels(*choice.operators))
+            if evaluating:
+                stack.enter_context(self._loss_in_eval())
+            adaptation = replace(self._narrowed(ways), learner=running, memory=choice.memory)
+            plan = make_plan(choice, adaptation, episode, self.tasks_at_once, self._compiled is not None)
+            yield adaptation, plan, choice
+
+    def _loss_in_eval(self) -> contextlib.AbstractContextManager[None]:
+        """Within this context a loss that is a module is in ``eval()``."""
+        loss = self._adaptation.loss
+        return evaluating(loss.module) if isinstance(loss, ModuleLoss) else contextlib.nullcontext()
 
     def freeze(self) -> Any:
         """Freeze every parameter; what adapted before still does, since adapting needs no training."""
@@ -248,10 +271,10 @@ class MetaCore(L.LightningModule):
         super().freeze()
         return self
 
-    def _specialise(self, x: Tensor) -> Learner:
+    def _specialise(self, x: Tensor, mode: Mode) -> Learner:
         """The learner in its cheapest exact form for the network as it is now, tried on examples ``[n, ...]`` of a task."""
         params = {name: usable(value) for name, value in self._learner.outer().items()}
-        learner = self._learner.specialised(params, x)
+        learner = self._learner.specialised(params, x, mode)
         if learner.note is not None and learner.note not in self._told:
             self._told.add(learner.note)
             rank_zero_info(f"{type(self).__name__}: {learner.note}")
@@ -299,39 +322,55 @@ class MetaCore(L.LightningModule):
         batched = Batch(support.x[None], support.y[None])
         episode, reading = self._prepare(Episode(batched, batched), ways)
         support = Batch(*(tensor[0] for tensor in episode.support))
-        with evaluation_gradients(), evaluating(self):
+        with evaluation_gradients():
             x, y = usable(support.x), usable(support.y)
-            learner = self._specialise(x)
-            params = {name: usable(value).detach() for name, value in learner.outer().items()}
+            episode = Episode(Batch(x[None], y[None]), Batch(x[None], y[None]))
+            params = {name: usable(value).detach() for name, value in self._learner.outer().items()}
             sizes = self._fixed_sizes()
             fixed = {name: value for name, value in self.backbone.named_parameters() if name not in params}
             if ways is not None and ways > reading.outputs:
-                params, sizes = widen_head(learner, reading.outputs, ways, params, sizes)
-            with torch.no_grad():
-                encoded, _ = learner.encode(params, x, x)
+                params, sizes = widen_head(self._learner, reading.outputs, ways, params, sizes)
             count = self.eval_inner_steps if steps is None else steps
-            adaptation = replace(self._narrowed(ways), learner=learner)
-            *_, adapted = adaptation.iterates(params, encoded, y, count, sizes, order=0)
-        return AdaptedModel(learner, {**fixed, **params, **adapted}, x, count, ways, reading.classes)
+            with self._running(episode, ways, evaluating=True) as (adaptation, _, choice):
+                with torch.no_grad():
+                    encoded, _ = adaptation.encode(params, x, x)
+                *_, adapted = adaptation.iterates(params, encoded, y, count, sizes, order=0)
+            tensors = {**fixed, **params, **adapted}
+            return AdaptedModel(adaptation.learner, tensors, x, count, ways, reading.classes, choice.operators)
 
     def forward(self, support: Batch, query: Tensor) -> Tensor:
         """Logits ``[m, N]`` of one task's queries ``[m, ...]`` after adaptation to its support set."""
         return self.adapt(support)(query)
 
-    def _choose(self, episode: Episode, learner: Learner) -> Choice:
-        key = type(learner), tuple(learner.outer())
-        if key not in self._chosen:
-            schedule = Schedule(self.inner_steps, self._fixed_sizes(), 1 if self.first_order else 2)
+    @property
+    def choice(self) -> Choice | None:
+        """How training runs the inner loop, and why; ``None`` before its first step."""
+        return self._choice
+
+    def _choose(self, episode: Episode, learner: Learner, evaluating: bool) -> Choice:
+        """The way of running, chosen once for training and once for evaluation, and anew when the network's layers change."""
+        structure = learner.structure
+        structure.refresh()
+        key = structure.version, evaluating, type(learner), tuple(learner.outer())
+        if key not in self._choices:
+            self._choices = {other: choice for other, choice in self._choices.items() if other[0] == structure.version}
+            order = 0 if evaluating else 1 if self.first_order else 2
+            schedule = Schedule(self.inner_steps, self._fixed_sizes(), order)
             adaptation = replace(self.probed_adaptation(), learner=learner)
             with evaluation_gradients():
-                self._chosen[key] = self._choice = choose_execution(self.execution, adaptation, episode, schedule)
+                choice = choose_execution(self.execution, adaptation, episode, schedule, self.kernels, evaluating)
+            told = {reason for other in self._choices.values() for reason in other.reasons}
+            self._choices[key] = choice
             name = type(self).__name__
-            first, *others = self._choice.reasons
-            rank_zero_info(f"{name}: {self._choice.name} execution over tasks, because {first}")
+            first, *others = choice.reasons
+            if first not in told:
+                rank_zero_info(f"{name}: {choice.name} execution over tasks, because {first}")
             for reason in others:
-                rank_zero_info(f"{name}: {reason}")
-        self._choice = self._chosen[key]
-        return self._choice
+                if reason not in told:
+                    rank_zero_info(f"{name}: {reason}")
+        if not evaluating:
+            self._choice = self._choices[key]
+        return self._choices[key]
 
     def setup(self, stage: str) -> None:
         """Refuse what is not proven right, and say once how batch normalisation is done."""
@@ -388,13 +427,20 @@ class MetaCore(L.LightningModule):
         weights = tuple(value.shape for value in self.backbone.parameters())  # a layer may have been replaced
         key = (x.shape[2:], y.shape[2:], x.dtype, y.dtype, x.device, min(x.shape[1], 2), weights)
         if key not in self._readings:
-            with evaluation_gradients(), evaluating(self):
-                params = {name: usable(value) for name, value in self._learner.outer().items()}
+            given = self._learner.as_given()
+            with (
+                evaluation_gradients(),
+                own_kernels(),
+                self._loss_in_eval(),
+                given.structure.undisturbed(),
+                given.running("evaluating") as learner,
+            ):
+                params = {name: usable(value) for name, value in learner.outer().items()}
 
                 @torch.no_grad()
                 def forward(x: Tensor) -> Any:
-                    encoded, _ = self._learner.encode(params, x, x)
-                    return self._learner.support_logits(params, encoded)
+                    encoded, _ = learner.encode(params, x, x)
+                    return learner.support_logits(params, encoded)
 
                 task = Batch(usable(x[0]), usable(y[0]))
                 self._readings[key] = read_batch(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metalearn.episode import Batch, Episode
 from metalearn.errors import DivergenceError
-from metalearn.inner import evaluate, evaluating, own_kernels
+from metalearn.inner import evaluate
 from metalearn.metrics import Interval
 from metalearn.modules.batches import as_tasks
 from metalearn.modules.core import MetaCore
@@ -176,9 +176,8 @@ class Evaluation(MetaCore):
         tasks = len(episode.support.x)
         with evaluation_gradients():
             episode = Episode(*(Batch(usable(role.x), usable(role.y)) for role in episode))
-            adaptation, plan, operators = self._way(episode, ways)
-            params = {name: usable(value) for name, value in adaptation.outer().items()}
-            with evaluating(self), own_kernels(*operators):
+            with self._running(episode, ways, evaluating=True) as (adaptation, plan, _):
+                params = {name: usable(value) for name, value in adaptation.outer().items()}
                 outputs = evaluate(adaptation, params, episode, steps, self._fixed_sizes(), plan)
         if ways is not None:
             outputs = {step: logits[:, :, :ways] for step, logits in outputs.items()}
@@ -198,6 +197,6 @@ class Evaluation(MetaCore):
 
     def _losses(self, outputs: Tensor, episode: Episode) -> Tensor:
         """The query loss of every task, ``[B]``, in eval mode as the outputs."""
-        with torch.no_grad(), evaluating(self):
+        with torch.no_grad(), self._loss_in_eval():
             pairs = zip(outputs, episode.query.y, strict=True)
             return torch.stack([self._adaptation.task_loss({}, each, targets) for each, targets in pairs])

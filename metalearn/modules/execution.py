@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from metalearn.episode import Episode
-from metalearn.inner import Adaptation, MemoryMode, Plan, Probe, Schedule, evaluating
+from metalearn.errors import ConfigError
+from metalearn.inner import Adaptation, MemoryMode, Plan, Probe, Schedule, Way
 from metalearn.inner.losses import double_loss
+from metalearn.inner.structure import hooked_layer
 
 __all__ = ["Choice", "ExecutionName", "choose_execution", "make_plan"]
 
@@ -29,6 +31,7 @@ class Choice(NamedTuple):
         memory: the memory mode.
         own_operators: whether our operators are used for convolutions and normalisation.
         threads: whether tasks may be shared among threads.
+        as_given: whether the caller's network itself is called, not our copy of its layers.
         reasons: clauses that follow "because"; one for the execution, then one for every other wish that was not granted.
     """
 
@@ -36,55 +39,144 @@ class Choice(NamedTuple):
     memory: MemoryMode
     own_operators: bool
     threads: bool
+    as_given: bool
     reasons: list[str]
 
+    @property
+    def operators(self) -> list[str]:
+        """The operators of ours that are used, by their names."""
+        return ["conv", "norm"] if self.own_operators else []
 
-def choose_execution(asked: ExecutionName, adaptation: Adaptation, episode: Episode, schedule: Schedule) -> Choice:
+
+def choose_execution(
+    asked: ExecutionName,
+    adaptation: Adaptation,
+    episode: Episode,
+    schedule: Schedule,
+    kernels: bool = True,
+    evaluating: bool = False,
+) -> Choice:
     """Choose how the inner loop is run: as asked where a float64 probe shows that to be exact, else more plainly.
 
     It never times, so that a run is the same twice.
+
+    Args:
+        asked: what the user asked for.
+        adaptation: the inner loop.
+        episode: gives shapes.
+        schedule: steps, step sizes and order.
+        kernels: whether our operators may be used.
+        evaluating: whether the network is in ``eval()``.
+
+    Raises:
+        ConfigError: no way of running is exact.
     """
-    plainest = Choice("sequential", "store" if adaptation.memory == "store" else "remat", False, False, [])
-    hooked = _hooked_layer(adaptation.learner.backbone)
-    if hooked is not None:
-        reason = f"layer {hooked!r} has hooks, which see one task at a time and torch's own operators"
-        return plainest._replace(reasons=[reason])
+    learner = adaptation.learner
+    as_given = learner.norm != "per_step"  # its statistics belong to our copy of the layers
+    memory: MemoryMode = adaptation.memory if schedule.order == 2 else "store"
+    plain = Way(False, "store" if memory == "store" else "remat", False, as_given)
     try:
-        probe = Probe(adaptation, episode, schedule)
+        probe = Probe(adaptation, episode, schedule, evaluating)
+    except ConfigError:
+        raise
     except (RuntimeError, TypeError) as error:  # what is wrong with the network itself comes up again
-        return plainest._replace(reasons=[_blame(adaptation, episode, error)])
-    reasons = []
-    unfit = probe.find_inexactness("store", stacked=False)
-    own = unfit is None
-    if unfit is not None:
-        reasons.append(f"torch's own operators are used, because ours are not exact here: {unfit}")
-    memory: MemoryMode = adaptation.memory
-    if schedule.order == 2:
-        while memory != "store":
-            unfit = probe.find_inexactness(memory, False, own)
-            if unfit is None:
-                break
-            next_one: MemoryMode = "remat" if memory == "mixed" else "store"
-            reasons.append(f"memory is {next_one!r}, because {memory!r} is not exact here: {unfit}")
-            memory = next_one
-    if asked == "sequential":
-        return Choice("sequential", memory, own, False, ["it was asked for", *reasons])
-    if asked == "auto" and _fills_caches(episode):
-        reason = "on a CPU, a single task with images of this size fills the caches and the cores"
-        return Choice("sequential", memory, own, False, [reason, *reasons])
-    if adaptation.learner.norm == "per_step":
-        return Choice("sequential", memory, own, False, ["norm 'per_step' writes statistics task by task", *reasons])
-    if not adaptation.rule.batches:
-        return Choice("sequential", memory, own, False, ["the inner optimiser takes one task at a time", *reasons])
-    unfit = probe.find_inexactness(memory, True, own)
-    if unfit is not None:
-        return Choice(
-            "sequential", memory, own, False, [f"the vectorised execution is not exact here: {unfit}", *reasons]
+        return _take(plain, _blame(adaptation, episode, error))
+    if not probe.finite:
+        return _take(plain, "its meta-gradient on noise is not finite, so nothing else is proven")
+    notes = []
+    if probe.attends and schedule.order == 2:
+        notes.append("attention is computed by torch's math kernel, since the faster ones have no second derivative")
+    hooked = hooked_layer(learner.backbone)
+    if hooked is not None:
+        _prove(probe, plain)
+        return _take(
+            plain, f"layer {hooked!r} has hooks, which see one task at a time and torch's own operators", *notes
         )
-    wish = "it was asked for and" if asked == "vectorized" else "it needs fewer calls and"
-    # forward-mode levels are the process's, and so is the random generator of dropout
-    threads = memory != "mixed" and not _draws_random_numbers(adaptation, episode)
-    return Choice("vectorized", memory, own, threads, [f"{wish} a float64 probe has shown it exact", *reasons])
+    one_by_one = _find_reason_for_one_task(asked, adaptation, episode, probe)
+    best = Way(one_by_one is None, memory, kernels, False)
+    unfit = probe.find_inexactness(best)
+    if unfit is None and evaluating and best.stacked:  # a task that is adapted alone is run so
+        unfit = probe.find_inexactness(best._replace(stacked=False))
+    if unfit is None:
+        return _take(best, one_by_one or _PROVEN[asked], *notes, threads=_may_use_threads(best, adaptation, episode))
+    way, reasons = _find_exact(probe, best._replace(stacked=False), plain)
+    reasons += notes
+    if one_by_one is None and way.as_given:
+        one_by_one, *reasons = reasons
+    elif one_by_one is None:
+        if evaluating or way != best._replace(stacked=False):
+            unfit = probe.find_inexactness(way._replace(stacked=True))
+        if unfit is None:
+            way = way._replace(stacked=True)
+            return _take(way, _PROVEN[asked], *reasons, threads=_may_use_threads(way, adaptation, episode))
+        one_by_one = f"the vectorised execution is not exact here: {unfit}"
+    return _take(way, one_by_one or "", *reasons)
+
+
+_PROVEN = {
+    "vectorized": "it was asked for and a float64 probe has shown it exact",
+    "auto": "it needs fewer calls and a float64 probe has shown it exact",
+}
+
+
+def _take(way: Way, *reasons: str, threads: bool = False) -> Choice:
+    name: Literal["sequential", "vectorized"] = "vectorized" if way.stacked else "sequential"
+    return Choice(name, way.memory, way.own_operators, threads, way.as_given, list(reasons))
+
+
+def _prove(probe: Probe, way: Way) -> None:
+    unfit = probe.find_inexactness(way)
+    if unfit is not None:
+        raise ConfigError(
+            f"the inner loop is not exact for this backbone ({unfit}), in whatever way it is run; give that layer an ordinary "
+            "forward pass, which depends on its input, its parameters and its buffers alone"
+        )
+
+
+def _find_exact(probe: Probe, best: Way, plain: Way) -> tuple[Way, list[str]]:
+    """The best exact way of running one task at a time, and why it is not better."""
+    reasons = []
+    way = best._replace(memory="store")
+    unfit = probe.find_inexactness(way)
+    if unfit is not None and way.own_operators:
+        way = way._replace(own_operators=False)
+        ours, unfit = unfit, probe.find_inexactness(way)
+        if unfit is None:
+            reasons.append(f"torch's own operators are used, because ours are not exact here: {ours}")
+    if unfit is not None:
+        _prove(probe, plain)
+        return plain, [f"the network itself is called, because a copy of its layers is not exact here: {unfit}"]
+    way = way._replace(memory=best.memory)
+    while way.memory != "store":
+        unfit = probe.find_inexactness(way)
+        if unfit is None:
+            break
+        next_one: MemoryMode = "remat" if way.memory == "mixed" else "store"
+        reasons.append(f"memory is {next_one!r}, because {way.memory!r} is not exact here: {unfit}")
+        way = way._replace(memory=next_one)
+    return way, reasons
+
+
+def _may_use_threads(way: Way, adaptation: Adaptation, episode: Episode) -> bool:
+    """Forward-mode levels are the process's, and so is the random generator of dropout."""
+    return way.stacked and way.memory != "mixed" and not _draws_random_numbers(adaptation, episode)
+
+
+def _find_reason_for_one_task(
+    asked: ExecutionName, adaptation: Adaptation, episode: Episode, probe: Probe
+) -> str | None:
+    """Why tasks are executed one after another whatever a comparison says."""
+    if asked == "sequential":
+        return "it was asked for"
+    if asked == "auto" and _fills_caches(episode):
+        return "on a CPU, a single task with images of this size fills the caches and the cores"
+    if adaptation.learner.norm == "per_step":
+        return "norm 'per_step' writes statistics task by task"
+    if not adaptation.rule.batches:
+        return "the inner optimiser takes one task at a time"
+    if probe.draws:
+        return "the network draws random numbers beside dropout's, other ones in every execution"
+    return None
 
 
 def make_plan(
@@ -121,21 +213,20 @@ def _fills_caches(episode: Episode) -> bool:
     return episode.support.x.device.type == "cpu" and values > 4 * AT_ONCE
 
 
-def _hooked_layer(network: nn.Module) -> str | None:
-    for name, layer in network.named_modules():
-        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
-            return name or type(network).__name__
-    return None
-
-
 def _blame(adaptation: Adaptation, episode: Episode, error: Exception) -> str:
     """Whether it is the loss or the network that does not run in float64."""
     (x, y), _ = episode
     double = replace(adaptation, loss=double_loss(adaptation.loss))
-    with evaluating(adaptation.learner.backbone), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+    learner = adaptation.learner.as_given()
+    with (
+        learner.structure.undisturbed(),
+        learner.running("evaluating") as running,
+        torch.no_grad(),
+        torch.autocast(x.device.type, enabled=False),
+    ):
         try:
-            support, _ = adaptation.encode(adaptation.outer(), x[0], x[0])
-            outputs = adaptation.learner.support_logits(adaptation.learner.outer(), support).double()
+            support, _ = running.encode(running.outer(), x[0], x[0])
+            outputs = running.support_logits(running.outer(), support).double()
         except RuntimeError:
             outputs = None
         if outputs is not None:
@@ -149,17 +240,19 @@ def _blame(adaptation: Adaptation, episode: Episode, error: Exception) -> str:
                     "buffers would)"
                 )
     why = str(error).strip().splitlines()[0][:160]
-    return f"a copy of the network does not run in float64, so nothing else is proven: {why}"
+    return f"the network does not run in float64, so nothing else is proven: {why}"
 
 
 def _draws_random_numbers(adaptation: Adaptation, episode: Episode) -> bool:
     """Whether a forward pass in training mode moves the random generator, as dropout does."""
-    network = adaptation.learner.backbone
     device = episode.support.x.device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), evaluating(network), torch.no_grad():
-        network.train()
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        adaptation.learner.running("training") as learner,
+        torch.no_grad(),
+    ):
         before = torch.get_rng_state()
-        params = adaptation.learner.outer()
-        support, _ = adaptation.learner.encode(params, episode.support.x[0], episode.support.x[0])
-        adaptation.learner.support_logits(params, support)
+        params = learner.outer()
+        support, _ = learner.encode(params, episode.support.x[0], episode.support.x[0])
+        learner.support_logits(params, support)
         return not torch.equal(before, torch.get_rng_state())

@@ -15,7 +15,7 @@ from metalearn.bilevel.linear import CG, FixedPoint, LinearSolver, Neumann
 from metalearn.bilevel.oracles import OracleCounts
 from metalearn.bilevel.solvers import GradientDescent, InnerSolver, Nesterov
 from metalearn.errors import ConfigError
-from metalearn.inner import Adaptation, HeadLearner, Learner, NormPolicy
+from metalearn.inner import Adaptation, HeadLearner, Learner, NormPolicy, TaskNorm
 from metalearn.modules.arguments import check_choice, check_positive, check_step_size, check_steps
 from metalearn.modules.base import LossFunction, MemoryMode, Scheduler
 from metalearn.modules.bilevel_tasks import BilevelTasks
@@ -57,6 +57,7 @@ class BilevelFewShot(BilevelTasks):
         outer_scheduler: see :class:`ANIL`.
         support_chunk: see :class:`ANIL`.
         tasks_at_once: see :class:`ANIL`.
+        kernels: see :class:`ANIL`.
         metrics: see :class:`ANIL`.
 
     Raises:
@@ -85,6 +86,7 @@ class BilevelFewShot(BilevelTasks):
         outer_scheduler: Scheduler = None,
         support_chunk: int | None = None,
         tasks_at_once: int | None = None,
+        kernels: bool = True,
         metrics: Metrics = None,
     ) -> None:
         check_choice("head_loss", head_loss, ["softmax", "ridge"])
@@ -122,6 +124,7 @@ class BilevelFewShot(BilevelTasks):
             outer_scheduler=outer_scheduler,
             support_chunk=support_chunk,
             tasks_at_once=tasks_at_once,
+            kernels=kernels,
             metrics=metrics,
         )
         with torch.no_grad():
@@ -135,9 +138,9 @@ class BilevelFewShot(BilevelTasks):
             }
         )  # fmt: skip
 
-    def make_learner(self, backbone: nn.Module) -> Learner:
+    def make_learner(self, backbone: nn.Module, norm: TaskNorm) -> Learner:
         needed_by = "head_loss='ridge'" if self.head_loss == "ridge" else None
-        return HeadLearner(backbone, self.norm, self._head_name, needed_by)
+        return HeadLearner(backbone, norm, self._head_name, needed_by)
 
     def make_adaptation(self, adaptation: Adaptation) -> Adaptation:
         ridge = self.head_loss == "ridge"

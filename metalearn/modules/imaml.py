@@ -14,7 +14,7 @@ from metalearn.bilevel.indefinite import CGOrMinRes, NormalCG
 from metalearn.bilevel.linear import CG, LinearSolver
 from metalearn.bilevel.oracles import OracleCounts
 from metalearn.bilevel.solvers import GradientDescent
-from metalearn.inner import Adaptation, Learner, NormPolicy
+from metalearn.inner import Adaptation, Learner, NormPolicy, TaskNorm
 from metalearn.modules.arguments import check_choice, check_positive, check_step_size, check_steps
 from metalearn.modules.base import LossFunction, Scheduler
 from metalearn.modules.bilevel_tasks import BilevelTasks
@@ -48,6 +48,7 @@ class IMAML(BilevelTasks):
         outer_scheduler: see :class:`MAML`.
         support_chunk: see :class:`MAML`.
         tasks_at_once: see :class:`MAML`.
+        kernels: see :class:`MAML`.
         metrics: see :class:`MAML`.
 
     Raises:
@@ -71,6 +72,7 @@ class IMAML(BilevelTasks):
         outer_scheduler: Scheduler = None,
         support_chunk: int | None = None,
         tasks_at_once: int | None = None,
+        kernels: bool = True,
         metrics: Metrics = None,
     ) -> None:
         check_positive("lam", lam)
@@ -100,14 +102,15 @@ class IMAML(BilevelTasks):
             outer_scheduler=outer_scheduler,
             support_chunk=support_chunk,
             tasks_at_once=tasks_at_once,
+            kernels=kernels,
             metrics=metrics,
         )
         self.save_hyperparameters(
             {"lam": lam, "cg_steps": cg_steps, "linear_solver": linear_solver, "damping": damping}
         )
 
-    def make_learner(self, backbone: nn.Module) -> Learner:
-        return Learner(backbone, self.norm)
+    def make_learner(self, backbone: nn.Module, norm: TaskNorm) -> Learner:
+        return Learner(backbone, norm)
 
     def make_adaptation(self, adaptation: Adaptation) -> Adaptation:
         return BilevelAdaptation(

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
-from metalearn.inner import Learner, NormPolicy, UpdateRule
+from metalearn.inner import Learner, NormPolicy, TaskNorm, UpdateRule
 from metalearn.modules.base import InnerLR, LossFunction, MemoryMode, MetaModule, Scheduler
 from metalearn.modules.execution import ExecutionName
 from metalearn.modules.scores import Metrics
@@ -22,8 +22,8 @@ class MAML(MetaModule):
     ``first_order=True`` drops the product (FOMAML).
 
     Args:
-        backbone: any network ``[n, ...] -> [n, ways]``. Its ``BatchNorm`` layers are replaced, in place, by per-task ones
-            with the same parameters.
+        backbone: any network ``[n, ...] -> [n, ways]``. It stays as it is; in the inner loop its batch normalisation is that of
+            one task, as ``norm`` says.
         inner_steps: adaptation steps in training.
         inner_lr: their step size; a list gives one a step, a mapping one for each beginning of a tensor's name;
             ``"learn"`` learns one per parameter tensor, ``"learn_per_step"`` one per tensor and step (MAML++),
@@ -56,6 +56,8 @@ class MAML(MetaModule):
         tasks_at_once: tasks that the vectorised execution adapts together; ``None`` for as many as suit the device. Bounds
             memory; the meta-gradient stays that of all tasks.
         compile: compile the step: one compilation per shape, said in the log, minutes for a large network on a CPU.
+        kernels: whether our operators for convolutions and batch normalisation are used where they are exact;
+            ``False`` for torch's own.
         metrics: a torchmetrics metric, a collection, a list or a mapping by name: copies are updated with the query outputs and
             targets of all tasks, and logged as ``val/<name>`` and ``test/<name>``.
 
@@ -84,6 +86,7 @@ class MAML(MetaModule):
         multi_step_loss: int | None = None,
         tasks_at_once: int | None = None,
         compile: bool = False,
+        kernels: bool = True,
         metrics: Metrics = None,
     ) -> None:
         super().__init__(
@@ -106,8 +109,9 @@ class MAML(MetaModule):
             multi_step_loss=multi_step_loss,
             tasks_at_once=tasks_at_once,
             compile=compile,
+            kernels=kernels,
             metrics=metrics,
         )
 
-    def make_learner(self, backbone: nn.Module) -> Learner:
-        return Learner(backbone, self.norm)
+    def make_learner(self, backbone: nn.Module, norm: TaskNorm) -> Learner:
+        return Learner(backbone, norm)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from metalearn.episode import Episode
-from metalearn.inner import MetaLoss
+from metalearn.inner import MetaLoss, own_kernels
 from metalearn.modules.maml import MAML
 
 __all__ = ["Pooled"]
@@ -27,6 +26,7 @@ class Pooled(MAML):
         support, query = episode
         tasks, n = query.y.shape[:2]
         x, y = torch.cat([support.x, query.x], 1), torch.cat([support.y, query.y], 1)
-        outputs: Tensor = self.backbone(x.flatten(0, 1))
+        with self._learner.as_given().running() as learner, own_kernels():
+            outputs = learner.support_logits(learner.outer(), x.flatten(0, 1))
         loss = self._narrowed(ways).task_loss({}, outputs, y.flatten(0, 1))
         return MetaLoss(loss, outputs.detach().unflatten(0, (tasks, -1))[:, -n:])

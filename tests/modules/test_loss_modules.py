@@ -69,8 +69,8 @@ def test_parameters_of_a_loss_get_their_exact_meta_gradient(kind: type[MAML], ex
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12, msg=name)
-    assert module._choice is not None
-    assert module._choice[:2] == (execution, memory)
+    assert module.choice is not None
+    assert module.choice[:2] == (execution, memory)
 
 
 @pytest.mark.parametrize("kind", [MAML, Pooled])

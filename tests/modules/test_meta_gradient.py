@@ -56,8 +56,8 @@ def test_equals_a_plain_autograd_loop(algorithm: str, steps: int, first_order: b
     kind = ANIL if algorithm == "anil" else MAML
     module = kind(net, inner_steps=steps, inner_lr=0.3, first_order=first_order, execution=execution)  # type: ignore[arg-type]
     assert largest_error(module.meta_gradient(episode), expected) < 1e-9
-    assert module._choice is not None
-    assert module._choice.name == execution
+    assert module.choice is not None
+    assert module.choice.name == execution
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
@@ -116,8 +116,8 @@ def test_equals_the_closed_form_of_the_quadratic(steps: int, first_order: bool, 
     last = b @ (centre + power @ (w - centre) - query)
     expected = last if first_order else power @ last
     assert float((found - expected).norm() / expected.norm()) < 1e-12
-    assert module._choice is not None
-    assert module._choice.name == execution
+    assert module.choice is not None
+    assert module.choice.name == execution
 
 
 def test_equals_finite_differences() -> None:
@@ -171,8 +171,8 @@ def test_support_policy_normalises_queries_by_the_support_set() -> None:
     for execution in EXECUTIONS:
         module = MAML(net, inner_steps=2, inner_lr=0.3, norm="support", execution=execution)  # type: ignore[arg-type]
         assert largest_error(module.meta_gradient(episode), expected) < 1e-9
-        assert module._choice is not None
-        assert module._choice.name == execution
+        assert module.choice is not None
+        assert module.choice.name == execution
 
 
 def test_support_policy_predicts_each_query_alone() -> None:
@@ -247,8 +247,8 @@ def test_what_cannot_be_vectorised_runs_sequentially() -> None:
     expected = plain_loop(copy.deepcopy(net), episode, 2, 0.3, False)
     module = MAML(net, inner_steps=2, inner_lr=0.3, execution="vectorized")
     assert largest_error(module.meta_gradient(episode), expected) < 1e-9
-    assert module._choice is not None
-    assert module._choice.name == "sequential"
+    assert module.choice is not None
+    assert module.choice.name == "sequential"
 
 
 class StockNorm(nn.Module):

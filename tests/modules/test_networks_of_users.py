@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metalearn import MAML, Conv4
 from metalearn.inner.kernels import conv
-from metalearn.inner.norm import Absorbed
+from metalearn.inner.norm import TaskBatchNorm
 from metalearn.modules.execution import make_plan
 from tests.modules.test_meta_gradient import largest_error, plain_loop
 from tests.networks import TinyConv, noise_episode
@@ -212,8 +212,8 @@ def test_threads_give_the_gradient_of_one() -> None:
     try:
         module = MAML(net, inner_steps=2, inner_lr=0.2)
         found = module.meta_gradient(episode)
-        assert module._choice is not None
-        plan = make_plan(module._choice, module._adaptation, episode, None)
+        assert module.choice is not None
+        plan = make_plan(module.choice, module._adaptation, episode, None)
         assert plan.workers == 2
         assert plan.tasks == 8
         assert torch.get_num_threads() == 2
@@ -230,25 +230,37 @@ def test_tasks_at_once_bounds_what_is_computed_together() -> None:
     expected = plain_loop(copy.deepcopy(net), episode, 1, 0.3, False)
     module = MAML(net, inner_steps=1, inner_lr=0.3, tasks_at_once=2)
     assert largest_error(module.meta_gradient(episode), expected) < 1e-9
-    assert module._choice is not None
-    assert make_plan(module._choice, module._adaptation, episode, 2).tasks == 2
+    assert module.choice is not None
+    assert make_plan(module.choice, module._adaptation, episode, 2).tasks == 2
 
 
-def test_what_is_fused_says_so_and_gives_the_stock_network_back() -> None:
-    """The layers keep their places and names; weights move to and from the stock network; and hooks are respected."""
-    net = Conv4(3, hidden=36, image_size=16)
-    stock = copy.deepcopy(net)
-    MAML(net)
-    assert net.state_dict().keys() == stock.state_dict().keys()
-    assert isinstance(net.body[0].pool, Absorbed)
-    assert "MaxPool2d" in str(net.body[0].pool)
-    assert "then 2x2 max-pooling, then ReLU" in str(net.body[0].norm)
-    x = torch.randn(6, 1, 16, 16)
-    torch.testing.assert_close(net(x), stock(x), rtol=1e-4, atol=1e-5)
-    watched = Conv4(3, hidden=36, image_size=16)
-    watched.body[0].pool.register_forward_hook(lambda *_: None)
-    MAML(watched)
-    assert isinstance(watched.body[0].pool, nn.MaxPool2d)
+def test_a_shipped_block_is_computed_as_one_unless_somebody_looks_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a hook on a layer, another layer in its place, or ``kernels=False`` the block runs layer by layer; always the same."""
+    fused: list[int] = []
+    real = TaskBatchNorm.run_block
+    monkeypatch.setattr(TaskBatchNorm, "run_block", lambda *args: fused.append(1) or real(*args))
+    episode = noise_episode(shape=(1, 16, 16))
+    torch.manual_seed(0)
+    net = Conv4(3, hidden=36, image_size=16).double()
+
+    def check(changed: nn.Module, fuses: bool, **arguments: bool) -> None:
+        fused.clear()
+        expected = plain_loop(copy.deepcopy(changed), episode, 1, 0.2, False)
+        found = MAML(changed, inner_steps=1, inner_lr=0.2, **arguments).meta_gradient(episode)
+        assert largest_error(found, expected) < 1e-9
+        assert bool(fused) == fuses
+
+    check(copy.deepcopy(net), True)
+    check(copy.deepcopy(net), True, kernels=False)
+    watched = copy.deepcopy(net)
+    seen: list[tuple[int, ...]] = []
+    watched.body[0].pool.register_forward_hook(lambda layer, args, out: seen.append(args[0].shape))
+    check(watched, False)
+    assert set(seen) == {(6, 36, 16, 16), (8, 36, 16, 16), (9, 36, 16, 16)}
+    smooth = copy.deepcopy(net)
+    for block in smooth.body[:4]:
+        block.relu = nn.Softplus()
+    check(smooth, False)
 
 
 @pytest.mark.parametrize("execution", ["sequential", "vectorized"])
@@ -264,6 +276,9 @@ def test_convolutions_run_in_bf16_in_both_executions(execution: str, monkeypatch
     module = MAML(TinyConv(), inner_steps=1, inner_lr=0.1, execution=execution)  # type: ignore[arg-type]
     episode = noise_episode(dtype=torch.float32)
     module.training_step(episode, 0)
+    module.adapt(
+        type(episode.support)(episode.support.x[0], episode.support.y[0])
+    )  # both have chosen how to run by now
     monkeypatch.setattr("metalearn.inner.kernels.conv._convolve", note)
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         loss = module.training_step(episode, 0)

@@ -1,0 +1,264 @@
+"""The structure that the inner loop runs: a copy of the network's layers over the network's own tensors.
+
+The caller's network stays as it is. What has to differ from it (batch normalisation of one task, ``eval()`` during adaptation, a
+set of layers for every thread) differs in the copy, which holds no tensor of its own, is made when it is needed and thrown away
+when the network has changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import types
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = ["Mode", "Structure", "hooked_layer", "names_of"]
+
+Mode = Literal["as_it_is", "training", "evaluating"]
+"""Of all layers: the caller's own, ``train()`` or ``eval()``."""
+Replace = Callable[[str, nn.Module], nn.Module | None]
+"""``replace(name, layer)`` gives the layer that stands for it in the copy, or ``None`` for a plain copy."""
+
+_HOOKS = tuple(
+    key for key in nn.Module().__dict__ if key.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
+)
+_CONTAINERS = (list, tuple, dict, set, frozenset, deque)
+_FOREIGN = ("torch.", "lightning.", "pytorch_lightning.", "builtins")
+"""Objects of these packages that are no containers hold no layers of a network (a trainer holds the whole run)."""
+
+
+class Structure:
+    """The layers of a network, as given and as our own copies of them.
+
+    Args:
+        network: the caller's; nothing of it is changed.
+        replace: see :data:`Replace`.
+
+    Attributes:
+        version: grows when layers, parameters or hooks have come, gone or changed places.
+        keeps_input: whether it leaves its input as it is, in training (``False``) and in ``eval()`` (``True``), as far as known.
+        frozen: whether it normalises by ``F.batch_norm`` with ``training=False`` in training too.
+    """
+
+    def __init__(self, network: nn.Module, replace: Replace) -> None:
+        self.network = network
+        self.version = 0
+        self.frozen = False
+        self.keeps_input: dict[bool, bool] = {}
+        self._replace = replace
+        self._copies: list[tuple[nn.Module, list[tuple[nn.Module, nn.Module]]]] = []
+        self._owners: dict[int, list[tuple[str, nn.Module, str]]] = {}
+        self._seen: tuple[list[Any], list[Any], list[Any]] | None = None
+        self._mode: Mode = "as_it_is"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_copies": [], "_owners": {}, "_seen": None}
+
+    def own(self, worker: int = 0) -> nn.Module:
+        """The copy for a thread."""
+        while len(self._copies) <= worker:
+            copier = _Copier({id(layer): name for name, layer in self.network.named_modules()}, self._replace)
+            root = copier.copy(self.network)
+            pairs = [(layer, copier.made[id(layer)]) for layer in self.network.modules()]
+            self._copies.append((root, pairs))
+            self._set_modes(pairs)
+        return self._copies[worker][0]
+
+    def buffers(self, network: nn.Module) -> list[tuple[str, Tensor]]:
+        """The buffers of ``network``, which is the given one or a copy, as the given network holds them now."""
+        if id(network) not in self._owners:
+            places = [name.rpartition(".") for name, _ in network.named_buffers()]
+            owners = {path: self.network.get_submodule(path) for path, _, _ in places}
+            self._owners[id(network)] = [(f"{path}.{key}".lstrip("."), owners[path], key) for path, _, key in places]
+        return [(name, getattr(owner, key)) for name, owner, key in self._owners[id(network)]]
+
+    def refresh(self) -> None:
+        """Notice what has changed in the network since the last call."""
+        topology, attributes, held = self._look()
+        if self._seen is not None and self._seen[:2] == (topology, attributes):
+            return
+        if self._seen is None or self._seen[0] != topology:
+            self.version += 1
+        self._copies, self._owners = [], {}
+        self._seen = topology, attributes, held
+
+    @contextlib.contextmanager
+    def modes(self, mode: Mode, as_given: bool = False) -> Iterator[None]:
+        """Within this context every layer is in this mode: of the copies, or of the network itself, where it is put back.
+
+        Only the flags are set: ``train()`` of a user's layer may do more than that.
+        """
+        self._mode = mode
+        for _, pairs in self._copies:
+            self._set_modes(pairs)
+        before = [(layer, layer.training) for layer in self.network.modules()] if as_given else []
+        for layer, _ in before:
+            layer.training = _choose_mode(layer, mode)
+        try:
+            yield
+        finally:
+            for layer, training in before:
+                layer.training = training
+            self._mode = "as_it_is"
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Put the attributes of the network's layers back that its forward pass has written in this context."""
+        before = [(layer, dict(layer.__dict__)) for layer in self.network.modules()]
+        try:
+            yield
+        finally:
+            for layer, state in before:
+                if layer.__dict__.keys() != state.keys() or any(layer.__dict__[key] is not state[key] for key in state):
+                    layer.__dict__.clear()
+                    layer.__dict__.update(state)
+
+    def _look(self) -> tuple[list[Any], list[Any], list[Any]]:
+        """What the layers are and hold, by identity: layers, parameters and whether there are hooks; all attributes; these."""
+        topology: list[Any] = []
+        attributes: list[Any] = []
+        held: list[Any] = []
+        for layer in self.network.modules():
+            state = layer.__dict__
+            values = [value for key, value in state.items() if key != "training"]
+            parameters = list(state["_parameters"].values())
+            topology.append((id(layer), type(layer), tuple(state["_modules"]), *map(id, parameters), _is_hooked(layer)))
+            attributes.append(tuple(map(id, values)))
+            held += (layer, values, parameters)  # no other object may get their identity
+        return topology, attributes, held
+
+    def _set_modes(self, pairs: list[tuple[nn.Module, nn.Module]]) -> None:
+        for given, own in pairs:
+            own.training = _choose_mode(own, self._mode, given.training)
+
+
+def _choose_mode(layer: nn.Module, mode: Mode, training: bool | None = None) -> bool:
+    """Batch normalisation is always in training, for its policy says what it normalises by."""
+    training = layer.training if training is None else training
+    return isinstance(layer, _BatchNorm) or mode == "training" or (training and mode == "as_it_is")
+
+
+class _Copier:
+    """Copies modules, and what holds modules, at whatever depth; everything else is shared.
+
+    Attributes:
+        made: the copy of every module, by the identity of the module.
+    """
+
+    def __init__(self, names: dict[int, str], replace: Replace) -> None:
+        self.made: dict[int, nn.Module] = {}
+        self._others: dict[int, Any] = {}
+        self._names, self._replace = names, replace
+
+    def copy(self, value: Any) -> Any:
+        """The copy of ``value``, or itself if no module can be reached from it."""
+        if isinstance(value, nn.Module):
+            return self._module(value)
+        if id(value) in self._others:
+            return self._others[id(value)]
+        return self._holder(value) if _reaches_module(value, set()) else value
+
+    def _module(self, module: nn.Module) -> nn.Module:
+        if id(module) in self.made:
+            return self.made[id(module)]
+        own = self._replace(self._names.get(id(module), ""), module)
+        if own is not None:
+            self.made[id(module)] = own
+            return own
+        own = self.made[id(module)] = object.__new__(type(module))
+        for key, value in list(module.__dict__.items()):
+            if key in ("_parameters", "_buffers") or key in _HOOKS:
+                own.__dict__[key] = value.copy()
+            elif key == "_modules":
+                own.__dict__[key] = type(value)((name, self.copy(child)) for name, child in value.items())
+            elif key == "_compiled_call_impl":
+                own.__dict__[key] = None
+            else:
+                own.__dict__[key] = self.copy(value)
+        return own
+
+    def _holder(self, value: Any) -> Any:
+        if isinstance(value, types.MethodType):
+            return types.MethodType(value.__func__, self.copy(value.__self__))
+        if isinstance(value, functools.partial):
+            keywords = {key: self.copy(each) for key, each in value.keywords.items()}
+            return functools.partial(self.copy(value.func), *map(self.copy, value.args), **keywords)
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        if isinstance(value, tuple):
+            items = map(self.copy, value)
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        if isinstance(value, frozenset):
+            return frozenset(map(self.copy, value))
+        own = self._others[id(value)] = copy.copy(value)
+        if isinstance(value, dict):
+            own.update((key, self.copy(each)) for key, each in value.items())
+        elif isinstance(value, (list, deque, set)):
+            own.clear()
+            (own.update if isinstance(value, set) else own.extend)([self.copy(each) for each in value])
+        if hasattr(value, "__dict__"):
+            own.__dict__.update((key, self.copy(each)) for key, each in value.__dict__.items())
+        return own
+
+    def _function(self, value: types.FunctionType) -> types.FunctionType:
+        cells = tuple(types.CellType(self.copy(content)) for content in _contents(value))
+        defaults = self.copy(value.__defaults__)
+        own = types.FunctionType(value.__code__, value.__globals__, value.__name__, defaults, cells)
+        own.__kwdefaults__ = self.copy(value.__kwdefaults__)
+        own.__dict__.update(value.__dict__)
+        return own
+
+
+def _contents(function: types.FunctionType) -> list[Any]:
+    """What a function has closed over; a name that is not bound yet makes it unfit to be copied."""
+    return [cell.cell_contents for cell in function.__closure__ or ()]
+
+
+def _reaches_module(value: Any, seen: set[int]) -> bool:
+    if isinstance(value, nn.Module):
+        return True
+    if id(value) in seen or isinstance(value, (Tensor, str, bytes, int, float, complex, type, types.ModuleType)):
+        return False
+    seen.add(id(value))
+    return any(_reaches_module(each, seen) for each in _parts(value))
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, types.MethodType):
+        return [value.__self__]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, types.FunctionType):
+        try:
+            return [*_contents(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        except ValueError:
+            return []
+    if type(value).__module__.startswith(_FOREIGN) and not isinstance(value, _CONTAINERS):
+        return []
+    parts: list[Any] = list(getattr(value, "__dict__", {}).values())
+    if isinstance(value, dict):
+        parts += value.values()
+    elif isinstance(value, _CONTAINERS):
+        parts += value
+    return parts
+
+
+def names_of(network: nn.Module) -> dict[int, str]:
+    """The first name of every module, by its identity; that of the network is its class's."""
+    return {id(layer): name or type(network).__name__ for name, layer in network.named_modules()}
+
+
+def hooked_layer(network: nn.Module) -> str | None:
+    """The name of the first layer that has hooks."""
+    names = names_of(network)
+    return next((names[id(layer)] for layer in network.modules() if _is_hooked(layer)), None)
+
+
+def _is_hooked(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
