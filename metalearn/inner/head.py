@@ -12,7 +12,7 @@ from metalearn.errors import ConfigError
 from metalearn.inner.head_calls import find_coupling, watching
 from metalearn.inner.kernels import own_kernels
 from metalearn.inner.learner import Learner
-from metalearn.inner.norm import NormOperators, TaskNorm, statistics
+from metalearn.inner.norm import TaskNorm, statistics
 from metalearn.inner.rules import Params
 from metalearn.inner.structure import Mode
 
@@ -109,7 +109,7 @@ class HeadLearner(Learner):
             tensors, inputs = self._tensors(module, params), tuple(x.clone() for x in inputs)
         else:
             tensors = {**self._head_tensors({}), **params}
-        with NormOperators(self.norm, self._evaluates, self.structure.frozen):
+        with self._operators():
             return functional_call(module, tensors, inputs)
 
     def _head_tensors(self, params: Params) -> Params:
@@ -171,7 +171,7 @@ class FeatureLearner(HeadLearner):
 
     def _call(self, params: Params, x: Tensor) -> Tensor:
         head = self.network.get_submodule(self.head_name)
-        with NormOperators(self.norm, self._evaluates, self.structure.frozen):
+        with self._operators():
             found: Tensor = functional_call(head, self._head_tensors(params), (x.clone() if self._writes else x,))
         return found
 

@@ -162,7 +162,7 @@ class Learner:
         network = self.network
         if not self.structure.keeps_input.get(self._evaluates):
             x = x.clone()  # a network may write to its input, which is not its own
-        with NormOperators(self.norm, self._evaluates, self.structure.frozen):
+        with self._operators():
             found = functional_call(network, self._tensors(network, params), (x,))
         if not isinstance(found, Tensor):
             raise ShapeError(
@@ -170,6 +170,10 @@ class Learner:
                 "outputs [n, ...]; wrap it in a module that returns that tensor alone"
             )
         return found
+
+    def _operators(self) -> NormOperators:
+        """What answers for batch normalisation and convolutions in a forward pass."""
+        return NormOperators(self.norm, self._evaluates, self.structure.frozen, self.structure.checkpoints)
 
     def _tensors(self, network: nn.Module, params: Params, within: str = "") -> Params:
         """All that a forward pass of the layer ``within`` needs: ``params``, and buffers of this call alone."""

@@ -29,6 +29,7 @@ __all__ = [
     "StepStatistics",
     "TaskBatchNorm",
     "TaskNorm",
+    "keeping_everything",
     "recording",
     "statistics",
     "transductive",
@@ -81,6 +82,11 @@ def transductive() -> Iterator[None]:
         yield
     finally:
         _overruled.reset(token)
+
+
+def keeping_everything() -> contextlib.AbstractContextManager[Any]:
+    """Within this context what operators save for the backward pass is kept as it is, whatever the hooks around it."""
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 class StepStatistics(nn.Module):
@@ -238,18 +244,33 @@ class NormOperators(OwnOperators):
 
     A call with ``training=False`` in a network that trains is a normalisation that is frozen on purpose: it stays as it is.
 
+    Within activation checkpointing everything is kept: its second forward pass would come when the weights that were handed in
+    are gone, and be that of other weights, silently.
+
     Args:
         policy: see :class:`TaskNorm`.
         evaluating: whether the network is in ``eval()``, so that a call says nothing of what it does in training.
         frozen: whether its calls are frozen in training, so that they are in evaluation.
+        checkpoints: whether there is activation checkpointing.
     """
 
-    def __init__(self, policy: NormPolicy, evaluating: bool = False, frozen: bool = False) -> None:
+    def __init__(
+        self, policy: NormPolicy, evaluating: bool = False, frozen: bool = False, checkpoints: bool = False
+    ) -> None:
         super().__init__()
+        self._checkpoints = checkpoints
         self._policy, self._leaves_frozen = policy, frozen or not evaluating
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self._checkpoints:
+            with keeping_everything():
+                return self._answer(func, types, args, kwargs)
+        return self._answer(func, types, args, kwargs)
+
+    def _answer(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None
     ) -> Any:
         if func is F.batch_norm or func is torch.batch_norm:
             read = _read_batch_norm if func is F.batch_norm else _read_torch_batch_norm

@@ -24,7 +24,7 @@ from metalearn.inner.gradients import MemoryMode
 from metalearn.inner.kernels import own_kernels
 from metalearn.inner.learner import Learner, PlainLearner
 from metalearn.inner.losses import double_loss
-from metalearn.inner.norm import transductive
+from metalearn.inner.norm import keeping_everything, transductive
 from metalearn.inner.structure import Mode, names_of
 from metalearn.inner.workers import Plan
 
@@ -89,7 +89,8 @@ class Probe:
         self._episode = _noise_like(episode)
         sizes = [{name: _double(size[name]) for name in size} for size in schedule.step_sizes]
         self._schedule = Schedule(min(schedule.steps, 2), sizes, schedule.order)
-        self._undrawn = _Undrawn()
+        self._learner.structure.checkpoints = self._packs_saved()
+        self._undrawn = _Undrawn(self._learner.structure.checkpoints)
         plain: Learner = self._learner.as_given() if adaptation.needs_features else PlainLearner(self._learner)
         self._find_frozen()
         structure = self._learner.structure
@@ -197,6 +198,23 @@ class Probe:
                 return name
         return type(self._learner.backbone).__name__
 
+    def _packs_saved(self) -> bool:
+        """Whether a forward pass uses hooks on what is saved for the backward pass."""
+        plain = PlainLearner(self._learner)
+        refusal = "hooks on saved tensors"
+        try:
+            with (
+                plain.structure.undisturbed(),
+                torch.random.fork_rng(),
+                plain.running(self._mode) as running,
+                torch.enable_grad(),
+                torch.autograd.graph.disable_saved_tensors_hooks(refusal),
+            ):
+                running.support_logits(running.outer(), self._episode.support.x[0])
+        except RuntimeError as error:
+            return refusal in str(error)
+        return False
+
     def _find_frozen(self) -> None:
         """Find out whether normalisation by ``F.batch_norm`` is frozen in training: evaluation alone would not show it."""
         structure = self._learner.structure
@@ -270,6 +288,9 @@ class Probe:
 class _Undrawn(TorchFunctionMode):
     """Dropout draws nothing and drops nothing: its masks are other ones in every way of running.
 
+    Args:
+        checkpoints: whether there is activation checkpointing, which is undone.
+
     Attributes:
         attends: whether fused attention was called.
         answers: whether ``F.batch_norm`` takes batch statistics whatever it is told.
@@ -281,15 +302,21 @@ class _Undrawn(TorchFunctionMode):
         torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout,
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, checkpoints: bool) -> None:
         super().__init__()
+        self._checkpoints = checkpoints
         self.attends = self.answers = False
         self.calls: list[bool] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
+        if self._checkpoints:
+            with keeping_everything():
+                return self._answer(func, args, dict(kwargs or {}))
+        return self._answer(func, args, dict(kwargs or {}))
+
+    def _answer(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in self._FUNCTIONS:
             return args[0] if args else kwargs["input"]
         if func is F.batch_norm:

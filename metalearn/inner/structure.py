@@ -43,6 +43,7 @@ class Structure:
     Attributes:
         version: grows when layers, parameters or hooks have come, gone or changed places.
         keeps_input: whether it leaves its input as it is, in training (``False``) and in ``eval()`` (``True``), as far as known.
+        checkpoints: whether it packs what a forward pass saves for the backward pass, as activation checkpointing does.
         frozen: whether it normalises by ``F.batch_norm`` with ``training=False`` in training too.
     """
 
@@ -51,6 +52,7 @@ class Structure:
         self.version = 0
         self.frozen = False
         self.keeps_input: dict[bool, bool] = {}
+        self.checkpoints = False
         self._replace = replace
         self._copies: list[tuple[nn.Module, list[tuple[nn.Module, nn.Module]]]] = []
         self._owners: dict[int, list[tuple[str, nn.Module, str]]] = {}
