@@ -21,6 +21,7 @@ from metalearn.errors import ConfigError, ShapeError
 from metalearn.modules.arguments import check_steps
 from metalearn.modules.bilevel_state import average_state, move_state, pack_state, unpack_state
 from metalearn.modules.checkpoint import KEY, check_state
+from metalearn.modules.precision import say_if_slow
 
 __all__ = ["BilevelModule"]
 
@@ -196,6 +197,7 @@ class BilevelCore(L.LightningModule):
                 f"precision is {trainer.precision}, but fp16 gradients of the inner problem underflow, since only the "
                 "surrogate is scaled; use precision=bf16-mixed or 32-true"
             )
+        say_if_slow(trainer)
         if self.owns_step and trainer.accumulate_grad_batches != 1:
             raise ConfigError(
                 f"accumulate_grad_batches is {trainer.accumulate_grad_batches}, but {name} makes its own step of x in each "

@@ -51,6 +51,7 @@ from metalearn.modules.checkpoint import describe_backbone
 from metalearn.modules.execution import Choice, ExecutionName, choose_execution, make_plan
 from metalearn.modules.grad_mode import evaluation_gradients, usable
 from metalearn.modules.outer import check_outer
+from metalearn.modules.precision import say_if_slow
 from metalearn.modules.scores import Metrics, Scores, read_metrics
 from metalearn.modules.step_sizes import InnerLR, InnerStepSizes
 from metalearn.modules.targets import Reading, find_ignored_label, presume_classes, read_batch
@@ -380,6 +381,7 @@ class MetaCore(L.LightningModule):
                 f"precision is {precision}, but fp16 gradients of the inner loop underflow, since only the outer loss is "
                 "scaled; use precision=bf16-mixed or 32-true"
             )
+        say_if_slow(self.trainer)
         strategy = type(self.trainer.strategy).__name__
         if "FSDP" in strategy or "DeepSpeed" in strategy or "ModelParallel" in strategy:
             raise ConfigError(
