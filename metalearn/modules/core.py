@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from metalearn.episode import Batch, Episode, check_batch, check_episode, check_labels
-from metalearn.errors import ConfigError, DivergenceError, MemoryLimitError
+from metalearn.errors import ConfigError, DivergenceError, MemoryLimitError, ShapeError
 from metalearn.inner import (
     MEMORY_MODES,
     RULES,
@@ -35,6 +35,8 @@ from metalearn.inner import (
     own_kernels,
 )
 from metalearn.inner.compiled import CompiledPart
+
+from metalearn.inner.ridge import RidgeAdaptation
 from metalearn.inner.structure import Mode
 from metalearn.metrics import Interval
 from metalearn.modules.arguments import (
@@ -206,6 +208,11 @@ class MetaCore(L.LightningModule):
             ConfigError: the step is compiled, and ``ways`` is given.
             MemoryLimitError: it does not fit into memory.
         """
+        if not torch.is_grad_enabled():  # a value is wanted, as in a validation of the user's own
+            with evaluation_gradients():
+                episode = Episode(*(Batch(usable(role.x), usable(role.y)) for role in episode))
+                loss, logits = self.meta_loss(episode, ways)
+            return MetaLoss(loss.detach(), logits)
         if ways is not None and self._compiled is not None:
             raise ConfigError(
                 "compile is True, but the tasks of this batch differ in shape, and each shape would be compiled anew; use "
@@ -406,10 +413,20 @@ class MetaCore(L.LightningModule):
             check_steps("ways", ways)
         readings = [self._read(role, part) for role, part in zip(("support", "query"), episode, strict=True)]
         parts = [reading.convert(part) for reading, part in zip(readings, episode, strict=True)]
+        if readings[0].classes != readings[1].classes:
+            raise ShapeError(
+                f"support.y is {episode.support.y.dtype} of shape {list(episode.support.y.shape)} and query.y "
+                f"{episode.query.y.dtype} of shape {list(episode.query.y.shape)}, but both must be class labels, or neither; build both alike"
+            )
         if readings[0].classes:
             outputs = readings[0].outputs if ways is None else ways
             for role, part in zip(("support", "query"), parts, strict=True):
                 check_labels(part.y, outputs, role, self._ignored)
+            if self._fits_one_hot and bool((parts[0].y == self._ignored).any()):
+                raise ShapeError(
+                    f"support: a label is {self._ignored}, which the loss ignores, but this head is fitted to one-hot vectors of "
+                    "all labels; leave such examples out"
+                )
         return Episode(*parts), readings[0]
 
     def _count_ways(self, episode: Episode) -> int | None:
@@ -418,6 +435,13 @@ class MetaCore(L.LightningModule):
         if not self._read("support", episode.support).classes:
             return None
         return 1 + int(episode.support.y.masked_fill(episode.support.y == self._ignored, 0).max())
+
+    @property
+    def _fits_one_hot(self) -> bool:
+        """Whether tasks are solved by squared errors to one-hot vectors, whatever the loss of the queries."""
+        return (
+            isinstance(self._adaptation, RidgeAdaptation) or getattr(self._adaptation, "inner_loss", None) is not None
+        )
 
     @property
     def _ignored(self) -> int:
@@ -478,7 +502,7 @@ class MetaCore(L.LightningModule):
 
     def _loss_order(self) -> int:
         """Up to which order training differentiates the loss."""
-        return 1 if self.first_order else 2
+        return 1 if self.first_order or isinstance(self._adaptation, RidgeAdaptation) else 2
 
 
 def _advise(memory: MemoryMode, plan: Plan, tasks: int) -> str:

@@ -165,7 +165,7 @@ def _check_named(named: str, outputs: Tensor, y: Tensor, classes: bool, role: st
             )
         expected = str(list(outputs.shape)) if named == "mse" else "[examples] of integer classes, or probabilities"
     else:
-        expected = "[examples], with a backbone that gives [examples, ways]"
+        expected = "[examples, ...] where the backbone gives [examples, ways, ...]"
     raise ShapeError(
         f"the backbone gives outputs of shape {list(outputs.shape)} for targets of shape {list(y.shape)} "
         f"({_short(y.dtype)}), but the loss {named!r} needs targets of shape {expected}; change the "
@@ -179,12 +179,16 @@ def _remedy(x: Tensor, network: nn.Module) -> str:
         return f"move it to the model: x.to('{device}')"
     if x.dtype == torch.uint8:
         return "bytes of images are x.float() / 255"
+    if x.is_complex():
+        return "split it into real and imaginary parts with torch.view_as_real"
     if not x.is_floating_point():
         return "integers are for networks that begin with an embedding; for others, x.float()"
     if x.ndim == 1:
         return (
             "a number each needs a network that takes [examples]; else x.unsqueeze(-1), and a task axis by unsqueeze(0)"
         )
+    if any(isinstance(layer, nn.Embedding) for layer in network.modules()):
+        return "an embedding takes integers: x.long()"
     return "build it for these inputs (in_channels, image_size, inputs)"
 
 
