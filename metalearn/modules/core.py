@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from metalearn.episode import Batch, Episode, check_batch, check_episode, check_labels
-from metalearn.errors import ConfigError, DivergenceError, MemoryLimitError, ShapeError
+from metalearn.episode import Batch, Episode, check_batch
+from metalearn.errors import ConfigError, MemoryLimitError
 from metalearn.inner import (
     MEMORY_MODES,
     RULES,
@@ -23,20 +22,16 @@ from metalearn.inner import (
     Learner,
     MemoryMode,
     MetaLoss,
-    ModuleLoss,
     NormPolicy,
     Plan,
     Schedule,
     StepStatistics,
     TaskNorm,
     UpdateRule,
-    evaluating,
     meta_loss,
     own_kernels,
 )
 from metalearn.inner.compiled import CompiledPart
-
-from metalearn.inner.ridge import RidgeAdaptation
 from metalearn.inner.structure import Mode
 from metalearn.metrics import Interval
 from metalearn.modules.arguments import (
@@ -54,9 +49,9 @@ from metalearn.modules.execution import Choice, ExecutionName, choose_execution,
 from metalearn.modules.grad_mode import evaluation_gradients, usable
 from metalearn.modules.outer import check_outer
 from metalearn.modules.precision import say_if_slow
+from metalearn.modules.reading import TaskReader
 from metalearn.modules.scores import Metrics, Scores, read_metrics
 from metalearn.modules.step_sizes import InnerLR, InnerStepSizes
-from metalearn.modules.targets import Reading, find_ignored_label, presume_classes, read_batch
 from metalearn.modules.widening import widen_head
 
 __all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaCore", "Scheduler"]
@@ -65,7 +60,7 @@ LossFunction = LossName | Callable[[Tensor, Tensor], Tensor]
 Scheduler = Literal["cosine"] | LRSchedulerCallable | None
 
 
-class MetaCore(L.LightningModule):
+class MetaCore(TaskReader):
     """Builds the inner loop over a network, and takes gradients through it; see :class:`MetaModule`."""
 
     def __init__(
@@ -121,12 +116,10 @@ class MetaCore(L.LightningModule):
         self.backbone = backbone
         self.norm: NormPolicy = norm
         self.norm_statistics = StepStatistics(backbone, inner_steps) if norm == "per_step" else None
+        self.expect(loss)
         self.inner_steps = inner_steps
         self.eval_inner_steps = eval_inner_steps or inner_steps
         self.first_order = first_order
-        self._named_loss = loss if isinstance(loss, str) else None
-        self._presumed = presume_classes(loss)
-        self._kind: bool | None = None
         self.execution: ExecutionName = execution
         self.outer_optimizer = name_default(outer_optimizer)
         self.outer_scheduler = outer_scheduler
@@ -176,7 +169,6 @@ class MetaCore(L.LightningModule):
         self._compiled = CompiledPart(rank_zero_info) if compile else None
         self.learning_rate: float | None = None
         """Takes the place of the outer optimiser's, where a LearningRateFinder has set it."""
-        self._readings: dict[Any, Reading] = {}
         self._first_loss: float | None = None
         self._end: float | None = None
         self._results: dict[tuple[int, str, int], Interval] = {}
@@ -192,10 +184,6 @@ class MetaCore(L.LightningModule):
     def make_learner(self, backbone: nn.Module, norm: TaskNorm) -> Learner:
         """The strategy that says which parameters of ``backbone`` adapt."""
         raise NotImplementedError(f"{type(self).__name__} must say which parameters adapt")
-
-    @property
-    def _learner(self) -> Learner:
-        return self._adaptation.learner
 
     def meta_loss(self, episode: Episode, ways: int | None = None) -> MetaLoss:
         """The mean query loss after adaptation, with its graph, and the query logits ``[B, n, N]`` without one.
@@ -267,11 +255,6 @@ class MetaCore(L.LightningModule):
             adaptation = replace(self._narrowed(ways), learner=running, memory=choice.memory)
             plan = make_plan(choice, adaptation, episode, self.tasks_at_once, self._compiled is not None)
             yield adaptation, plan, choice
-
-    def _loss_in_eval(self) -> contextlib.AbstractContextManager[None]:
-        """Within this context a loss that is a module is in ``eval()``."""
-        loss = self._adaptation.loss
-        return evaluating(loss.module) if isinstance(loss, ModuleLoss) else contextlib.nullcontext()
 
     def freeze(self) -> Any:
         """Freeze every parameter; what adapted before still does, since adapting needs no training."""
@@ -400,109 +383,6 @@ class MetaCore(L.LightningModule):
     def _fixed_sizes(self) -> list[dict[str, Tensor | float]]:
         sizes = self._sizes()
         return [{k: usable(v).detach() if isinstance(v, Tensor) else v for k, v in size.items()} for size in sizes]
-
-    @property
-    def classifies(self) -> bool:
-        """Whether the targets are class labels: known from the first batch on, before it what the loss suggests."""
-        return self._presumed if self._kind is None else self._kind
-
-    def _prepare(self, episode: Episode, ways: int | None = None) -> tuple[Episode, Reading]:
-        """Check shapes and labels, and bring inputs and targets to the types that the network and the loss take."""
-        check_episode(episode)
-        if ways is not None:
-            check_steps("ways", ways)
-        readings = [self._read(role, part) for role, part in zip(("support", "query"), episode, strict=True)]
-        parts = [reading.convert(part) for reading, part in zip(readings, episode, strict=True)]
-        if readings[0].classes != readings[1].classes:
-            raise ShapeError(
-                f"support.y is {episode.support.y.dtype} of shape {list(episode.support.y.shape)} and query.y "
-                f"{episode.query.y.dtype} of shape {list(episode.query.y.shape)}, but both must be class labels, or neither; build both alike"
-            )
-        if readings[0].classes:
-            outputs = readings[0].outputs if ways is None else ways
-            for role, part in zip(("support", "query"), parts, strict=True):
-                check_labels(part.y, outputs, role, self._ignored)
-            if self._fits_one_hot and bool((parts[0].y == self._ignored).any()):
-                raise ShapeError(
-                    f"support: a label is {self._ignored}, which the loss ignores, but this head is fitted to one-hot vectors of "
-                    "all labels; leave such examples out"
-                )
-        return Episode(*parts), readings[0]
-
-    def _count_ways(self, episode: Episode) -> int | None:
-        """The classes of a task by its support set; ``None`` where targets are no class labels."""
-        check_episode(episode)
-        if not self._read("support", episode.support).classes:
-            return None
-        return 1 + int(episode.support.y.masked_fill(episode.support.y == self._ignored, 0).max())
-
-    @property
-    def _fits_one_hot(self) -> bool:
-        """Whether tasks are solved by squared errors to one-hot vectors, whatever the loss of the queries."""
-        return (
-            isinstance(self._adaptation, RidgeAdaptation) or getattr(self._adaptation, "inner_loss", None) is not None
-        )
-
-    @property
-    def _ignored(self) -> int:
-        return find_ignored_label(self._adaptation.loss)
-
-    def _read(self, role: str, part: Batch) -> Reading:
-        """What a batch is; tried once for each kind of shapes and types."""
-        x, y = part
-        weights = tuple(value.shape for value in self.backbone.parameters())  # a layer may have been replaced
-        key = (x.shape[2:], y.shape[2:], x.dtype, y.dtype, x.device, min(x.shape[1], 2), weights)
-        if key not in self._readings:
-            given = self._learner.as_given()
-            with (
-                evaluation_gradients(),
-                own_kernels(),
-                self._loss_in_eval(),
-                given.structure.undisturbed(),
-                given.running("evaluating") as learner,
-            ):
-                params = {name: usable(value) for name, value in learner.outer().items()}
-
-                @torch.no_grad()
-                def forward(x: Tensor) -> Any:
-                    encoded, _ = learner.encode(params, x, x)
-                    return learner.support_logits(params, encoded)
-
-                task = Batch(usable(x[0]), usable(y[0]))
-                self._readings[key] = read_batch(
-                    self._adaptation, forward, task, role, self._named_loss, self._loss_order()
-                )
-        self._kind = self._readings[key].classes
-        return self._readings[key]
-
-    def _check_data(self, episodes: list[Episode]) -> None:
-        """Raise if it is this rank's data that are not finite, and say of which task."""
-        for role, values, name in (
-            (role, values, name)
-            for episode in episodes
-            for role, part in zip(("support", "query"), episode, strict=True)
-            for name, values in (("x", part.x), ("y", part.y))
-        ):
-            bad = ~values.isfinite().flatten(1).all(1)
-            if bool(bad.any()):
-                raise DivergenceError(
-                    f"{role}.{name} of task {int(bad.int().argmax())} of the batch has an entry that is not finite at step "
-                    f"{self.global_step if self._trainer is not None else 0}, but all must be; check the data and its transforms"
-                )
-
-    @property
-    def _is_run(self) -> bool:
-        """Whether a trainer runs this very module, and not one that it is a part of."""
-        return self._trainer is not None and self._trainer.lightning_module is self
-
-    @property
-    def _logs(self) -> bool:
-        """Whether ``self.log`` has somewhere to go: not where a step is called by hand, or by a module around this one."""
-        return self._is_run and self._current_fx_name is not None and not self.trainer.barebones
-
-    def _loss_order(self) -> int:
-        """Up to which order training differentiates the loss."""
-        return 1 if self.first_order or isinstance(self._adaptation, RidgeAdaptation) else 2
 
 
 def _advise(memory: MemoryMode, plan: Plan, tasks: int) -> str:
