@@ -50,11 +50,18 @@ def check(ours: Function, theirs: Function, inputs: Sequence[Tensor], shared: Se
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(("channels", "filters", "groups"), [(1, 36, 1), (3, 6, 1), (3, 6, 3), (6, 6, 2)])
 @pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("dilation", [(1, 1), (1, 2), (2, 1)])
 def test_convolution(
-    channels: int, filters: int, groups: int, shared: bool, grouped: bool, monkeypatch: pytest.MonkeyPatch
+    channels: int,
+    filters: int,
+    groups: int,
+    shared: bool,
+    grouped: bool,
+    dilation: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """``grouped`` is how tasks are computed on other devices than the CPU; (1, 36) takes the product with patches."""
-    geometry = Geometry((2, 1), (1, 2), (1, 1), groups)
+    geometry = Geometry((2, 1), (1, 2), dilation, groups)
     if grouped:
         monkeypatch.setattr(conv, "on_cpu", lambda x: False)
     inputs = [tensor(3, channels, 5, 6), tensor(filters, channels // groups, 3, 3, shared=shared), tensor(filters)]
@@ -111,6 +118,30 @@ def test_first_block(
         return stock_block(F.conv2d(x, filters, None, 1, 1), weight, bias, pool=True, relu=relu)
 
     check(ours, theirs, inputs, [False, shared, shared, shared])
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        Geometry((1, 2), (0, 1), (2, 1)),
+        Geometry((2, 1), (2, 0), (1, 2)),
+        Geometry((1, 1), (1, 2), (1, 1)),
+    ],
+)
+def test_first_block_of_unequal_sides(geometry: Geometry, channels: int) -> None:
+    """One image of each task, in several channels, bright enough to be darkened, and no affine map."""
+    inputs = [tensor(1, channels, 9, 8), tensor(6, channels, 3, 2)]
+    inputs[0].data += 20 * torch.arange(1.0, channels + 1)[:, None, None]
+
+    def ours(x: Tensor, filters: Tensor) -> Tensor:
+        return first_block(x, filters, geometry, None, None, 1e-5, relu=False)
+
+    def theirs(x: Tensor, filters: Tensor) -> Tensor:
+        y = F.conv2d(x, filters, None, *geometry)
+        return stock_block(y, y.new_ones(6), y.new_zeros(6), pool=True, relu=False)
+
+    check(ours, theirs, inputs, [False, False])
 
 
 def test_statistics_of_nearly_constant_images_keep_their_digits() -> None:
