@@ -7,14 +7,15 @@ from typing import NamedTuple
 from torch import Tensor
 
 from metalearn.bilevel.certificates import NEEDED, Certificate, error_bound, sharpen
+from metalearn.bilevel.checks import check_kind, check_whole, shown
 from metalearn.bilevel.estimators.aid import AID
 from metalearn.bilevel.estimators.base import Estimate, Estimator, deterministic
 from metalearn.bilevel.oracles import OracleCounts, Oracles
 from metalearn.bilevel.problem import BilevelProblem
-from metalearn.bilevel.trees import Tree
+from metalearn.bilevel.trees import Layout, Tree, check_alike
 from metalearn.errors import ConfigError, ShapeError
 
-__all__ = ["Diagnostics", "Hypergradient", "certify", "hypergradient", "plain_certificate"]
+__all__ = ["Diagnostics", "Hypergradient", "certify", "check_problem", "hypergradient", "plain_certificate"]
 
 
 class Diagnostics(NamedTuple):
@@ -89,11 +90,20 @@ def hypergradient(
         DivergenceError: something is not finite: which term, and at which step.
     """
     estimator = AID() if estimator is None else estimator
+    check_problem(problem)
     if not isinstance(estimator, Estimator):
-        raise ConfigError(f"estimator is {estimator!r}, but it must be an estimator such as AID(); make one of it")
+        remedy = "make one of it"
+        if isinstance(getattr(estimator, "estimator", None), Estimator):
+            remedy = f"an algorithm is for run(...), and its estimator is {type(estimator).__name__}(...).estimator"
+        raise ConfigError(f"estimator is {shown(estimator)}, but it must be an estimator such as AID(); {remedy}")
+    for name, value in (("step", step), ("seed", seed)):
+        check_whole(f"hypergradient({name}", value, None, "use 0")
+    if counts is not None:
+        check_kind("counts", counts, OracleCounts, "use OracleCounts(), or leave it out")
     of_x, of_y, y = problem.layouts(x, y)
     if dual is not None:
         problem.check_like_inner(dual, of_y, "dual")
+        check_alike(dual, y, "dual")
     estimator.check(problem.constants)
     oracles = Oracles(problem, of_x, of_y, counts, seed)
     start = None if dual is None else of_y.ravel(dual).detach()
@@ -135,12 +145,19 @@ def certify(
     Raises:
         ConfigError: the problem is stochastic, or a constant is unknown.
     """
+    check_problem(problem)
+    check_kind("found", found, Hypergradient, "pass what hypergradient(problem, x, ...) returned")
     of_x, of_y, y = problem.layouts(x, found.inner)
-    if of_x.ravel(x).shape != of_x.ravel(found.value).shape:
+    if Layout.of(found.value, "found.value", of_x.problems) != of_x:
         raise ShapeError("found.value and x have different shapes, but it must be the hypergradient at x; pass that x")
     oracles = Oracles(problem, of_x, of_y, counts)
     dual = None if found.dual is None else of_y.ravel(found.dual)
     return sharpen(oracles, of_x.ravel(x), of_y.ravel(y), dual, of_x.ravel(found.value))
+
+
+def check_problem(problem: object) -> None:
+    """Raise a ConfigError unless this is a problem."""
+    check_kind("problem", problem, BilevelProblem, "give BilevelProblem(outer_loss, inner_loss, init_inner) first")
 
 
 def plain_certificate(oracles: Oracles, x: Tensor, found: Estimate) -> Tensor | None:

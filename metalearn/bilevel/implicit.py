@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from metalearn.bilevel.checks import check_kind
 from metalearn.bilevel.estimators.base import inner_gradient
+from metalearn.bilevel.hypergradients import check_problem
 from metalearn.bilevel.indefinite import CGOrMinRes, tell_of_curvature
 from metalearn.bilevel.linear import LinearSolver, bent
 from metalearn.bilevel.oracles import Linearization, OracleCounts, Oracles, Sample, finite
@@ -59,6 +61,10 @@ def solve_inner(
         BilevelError: a solver fails, a second or forward-mode derivative is asked for, or inference mode is on.
         ConfigError: under ``vmap``, a problem that has an axis of problems already.
     """
+    check_problem(problem)
+    check_kind("the inner of solve_inner", inner, InnerSolver, "use inner=GradientDescent(step_size=..., steps=...)")
+    if solver is not None:
+        check_kind("the solver of solve_inner", solver, LinearSolver, "use solver=CG(iterations=10), or leave it out")
     of_x, of_y, y = problem.layouts(x, y)
     inner.check(problem.constants)
     if solver is not None:

@@ -15,6 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from metalearn.bilevel.checks import check_number, check_whole
 from metalearn.bilevel.problem import BilevelProblem, Constants
 from metalearn.errors import ConfigError
 
@@ -97,6 +98,9 @@ def quadratic(size: int, outer_size: int, kappa: float, seed: int, coupled: bool
         seed: of everything.
         coupled: whether ``f`` has the term ``x'Gy``.
     """
+    check_whole("size", size, 1, "use 5")
+    check_whole("outer_size", outer_size, 1, "use 5")
+    check_number("kappa", kappa, "use 10")
     if not kappa >= 1:
         raise ConfigError(f"kappa is {kappa}, but a condition number is at least 1; use 10")
     generator = torch.Generator().manual_seed(seed)
@@ -170,6 +174,7 @@ def worst_case(
     Raises:
         ConfigError: constants out of order.
     """
+    check_whole("size", size, 2, "use 50")
     smooth = 1.5 * mu_y if L_inner is None else L_inner
     if not (0 < mu_x < L_x and 0 < mu_y < smooth and L_y > 0 and L_inner_xy > 0 and L_xy >= 0):
         raise ConfigError(
@@ -217,6 +222,7 @@ def simple_worst_case(size: int, *, mu_x: float, mu_y: float, L_y: float = 1.0, 
         L_y: smoothness of ``f`` in ``y``.
         L_inner_xy: the coupling.
     """
+    check_whole("size", size, 2, "use 50")
     if not (mu_x > 0 and mu_y > 0 and L_y > 0 and L_inner_xy > 0):
         raise ConfigError(
             f"simple_worst_case(mu_x={mu_x}, mu_y={mu_y}, L_y={L_y}, L_inner_xy={L_inner_xy}), but all must be above "

@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from metalearn.bilevel.checks import check_number, check_whole
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers import check_step_size
 from metalearn.bilevel.trees import dot, norm, scale
@@ -92,12 +93,12 @@ class LinearSolver(ABC):
                 f"{name}(iterations={self.iterations}, tolerance={self.tolerance}), but exactly one of them must be "
                 "given; drop one"
             )
-        if self.iterations is not None and (self.iterations < 0 or self.iterations != int(self.iterations)):
-            raise ConfigError(
-                f"{name}(iterations={self.iterations}), but it must be a whole number, at least 0; use 10"
-            )
-        if self.max_iterations < 1:
-            raise ConfigError(f"{name}(max_iterations={self.max_iterations}), but it must be at least 1; use 1000")
+        if self.iterations is not None:
+            check_whole(f"{name}(iterations", self.iterations, 0, "use 10")
+        check_whole(f"{name}(max_iterations", self.max_iterations, 1, "use 1000")
+        check_number(f"{name}(damping", self.damping, "use 0.0")
+        if self.tolerance is not None:
+            check_number(f"{name}(tolerance", self.tolerance, "use 1e-6")
         if self.tolerance is not None and not self.tolerance > 0:
             raise ConfigError(f"{name}(tolerance={self.tolerance}), but it must be above 0; use 1e-6")
         if not 0 <= self.damping < math.inf:
@@ -250,6 +251,7 @@ class FixedPoint(LinearSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_number(f"{type(self).__name__}(step_size", self.step_size, "use 1/L")
         if not 0 < self.step_size < math.inf:
             raise ConfigError(
                 f"{type(self).__name__}(step_size={self.step_size}), but it must be above 0 and finite; use 1/L"
@@ -306,6 +308,7 @@ class HeavyBallLinear(FixedPoint):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_number("momentum", self.momentum, "use 0.9")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum is {self.momentum}, but it must be at least 0 and below 1; use 0.9")
 

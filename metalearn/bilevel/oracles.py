@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
+from metalearn.bilevel.checks import calling, check_kind
 from metalearn.bilevel.problem import BilevelProblem, Constants
 from metalearn.bilevel.streams import Draw, Term
 from metalearn.bilevel.trees import Layout, Tree, all_finite
@@ -111,7 +112,13 @@ class Oracles:
     def constants(self, x: Tensor) -> Constants:
         """What is known of the curvature at a point."""
         found = self.problem.constants_at
-        return self.problem.constants if found is None else found(self.x.unravel(x.detach()))
+        if found is None:
+            return self.problem.constants
+        given = self.x.unravel(x.detach())
+        with calling("constants_at", x=given):
+            constants = found(given)
+        check_kind("constants_at(x)", constants, Constants, "let it return Constants(...)")
+        return constants
 
     def outer_step(self, draw: int) -> int:
         """The outer step of a draw's number, for messages: an algorithm that takes several draws in each sets ``draws``."""
@@ -150,9 +157,10 @@ class Oracles:
         with torch.enable_grad():
             x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
             losses = self._losses(self.problem.outer_loss, "outer_loss", x, y, sample.data)
-            of_x, of_y = (
-                torch.autograd.grad(total(losses), (x, y), allow_unused=True) if losses.requires_grad else (None, None)
-            )
+            of_x = of_y = None
+            if losses.requires_grad:
+                with calling("the derivative of outer_loss", x=x, y=y, batch=sample.data):
+                    of_x, of_y = torch.autograd.grad(total(losses), (x, y), allow_unused=True)
         if of_y is None:
             lacks = "y" if of_x is not None else "x or y"
             raise BilevelError(
@@ -171,14 +179,17 @@ class Oracles:
     def _inner_gradient(self, x: Tensor, y: Tensor, data: Tree, create_graph: bool) -> Tensor:
         losses = self.inner_losses(x, y, data)
         if losses.requires_grad:
-            (found,) = torch.autograd.grad(total(losses), y, create_graph=create_graph, allow_unused=True)
+            with calling("the derivative of inner_loss", x=x, y=y, batch=data):
+                (found,) = torch.autograd.grad(total(losses), y, create_graph=create_graph, allow_unused=True)
             if found is not None:
                 return found
         raise independent_of_y()
 
     def _losses(self, loss: Any, name: str, x: Tensor, y: Tensor, data: Tree) -> Tensor:
         def one(x: Tensor, y: Tensor, data: Tree) -> Tensor:
-            value: Tensor = loss(self.x.unravel(x), self.y.unravel(y), data)
+            given = {"x": self.x.unravel(x), "y": self.y.unravel(y), "batch": data}
+            with calling(name, **given):
+                value: Tensor = loss(*given.values())
             if not isinstance(value, Tensor) or value.ndim or value.is_complex():
                 shape: Any = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 shape = value.dtype if isinstance(value, Tensor) and value.is_complex() else shape
@@ -259,7 +270,8 @@ class Linearization:
     def _products(self, v: Tensor, by: list[Tensor]) -> list[Tensor]:
         if not self.gradient.requires_grad:  # g is linear in y
             return [torch.zeros_like(each) for each in by]
-        found = torch.autograd.grad(self.gradient, by, v, retain_graph=True, materialize_grads=True)
+        with calling("the second derivative of inner_loss", x=self.x, y=self.y):
+            found = torch.autograd.grad(self.gradient, by, v, retain_graph=True, materialize_grads=True)
         return [each.detach() for each in found]
 
 

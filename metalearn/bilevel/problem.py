@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves
 
+from metalearn.bilevel.checks import calling, check_kind, check_number, check_whole, shown
 from metalearn.bilevel.streams import Fixed, Stream
 from metalearn.bilevel.trees import Layout, Tree
 from metalearn.errors import ConfigError, ShapeError
@@ -53,6 +54,8 @@ class Constants:
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
+            if value is not None:
+                check_number(f"constants.{name}", value, "leave it None if unknown")
             positive = name in ("mu", "L", "L_upper", "mu_x", "L_phi")
             if value is not None and not (value > 0 if positive else value >= 0):
                 raise ConfigError(
@@ -110,8 +113,21 @@ class BilevelProblem:
     constants_at: Callable[[Any], Constants] | None = None
 
     def __post_init__(self) -> None:
-        if self.batched is not None and self.batched < 1:
-            raise ConfigError(f"batched is {self.batched}, but it must be at least 1; use None for a single problem")
+        remedy = "write a function f(x, y, batch) -> scalar"
+        called: dict[str, tuple[Any, str]] = {
+            "outer_loss": (self.outer_loss, remedy), "inner_loss": (self.inner_loss, remedy),
+            "init_inner": (self.init_inner, "write a function of x, such as lambda x: torch.zeros(5)"),
+        }  # fmt: skip
+        if self.constants_at is not None:
+            called["constants_at"] = self.constants_at, "write a function x -> Constants(...), or give constants="
+        if self.stream is not None:
+            called["stream"] = self.stream, "use problem.with_batch(outer=..., inner=...), Fixed(...) or Sampled(...)"
+        for name, (value, advice) in called.items():
+            if not callable(value) or isinstance(value, type):
+                raise ConfigError(f"{name} is {shown(value)}, but it must be a function; {advice}")
+        check_kind("constants", self.constants, Constants, "use Constants(mu=..., L=...)")
+        if self.batched is not None:
+            check_whole("batched", self.batched, 1, "use None for a single problem")
 
     def with_batch(self, outer: Tree, inner: Tree) -> BilevelProblem:
         """The same problem on this data, such as the query and the support sets of a step's tasks."""
@@ -125,7 +141,7 @@ class BilevelProblem:
                 an axis of problems is missing.
         """
         of_x = Layout.of(x, "x", None if self.shared_x else self.batched)
-        with torch.no_grad():
+        with torch.no_grad(), calling("init_inner", x=x):
             initial = self.init_inner(x)
         of_y = Layout.of(initial, "init_inner(x)", self.batched)
         if y is None:
@@ -142,7 +158,8 @@ class BilevelProblem:
 
     def check_like_inner(self, tree: Tree, layout: Layout, name: str) -> None:
         """Raise a ShapeError unless a tree has the structure and the shapes of the inner variables."""
-        if Layout.of(tree, name, self.batched) != layout:
+        found = Layout.of(tree, name, self.batched)
+        if found != layout:
             expected = ", ".join(str(list(shape)) for shape in layout.shapes)
             raise ShapeError(
                 f"{name} has the shapes {_shapes(tree)}, but init_inner(x) returns {expected} for each problem, in "
@@ -157,6 +174,7 @@ def parameters_as_inner(module: nn.Module) -> tuple[Callable[..., Any], Callable
         ``call(params, *inputs)``, the module's output with these parameters, and ``init(x)``, a copy of its own ones.
     """
 
+    check_kind("module", module, nn.Module, "a function is an inner_loss of its own")
     return partial(_call, module), partial(_copy_parameters, module)
 
 

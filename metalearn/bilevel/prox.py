@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from metalearn.bilevel.checks import check_number, check_whole
 from metalearn.bilevel.trees import Tree
-from metalearn.errors import ConfigError
+from metalearn.errors import ConfigError, ShapeError
 
 __all__ = ["L1", "Box", "GroupL1", "Prox"]
 
@@ -36,6 +37,7 @@ class Prox(ABC):
 
 
 def _check_weight(weight: float) -> None:
+    check_number("weight", weight, "use 0.01")
     if not weight >= 0:
         raise ConfigError(f"weight is {weight}, but it must be at least 0; use 0.01")
 
@@ -74,8 +76,13 @@ class GroupL1(Prox):
 
     def __post_init__(self) -> None:
         _check_weight(self.weight)
+        check_whole("GroupL1(dim", self.dim, None, "use 0")
 
     def _norms(self, x: Tensor) -> Tensor:
+        if not -x.ndim <= self.dim < x.ndim:
+            raise ShapeError(
+                f"GroupL1(dim={self.dim}) meets a tensor of shape {list(x.shape)}, but it must be one of its {x.ndim} axes; use 0"
+            )
         rest = [axis for axis in range(x.ndim) if axis != self.dim % x.ndim]
         return torch.linalg.vector_norm(x, dim=rest, keepdim=True) if rest else x.abs()
 
@@ -101,6 +108,8 @@ class Box(Prox):
     high: float
 
     def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            check_number(f"Box({name}", getattr(self, name), "use -1.0 and 1.0")
         if not self.low <= self.high:
             raise ConfigError(f"Box(low={self.low}, high={self.high}), but low must not be above high; swap them")
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metalearn.bilevel.checks import check_number, check_whole
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.trees import all_finite, norm
 from metalearn.errors import BilevelError, ConfigError, DivergenceError
@@ -66,6 +67,7 @@ class InnerSolver(ABC):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
+        check_number(f"{name}(step_size", self.step_size, "use 1/L")
         if not 0 < self.step_size < math.inf:
             raise ConfigError(f"{name}(step_size={self.step_size}), but it must be above 0 and finite; use 1/L")
         if (self.steps is None) == (self.tolerance is None):
@@ -73,10 +75,13 @@ class InnerSolver(ABC):
                 f"{name}(steps={self.steps}, tolerance={self.tolerance}), but exactly one of them must be given; "
                 "drop one"
             )
-        if self.steps is not None and (self.steps < 0 or self.steps != int(self.steps)):
-            raise ConfigError(f"{name}(steps={self.steps}), but it must be a whole number, at least 0; use 10")
-        if self.max_steps < 1:
-            raise ConfigError(f"{name}(max_steps={self.max_steps}), but it must be at least 1; use 10000")
+        if self.steps is not None:
+            check_whole(f"{name}(steps", self.steps, 0, "use 10")
+            object.__setattr__(self, "steps", int(self.steps))  # 3.0 is no range
+        check_whole(f"{name}(max_steps", self.max_steps, 1, "use 10000")
+        object.__setattr__(self, "max_steps", int(self.max_steps))
+        if self.tolerance is not None:
+            check_number(f"{name}(tolerance", self.tolerance, "use 1e-6")
         if self.tolerance is not None and not self.tolerance > 0:
             raise ConfigError(f"{name}(tolerance={self.tolerance}), but it must be above 0; use 1e-6")
 
@@ -197,6 +202,7 @@ class _Momentum(InnerSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_number("momentum", self.momentum, "use 0.9")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum is {self.momentum}, but it must be at least 0 and below 1; use 0.9")
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from metalearn.errors import ShapeError
 
-__all__ = ["Layout", "Tree", "all_finite", "dot", "norm", "scale"]
+__all__ = ["Layout", "Tree", "all_finite", "check_alike", "dot", "norm", "scale"]
 
 Tree = Any
 """A tensor, or a dict, list, tuple or NamedTuple of trees."""
@@ -50,6 +50,9 @@ class Layout:
                 raise ShapeError(
                     f"{name} holds a {kind}, but all its leaves must be floating-point tensors; close over it"
                 )
+            if leaf.layout is not torch.strided or leaf.is_meta:
+                kind = "tensor on the meta device, which has no data" if leaf.is_meta else f"{leaf.layout} tensor"
+                raise ShapeError(f"{name} holds a {kind}, but all its leaves must be dense tensors; use .to_dense()")
             if leaf.dtype != leaves[0].dtype or leaf.device != leaves[0].device:
                 raise ShapeError(
                     f"{name} mixes {leaves[0].dtype} on {leaves[0].device} with {leaf.dtype} on {leaf.device}, but "
@@ -60,6 +63,8 @@ class Layout:
                     f"{name} has a tensor of shape {list(leaf.shape)}, but its first axis must be the {problems} "
                     f"problems; give it the shape [{problems}, ...] or change batched="
                 )
+        if not any(leaf.numel() for leaf in leaves):
+            raise ShapeError(f"{name} has no entries, but it must have at least one; check its shape")
         first = 0 if problems is None else 1
         return cls(spec, tuple(leaf.shape[first:] for leaf in leaves), problems)
 
@@ -81,6 +86,16 @@ class Layout:
             pieces = vector.split([math.prod(shape) for shape in self.shapes], -1)
         leaves = [piece.reshape((*vector.shape[:-1], *shape)) for piece, shape in zip(pieces, self.shapes, strict=True)]
         return tree_unflatten(leaves, self.spec)
+
+
+def check_alike(tree: Tree, other: Tree, name: str) -> None:
+    """Raise a ShapeError unless two trees are of one dtype on one device."""
+    one, two = tree_flatten(tree)[0][0], tree_flatten(other)[0][0]
+    if (one.dtype, one.device) != (two.dtype, two.device):
+        raise ShapeError(
+            f"{name} is {one.dtype} on {one.device}, but y is {two.dtype} on {two.device}, and they must be alike; "
+            "convert it with .to(...)"
+        )
 
 
 def all_finite(*tensors: Tensor) -> bool:

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader
 
 from metalearn.bilevel.algorithms import Algorithm, BiO
 from metalearn.bilevel.algorithms.base import State
+from metalearn.bilevel.checks import shown
+from metalearn.bilevel.hypergradients import check_problem
 from metalearn.bilevel.oracles import OracleCounts, Oracles, finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Tree
@@ -56,9 +58,10 @@ class BilevelCore(L.LightningModule):
 
     def begin(self, problem: BilevelProblem, algorithm: Algorithm, x: Tree, y: Tree | None = None) -> None:
         """Say what is solved and how, and make parameters of ``x``."""
+        check_problem(problem)
         if not isinstance(algorithm, Algorithm):
             raise ConfigError(
-                f"algorithm is {algorithm!r}, but it must be one such as BiO(estimator=..., step_size=...); make one of it"
+                f"algorithm is {shown(algorithm)}, but it must be one such as BiO(estimator=..., step_size=...); make one of it"
             )
         if not isinstance(algorithm, BiO) and self.outer_optimizer is not None:
             raise ConfigError(

@@ -39,6 +39,7 @@ class AccBiO(Algorithm):
     mu_x: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check("AccBiO", self.L_phi, self.mu_x)
 
     def check(self, problem: BilevelProblem) -> None:
@@ -76,6 +77,7 @@ class AccBiOBG(Algorithm):
     mu_x: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive("AccBiOBG", "step_size", self.step_size)
         _check("AccBiOBG", 1 / self.step_size, self.mu_x)
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.certificates import sharpen
+from metalearn.bilevel.checks import check_kind, check_number, check_whole, shown
 from metalearn.bilevel.estimators.base import Estimate, Estimator
-from metalearn.bilevel.hypergradients import plain_certificate
+from metalearn.bilevel.hypergradients import check_problem, plain_certificate
 from metalearn.bilevel.oracles import OracleCounts, Oracles, finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers import GROWTH
@@ -42,6 +43,10 @@ class Algorithm(ABC):
 
     estimator: Estimator
     certify: bool = False
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        check_kind(f"the estimator of {name}", self.estimator, Estimator, "use AID(...), ITD(...) or another one")
 
     def init(self, problem: BilevelProblem, x: Tree, y: Tree | None = None, seed: int = 0) -> State:
         """The state before the first step.
@@ -142,6 +147,7 @@ def stepped(x: Tensor, value: Tensor, step_size: float) -> Tensor:
 
 def positive(owner: str, name: str, value: float) -> None:
     """Raise a ConfigError unless an argument is above 0."""
+    check_number(f"{owner}({name}", value, "use 0.1")
     if not 0 < value < math.inf:
         raise ConfigError(f"{owner}({name}={value}), but it must be above 0 and finite; use 0.1")
 
@@ -224,10 +230,29 @@ def run(
         callback: gets the state and the record of a logged step; returns true to stop.
 
     Raises:
-        ConfigError: neither ``x`` nor ``state``, a state of another algorithm, or a number of steps below 0.
+        ConfigError: neither ``x`` nor ``state``, a state of another algorithm, a number of steps below 0, or what is no
+            problem or algorithm.
     """
+    check_problem(problem)
+    if isinstance(algorithm, Estimator):
+        raise ConfigError(
+            f"algorithm is {shown(algorithm)}, an estimator, but it must be an algorithm, which moves x; use "
+            f"BiO(estimator={type(algorithm).__name__}(...), step_size=...)"
+        )
+    check_kind("algorithm", algorithm, Algorithm, "use BiO(estimator=..., step_size=...)")
     if (x is None) == (state is None):
         raise ConfigError("run(x=..., state=...) got both or neither, but exactly one must be given; drop one")
+    check_whole("run(steps", steps, None, "use 100")
+    check_whole("run(every", every, None, "use 1")
+    check_whole("run(seed", seed, None, "use 0")
+    if tolerance is not None:
+        check_number("run(tolerance", tolerance, "use 1e-6, or None")
+        if not tolerance >= 0:
+            raise ConfigError(f"run(tolerance={tolerance}), but it must be at least 0; use 1e-6, or None")
+    if callback is not None and not callable(callback):
+        raise ConfigError(
+            f"run(callback={shown(callback)}), but it must be a function of a state and a record; leave it out"
+        )
     if steps < 0 or every < 1:
         raise ConfigError(
             f"run(steps={steps}, every={every}), but steps must be at least 0 and every at least 1; use 100 and 1"
@@ -235,6 +260,11 @@ def run(
     if state is None:
         state = algorithm.init(problem, x, y, seed)
     else:
+        if isinstance(state, Run):
+            raise ConfigError("state is a Run, but it must be the state of one; use state=result.state")
+        check_kind("state", state, dict, "use the state of an earlier run: state=result.state")
+        if not {"x", "y"} <= state.keys():
+            raise ConfigError("state has no x or no y, so it is none of an algorithm; use state=result.state")
         known = algorithm.init(problem, state["x"], state["y"])
         odd = (known.keys() ^ state.keys()) - {"growth"}  # which states of older versions have not
         if odd:
@@ -245,6 +275,7 @@ def run(
     history: list[Record] = []
     begun = time.perf_counter()
     converged = False
+    steps, every = int(steps), int(every)
     for number in range(1, steps + 1):
         state = algorithm.step(problem, state)
         converged = tolerance is not None and float(state["norm"]) <= tolerance

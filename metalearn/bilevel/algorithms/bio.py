@@ -33,6 +33,7 @@ class BiO(Algorithm):
     warm_start: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive("BiO", "step_size", self.step_size)
 
     def check(self, problem: BilevelProblem) -> None:

@@ -40,6 +40,7 @@ class MRBO(Algorithm):
     inner_size: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("step_size", "inner_step_size", "d", "m", "c1", "c2"):
             positive("MRBO", name, getattr(self, name))
         if self.estimator.inner is not None:

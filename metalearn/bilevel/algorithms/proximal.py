@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from metalearn.bilevel.algorithms.base import Algorithm, State, below, grown, positive, stepped, told
+from metalearn.bilevel.checks import check_number, shown
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.prox import Prox
@@ -35,7 +36,12 @@ class ProximalBiO(Algorithm):
     momentum: float | None = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive("ProximalBiO", "step_size", self.step_size)
+        if not callable(self.prox):
+            raise ConfigError(f"the prox of ProximalBiO is {shown(self.prox)}, but it must be a Prox; use L1(0.01)")
+        if self.momentum is not None:
+            check_number("ProximalBiO(momentum", self.momentum, "use 0.9 or None")
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise ConfigError(
                 f"ProximalBiO(momentum={self.momentum}), but it must be at least 0 and below 1; use 0.9 or None"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from metalearn.bilevel.algorithms.base import Algorithm, State, grown, positive, stepped, told
+from metalearn.bilevel.checks import check_kind, check_whole
 from metalearn.bilevel.estimators import Estimator
 from metalearn.bilevel.estimators.base import deterministic
 from metalearn.bilevel.oracles import Oracles, finite
@@ -47,8 +48,12 @@ class VRBO(Algorithm):
     anchor_size: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("step_size", "inner_step_size", "period", "inner_steps"):
             positive("VRBO", name, getattr(self, name))
+        for name in ("period", "inner_steps"):
+            check_whole(f"VRBO({name}", getattr(self, name), 1, "use 3")
+        check_kind("the anchor of VRBO", self.anchor, Estimator, "use StocBiONeumann(...) or another one")
         for name in ("estimator", "anchor"):
             if getattr(self, name).inner is not None:
                 raise ConfigError(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.certificates import NEEDED, error_bound
+from metalearn.bilevel.checks import check_kind, check_number
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_reach, check_result, deterministic, reach_first
 from metalearn.bilevel.indefinite import CGOrMinRes, tell_of_curvature
 from metalearn.bilevel.linear import LinearSolution, LinearSolver, bent
@@ -45,6 +46,10 @@ class AID(Estimator):
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_kind("the solver of AID", self.solver, LinearSolver, "use solver=CG(iterations=10), or leave it out")
+        if self.tolerance is not None:
+            check_number("AID(tolerance", self.tolerance, "use 1e-6")
         if self.tolerance is not None and not self.tolerance > 0:
             raise ConfigError(f"AID(tolerance={self.tolerance}), but it must be above 0; use 1e-6")
         if self.tolerance is not None and self.inner is None:
@@ -93,6 +98,12 @@ class AID(Estimator):
         if found.curvature is None:
             return
         check_reach(outer, here)
+        if bool(((norm(found.v) == 0) & (norm(outer.of_y) > 0)).any()):
+            raise BilevelError(
+                "grad_yy g is 0 along grad_y f, so that inner_loss is linear in y there and has no minimum, or its second "
+                "derivative is lost; make it curved, and compute it without detach(), no_grad() or functions that are "
+                "differentiable once"
+            )
         if oracles.constants(x).mu is not None:
             raise bent("CG", float(found.curvature.min()))
         tell_of_curvature("AID", oracles.problem.inner_loss, found)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from metalearn.bilevel.checks import check_kind
 from metalearn.bilevel.oracles import Linearization, Oracles, OuterGradient, finite
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers import Gradient, InnerSolution, InnerSolver, check_growth
@@ -56,6 +57,11 @@ class Estimator(ABC):
     """
 
     inner: InnerSolver | None = None
+
+    def __post_init__(self) -> None:
+        if self.inner is not None:
+            remedy = "use inner=GradientDescent(step_size=..., steps=...)"
+            check_kind(f"the inner of {type(self).__name__}", self.inner, InnerSolver, remedy)
 
     @abstractmethod
     def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from metalearn.bilevel.checks import check_kind, check_whole
 from metalearn.bilevel.estimators.base import Estimate, Estimator
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import Constants
@@ -34,8 +35,11 @@ class Chunked(Estimator):
     size: int
 
     def __post_init__(self) -> None:
+        check_kind("the estimator of Chunked", self.estimator, Estimator, "use AID(...) or another one")
+        check_whole("Chunked(size", self.size, None, "use 4")
         if self.size < 1:
             raise ConfigError(f"Chunked(size={self.size}), but a chunk has at least 1 problem; use 4")
+        object.__setattr__(self, "size", int(self.size))
         if self.inner is not None and self.inner != self.estimator.inner:
             raise ConfigError(
                 f"Chunked(inner={self.inner}), but the estimator solves the inner problem by {self.estimator.inner}; give "

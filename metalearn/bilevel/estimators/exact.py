@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metalearn.bilevel.checks import check_whole
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_reach, check_result, deterministic
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.trees import norm
@@ -29,6 +30,10 @@ class Exact(Estimator):
     """
 
     largest: int = 4096
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("Exact(largest", self.largest, 1, "use 4096")
 
     def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
         size = y.shape[-1]

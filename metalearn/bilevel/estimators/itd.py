@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metalearn.bilevel.checks import check_whole
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, inner_gradient
 from metalearn.bilevel.estimators.shared import Steps
 from metalearn.bilevel.oracles import Oracles, independent_of_y, total
@@ -43,11 +44,14 @@ class ITD(Estimator):
     memory: MemoryMode = "store"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.inner is None or not self.inner.steps:
             raise ConfigError(
                 f"ITD(inner={self.inner}), but it differentiates through a given number of inner steps, at least 1; use "
                 "inner=GradientDescent(step_size=..., steps=...)"
             )
+        if self.truncate is not None:
+            check_whole("ITD(truncate", self.truncate, None, "use None for all")
         if self.truncate is not None and not 1 <= self.truncate <= self.inner.steps:
             raise ConfigError(
                 f"ITD(truncate={self.truncate}), but it must be from 1 to the {self.inner.steps} inner steps; use "

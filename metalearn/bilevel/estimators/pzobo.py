@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from metalearn.bilevel.checks import check_number, check_whole
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, inner_gradient
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.streams import Draw
@@ -38,16 +40,18 @@ class PZOBO(Estimator):
     at_once: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.inner is None:
             raise ConfigError(
                 "PZOBO(inner=None), but it compares runs of an inner solver; use inner=GradientDescent(...)"
             )
-        if not self.mu > 0:
-            raise ConfigError(f"PZOBO(mu={self.mu}), but it must be above 0; use 0.01")
-        if self.Q < 1:
-            raise ConfigError(f"PZOBO(Q={self.Q}), but it must be at least 1; use 10")
-        if self.at_once < 1:
-            raise ConfigError(f"PZOBO(at_once={self.at_once}), but it must be at least 1; use 1")
+        check_number("PZOBO(mu", self.mu, "use 0.01")
+        if not 0 < self.mu < math.inf:
+            raise ConfigError(f"PZOBO(mu={self.mu}), but it must be finite and above 0; use 0.01")
+        check_whole("PZOBO(Q", self.Q, 1, "use 10")
+        check_whole("PZOBO(at_once", self.at_once, 1, "use 1")
+        for name in ("Q", "at_once"):
+            object.__setattr__(self, name, int(getattr(self, name)))  # 3.0 is no range
 
     def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
         assert self.inner is not None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metalearn.bilevel.checks import check_number, check_whole
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, reach_first
 from metalearn.bilevel.linear import curvature_along
 from metalearn.bilevel.oracles import Oracles, finite
@@ -50,14 +51,15 @@ class StocBiONeumann(Estimator):
     jacobian_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.eta > 0:
-            raise ConfigError(f"StocBiONeumann(eta={self.eta}), but it must be above 0; use 1/L")
-        if self.Q < 1:
-            raise ConfigError(f"StocBiONeumann(Q={self.Q}), but it must be at least 1; use 3")
-        if self.batch is not None and self.batch < 1:
-            raise ConfigError(
-                f"StocBiONeumann(batch={self.batch}), but it must be at least 1; use None for the stream's size"
-            )
+        super().__post_init__()
+        check_number("StocBiONeumann(eta", self.eta, "use 1/L")
+        if not 0 < self.eta < math.inf:
+            raise ConfigError(f"StocBiONeumann(eta={self.eta}), but it must be finite and above 0; use 1/L")
+        check_whole("StocBiONeumann(Q", self.Q, 1, "use 3")
+        object.__setattr__(self, "Q", int(self.Q))  # 3.0 is no range
+        for name in ("batch", "outer_size", "jacobian_size"):
+            if getattr(self, name) is not None:
+                check_whole(f"StocBiONeumann({name}", getattr(self, name), 1, "use None for the stream's size")
 
     def check(self, constants: Constants) -> None:
         super().check(constants)
