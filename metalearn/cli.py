@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import tempfile
@@ -22,10 +23,10 @@ from metalearn.allocator import keep_buffers
 from metalearn.command import DEFAULT_CONFIG, option, prepare_arguments, shipped_configs
 from metalearn.datamodules.checks import check_range
 from metalearn.ending import Ending
-from metalearn.errors import MetalearnError
+from metalearn.errors import DataError, MetalearnError
 from metalearn.modules import MetaModule
 from metalearn.modules.bilevel import BilevelCore
-from metalearn.modules.callbacks import PredictionTable, RunClock, TaskTable
+from metalearn.modules.callbacks import PredictionTable, RunClock, TaskTable, folder
 from metalearn.modules.checkpoint import read_checkpoint
 from metalearn.modules.checkpoint_io import AtomicCheckpointIO
 from metalearn.modules.linear_models import LinearBilevel
@@ -38,6 +39,13 @@ from metalearn.processes import check_devices, take_torchrun
 from metalearn.run_files import NAMES, find_checkpoint, run_folder
 
 __all__ = ["MetaCLI", "main"]
+
+
+UNWRITABLE = {
+    getattr(errno, name, None)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EIO", "ENAMETOOLONG")
+}
+"""Reasons why a file of a run cannot be written."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -168,7 +176,7 @@ class MetaCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; what fails says what is kept, and leaves no new folder without a checkpoint."""
         try:
-            super()._run_subcommand(subcommand)
+            self._run_saying_what_is_full(subcommand)
         except BaseException as error:
             kept = self.ending.kept()
             if isinstance(error, Exception) and self.ending.signals.signum is None:
@@ -178,6 +186,17 @@ class MetaCLI(LightningCLI):
                     print(f"metalearn: {kept}", file=sys.stderr)
                 self.ending.clean()
             raise
+
+    def _run_saying_what_is_full(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            raise DataError(
+                f"{error.filename or folder(self.trainer)} cannot be written ({error.strerror}); free space there, or write "
+                "elsewhere with another trainer.default_root_dir"
+            ) from error
 
     def after_instantiate_classes(self) -> None:
         if isinstance(self.model, (MetaModule, BilevelCore)):

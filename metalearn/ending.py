@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from metalearn.interrupts import Interrupted, Signals
-from metalearn.modules.saving import LastCheckpoint
+from metalearn.modules.saving import BestCheckpoint, LastCheckpoint
 from metalearn.modules.stopping import StopOnSignal
 from metalearn.processes import connect, is_launched_child, wait_for_children
 from metalearn.run_files import continuation, discard
 
 __all__ = ["Ending"]
 
-CHILDREN = 10.0
+CHILDREN = 5.0
 """Seconds that other processes of an interrupted run have to end."""
 
 
@@ -71,7 +72,11 @@ class Ending:
         if stop is not None and stop.step is not None:
             line = f"stopped by {stopped} at step {stop.step}"
             return f"{line}; go on with: {continuation(last.path)}" if saved else f"{line}, with nothing saved"
-        return f"stopped by {stopped}; {self.kept()}" if saved else f"stopped by {stopped}"
+        if not saved:
+            return f"stopped by {stopped}"
+        best = _callback(self.trainer, BestCheckpoint)
+        path = best.best_model_path if best is not None and best.best_model_path else str(last.path)
+        return f"stopped by {stopped} after training; test it with: python -m metalearn test --ckpt_path {quote(path)}"
 
 
 def _callback(trainer: Any, kind: type) -> Any:

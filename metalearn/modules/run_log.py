@@ -116,9 +116,9 @@ class RunTable:
         if self._whole and columns == self._columns:
             self._append()
         else:
-            self._old = (_read(self.path) if self._whole else self._old) + self.metrics
+            rows = (_read(self.path) if self._whole else self._old) + self.metrics
+            write_atomically(self.path, _text(columns, rows, header=True).encode())
             self._columns, self._whole = columns, True
-            write_atomically(self.path, _text(columns, self._old, header=True).encode())
         self._old = []
         self.metrics = []
 
