@@ -80,7 +80,8 @@ class EpisodeLoader(DataLoader[Episode]):
     _resumed = 0
 
     def __iter__(self) -> Iterator[Episode]:  # type: ignore[override]
-        self._done, self._resumed = self._resumed, 0
+        # Lightning overfits by a sampler of its own, which begins anew
+        self._done, self._resumed = self._resumed if isinstance(self.sampler, EpisodeSampler) else 0, 0
         if isinstance(self.sampler, EpisodeSampler):
             self.sampler.first = self._done * (self.batch_size or 1)
         for batch in super().__iter__():
@@ -96,13 +97,14 @@ class EpisodeLoader(DataLoader[Episode]):
 
     def state_dict(self) -> dict[str, int]:
         """The number of batches of this epoch that were handed out, and the epoch."""
-        return {"batches": self._done, "epoch": self.sampler.epoch}  # type: ignore[attr-defined]
+        return {"batches": self._done, "epoch": getattr(self.sampler, "epoch", 0)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after the batches that were handed out; after a whole epoch, with the next one."""
         finished = state["batches"] >= len(self)
         self._done = self._resumed = 0 if finished else state["batches"]
-        self.sampler.set_epoch(state["epoch"] + (finished and self._advances))  # type: ignore[attr-defined]
+        if isinstance(self.sampler, EpisodeSampler):
+            self.sampler.set_epoch(state["epoch"] + (finished and self._advances))
 
 
 def as_it_is(batch: Any) -> Episode:

@@ -72,6 +72,8 @@ def after_test(cli: MetaCLI) -> None:
 
 def _facts(model: LinearBilevel) -> Facts:
     found = model.results
+    if "test/acc" not in found:
+        return [("test", "no example was tested")]
     facts = [("test accuracy", f"{100 * found['test/acc']:.2f} %"), ("test loss", f"{found['test/loss']:.4f}")]
     if "test/auroc" in found:
         facts.append(("AUROC", f"{found['test/auroc']:.4f} of small weights as a sign of corrupted labels"))

@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins.io import CheckpointIO
 
@@ -37,6 +37,7 @@ from metalearn.modules.stopping import StopOnSignal
 from metalearn.parsing import Parser, one_line, own_error
 from metalearn.processes import check_devices, take_torchrun
 from metalearn.run_files import NAMES, find_checkpoint, run_folder
+from metalearn.trainer_options import barebones, check_finders
 
 __all__ = ["MetaCLI", "main"]
 
@@ -62,6 +63,7 @@ class MetaCLI(LightningCLI):
     def __init__(self, args: Sequence[str], run_name: str, ending: Ending | None = None) -> None:
         self.run_name = run_name
         self.ending = ending or Ending()
+        self._step = 0
         self.clock, self.tasks, self.predictions = RunClock(), TaskTable(), PredictionTable()
         super().__init__(
             L.LightningModule,
@@ -111,14 +113,14 @@ class MetaCLI(LightningCLI):
         self._find_checkpoint()
         if asked.get("logger") in (None, True) and "logger" not in kwargs and not plain:
             kwargs["logger"] = self._make_logger()
-        kwargs.update(take_torchrun(asked))
+        kwargs.update(take_torchrun(asked), **barebones(asked))
         kwargs["plugins"] = _with_whole_checkpoints(asked)
         names_saver = _names(
             asked.get("callbacks"), ModelCheckpoint
         )  # asked before the Trainer adds its own to this list
-        names_bar = _names(asked.get("callbacks"), ProgressBar)
         trainer: Any = super().instantiate_trainer(**kwargs)
         check_devices(trainer)
+        check_finders(trainer.callbacks, self.model, self.datamodule)
         ours: list[L.Callback] = []
         is_ours = isinstance(self.model, (MetaModule, LinearBilevel))
         if is_ours:
@@ -138,7 +140,7 @@ class MetaCLI(LightningCLI):
                 ours.append(last)
         else:  # it would put back the raw weights beside the averaged ones of the checkpoint
             trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, WeightAveraging)]
-        trainer.callbacks = show_progress(trainer.callbacks, names_bar)
+        trainer.callbacks = show_progress(trainer.callbacks)
         # what saves must stay behind what it saves, and stopping behind both
         every = [*trainer.callbacks, *ours]
         trainer.callbacks = [
@@ -151,10 +153,14 @@ class MetaCLI(LightningCLI):
         return trainer
 
     def _find_checkpoint(self) -> None:
-        """Make a path of ``last`` and ``best``, which Lightning would look for in the folder of the new run."""
+        """Make a path of ``last`` and ``best``, which Lightning would look for in the folder of the new run; and read it, so that
+        what is wrong with it is found before anything is written."""
         config = self.config_init[str(self.subcommand)]
-        if config.get("ckpt_path") in NAMES:
-            config["ckpt_path"] = str(find_checkpoint(config["ckpt_path"], self._runs()))
+        given = config.get("ckpt_path")
+        if given in NAMES:
+            given = config["ckpt_path"] = str(find_checkpoint(given, self._runs()))
+        if given is not None and isinstance(self.model, (MetaModule, BilevelCore)):
+            self._step = int(read_checkpoint(given).get("global_step", 0))
 
     def _make_logger(self) -> RunLog:
         """Write into the run that the checkpoint is from, unless the user names another place."""
@@ -165,9 +171,7 @@ class MetaCLI(LightningCLI):
         if where is None or (elsewhere and where.parent != self._runs()):
             return RunLog(str(self._runs().parent), self._runs().name)
         self.run_name = where.parent.name or self.run_name
-        evaluates = self.subcommand != "fit"
-        step = int(read_checkpoint(checkpoint).get("global_step", 0)) if evaluates else 0
-        return RunLog(str(where.parent.parent), where.parent.name, where.name, evaluates, step)
+        return RunLog(str(where.parent.parent), where.parent.name, where.name, self.subcommand != "fit", self._step)
 
     def _runs(self) -> Path:
         config = self.config_init[str(self.subcommand)]
@@ -292,6 +296,7 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
     warnings.filterwarnings("ignore", message="The number of training batches")  # a validation writes the log, too
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a run that goes on
+    warnings.filterwarnings("ignore", message="You requested to overfit but enabled")  # no loader of ours shuffles
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # tasks are drawn in milliseconds
 
 

@@ -66,7 +66,8 @@ def after_test(cli: MetaCLI) -> None:
     """Print the test's metrics and where its files are."""
     where = folder(cli.trainer)
     if cli.trainer.is_global_zero:
-        facts = _test_facts(cli.model) + _files(cli, where, with_curve=False, with_test=True)
+        tested = bool(cli.model.test_results())
+        facts = _test_facts(cli.model) + _files(cli, where, with_curve=False, with_test=tested)
         print_summary(f"test: {cli.model.run_name}", facts)
 
 
@@ -100,7 +101,7 @@ def checkpoint_fact(best: Path | None, saved: Path | None) -> tuple[str, str]:
     """Which state the run is known by."""
     if best is None and saved is not None:
         return "checkpoint", f"{saved} (the last state: no validation has chosen a better one)"
-    return "checkpoint", str(saved or "none: saving is turned off")
+    return "checkpoint", str(saved or "none: nothing was trained, or saving is turned off")
 
 
 def training_facts(cli: MetaCLI, steps: int) -> Facts:
@@ -119,7 +120,7 @@ def training_facts(cli: MetaCLI, steps: int) -> Facts:
 def wants_test(cli: MetaCLI) -> bool:
     """Whether a fit ends with a test."""
     asked = cli.config[cli.subcommand]["test_after_fit"]
-    return bool(asked and cli.datamodule is not None and not cli.trainer.interrupted)
+    return bool(asked and cli.datamodule is not None and cli.trainer.limit_test_batches != 0)
 
 
 def oracle_calls(model: Any) -> Facts:
@@ -133,6 +134,8 @@ def oracle_calls(model: Any) -> Facts:
 def _test_facts(model: MetaModule) -> Facts:
     results = model.test_results()
     last = model.eval_inner_steps
+    if not results:
+        return [("test", "no task was tested")]
     if model.classifies:
         facts = [
             (

@@ -55,17 +55,19 @@ class ProgressLines(L.Callback):
         self._told = line
 
 
-def show_progress(callbacks: list[L.Callback], named: bool) -> list[L.Callback]:
-    """The callbacks of a Trainer that the command line has built, with a bar that counts steps; with lines instead of a bar where
-    the output is no terminal and the user has named none."""
-    bars = [each for each in callbacks if isinstance(each, ProgressBar)]
-    for bar in bars:
-        kinds: dict[type, type] = {RichProgressBar: StepProgressBar, TQDMProgressBar: PlainStepProgressBar}
-        bar.__class__ = kinds.get(type(bar), type(bar))
+def show_progress(callbacks: list[L.Callback]) -> list[L.Callback]:
+    """The callbacks of a Trainer that the command line has built: Lightning's bars count steps, and are lines where the output is
+    no terminal."""
     console = rich.get_console()
-    if not bars or named or console.is_terminal or console.is_jupyter:
-        return callbacks
-    return [ProgressLines() if isinstance(each, ProgressBar) else each for each in callbacks]
+    kinds: dict[type, type] = {RichProgressBar: StepProgressBar, TQDMProgressBar: PlainStepProgressBar}
+    shown: list[L.Callback] = []
+    for each in callbacks:
+        if type(each) in kinds and not (console.is_terminal or console.is_jupyter):
+            shown.append(ProgressLines())
+            continue
+        each.__class__ = kinds.get(type(each), type(each))
+        shown.append(each)
+    return shown
 
 
 def _step(trainer: L.Trainer) -> str:

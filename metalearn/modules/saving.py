@@ -31,6 +31,11 @@ class BestCheckpoint(ModelCheckpoint):
         """That of the class it is, so that checkpoints from before it had a class of its own are taken up."""
         return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__, 1)
 
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save nothing in a run that does not validate, rather than warn of it: the last state is saved."""
+        if self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the best value so far where its file lies in this run's folder, wherever that has moved to since."""
         best = state_dict.get("best_model_path")

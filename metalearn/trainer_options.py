@@ -1,0 +1,49 @@
+"""Options of the Trainer that need something of ours: said in one line where they cannot do what they are for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+
+from metalearn.errors import ConfigError
+
+__all__ = ["barebones", "check_finders"]
+
+IN_THE_WAY = ("logger", "log_every_n_steps", "num_sanity_val_steps", "enable_model_summary", "enable_progress_bar",
+              "enable_checkpointing", "profiler", "fast_dev_run", "detect_anomaly")  # fmt: skip
+"""What a configuration may set and a Trainer refuses beside ``barebones``, which turns it off anyway."""
+
+
+def barebones(asked: dict[str, Any]) -> dict[str, Any]:
+    """The Trainer's arguments that ``barebones`` leaves to itself; none where it is not asked for."""
+    return {name: None for name in IN_THE_WAY if asked.get(name)} if asked.get("barebones") else {}
+
+
+def check_finders(callbacks: list[L.Callback], model: Any, data: Any) -> None:
+    """Refuse callbacks that look for an attribute which is not there.
+
+    Raises:
+        ConfigError: with the attribute that is.
+    """
+    for each in callbacks:
+        if isinstance(each, LearningRateFinder) and not _has(("lr", "learning_rate"), model):
+            raise ConfigError(
+                "LearningRateFinder sets the attribute lr of a module, but this one's learning rate is an argument of "
+                "outer_optimizer; compare runs with different --model.outer_optimizer.lr"
+            )
+        if isinstance(each, BatchSizeFinder):
+            name = str(getattr(each, "_batch_arg_name", "batch_size"))
+            if not _has((name,), model, data):
+                has = (
+                    "tasks_per_batch" if _has(("tasks_per_batch",), data) else "the attribute with the size of a batch"
+                )
+                raise ConfigError(
+                    f"BatchSizeFinder sets {name}, which neither the module nor the data has; name {has}: "
+                    "--trainer.callbacks.batch_arg_name"
+                )
+
+
+def _has(names: tuple[str, ...], *objects: Any) -> bool:
+    return any(hasattr(each, name) or name in getattr(each, "hparams", {}) for each in objects for name in names)
