@@ -15,7 +15,17 @@ ROOT = Path(__file__).parents[1]
 ORDER = ["errors", "episode", "inner", "bilevel", "modules", "cli"]
 """Left never imports right."""
 ALONE = {"backbones", "metrics"}
-LIGHTNING = {"modules", "datamodules", "cli", "outcome", "bilevel_outcome", "data_command", "parsing", "processes"}
+LIGHTNING = {
+    "modules",
+    "datamodules",
+    "cli",
+    "outcome",
+    "bilevel_outcome",
+    "data_command",
+    "parsing",
+    "processes",
+    "trainer_options",
+}
 
 
 def imports(path: Path) -> set[str]:
