@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from metalearn.checks import check_seed
 from metalearn.datamodules.augmentation import HOOKS
 from metalearn.datamodules.checks import check_at_least
 from metalearn.datamodules.images import ImageSpec
@@ -37,8 +38,8 @@ class EpisodicDataModule(L.LightningDataModule):
                  "test_tasks": test_tasks}  # fmt: skip
         for name, value in sizes.items():
             check_at_least(name, value, 1)
-        check_at_least("num_workers", num_workers, 0)
-        check_at_least("seed", seed, 0)
+        check_at_least("num_workers", num_workers, 0, 1024)
+        check_seed("seed", seed)
         if train_tasks < tasks_per_batch:
             raise ConfigError(
                 f"train_tasks is {train_tasks}, but an epoch must hold at least one batch of {tasks_per_batch} tasks; raise "

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metalearn.checks import check_seed
 from metalearn.datamodules.checks import check_at_least
 from metalearn.datamodules.loader import EpisodeDataset, EpisodeLoader, EpisodeSampler, as_it_is
 from metalearn.errors import ConfigError
@@ -86,8 +87,8 @@ class BilevelDataModule(L.LightningDataModule):
             check_at_least("batch_size", batch_size, 1)
         check_at_least("steps_per_epoch", steps_per_epoch, 1)
         check_at_least("eval_batch_size", eval_batch_size, 1)
-        check_at_least("seed", seed, 0)
-        check_at_least("num_workers", num_workers, 0)
+        check_seed("seed", seed)
+        check_at_least("num_workers", num_workers, 0, 1024)
         for name, value in (draws or {}).items():
             if name not in TERMS:
                 raise ConfigError(f"draws has {name!r}, but its keys must be among {', '.join(TERMS)}; drop it")

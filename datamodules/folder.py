@@ -83,7 +83,7 @@ class ImageFolderEpisodes(ListedImages):
             cache_dir,
             options,
         )
-        check_at_least("image_size", image_size, 8)
+        check_at_least("image_size", image_size, 8, 4096)
         if channels not in (1, 3):
             raise ConfigError(f"channels is {channels!r}, but images are grey (1) or coloured (3); use channels=3")
         self.root = Path(root)

@@ -101,7 +101,7 @@ class MiniImageNetDataModule(ListedImages):
             cache_dir,
             options,
         )
-        check_at_least("image_size", image_size, 8)
+        check_at_least("image_size", image_size, 8, 4096)
         self.root = Path(root)
         self.image_spec = ImageSpec(channels=3, size=image_size)
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import torch
 
+from metalearn.checks import check_seed
 from metalearn.datamodules.archives import check_name, unsafe
 from metalearn.datamodules.bilevel_data import BilevelDataModule, Examples
 from metalearn.datamodules.checks import check_at_least
@@ -106,7 +107,7 @@ class NewsgroupsDataModule(BilevelDataModule):
             raise ConfigError(f"used_share is {used_share}, but it is a share, above 0 and at most 1; use 1.0")
         if cut not in get_args(Cut):
             raise ConfigError(f"cut is {cut!r}, but it must be one of {', '.join(get_args(Cut))}; use 'date'")
-        check_at_least("split_seed", split_seed, 0)
+        check_seed("split_seed", split_seed)
         self.root, self.vocabulary, self.val_share = root, vocabulary, val_share
         self.held_share, self.cut, self.used_share = held_share, cut, used_share
         self.split_seed, self.sublinear = split_seed, sublinear
@@ -142,7 +143,7 @@ class NewsgroupsDataModule(BilevelDataModule):
 
     def cut_again(self, split_seed: int) -> None:
         """Cut the same posts by another seed, without reading them again."""
-        check_at_least("split_seed", split_seed, 0)
+        check_seed("split_seed", split_seed)
         self.setup()
         self.split_seed = split_seed
         self.parts = self._cut()

@@ -100,7 +100,7 @@ class OmniglotDataModule(ImageEpisodes):
         )
         if self.options.rotations:
             raise ConfigError("options.rotations is true, but Omniglot has its own argument for it; use rotations=True")
-        check_at_least("image_size", image_size, 8)
+        check_at_least("image_size", image_size, 8, 4096)
         self.root = Path(root)
         self.rotations = rotations
         self.download = download

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from metalearn import bilevel_outcome, data_command, outcome, own_images, study_command
 from metalearn.allocator import keep_buffers
-from metalearn.command import DEFAULT_CONFIG, option, prepare_arguments, shipped_configs
+from metalearn.command import DEFAULT_CONFIG, check_command, option, prepare_arguments, shipped_configs
 from metalearn.datamodules.checks import check_range
 from metalearn.ending import Ending
 from metalearn.errors import DataError, MetalearnError
 from metalearn.modules import MetaModule
 from metalearn.modules.bilevel import BilevelCore
-from metalearn.modules.callbacks import PredictionTable, RunClock, TaskTable, folder
+from metalearn.modules.callbacks import PredictionTable, RunClock, StartNotice, TaskTable, folder
 from metalearn.modules.checkpoint import read_checkpoint
 from metalearn.modules.checkpoint_io import AtomicCheckpointIO
 from metalearn.modules.linear_models import LinearBilevel
@@ -37,6 +38,8 @@ from metalearn.modules.stopping import StopOnSignal
 from metalearn.parsing import Parser, one_line, own_error
 from metalearn.processes import check_devices, take_torchrun
 from metalearn.run_files import NAMES, find_checkpoint, run_folder
+from metalearn.terminal import HeldMessages, close_output, plain_output, told
+from metalearn.trainer_checks import check_monitors, check_optimizer, check_run_name, check_trainer
 from metalearn.trainer_options import barebones, check_finders
 
 __all__ = ["MetaCLI", "main"]
@@ -60,8 +63,15 @@ class SaveConfig(SaveConfigCallback):
 class MetaCLI(LightningCLI):
     """LightningCLI with our defaults: checkpoints by validation accuracy, tables, pictures and a summary."""
 
-    def __init__(self, args: Sequence[str], run_name: str, ending: Ending | None = None) -> None:
+    def __init__(
+        self,
+        args: Sequence[str],
+        run_name: str,
+        ending: Ending | None = None,
+        say_held: Callable[[], None] = lambda: None,
+    ) -> None:
         self.run_name = run_name
+        self.starts = StartNotice(say_held)
         self.ending = ending or Ending()
         self._step = 0
         self.clock, self.tasks, self.predictions = RunClock(), TaskTable(), PredictionTable()
@@ -99,12 +109,22 @@ class MetaCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Nothing: the checkpoint's config is already among the arguments, see :mod:`metalearn.command`."""
 
+    def _set_seed(self) -> None:
+        """Seed everything, once what Lightning would take and fail on much later has been checked."""
+        check_run_name(self._get(self.config, "run_name"))
+        check_trainer(self._get(self.config, "trainer").as_dict(), self._get(self.config, "seed_everything"))
+        super()._set_seed()
+
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; what one of them found wrong comes out as it said it."""
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError) as error:
+        except Exception as error:
             raise own_error(error) from error
+        trainer: Any = self.trainer
+        check_monitors(trainer.callbacks, self.model)
+        if self.subcommand == "fit" and isinstance(self.model, (MetaModule, BilevelCore)):
+            check_optimizer(self.model)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add what saves, logs, shows and ends a run, where the user names nothing else."""
@@ -121,7 +141,7 @@ class MetaCLI(LightningCLI):
         trainer: Any = super().instantiate_trainer(**kwargs)
         check_devices(trainer)
         check_finders(trainer.callbacks, self.model, self.datamodule)
-        ours: list[L.Callback] = []
+        ours: list[L.Callback] = [self.starts]
         is_ours = isinstance(self.model, (MetaModule, LinearBilevel))
         if is_ours:
             ours += [self.clock, self.tasks, *([self.predictions] if self.subcommand == "predict" else [])]
@@ -245,40 +265,52 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in given
-    given = [arg for arg in given if arg != "--debug"]
+    given = [arg for arg in given if arg != "--debug"] or ["--help"]
     _quieten()
     keep_buffers()
     ending = Ending()
-    with ending.signals.installed():
+    with plain_output(), ending.signals.installed():
         try:
             _run(given, debug, ending)
-        except BaseException:
-            if ending.signals.signum is None:
-                raise
-            sys.exit(ending.leave())  # whatever is raised after a signal comes of it
+        except BaseException as error:
+            if ending.signals.signum is not None:
+                sys.exit(ending.leave())  # whatever is raised after a signal comes of it
+            if isinstance(error, BrokenPipeError):
+                sys.exit(128 + signal.SIGPIPE)
+            raise
+        finally:
+            close_output()
 
 
 def _run(given: list[str], debug: bool, ending: Ending) -> None:
+    held = HeldMessages()
+    if not debug:
+        held.hold()
     try:
-        if not given:
-            given = ["--help"]
-        if given[0] == "predict" and option(given, "--support") is not None:
-            own_images.predict(given[1:])
-            return
-        if given[0] == "data":
-            data_command.run(given[1:] or ["--help"])
-            return
-        if given[0] == "study":
-            study_command.run(given[1:] or ["--help"])
-            return
+        _dispatch(given, ending, held.release)
+    except (MetalearnError, MisconfigurationException, OSError) as error:
+        said = told(error) if isinstance(error, OSError) and not isinstance(error, MetalearnError) else str(error)
+        if debug or said is None:
+            raise
+        held.release(drop=True)
+        print(f"metalearn: error: {one_line(said)}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        held.release()
+
+
+def _dispatch(given: list[str], ending: Ending, say_held: Callable[[], None]) -> None:
+    check_command(given)
+    if given[0] == "predict" and option(given, "--support") is not None:
+        own_images.predict(given[1:])
+    elif given[0] == "data":
+        data_command.run(given[1:] or ["--help"])
+    elif given[0] == "study":
+        study_command.run(given[1:] or ["--help"])
+    else:
         with tempfile.TemporaryDirectory(prefix="metalearn-") as scratch:
             arguments, name = prepare_arguments(given, Path(scratch))
-            MetaCLI(arguments, name, ending)
-    except (MetalearnError, MisconfigurationException) as error:
-        if debug:
-            raise
-        print(f"metalearn: error: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(2)
+            MetaCLI(arguments, name, ending, say_held)
 
 
 def _most_ways(ways: Any) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
+import logging
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -10,13 +11,20 @@ from typing import Any
 
 import yaml
 
+from metalearn.checks import nearest, quote_value
+from metalearn.config_files import check_config, check_value, read_config
 from metalearn.errors import CheckpointError, ConfigError
 from metalearn.modules.checkpoint import KEY, TRUSTED, read_checkpoint
 
-__all__ = ["DEFAULT_CONFIG", "config_path", "option", "prepare_arguments", "shipped_configs"]
+__all__ = ["DEFAULT_CONFIG", "check_command", "config_path", "option", "prepare_arguments", "shipped_configs"]
+
+log = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = "maml_glyphs_5w1s"
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
+COMMANDS = (*SUBCOMMANDS, "data", "study")
+MAY_BE_FILES = ("--model", "--data", "--trainer")
+"""Options besides ``--config`` whose value may be the path of a YAML file."""
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -32,13 +40,39 @@ def config_path(name: str) -> Path:
         ConfigError: there is neither; the line names the nearest matches.
     """
     path = Path(name)
-    if path.is_file():
+    if os.path.exists(path):
+        check_config(path)
         return path
     known = shipped_configs()
     if name.removesuffix(".yaml") in known:
         return known[name.removesuffix(".yaml")]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(known)
-    raise ConfigError(f"config {name!r} is neither a file nor a shipped config; did you mean {', '.join(near)}?")
+    near = nearest(path.name.removesuffix(".yaml"), list(known))
+    remedy = f"did you mean {', '.join(near)}?" if near else "metalearn --help lists those that are shipped"
+    raise ConfigError(f"config {quote_value(name)} is neither a file nor a shipped config; {remedy}")
+
+
+def check_command(args: Sequence[str]) -> None:
+    """Raise unless the arguments begin with a command, or ask for help."""
+    first = args[0]
+    if first in COMMANDS or first in ("-h", "--help") or first.startswith("--print_"):
+        return
+    if not first.startswith("-"):
+        near = nearest(first, COMMANDS, 1)
+        remedy = f"did you mean {near[0]}?" if near else "see --help"
+        raise ConfigError(f"command is {quote_value(first)}, but it must be one of {', '.join(COMMANDS)}; {remedy}")
+    command = next((arg for arg in args if arg in SUBCOMMANDS), None)
+    if command is None or not first.startswith(("--config", "-c")):
+        raise ConfigError(
+            f"the first argument is {quote_value(first)}, but a command comes first: {', '.join(COMMANDS)}; write for example: "
+            f"metalearn {command or 'fit'} {first.split('=')[0]} ..."
+        )
+    if name := option(args, "--config") or option(args, "-c"):
+        sections = read_config(config_path(name))
+        if not set(sections) & set(SUBCOMMANDS):
+            raise ConfigError(
+                f"config {name} stands before the command, but holds no section {command!r}; write: metalearn {command} --config "
+                f"{name}"
+            )
 
 
 def option(args: Sequence[str], name: str) -> str | None:
@@ -65,17 +99,7 @@ def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], st
     Returns:
         the arguments for LightningCLI, and the name of the run.
     """
-    resolved: list[str] = []
-    name = "custom"
-    following = False
-    for arg in args:
-        is_config = arg.startswith("--config=") or following
-        if is_config:
-            path = config_path(arg.removeprefix("--config="))
-            name = path.stem
-            arg = arg.replace(arg.removeprefix("--config="), str(path))
-        following = arg in ("--config", "-c")
-        resolved.append(arg)
+    resolved, name = _resolve_configs(args)
     command = next((arg for arg in resolved if arg in SUBCOMMANDS), None)
     asks_help = any(arg in ("-h", "--help") or arg.startswith("--print_config") for arg in resolved)
     says_what = any(arg.split("=")[0] in ("--config", "-c", "--model", "--data") for arg in resolved)
@@ -94,6 +118,43 @@ def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], st
     path = scratch / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config))
     return [*resolved[:where], "--config", str(path), *resolved[where:]], name
+
+
+def _resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
+    """The arguments with every config's name replaced by its path, and what the run is called by the last of them."""
+    resolved: list[str] = []
+    name = "custom"
+    waiting = [part for arg in args for part in _split(arg)]
+    seen: dict[str, str] = {}
+    while waiting:
+        arg = waiting.pop(0)
+        flag, equals, value = arg.partition("=")
+        if not flag.startswith("-") or (not equals and (not waiting or waiting[0].startswith("--"))):
+            if flag in ("--config", "-c"):
+                raise ConfigError(f"{flag} has no value; write {flag} FILE, or the name of a shipped config")
+            resolved.append(arg)
+            continue
+        if not equals:
+            value = waiting[0]
+        check_value(flag, value)
+        if flag in ("--config", "-c"):
+            path = config_path(value)
+            name, value = "".join(each if each.isprintable() else "_" for each in path.stem)[:100], str(path)
+        elif flag in MAY_BE_FILES and os.path.exists(value):
+            check_config(Path(value))
+        if flag.startswith("--") and seen.setdefault(flag, value) != value and flag != "--config":
+            log.warning("%s is given twice; %r counts, which stands last", flag, value)
+        if equals:
+            resolved.append(f"{flag}={value}")
+        else:
+            waiting.pop(0)
+            resolved += [flag, value]
+    return resolved, name
+
+
+def _split(arg: str) -> list[str]:
+    """``-cFILE`` as two arguments, and any other as it is."""
+    return [arg[:2], arg[2:].removeprefix("=")] if arg.startswith("-c") and len(arg) > 2 else [arg]
 
 
 def _carried_config(checkpoint: str) -> tuple[dict[str, Any], str]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, NoReturn
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
-from metalearn.errors import ConfigError, MetalearnError
+from metalearn.errors import ConfigError, MemoryLimitError, MetalearnError
+from metalearn.parse_errors import explain, one_line
 
 __all__ = ["Parser", "instantiate", "one_line", "own_error"]
 
 
 class Parser(LightningArgumentParser):
-    """Says what is wrong in one line instead of printing the usage."""
+    """Says what is wrong in one line instead of printing the usage, and takes no option for another that begins like it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ConfigError(condense(message)) from ex
+        raise explain(self, message) from ex
 
 
 def instantiate(parser: LightningArgumentParser, given: Any) -> Any:
@@ -31,32 +35,22 @@ def instantiate(parser: LightningArgumentParser, given: Any) -> Any:
         raise own_error(error) from error
 
 
-def own_error(error: BaseException) -> MetalearnError:
-    """The error of ours that is the cause of another one, or that other one as one line."""
+def own_error(error: BaseException) -> BaseException:
+    """The error of ours that is the cause of another one; a constructor's complaint about a value as one line.
+
+    What is neither is no mistake of the user's, and comes back as it is.
+    """
     origin = error
     while origin.__cause__ is not None and not isinstance(origin, MetalearnError):
         origin = origin.__cause__
-    return origin if isinstance(origin, MetalearnError) else ConfigError(one_line(str(origin)))
-
-
-def condense(message: str) -> str:
-    """jsonargparse's account of every type that a value could have had, as one sentence on the value."""
-    message = one_line(message)
-    unknown = re.search(r"Option '([^']+)' is not accepted", message)
-    if unknown:
-        return f"option {unknown[1]!r} is not accepted by the chosen class; see --model.help CLASS or --data.help CLASS"
-    if "any of the Union subtypes" not in message:
-        return message
-    inner = re.search(r"Errors: - (.+?) - Expected a <class 'NoneType'>", message)
-    if inner and not inner[1].startswith(("Expected", "Parser key")):  # an inner parser has been here already
-        return inner[1]
-    where = ".".join(re.findall(r'Parser key "([^"]+)"', message)) or "a value"
-    given = re.search(r"Given value: (?:NestedArg\(key='\w+', val=)?(.+?)\)?(?: - |$)", message)
-    wanted = re.findall(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^\]]+)\])", message)
-    kinds = ", ".join(dict.fromkeys(name or choices for name, choices in wanted if name != "NoneType"))
-    return f"{where} is {given[1] if given else 'invalid'}, but it must be one of: {kinds}"
-
-
-def one_line(message: str) -> str:
-    """The message without line breaks."""
-    return re.sub(r"\s+", " ", message).strip()
+    if isinstance(origin, (RuntimeError, MemoryError)) and any(
+        sign in str(origin) for sign in ("not enough memory", "allocate")
+    ):
+        return MemoryLimitError(
+            "the network does not fit into memory; lower its sizes, such as hidden, image_size or ways"
+        )
+    if isinstance(origin, (MetalearnError, MisconfigurationException)) or not isinstance(
+        origin, (ValueError, TypeError)
+    ):
+        return origin
+    return ConfigError(one_line(str(origin)))

@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from metalearn.backbones.arguments import check_size
+
 __all__ = ["Conv4"]
 
 
@@ -39,6 +41,12 @@ class Conv4(nn.Module):
         zero_head: bool = False,
     ) -> None:
         super().__init__()
+        check_size("ways", ways, most=100_000)
+        check_size("in_channels", in_channels)
+        check_size("hidden", hidden)
+        check_size("image_size", image_size)
+        if downsample not in ("pool", "stride"):
+            raise ValueError(f"downsample is {downsample!r}, but it must be 'pool' or 'stride'; use 'pool'")
         blocks: list[nn.Module] = []
         size = image_size
         for block in range(4):

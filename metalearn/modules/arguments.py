@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from metalearn.checks import check_choice, check_number, check_whole
 from metalearn.errors import ConfigError
 from metalearn.inner import Loss, ModuleLoss, UpdateRule, get_rule
 
@@ -73,35 +73,19 @@ def get_loss(loss: LossName | Callable[[Tensor, Tensor], Tensor], backbone: nn.M
     return losses[loss]
 
 
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raise unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ConfigError(f"{name} is {value!r}, but it must be one of {', '.join(choices)}; use {choices[0]!r}")
+def check_steps(name: str, value: object, most: int = 1_000_000) -> None:
+    """Raise unless ``value`` is a whole number in ``1..most``."""
+    check_whole(name, value, 1, most, f"use {name}=1 or more")
 
 
-def check_steps(name: str, value: object) -> None:
-    """Raise unless ``value`` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(
-            f"{name} is {value!r}, but adaptation needs a whole number of steps, at least 1; use {name}=1 or more"
-        )
-
-
-def check_step_size(name: str, value: object) -> None:
+def check_step_size(name: str, value: object, remedy: str = "use 0.4 for Omniglot or 0.01 for miniImageNet") -> None:
     """Raise unless ``value`` is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-        raise ConfigError(
-            f"{name} is {value!r}, but a step size must be a finite number above 0; use 0.4 for Omniglot or 0.01 for "
-            "miniImageNet"
-        )
+    check_number(name, value, remedy=remedy)
 
 
 def check_positive(name: str, value: object, or_zero: bool = False) -> None:
     """Raise unless ``value`` is a finite number above 0 (or 0 itself)."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < 0 or (value == 0 and not or_zero):  # type: ignore[operator]
-        bound = "of at least 0" if or_zero else "above 0"
-        raise ConfigError(f"{name} is {value!r}, but it must be a finite number {bound}; leave it out for its default")
+    check_number(name, value, or_least=or_zero)
 
 
 def find_rule(rule: str | UpdateRule | Mapping[str, Any]) -> UpdateRule:

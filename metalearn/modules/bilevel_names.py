@@ -47,7 +47,7 @@ def make_algorithm(
     check_choice("algorithm", algorithm, get_args(AlgorithmName))
     check_choice("estimator", estimator, get_args(EstimatorName))
     for name, size in (("outer_lr", outer_lr), ("inner_lr", inner_lr), ("linear_lr", linear_lr)):
-        check_step_size(name, size)
+        check_step_size(name, size, "leave it out for its default")
     for name, count in (("inner_steps", inner_steps), ("linear_steps", linear_steps), ("period", period)):
         check_steps(name, count)
     if algorithm != "bio":

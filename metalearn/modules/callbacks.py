@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,34 @@ from metalearn.episode import count_tasks
 from metalearn.modules.base import MetaModule
 from metalearn.reports.tables import write_csv
 
-__all__ = ["PredictionTable", "RunClock", "TaskTable", "folder"]
+__all__ = ["PredictionTable", "RunClock", "StartNotice", "TaskTable", "folder"]
 
 
 def folder(trainer: L.Trainer) -> Path:
     """Where this run writes: the logger's folder, or the trainer's root. All ranks must call it, since they agree on it."""
     return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+class StartNotice(L.Callback):
+    """Calls a function when data and model have been found usable, and the run begins."""
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin = begin
+
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin()
 
 
 class RunClock(L.Callback):

@@ -94,7 +94,7 @@ class BilevelFewShot(BilevelTasks):
         check_choice("linear_solver", linear_solver, ["cg", "normal_cg", "fixed_point", "neumann"])
         check_positive("l2", l2)
         check_positive("initial_scale", initial_scale)
-        check_step_size("inner_lr", inner_lr)
+        check_step_size("inner_lr", inner_lr, "use 0.1")
         check_steps("linear_steps", linear_steps)
         check_steps("inner_steps", inner_steps)
         if estimator == "aid" and memory != "store":

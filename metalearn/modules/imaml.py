@@ -79,7 +79,7 @@ class IMAML(BilevelTasks):
         check_positive("damping", damping, or_zero=True)
         check_steps("cg_steps", cg_steps)
         check_choice("linear_solver", linear_solver, ["auto", "cg", "normal_cg"])
-        check_step_size("inner_lr", inner_lr)
+        check_step_size("inner_lr", inner_lr, "use 0.1")
         self.lam, self.damping, self._step = lam, damping, inner_lr
         self._linear: LinearSolver = CGOrMinRes(iterations=cg_steps, max_iterations=20 * cg_steps)
         if linear_solver != "auto":

@@ -9,11 +9,11 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from metalearn.checks import check_whole
 from metalearn.episode import Batch, Episode, check_episode, check_labels
 from metalearn.errors import DivergenceError, ShapeError
 from metalearn.inner import Adaptation, Learner, ModuleLoss, evaluating, own_kernels
 from metalearn.inner.ridge import RidgeAdaptation
-from metalearn.modules.arguments import check_steps
 from metalearn.modules.grad_mode import evaluation_gradients, usable
 from metalearn.modules.targets import Reading, find_ignored_label, presume_classes, read_batch
 
@@ -47,7 +47,7 @@ class TaskReader(L.LightningModule):
         """Check shapes and labels, and bring inputs and targets to the types that the network and the loss take."""
         check_episode(episode)
         if ways is not None:
-            check_steps("ways", ways)
+            check_whole("ways", ways, 1, 100_000, "leave it out for all outputs of the network")
         readings = [self._read(role, part) for role, part in zip(("support", "query"), episode, strict=True)]
         parts = [reading.convert(part) for reading, part in zip(readings, episode, strict=True)]
         if readings[0].classes != readings[1].classes:

@@ -1,0 +1,90 @@
+"""Types in words: what an option takes, and the classes that it may be."""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Union, get_args, get_origin
+
+from torch import Tensor, nn
+
+__all__ = ["classes_in", "describe_type", "names_of"]
+
+PLAIN: dict[Any, str] = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", tuple: "a list",
+    dict: "a mapping", type(None): "", Any: "",
+}  # fmt: skip
+LISTS = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable)
+MAPPINGS = (dict, collections.abc.Mapping)
+
+
+def describe_type(hint: Any) -> str:
+    """A type hint in words, such as ``"a whole number or a list of whole numbers"``; ``""`` for what says nothing."""
+    return " or ".join(_parts(hint))
+
+
+def classes_in(hint: Any) -> list[type]:
+    """The classes that a value of a type may be made of: those named in it, and what callables return."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is not None and origin in (Callable, collections.abc.Callable):
+        return classes_in(args[1]) if len(args) == 2 else []
+    if origin is typing.Literal:
+        return []
+    if args:
+        return [made for arg in args for made in classes_in(arg)]
+    is_own = inspect.isclass(hint) and hint.__module__ not in ("builtins", "datetime", "typing", "pathlib")
+    return [hint] if is_own and hint is not Tensor else []
+
+
+def names_of(bases: Sequence[type]) -> list[str]:
+    """The names under which a command line knows the classes below these: ours first, each list sorted."""
+    ours: set[str] = set()
+    others: set[str] = set()
+    waiting, seen = list(bases), set(bases)
+    while waiting:
+        base = waiting.pop()
+        public = not base.__name__.startswith("_") and base not in bases and not inspect.isabstract(base)
+        if public and base.__module__.startswith("metalearn."):
+            names = (".backbones",) if nn.Module in bases else ("", ".datamodules", ".inner")
+            rooms = [sys.modules.get(f"metalearn{room}") for room in names]
+            if any(getattr(room, base.__name__, None) is base for room in rooms):
+                ours.add(base.__name__)
+        elif public and base.__module__.split(".")[0] in ("lightning", "torch", "torchvision"):
+            others.add(base.__name__)
+        kinds: list[type] = type.__subclasses__(base)
+        below = [kind for kind in kinds if kind not in seen]
+        seen.update(below)
+        waiting += below
+    return [*sorted(ours), *sorted(others - ours)]
+
+
+def _parts(hint: Any) -> list[str]:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        parts = list(dict.fromkeys(part for each in args for part in _parts(each)))
+        return [part for part in parts if not (part == "a whole number" and "a number" in parts)]
+    if origin is typing.Literal:
+        return [
+            f"{'one of ' if len(args) > 2 else ''}{(', ' if len(args) > 2 else ' or ').join(repr(each) for each in args)}"
+        ]
+    if origin in LISTS or hint in LISTS:
+        inner = _parts(args[0]) if args else []
+        return [f"a list of {_plural(' or '.join(inner))}" if inner else "a list"]
+    if origin in MAPPINGS or hint in MAPPINGS:
+        return ["a mapping"]
+    if origin is not None and origin in (Callable, collections.abc.Callable):
+        return [f"a class of {each.__name__}" for each in classes_in(hint)] or ["a function by its full name"]
+    if hint in PLAIN:
+        return [PLAIN[hint]] if PLAIN[hint] else []
+    if inspect.isclass(hint) and hint is not Tensor:
+        name = hint.__name__
+        return [f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"]
+    return []
+
+
+def _plural(words: str) -> str:
+    return {"a whole number": "whole numbers", "a number": "numbers", "text": "texts"}.get(words, words)
