@@ -54,6 +54,11 @@ def config_path(name: str) -> Path:
 def check_command(args: Sequence[str]) -> None:
     """Raise unless the arguments begin with a command, or ask for help."""
     first = args[0]
+    for arg in args:
+        if not _is_text(arg):
+            raise ConfigError(
+                f"argument {quote_value(arg)} is not UTF-8, but configurations hold names as UTF-8; rename the file"
+            )
     if first in COMMANDS or first in ("-h", "--help") or first.startswith("--print_"):
         return
     if not first.startswith("-"):
@@ -121,8 +126,12 @@ def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], st
 
 
 def _resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
-    """The arguments with every config's name replaced by its path, and what the run is called by the last of them."""
+    """The arguments with every config's name replaced by its path, and what the run is called by the last of them.
+
+    Configs go to the front, so that an option of the command line counts wherever it stands.
+    """
     resolved: list[str] = []
+    configs: list[str] = []
     name = "custom"
     waiting = [part for arg in args for part in _split(arg)]
     seen: dict[str, str] = {}
@@ -144,12 +153,19 @@ def _resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
             check_config(Path(value))
         if flag.startswith("--") and seen.setdefault(flag, value) != value and flag != "--config":
             log.warning("%s is given twice; %r counts, which stands last", flag, value)
-        if equals:
-            resolved.append(f"{flag}={value}")
-        else:
+        if not equals:
             waiting.pop(0)
-            resolved += [flag, value]
-    return resolved, name
+        kept = configs if flag in ("--config", "-c") and resolved else resolved
+        kept += [f"{flag}={value}"] if equals else [flag, value]
+    return [*resolved[:1], *configs, *resolved[1:]], name
+
+
+def _is_text(arg: str) -> bool:
+    try:
+        arg.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _split(arg: str) -> list[str]:

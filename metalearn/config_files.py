@@ -74,6 +74,8 @@ def _read_text(path: Path) -> str:
             raise ConfigError(f"config {path} is {kind}, but it must be a file; give the path of a YAML file")
         with open(path, "rb") as file:
             content = file.read(LARGEST + 1)
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"config {path} cannot be read ({reason}); give the path of a YAML file") from error

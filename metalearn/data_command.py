@@ -14,6 +14,7 @@ import yaml
 from rich.progress import track
 
 from metalearn.command import config_path, option
+from metalearn.config_files import read_config
 from metalearn.datamodules import ClassEpisodes, EpisodicDataModule, ImageEpisodes
 from metalearn.datamodules.randomness import SPLITS
 from metalearn.datamodules.task_table import HEADER, task_lines
@@ -77,12 +78,22 @@ def _with_data_of_config(args: list[str]) -> list[str]:
     name = option(args, "--config")
     if name is None or not args:
         return args
-    config = yaml.safe_load(config_path(name).read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
-        raise ConfigError(f"config {name} has no data section; name the data set with --data CLASS")
-    flat = [f"--data={config['data']['class_path']}"]
+    if sum(arg.split("=")[0] == "--config" for arg in args) > 1:
+        raise ConfigError("--config is given twice, but the data set is taken from one config; keep one")
+    data = read_config(config_path(name)).get("data")
+    data = {"class_path": data} if isinstance(data, str) else data
+    if not isinstance(data, dict) or not isinstance(data.get("class_path"), str):
+        raise ConfigError(f"config {name} has no data section with a class_path; name the data set with --data CLASS")
+    given = data.get("init_args") or {}
+    left = set(data) - {"class_path", "init_args"}
+    if left or not isinstance(given, dict):
+        raise ConfigError(
+            f"config {name} has {', '.join(sorted(left)) or 'a list as init_args'} in its data section, but it holds class_path "
+            "and init_args, which is a mapping; correct it"
+        )
+    flat = [f"--data={data['class_path']}"]
     flat += [f"--data.{key}={yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix('...' + chr(10)).strip()}"
-             for key, value in config["data"].get("init_args", {}).items()]  # fmt: skip
+             for key, value in given.items()]  # fmt: skip
     return [args[0], *flat, *args[1:]] if args[0] in ACTIONS else [*flat, *args]
 
 

@@ -134,17 +134,25 @@ def _wrong_value(parser: argparse.ArgumentParser, name: str, text: str) -> Confi
         shown = re.search(r"Unable to load config ['\"](.*?)['\"]", text)
         value = shown[1] if shown else "no mapping"
         return OptionError(where, f"is {_shown(value)}, but it must be a mapping of options, or a YAML file of one")
+    nested = re.search(r"NestedArg\(key='([^']+)'", text)
+    if nested and "." not in where:
+        return OptionError(
+            f"{where}.{_named(nested[1])}",
+            f"stands before its class is known; put --config or --{where} in front of it",
+        )
     given = (
         re.search(r"Given value: (?:NestedArg\(key='[^']*', val=)?(.+?)\)?$", text)
         or re.search(r"Got value: (.+?)(?: - |$)", text)
         or re.search(r"(?:Expected a path but (.+?) either not accessible|import path string: (.+)$)", text)
     )
-    value = next(group for group in given.groups() if group is not None) if given else ""
+    value = next((group for group in given.groups() if group is not None), "") if given else ""
+    is_empty = re.search(r"(?:Got value|Given value): ?(?:NestedArg\(key='[^']*', val=''\))?$", text) is not None
+    value = "" if is_empty else value
     named = re.search(r"class_path['\"]?[:=] ?'([^']+)'", value)
     value = named[1] if named else value.strip("'\"")
     hint = getattr(action, "_typehint", None)
     words = describe_type(hint)
-    if not words or not value:
+    if not words or not (value or is_empty):
         return OptionError(where, text)
     reason = re.search(r"Problem with given class_path '[^']+': (.+?)(?: - |$)", text)
     no_kind = re.search(r"does not correspond to a subclass of (\w+)", text)
@@ -155,11 +163,15 @@ def _wrong_value(parser: argparse.ArgumentParser, name: str, text: str) -> Confi
     near = nearest(value, choices) or (nearest(leaf, classes) if leaf else [])
     if near:
         remedy = f"; did you mean {' or '.join(near)}?"
-    elif classes and re.fullmatch(r"[A-Za-z_][\w.]*", value):
+    elif classes and not choices:
         remedy = f"; use one of {', '.join(classes[:8])}, or a class of yours by its full name"
     else:
         default = getattr(action, "default", None)
-        remedy = f"; leave it out for {default!r}" if isinstance(default, (int, float, str)) and default != "" else ""
+        remedy = (
+            f"; leave it out for {default!r}"
+            if isinstance(default, (int, float, str))
+            else "; correct it, or leave it out"
+        )
     return OptionError(where, f"is {_shown(value)}{because}, but it must be {words}{remedy}")
 
 

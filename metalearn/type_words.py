@@ -47,7 +47,7 @@ def names_of(bases: Sequence[type]) -> list[str]:
     waiting, seen = list(bases), set(bases)
     while waiting:
         base = waiting.pop()
-        public = not base.__name__.startswith("_") and base not in bases and not inspect.isabstract(base)
+        public = not base.__name__.startswith("_") and base not in bases and not _is_base(base)
         if public and base.__module__.startswith("metalearn."):
             names = (".backbones",) if nn.Module in bases else ("", ".datamodules", ".inner")
             rooms = [sys.modules.get(f"metalearn{room}") for room in names]
@@ -60,6 +60,13 @@ def names_of(bases: Sequence[type]) -> list[str]:
         seen.update(below)
         waiting += below
     return [*sorted(ours), *sorted(others - ours)]
+
+
+def _is_base(kind: type) -> bool:
+    """Whether a class of ours is there to be derived from: it says of a method that subclasses must have it."""
+    methods = [each for owner in kind.__mro__ if owner.__module__.startswith("metalearn.") for each in vars(owner)]
+    codes = (getattr(getattr(kind, name), "__code__", None) for name in methods)
+    return inspect.isabstract(kind) or any(code and "NotImplementedError" in code.co_names for code in codes)
 
 
 def _parts(hint: Any) -> list[str]:

@@ -1,0 +1,84 @@
+"""Whatever a user gets wrong on the command line is one line with exit code 2, before anything is written or printed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from metalearn.cli import MetaCLI, main
+from tests.cli.wrong_values import wrong_values
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def one_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds the parser, which takes longer than anything else here, once."""
+    made: dict[str, Any] = {}
+    build = MetaCLI.setup_parser
+
+    def setup_parser(cli: MetaCLI, *given: Any) -> None:
+        if not made:
+            before = set(vars(cli))
+            build(cli, *given)
+            made.update({name: value for name, value in vars(cli).items() if name not in before})
+        vars(cli).update(made)
+
+    monkeypatch.setattr(MetaCLI, "setup_parser", setup_parser)
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a command whose training is left out, and gives the one line that it must end with."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MetaCLI, "_run_subcommand", lambda self, name: print("ran"))
+
+    def run(*args: str) -> str:
+        try:
+            main(list(args))
+            code: object = 0
+        except SystemExit as stopped:
+            code = stopped.code
+        out, err = capfd.readouterr()
+        assert (code, out) == (2, ""), (args, out, err)
+        assert err.startswith("metalearn: error: "), (args, err)
+        assert err.endswith("\n"), (args, err)
+        assert err[:-1].isprintable(), (args, err)  # one line, and nothing that a terminal would obey
+        assert not err.rstrip().endswith((":", "one of")), (args, err)
+        assert "Subtypes" not in err, (args, err)
+        assert "NestedArg" not in err, (args, err)
+        assert len(err) < 900, (args, err)
+        assert not os.listdir(), (args, os.listdir())
+        return err.removeprefix("metalearn: error: ").rstrip()
+
+    return run
+
+
+@pytest.mark.usefixtures("one_parser")
+def test_every_wrong_value_is_one_line(refused: Refused) -> None:
+    """500 options with wrong values, before or behind what is right."""
+    right = [[], ["--trainer.log_every_n_steps", "1"], ["--trainer.max_steps=3"], ["--config", "maml_glyphs_5w1s"]]
+
+    @settings(
+        max_examples=500, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(st.sampled_from(wrong_values()), st.sampled_from(right), st.booleans(), st.booleans())
+    def check(case: tuple[str, str], beside: list[str], joined: bool, last: bool) -> None:
+        name, value = case
+        wrong = [f"--{name}={value}"] if joined or value.startswith("-") else [f"--{name}", value]
+        if beside and f"--{name}" == beside[0].partition("=")[0]:
+            beside = []
+        line = refused("fit", *(beside + wrong if last else wrong + beside))
+        assert name.rpartition(".")[2] in line or name in ("data", "model", "trainer", "trainer.callbacks"), (
+            case,
+            line,
+        )
+
+    check()
