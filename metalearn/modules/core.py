@@ -56,7 +56,7 @@ from metalearn.modules.widening import widen_head
 
 __all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaCore", "Scheduler"]
 
-LossFunction = LossName | Callable[[Tensor, Tensor], Tensor]
+LossFunction = LossName | nn.Module | Callable[[Tensor, Tensor], Tensor]
 Scheduler = Literal["cosine"] | LRSchedulerCallable | None
 
 
