@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from metalearn.errors import ShapeError
+from metalearn.inner.attention import twice_differentiable
 from metalearn.inner.gradients import MemoryMode, gradient
 from metalearn.inner.learner import Learner
 from metalearn.inner.losses import Loss, compute_loss, loss_tensors, network_tensors
@@ -157,7 +158,8 @@ class Adaptation:
                 return mapped(dict(zip(names, values, strict=True)), others, rest[-1], y).sum()
 
             share = x.shape[axis] / count
-            grads = gradient(objective, list(adapted.values()), [*others.values(), x], order, self.memory)
+            with twice_differentiable(order == 2):
+                grads = gradient(objective, list(adapted.values()), [*others.values(), x], order, self.memory)
             if total is None and share == 1:
                 total = list(grads)
             else:

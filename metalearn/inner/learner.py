@@ -164,6 +164,9 @@ class Learner:
             x = x.clone()  # a network may write to its input, which is not its own
         with self._operators():
             found = functional_call(network, self._tensors(network, params), (x,))
+        return self._one_tensor(found)
+
+    def _one_tensor(self, found: object) -> Tensor:
         if not isinstance(found, Tensor):
             raise ShapeError(
                 f"the backbone {type(self.backbone).__name__} returns a {type(found).__name__}, but the loss needs one tensor of "
@@ -207,8 +210,12 @@ class PlainLearner(Learner):
         return self._call(params, query)
 
     def _call(self, params: Params, x: Tensor) -> Tensor:
+        return self._one_tensor(self.call(params, x))
+
+    def call(self, params: Params, x: Tensor) -> object:
+        """Whatever the network gives."""
         own = x.clone()
-        found: Tensor = functional_call(self.backbone, self._tensors(self.backbone, params), (own,))
+        found: object = functional_call(self.backbone, self._tensors(self.backbone, params), (own,))
         if own._version:
             self.structure.keeps_input[self._evaluates] = False
         return found

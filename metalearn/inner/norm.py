@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from metalearn.errors import ConfigError
+from metalearn.inner.attention import attend, is_attention
 from metalearn.inner.kernels import Geometry, OwnOperators, first_block, has_short_patches, is_own, normalise
 
 __all__ = [
@@ -277,6 +278,8 @@ class NormOperators(OwnOperators):
             call = read(*args, **(kwargs or {}))
             if call.training or not self._leaves_frozen:
                 return self._normalise(call)
+        if is_attention(func):
+            return attend(func, args, kwargs or {})
         return super().__torch_function__(func, types, args, kwargs)
 
     def _normalise(self, call: _Call) -> Tensor:

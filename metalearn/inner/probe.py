@@ -33,6 +33,9 @@ __all__ = ["TOLERANCE", "Probe", "Way"]
 TOLERANCE = 1e-9
 """The largest relative difference of a tensor's meta-gradient that counts as exact in float64."""
 
+FLOOR = 1e-4
+"""Of the largest tensor's norm: smaller ones are compared relative to this, since rounding errors are of the largest."""
+
 EXAMPLES = 8
 """Examples of each set that are compared: exactness does not depend on their number."""
 
@@ -110,11 +113,11 @@ class Probe:
             structure.keeps_input.setdefault(evaluates, True)
         self.attends = self._undrawn.attends
 
-    def find_inexactness(self, way: Way) -> str | None:
+    def find_inexactness(self, way: Way, tolerance: float = TOLERANCE) -> str | None:
         """Compare one way of running it.
 
         Returns:
-            ``None`` if outputs and meta-gradients agree to :data:`TOLERANCE`, else a clause that says in which layer they do not.
+            ``None`` if outputs and meta-gradients agree to ``tolerance``, else a clause that says in which layer they do not.
         """
         learner = self._learner.as_given() if way.as_given else self._learner
         entered: list[str] = []
@@ -137,14 +140,14 @@ class Probe:
                     return f"{where}torch.vmap has no rule for {operator}, and would take tasks one by one"
                 return f"{where}{str(error).strip().splitlines()[0][:160]}"
         difference = _relative(found.logits, self._exact.logits, 1e-6)
-        if not difference <= TOLERANCE:
+        if not difference <= tolerance:
             layer = self._first_difference(learner, way)
             return f"layer {layer!r}: outputs differ by {difference:.1e} relative in float64"
         # a tensor whose gradient vanishes, such as a bias before batch normalisation, holds rounding noise alone
-        floor = 1e-6 * max((float(exact.norm()) for exact in self._exact.grads.values()), default=0.0) or 1.0
+        floor = FLOOR * max((float(exact.norm()) for exact in self._exact.grads.values()), default=0.0) or 1.0
         for name, exact in self._exact.grads.items():
             difference = _relative(found.grads[name], exact, floor)
-            if not difference <= TOLERANCE:
+            if not difference <= tolerance:
                 layer = name.rpartition(".")[0] or type(self._learner.backbone).__name__
                 return f"layer {layer!r}: the meta-gradient of {name} differs by {difference:.1e} relative in float64"
         return None
@@ -234,7 +237,7 @@ class Probe:
         ]  # fmt: skip
         try:
             with structure.undisturbed(), self._undrawn, plain.running("training") as running, torch.no_grad():
-                running.support_logits(running.outer(), self._episode.support.x[0])
+                running.call(running.outer(), self._episode.support.x[0])
         finally:
             for handle in handles:
                 handle.remove()

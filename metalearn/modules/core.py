@@ -344,6 +344,7 @@ class MetaCore(TaskReader):
         structure.refresh()
         key = structure.version, evaluating, type(learner), tuple(learner.outer())
         if key not in self._choices:
+            check_backbone(self.backbone)
             self._choices = {other: choice for other, choice in self._choices.items() if other[0] == structure.version}
             order = 0 if evaluating else 1 if self.first_order else 2
             schedule = Schedule(self.inner_steps, self._fixed_sizes(), order)

@@ -12,6 +12,7 @@ from torch import nn
 from metalearn.episode import Episode
 from metalearn.errors import ConfigError
 from metalearn.inner import Adaptation, MemoryMode, Plan, Probe, Schedule, Way
+from metalearn.inner.learner import PlainLearner
 from metalearn.inner.losses import double_loss
 from metalearn.inner.structure import hooked_layer
 
@@ -84,7 +85,7 @@ def choose_execution(
     if not probe.finite:
         return _take(plain, "its meta-gradient on noise is not finite, so nothing else is proven")
     notes = []
-    if probe.attends and schedule.order == 2:
+    if probe.attends and schedule.order == 2 and not learner.encodes:
         notes.append("attention is computed by torch's math kernel, since the faster ones have no second derivative")
     hooked = hooked_layer(learner.backbone)
     if hooked is not None:
@@ -98,7 +99,9 @@ def choose_execution(
     if unfit is None and evaluating and best.stacked:  # a task that is adapted alone is run so
         unfit = probe.find_inexactness(best._replace(stacked=False))
     if unfit is None:
-        return _take(best, one_by_one or _PROVEN[asked], *notes, threads=_may_use_threads(best, adaptation, episode))
+        return _take(
+            best, one_by_one or _PROVEN[asked], *notes, threads=_may_use_threads(best, adaptation, episode, evaluating)
+        )
     way, reasons = _find_exact(probe, best._replace(stacked=False), plain)
     reasons += notes
     if one_by_one is None and way.as_given:
@@ -108,7 +111,7 @@ def choose_execution(
             unfit = probe.find_inexactness(way._replace(stacked=True))
         if unfit is None:
             way = way._replace(stacked=True)
-            return _take(way, _PROVEN[asked], *reasons, threads=_may_use_threads(way, adaptation, episode))
+            return _take(way, _PROVEN[asked], *reasons, threads=_may_use_threads(way, adaptation, episode, evaluating))
         one_by_one = f"the vectorised execution is not exact here: {unfit}"
     return _take(way, one_by_one or "", *reasons)
 
@@ -124,8 +127,12 @@ def _take(way: Way, *reasons: str, threads: bool = False) -> Choice:
     return Choice(name, way.memory, way.own_operators, threads, way.as_given, list(reasons))
 
 
+PLAINEST_TOLERANCE = 1e-6
+"""Of the way that calls the network's own operators: what differs by less is rounding that a deep network has amplified."""
+
+
 def _prove(probe: Probe, way: Way) -> None:
-    unfit = probe.find_inexactness(way)
+    unfit = probe.find_inexactness(way, PLAINEST_TOLERANCE)
     if unfit is not None:
         raise ConfigError(
             f"the inner loop is not exact for this backbone ({unfit}), in whatever way it is run; give that layer an ordinary "
@@ -157,9 +164,9 @@ def _find_exact(probe: Probe, best: Way, plain: Way) -> tuple[Way, list[str]]:
     return way, reasons
 
 
-def _may_use_threads(way: Way, adaptation: Adaptation, episode: Episode) -> bool:
+def _may_use_threads(way: Way, adaptation: Adaptation, episode: Episode, evaluating: bool) -> bool:
     """Forward-mode levels are the process's, and so is the random generator of dropout."""
-    return way.stacked and way.memory != "mixed" and not _draws_random_numbers(adaptation, episode)
+    return way.stacked and way.memory != "mixed" and not _draws_random_numbers(adaptation, episode, evaluating)
 
 
 def _find_reason_for_one_task(
@@ -243,16 +250,16 @@ def _blame(adaptation: Adaptation, episode: Episode, error: Exception) -> str:
     return f"the network does not run in float64, so nothing else is proven: {why}"
 
 
-def _draws_random_numbers(adaptation: Adaptation, episode: Episode) -> bool:
-    """Whether a forward pass in training mode moves the random generator, as dropout does."""
-    device = episode.support.x.device
+def _draws_random_numbers(adaptation: Adaptation, episode: Episode, evaluating: bool) -> bool:
+    """Whether a forward pass moves the random generator, as dropout does in training."""
+    x = episode.support.x[0]
+    plain = PlainLearner(adaptation.learner)
     with (
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
-        adaptation.learner.running("training") as learner,
+        plain.structure.undisturbed(),
+        torch.random.fork_rng([x.device] if x.is_cuda else []),
+        plain.running("evaluating" if evaluating else "as_it_is") as running,
         torch.no_grad(),
     ):
         before = torch.get_rng_state()
-        params = learner.outer()
-        support, _ = learner.encode(params, episode.support.x[0], episode.support.x[0])
-        learner.support_logits(params, support)
+        running.support_logits(running.outer(), x)
         return not torch.equal(before, torch.get_rng_state())

@@ -1,0 +1,61 @@
+"""Attention that can be differentiated twice: torch's fused kernels have no second derivative."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["attend", "is_attention", "twice_differentiable"]
+
+_twice: ContextVar[bool] = ContextVar("metalearn_twice_differentiable", default=False)
+
+
+@contextlib.contextmanager
+def twice_differentiable(enabled: bool) -> Iterator[None]:
+    """Whether attention within this context must have a second derivative."""
+    token = _twice.set(enabled)
+    try:
+        yield
+    finally:
+        _twice.reset(token)
+
+
+def is_attention(func: Callable[..., Any]) -> bool:
+    """Whether this function of torch may call a fused kernel."""
+    return func is F.scaled_dot_product_attention or func is F.multi_head_attention_forward
+
+
+def attend(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What an attention function of torch gives, by plain products where a second derivative or a batching rule is needed.
+
+    ``torch.nn.attention.sdpa_kernel`` would be the process's, not the thread's.
+    """
+    mapped = torch._C._functorch.maybe_current_level() is not None
+    if not mapped and not (_twice.get() and torch.is_grad_enabled()):
+        return func(*args, **kwargs)
+    if func is F.scaled_dot_product_attention:
+        return _multiply(*args, **kwargs)
+    wanted = args[15] if len(args) > 15 else kwargs.get("need_weights", True)
+    if wanted:
+        return func(*args, **kwargs)
+    if len(args) > 15:
+        args = (*args[:15], True, *args[16:])
+    else:
+        kwargs = {**kwargs, "need_weights": True}  # what is given back is computed by plain products
+    return func(*args, **kwargs)[0], None
+
+
+def _multiply(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    found: Tensor = torch.ops.aten._scaled_dot_product_attention_math(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )[0]
+    return found
