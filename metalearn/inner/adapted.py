@@ -42,6 +42,7 @@ class AdaptedModel:
         self._steps = steps
         self._support = support.detach().clone()
         self.params = {name: value.detach().clone() for name, value in params.items()}
+        self._buffers = learner.buffers()
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
@@ -53,8 +54,9 @@ class AdaptedModel:
         x = self._check(x)
         try:
             with self._learner.running("evaluating") as learner, own_kernels(*self._operators):
-                support, query = learner.encode(self.params, self._support, x)
-                outputs = learner.query_logits(self.params, support, query, self._steps)
+                tensors = {name: value.clone() for name, value in self._buffers.items()} | self.params
+                support, query = learner.encode(tensors, self._support, x)
+                outputs = learner.query_logits(tensors, support, query, self._steps)
         except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
             if isinstance(error, (MetalearnError, torch.OutOfMemoryError)):
                 raise

@@ -159,7 +159,7 @@ class FeatureLearner(HeadLearner):
 
     def _features(self, params: Params, x: Tensor) -> Tensor:
         with watching(self.network.get_submodule(self.head_name), copies=self._writes) as calls:
-            result = super()._call(params, x)
+            result = self.outputs(params, x)
         fault = calls.find_fault(result)
         if fault is not None:
             raise ConfigError(

@@ -158,6 +158,9 @@ class Learner:
             return self._call(params, torch.cat([support, query]))[len(support) :]
 
     def _call(self, params: Params, x: Tensor) -> Tensor:
+        return self.outputs(params, x)
+
+    def outputs(self, params: Params, x: Tensor) -> Tensor:
         """The outputs of the whole network."""
         network = self.network
         if not self.structure.keeps_input.get(self._evaluates):
@@ -174,19 +177,24 @@ class Learner:
             )
         return found
 
+    def buffers(self) -> Params:
+        """Copies of the buffers of the network as it is now."""
+        return {name: value.detach().clone() for name, value in self.structure.buffers(self.network)}
+
     def _operators(self) -> NormOperators:
         """What answers for batch normalisation and convolutions in a forward pass."""
         return NormOperators(self.norm, self._evaluates, self.structure.frozen, self.structure.checkpoints)
 
     def _tensors(self, network: nn.Module, params: Params, within: str = "") -> Params:
-        """All that a forward pass of the layer ``within`` needs: ``params``, and buffers of this call alone."""
+        """All that a forward pass of the layer ``within`` needs: ``params``, buffers perhaps among them, and buffers of this
+        call alone."""
         # a layer that writes its buffers in forward (spectral norm, say) writes to copies: tasks must not see each other
-        buffers = {name: value.clone() for name, value in self.structure.buffers(network) if name.startswith(within)}
+        buffers = {name: value for name, value in self.buffers().items() if name.startswith(within)}
         if not self._in_double:
-            return {**params, **buffers}
+            return {**buffers, **params}
         buffers = {name: _double(buffer) for name, buffer in buffers.items()}
         frozen = {name: _double(value) for name, value in network.named_parameters() if name not in params}
-        return {**frozen, **params, **buffers}
+        return {**frozen, **buffers, **params}
 
 
 def _double(value: Tensor) -> Tensor:

@@ -54,6 +54,9 @@ class MetaModule(Evaluation):
             shares.append(len(logits))
             if reading.classes:
                 right.append(count_right(logits[:, :, :ways], episode.query.y, self._ignored).sum())
+        if self.training:
+            as_given = self.choice is not None and self.choice.as_given
+            self._written.update(self._learner.as_given() if as_given else self._learner, seen, self._trainer)
         tasks = sum(shares)
         total = losses[0] if len(losses) == 1 else _mean(losses, shares)
         value = total.detach()

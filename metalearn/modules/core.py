@@ -53,6 +53,7 @@ from metalearn.modules.reading import TaskReader
 from metalearn.modules.scores import Metrics, Scores, read_metrics
 from metalearn.modules.step_sizes import InnerLR, InnerStepSizes
 from metalearn.modules.widening import widen_head
+from metalearn.modules.written_buffers import WrittenBuffers
 
 __all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaCore", "Scheduler"]
 
@@ -166,6 +167,7 @@ class MetaCore(TaskReader):
         self._choices: dict[Any, Choice] = {}
         self._choice: Choice | None = None
         self._told: set[str] = set()
+        self._written = WrittenBuffers()
         self._compiled = CompiledPart(rank_zero_info) if compile else None
         self.learning_rate: float | None = None
         """Takes the place of the outer optimiser's, where a LearningRateFinder has set it."""
