@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metalearn.errors import ConfigError, MetalearnError, ShapeError
+from metalearn.inner.copying import deepcopy_state
 from metalearn.inner.kernels import own_kernels
 from metalearn.inner.learner import Learner
 from metalearn.inner.rules import Params
@@ -43,6 +45,12 @@ class AdaptedModel:
         self._support = support.detach().clone()
         self.params = {name: value.detach().clone() for name, value in params.items()}
         self._buffers = learner.buffers()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__)  # Python 3.10 has no default one
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return deepcopy_state(self, self._learner.backbone, memo)
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from metalearn.inner import (
     own_kernels,
 )
 from metalearn.inner.compiled import CompiledPart
+from metalearn.inner.copying import deepcopy_state
 from metalearn.inner.structure import Mode
 from metalearn.metrics import Interval
 from metalearn.modules.arguments import (
@@ -257,6 +258,9 @@ class MetaCore(TaskReader):
             adaptation = replace(self._narrowed(ways), learner=running, memory=choice.memory)
             plan = make_plan(choice, adaptation, episode, self.tasks_at_once, self._compiled is not None)
             yield adaptation, plan, choice
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return deepcopy_state(self, self, memo)
 
     def freeze(self) -> Any:
         """Freeze every parameter; what adapted before still does, since adapting needs no training."""

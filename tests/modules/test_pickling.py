@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from metalearn import (
     ANIL,
@@ -90,6 +92,29 @@ def test_a_module_gives_the_same_gradient_and_predictions_afterwards(name: str, 
             value.zero_()
     assert torch.equal(adapted(episode.query.x[0]), expected[""])
     assert all(torch.equal(value, expected[key]) for key, value in use(used).items())  # it shares nothing
+
+
+def weight_norm_in_hooks() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(nn.Linear(8, 6))
+
+
+def pruned() -> nn.Module:
+    return prune.l1_unstructured(nn.Linear(8, 6), "weight", 0.5)
+
+
+@pytest.mark.parametrize("build", [weight_norm_in_hooks, pruned])
+def test_a_weight_that_hooks_compute_is_copied_without_its_graph(build: Callable[[], nn.Module]) -> None:
+    """torch alone refuses to copy such a layer once it has run."""
+    net = nn.Sequential(build(), nn.Tanh(), nn.Linear(6, 3))
+    module, episode = MAML(net, inner_steps=1), noise_episode(shape=(8,), dtype=torch.float32)
+    expected = module.meta_gradient(episode)
+    net(episode.query.x[0])
+    adapted = module.adapt(Batch(episode.support.x[0], episode.support.y[0]))
+    found = copy.deepcopy(module).meta_gradient(episode)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert torch.equal(copy.deepcopy(adapted)(episode.query.x[0]), adapted(episode.query.x[0]))
 
 
 def test_the_default_optimiser_is_that_of_the_signature() -> None:
