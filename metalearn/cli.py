@@ -269,7 +269,7 @@ def main(args: Sequence[str] | None = None) -> None:
     _quieten()
     keep_buffers()
     ending = Ending()
-    with plain_output(), ending.signals.installed():
+    with plain_output(), ending.signals.installed(whole=args is None):
         try:
             _run(given, debug, ending)
         except BaseException as error:
@@ -329,6 +329,7 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message="The number of training batches")  # a validation writes the log, too
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a run that goes on
     warnings.filterwarnings("ignore", message="You requested to overfit but enabled")  # no loader of ours shuffles
+    warnings.filterwarnings("ignore", message="It is recommended to use `self.log")  # our metrics are gathered
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # tasks are drawn in milliseconds
 
 

@@ -60,10 +60,15 @@ class Signals:
         self.kill: Callable[[int], None] = _nobody
         self._owner = os.getpid()
         self._since = 0.0
+        self._watch: threading.Timer | None = None
 
     @contextmanager
-    def installed(self) -> Iterator[Signals]:
-        """Handle both signals until the block ends. Does nothing outside the main thread, where Python cannot."""
+    def installed(self, whole: bool) -> Iterator[Signals]:
+        """Handle both signals until the block ends. Does nothing outside the main thread, where Python cannot.
+
+        Args:
+            whole: the process ends with the block; else it has more to do, and what has been stopped no longer ends it.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -74,6 +79,8 @@ class Signals:
         finally:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
+            if self._watch is not None and not whole:
+                self._watch.cancel()
 
     def handle(self) -> None:
         """Handle both signals from now on."""
@@ -91,9 +98,9 @@ class Signals:
     def stop(self, signum: int) -> None:
         """Raise :class:`Interrupted`, and see to it that the process ends even if others hold it up."""
         self.signum, self.deferred = signum, False
-        watch = threading.Timer(GRACE, self._end, (signum,))
-        watch.daemon = True
-        watch.start()
+        self._watch = threading.Timer(GRACE, self._end, (signum,))
+        self._watch.daemon = True
+        self._watch.start()
         raise Interrupted(signum)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:

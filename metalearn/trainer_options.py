@@ -36,12 +36,10 @@ def check_finders(callbacks: list[L.Callback], model: Any, data: Any) -> None:
         if isinstance(each, BatchSizeFinder):
             name = str(getattr(each, "_batch_arg_name", "batch_size"))
             if not _has((name,), model, data):
-                has = (
-                    "tasks_per_batch" if _has(("tasks_per_batch",), data) else "the attribute with the size of a batch"
-                )
+                has = "tasks_per_batch" if _has(("tasks_per_batch",), data) else "NAME"
                 raise ConfigError(
-                    f"BatchSizeFinder sets {name}, which neither the module nor the data has; name {has}: "
-                    "--trainer.callbacks.batch_arg_name"
+                    f"BatchSizeFinder sets {name}, which neither the module nor the data has; say which attribute is the size of "
+                    f"a batch: --trainer.callbacks.batch_arg_name {has}"
                 )
 
 

@@ -3,6 +3,7 @@
 from metalearn.modules.anil import ANIL
 from metalearn.modules.base import MetaModule
 from metalearn.modules.bilevel import BilevelModule
+from metalearn.modules.checkpoint_io import AtomicCheckpointIO
 from metalearn.modules.few_shot import BilevelFewShot
 from metalearn.modules.hyper_cleaning import HyperCleaning
 from metalearn.modules.imaml import IMAML
@@ -14,6 +15,7 @@ __all__ = [
     "ANIL",
     "IMAML",
     "MAML",
+    "AtomicCheckpointIO",
     "BilevelFewShot",
     "BilevelModule",
     "HyperCleaning",
