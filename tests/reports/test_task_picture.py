@@ -1,0 +1,137 @@
+"""The picture of a task follows its data, and none of them costs the summary."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from metalearn import MAML, Batch, Episode
+from metalearn.metrics import Interval
+from metalearn.outcome import better_steps
+from metalearn.reports.gallery import Gallery
+from metalearn.task_picture import draw_task
+
+WAYS = 3
+
+
+class Flat(nn.Module):
+    """Any inputs to outputs of any shape."""
+
+    def __init__(self, inputs: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(inputs, math.prod(shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.net(x.reshape(len(x), -1).to(self.net[1].weight.dtype))
+        return outputs.reshape(len(x), *self.shape)
+
+
+class Data:
+    """One task of examples and targets of any shape."""
+
+    def __init__(self, shape: tuple[int, ...], target: tuple[int, ...] | None, whole: bool) -> None:
+        self.shape, self.target, self.whole = shape, target, whole
+
+    def episode(self, seed: int, split: str, index: int) -> Episode:
+        assert (split, index) == ("test", 0)
+        generator = torch.Generator().manual_seed(0)
+
+        def role(shots: int) -> Batch:
+            n = WAYS * shots
+            x = torch.randint(0, 9, (n, *self.shape), generator=generator)
+            y = torch.arange(n) % WAYS
+            values = x if self.whole else x.float() + y.reshape(-1, *(1 for _ in self.shape))
+            return Batch(values, y if self.target is None else torch.randn(n, *self.target, generator=generator))
+
+        return Episode(role(2), role(4))
+
+
+@pytest.mark.parametrize(
+    ("shape", "target", "whole", "drawn"),
+    [
+        ((1,), None, False, True),
+        ((2,), None, False, True),
+        ((8,), None, False, True),
+        ((3, 40), None, False, True),
+        ((20, 24), None, False, True),
+        ((1, 9, 9), None, False, True),
+        ((3, 9, 9), None, True, True),
+        ((5, 9, 9), None, False, True),
+        ((2, 4, 6, 6), None, False, True),
+        ((2, 2, 3, 4, 4), None, False, False),
+        ((12,), None, True, False),
+        ((5, 12), None, True, False),
+        ((1,), (1,), False, True),
+        ((1,), (), False, True),
+        ((4,), (1,), False, True),
+        ((4,), (2, 3), False, True),
+        ((3, 6, 6), (6, 6), False, True),
+    ],
+)
+def test_a_picture_that_fits_the_data_or_none(
+    shape: tuple[int, ...], target: tuple[int, ...] | None, whole: bool, drawn: bool, tmp_path: Path
+) -> None:
+    outputs = (WAYS,) if target is None else target
+    module = MAML(
+        Flat(math.prod(shape), outputs), inner_steps=2, inner_lr=0.01, loss="cross_entropy" if target is None else "mse"
+    )
+    path = draw_task(tmp_path / "episode.png", Data(shape, target, whole), module)
+    assert (path is not None) == drawn == (tmp_path / "episode.png").is_file()
+    if path is not None:
+        with Image.open(path) as picture:
+            assert min(picture.size) > 100
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_a_module_in_another_precision_draws(kind: torch.dtype, tmp_path: Path) -> None:
+    module = MAML(Flat(81, (WAYS,)), inner_steps=1, inner_lr=0.01).to(kind)
+    assert draw_task(tmp_path / "episode.png", Data((1, 9, 9), None, False), module) is not None
+
+
+def test_a_picture_that_fails_is_told(tmp_path: Path) -> None:
+    def broken(path: Path) -> Path:
+        raise ValueError("no\nsuch font")
+
+    gallery = Gallery(tmp_path)
+    gallery.add("a.png", broken)
+    gallery.add("b.png", lambda path: path)
+    gallery.add("c.png", lambda path: None)
+    assert gallery.facts() == [
+        ("pictures", str(tmp_path / "b.png")),
+        ("no picture", "a.png could not be drawn (ValueError: no such font)"),
+    ]
+
+
+def results(kind: str, *values: tuple[float, float]) -> dict[tuple[str, int], Interval]:
+    return {(kind, step): Interval(mean, ci95, 100) for step, (mean, ci95) in enumerate(values)}
+
+
+@pytest.mark.parametrize(
+    ("found", "classifies", "told"),
+    [
+        (
+            results("acc", (0.2, 0.01), (0.774, 0.02), (0.6, 0.02), (0.561, 0.02)),
+            True,
+            "77.40 % ± 2.00 after 1 inner step of 3",
+        ),
+        (results("acc", (0.2, 0.01), (0.575, 0.02), (0.561, 0.02)), True, None),
+        (results("acc", (0.6, 0.01), (0.5, 0.02)), True, "60.00 % ± 1.00 before adaptation"),
+        (results("loss", (0.9, 0.01), (0.2, 0.01), (0.5, 0.02)), False, "0.2000 ± 0.0100 after 1 inner step of 2"),
+        (results("loss", (0.9, 0.01), (0.5, 0.01), (0.2, 0.02)), False, None),
+        (results("acc", (0.2, math.nan), (0.9, math.nan), (0.5, math.nan)), True, None),
+    ],
+)
+def test_another_number_of_steps_is_told_where_it_is_better_by_more_than_the_interval(
+    found: Any, classifies: bool, told: str | None
+) -> None:
+    facts = better_steps(found, max(step for _, step in found), classifies)
+    assert len(facts) == (told is not None)
+    if told is not None:
+        assert facts[0][1].startswith(told)
