@@ -21,17 +21,18 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from metalearn import bilevel_outcome, data_command, outcome, own_images, study_command
 from metalearn.allocator import keep_buffers
+from metalearn.carried import is_name, read_checkpoint
 from metalearn.command import DEFAULT_CONFIG, check_command, option, prepare_arguments, shipped_configs
 from metalearn.datamodules.checks import check_range
 from metalearn.ending import Ending
-from metalearn.errors import DataError, MetalearnError
+from metalearn.errors import ConfigError, DataError, MetalearnError
 from metalearn.modules import MetaModule
 from metalearn.modules.bilevel import BilevelCore
 from metalearn.modules.callbacks import PredictionTable, RunClock, StartNotice, TaskTable, folder
-from metalearn.modules.checkpoint import read_checkpoint
 from metalearn.modules.checkpoint_io import AtomicCheckpointIO
 from metalearn.modules.linear_models import LinearBilevel
 from metalearn.modules.progress import show_progress
+from metalearn.modules.resuming import check_before
 from metalearn.modules.run_log import LogFromHere, RunLog
 from metalearn.modules.saving import BestCheckpoint, LastCheckpoint
 from metalearn.modules.stopping import StopOnSignal
@@ -105,6 +106,15 @@ class MetaCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        self.checkpoint = self._read_checkpoint()
+
+    def _read_checkpoint(self) -> dict[str, Any] | None:
+        """The checkpoint that was asked for, before anything is built or written."""
+        asked = self.config[self.config["subcommand"]]
+        if asked.get("weights_only") is False:
+            raise ConfigError("weights_only is False, but pickled code is never executed; leave it out")
+        path = asked.get("ckpt_path")
+        return None if path is None or path in (*NAMES, "hpc") else read_checkpoint(path)
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: the checkpoint's config is already among the arguments, see :mod:`metalearn.command`."""
@@ -114,6 +124,18 @@ class MetaCLI(LightningCLI):
         check_run_name(self._get(self.config, "run_name"))
         check_trainer(self._get(self.config, "trainer").as_dict(), self._get(self.config, "seed_everything"))
         super()._set_seed()
+
+    def _check_checkpoint(self) -> None:
+        built = isinstance(self.model, MetaModule) or (
+            isinstance(self.model, BilevelCore) and hasattr(self.model, "outer")
+        )
+        path = self.config_init[str(self.subcommand)].get("ckpt_path")
+        if path is not None and path != "hpc" and built:
+            checkpoint = self.checkpoint or read_checkpoint(path)
+            check_before(self.model, self.trainer, checkpoint, trains=self.subcommand == "fit")
+        self.checkpoint = None
+
+    before_fit = before_validate = before_test = before_predict = _check_checkpoint
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; what one of them found wrong comes out as it said it."""
@@ -227,7 +249,8 @@ class MetaCLI(LightningCLI):
             text = self._parser(self.subcommand).dump(self.config[self.subcommand])
             config = yaml.safe_load(text)
             self.model.run_config = yaml.safe_dump({key: config[key] for key in ("model", "data") if key in config})
-            self.model.run_name = self._get(self.config_init, "run_name") or self.run_name
+            name = self._get(self.config_init, "run_name") or self.run_name
+            self.model.run_name = name if is_name(name) else Path(name).name or self.run_name
             backbone = config["model"]["init_args"].get("backbone") or {}
             if getattr(self.model, "backbone_description", "") is None and "class_path" in backbone:
                 self.model.backbone_description = {

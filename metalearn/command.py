@@ -7,14 +7,13 @@ import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from metalearn.carried import carried_config, count_elements, read_checkpoint, read_entry
 from metalearn.checks import nearest, quote_value
 from metalearn.config_files import check_config, check_value, read_config
-from metalearn.errors import CheckpointError, ConfigError
-from metalearn.modules.checkpoint import KEY, TRUSTED, read_checkpoint
+from metalearn.errors import ConfigError
 
 __all__ = ["DEFAULT_CONFIG", "check_command", "config_path", "option", "prepare_arguments", "shipped_configs"]
 
@@ -119,10 +118,12 @@ def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], st
             f"{command} has neither --ckpt_path nor --config, but it needs a model; "
             f"use: python -m metalearn {command} --ckpt_path RUN/checkpoints/best.ckpt"
         )
-    config, name = _carried_config(checkpoint)
-    path = scratch / f"{name}.yaml"
+    found = read_checkpoint(checkpoint)
+    entry = read_entry(found, checkpoint)
+    config = carried_config(entry, count_elements(found), checkpoint)
+    path = scratch / "carried.yaml"
     path.write_text(yaml.safe_dump(config))
-    return [*resolved[:where], "--config", str(path), *resolved[where:]], name
+    return [*resolved[:where], "--config", str(path), *resolved[where:]], entry.run
 
 
 def _resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
@@ -171,30 +172,3 @@ def _is_text(arg: str) -> bool:
 def _split(arg: str) -> list[str]:
     """``-cFILE`` as two arguments, and any other as it is."""
     return [arg[:2], arg[2:].removeprefix("=")] if arg.startswith("-c") and len(arg) > 2 else [arg]
-
-
-def _carried_config(checkpoint: str) -> tuple[dict[str, Any], str]:
-    ours = read_checkpoint(checkpoint).get(KEY, {})
-    config = yaml.safe_load(ours["config"]) if isinstance(ours.get("config"), str) else None
-    if not isinstance(config, dict):
-        raise CheckpointError(
-            f"checkpoint {checkpoint} carries no run configuration (it was made in Python); "
-            "add --config FILE, or use load_from_checkpoint"
-        )
-    options = (config.get("data") or {}).get("init_args", {}).get("options")
-    if isinstance(options, dict):
-        options.pop("augment", None)  # evaluation does not augment, and the transforms may be classes of anyone's
-    for path in _class_paths(config):
-        if "." in path and not path.startswith((*TRUSTED, "torch.optim.", "torch.nn.")):
-            raise CheckpointError(
-                f"checkpoint {checkpoint} names the class {path}, which is not built from a file unasked; "
-                "add --config with the run's config.yaml"
-            )
-    return config, str(ours.get("run", "custom"))
-
-
-def _class_paths(node: Any) -> list[str]:
-    if isinstance(node, dict):
-        own = [str(node["class_path"])] if "class_path" in node else []
-        return own + [path for value in node.values() for path in _class_paths(value)]
-    return [path for value in node for path in _class_paths(value)] if isinstance(node, list) else []

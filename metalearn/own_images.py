@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import NoReturn
 import numpy as np
 import torch
 
+from metalearn.carried import read_checkpoint, read_entry
+from metalearn.carried.classes import MODULES, find_class, short
 from metalearn.datamodules.folder import read_queries, read_support
 from metalearn.datamodules.images import ImageSpec, to_float
 from metalearn.episode import Batch
 from metalearn.errors import CheckpointError, ConfigError
 from metalearn.inner import AdaptedModel
 from metalearn.modules import MetaModule
-from metalearn.modules.checkpoint import KEY, read_checkpoint
 from metalearn.reports.pictures import draw_predictions
 from metalearn.reports.summary import print_summary
 from metalearn.reports.tables import write_csv
@@ -121,19 +121,18 @@ def load_module(path: str | Path) -> tuple[MetaModule, ImageSpec]:
     Raises:
         CheckpointError: the checkpoint cannot be read, is of a foreign class, or was not trained on images.
     """
-    ours = read_checkpoint(path).get(KEY, {})
-    name = str(ours.get("class_path", ""))
-    if not name.startswith("metalearn."):
+    entry = read_entry(read_checkpoint(path), path)
+    name = entry.class_path
+    kind = find_class(name, MODULES)
+    if kind is None or not issubclass(kind, MetaModule):
         raise CheckpointError(
-            f"checkpoint {path} is of {name or 'no class of ours'}, which is not built from a file unasked; use "
+            f"checkpoint {path} is of {short(name) if name else 'no class of ours'}, which is not built from a file unasked; use "
             "YourModule.load_from_checkpoint(path) and its adapt()"
         )
-    if not ours.get("image_spec"):
+    if entry.image_spec is None:
         raise CheckpointError(
             f"checkpoint {path} does not say how its images are read, so it was not trained on images by a data module of ours; "
             "use load_from_checkpoint(path) and adapt() with your own tensors"
         )
-    owner, _, attribute = name.rpartition(".")
-    kind = getattr(importlib.import_module(owner), attribute)
     module: MetaModule = kind.load_from_checkpoint(path, map_location="cpu")
-    return module.eval(), ImageSpec.from_dict(ours["image_spec"])
+    return module.eval(), ImageSpec.from_dict(entry.image_spec)

@@ -11,15 +11,18 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from metalearn.carried import read_entry
 from metalearn.episode import Episode
 from metalearn.errors import CheckpointError, ConfigError, DivergenceError
 from metalearn.inner import recording
 from metalearn.metrics import count_right
 from metalearn.modules.batches import as_groups
-from metalearn.modules.checkpoint import KEY, build_backbone, check_state, read_checkpoint, rename_old_keys
+from metalearn.modules.checkpoint import KEY, check_state, rename_old_keys
 from metalearn.modules.core import InnerLR, LossFunction, MemoryMode, Scheduler
 from metalearn.modules.evaluation import Evaluation
+from metalearn.modules.loading import load_module
 from metalearn.modules.outer import NEVER, make_optimizer, read_schedule
+from metalearn.modules.resuming import check_progress
 
 __all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaModule", "Scheduler"]
 
@@ -176,11 +179,12 @@ class MetaModule(Evaluation):
             )
         rename_old_keys(checkpoint["state_dict"])
         check_state(self, checkpoint["state_dict"])
-        ours = checkpoint.get(KEY, {})
-        self.image_spec = ours.get("image_spec")
+        check_progress(self, checkpoint)
+        entry = read_entry(checkpoint)
+        self.image_spec = entry.image_spec
         resumes = self._trainer is not None and self.trainer.training and self.trainer.world_size == 1
-        if resumes and "rng" in ours:
-            torch.set_rng_state(ours["rng"])
+        if resumes and entry.rng is not None:
+            torch.set_rng_state(entry.rng)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -205,19 +209,7 @@ class MetaModule(Evaluation):
         Raises:
             CheckpointError: the file cannot be read, or is of another architecture.
         """
-        if weights_only is False:
-            raise ConfigError("weights_only is False, but pickled code is never executed; leave it out")
-        found = read_checkpoint(checkpoint_path)
-        if "backbone" not in kwargs:
-            kwargs["backbone"] = build_backbone(found.get(KEY, {}).get("backbone"), checkpoint_path)
-        return super().load_from_checkpoint(
-            checkpoint_path,
-            map_location=map_location,
-            hparams_file=hparams_file,
-            strict=strict,
-            weights_only=True,
-            **kwargs,
-        )
+        return load_module(cls, checkpoint_path, map_location, hparams_file, strict, weights_only, kwargs)
 
 
 def _mean(values: list[Tensor], weights: list[int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -19,11 +20,14 @@ from metalearn.bilevel.hypergradients import check_problem
 from metalearn.bilevel.oracles import OracleCounts, Oracles, finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Tree
-from metalearn.errors import ConfigError, ShapeError
+from metalearn.carried import read_entry
+from metalearn.errors import CheckpointError, ConfigError, ShapeError
 from metalearn.modules.arguments import check_steps
 from metalearn.modules.bilevel_state import average_state, move_state, pack_state, unpack_state
 from metalearn.modules.checkpoint import KEY, check_state
+from metalearn.modules.loading import load_module
 from metalearn.modules.precision import say_if_slow
+from metalearn.modules.resuming import check_progress
 
 __all__ = ["BilevelModule"]
 
@@ -89,16 +93,29 @@ class BilevelCore(L.LightningModule):
     @property
     def state(self) -> State:
         """The algorithm's state at the parameters' ``x``, as :func:`~metalearn.bilevel.run` takes it."""
-        x = self.x
         if self._state is None:
-            rank = self.trainer.global_rank if self._trainer is not None else 0
-            start = None if self._start is None else tree_map(lambda leaf: leaf.to(self.device), self._start)
-            fresh = self.algorithm.init(self.problem, x, start, self.seed + rank * RANKS)
-            if self._packed is not None:
-                own = rank if self._packed["ranks"] > 1 and self._separate else None
-                fresh = unpack_state(self._packed["state"], fresh, own) | {"seed": fresh["seed"]}
-            self._state = move_state(fresh, self.device)
-        return {**self._state, "x": x}
+            fresh = self._initial()
+            self._state = move_state(fresh if self._packed is None else self._unpack(fresh), self.device)
+        return {**self._state, "x": self.x}
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self._trainer is not None else 0
+
+    def _initial(self) -> State:
+        start = None if self._start is None else tree_map(lambda leaf: leaf.to(self.device), self._start)
+        return self.algorithm.init(self.problem, self.x, start, self.seed + self._rank * RANKS)
+
+    def _unpack(self, fresh: State) -> State:
+        """The state of a checkpoint, on top of an initial one."""
+        assert self._packed is not None
+        ranks = self._packed.get("ranks")
+        if type(ranks) is not int or ranks < 1:
+            raise CheckpointError(
+                f"the checkpoint's bilevel.ranks is {ranks!r}, but some ranks wrote it; use another checkpoint"
+            )
+        own = self._rank if ranks > 1 and self._separate else None
+        return unpack_state(self._packed.get("state"), fresh, own) | {"seed": fresh["seed"]}
 
     @property
     def counts(self) -> OracleCounts:
@@ -243,10 +260,29 @@ class BilevelCore(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the state up again; the weights are checked before any of them is loaded."""
         check_state(self, checkpoint["state_dict"])
-        found = checkpoint.get(KEY, {}).get("bilevel")
+        check_progress(self, checkpoint)
+        found = read_entry(checkpoint).bilevel
         if found is not None:
             self._packed, self._state = found, None
+            self._unpack(self._initial())
             self._total = OracleCounts(**found["counts"])
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Build the module that a checkpoint holds; see :meth:`MetaModule.load_from_checkpoint`.
+
+        Raises:
+            CheckpointError: the file cannot be read, or is of another problem.
+        """
+        return load_module(cls, checkpoint_path, map_location, hparams_file, strict, weights_only, kwargs)
 
 
 class BilevelModule(BilevelCore):

@@ -39,7 +39,7 @@ def pack_state(state: State, gather: Callable[[Tensor], Tensor] | None = None) -
     return packed
 
 
-def unpack_state(packed: dict[str, Any], fresh: State, rank: int | None = None) -> State:
+def unpack_state(packed: Any, fresh: State, rank: int | None = None) -> State:
     """A state that goes on from a packed one.
 
     Args:
@@ -51,19 +51,26 @@ def unpack_state(packed: dict[str, Any], fresh: State, rank: int | None = None) 
         CheckpointError: it belongs to another algorithm, problem or number of ranks.
     """
     expected = {name for name in fresh if name not in TOLD and name != "x"}
+    if not isinstance(packed, dict):
+        raise _wrong("state", packed)
     if packed.keys() != expected:
-        odd = ", ".join(sorted(packed.keys() ^ expected))
+        odd = ", ".join(sorted(map(str, packed.keys() ^ expected)))
         raise CheckpointError(
             f"the checkpoint's state is of another algorithm: {odd} is in one of them alone; resume with the algorithm of the run"
         )
     state = dict(fresh)
+    # what is absent at first, such as a dual variable, is as large as one of the problem's variables
+    sizes = {sum(leaf.numel() for leaf in tree_flatten(fresh[name])[0]) for name in TREES}
     for name, value in packed.items():
         leaves, spec = tree_flatten(fresh[name]) if name in TREES else ([fresh[name]], None)
         given = value if name in TREES else [value]
+        if not isinstance(given, list) or len(given) != len(leaves):
+            raise _wrong(name, value)
         found = []
         for leaf, old in zip(given, leaves, strict=True):
+            _check_leaf(name, leaf, old)
             if isinstance(leaf, Tensor) and rank is not None:
-                if rank >= len(leaf):
+                if leaf.ndim == 0 or rank >= len(leaf):
                     raise CheckpointError(
                         f"the checkpoint holds the states of {len(leaf)} ranks, but this is rank {rank}; resume with as many"
                     )
@@ -73,9 +80,38 @@ def unpack_state(packed: dict[str, Any], fresh: State, rank: int | None = None) 
                     f"the checkpoint's {name} has the shape {list(leaf.shape)}, but the problem's is {list(old.shape)}; resume "
                     "with the problem of the run"
                 )
+            if isinstance(leaf, Tensor) and old is None and leaf.numel() not in sizes:
+                raise _wrong(name, leaf)
             found.append(leaf)
         state[name] = tree_unflatten(found, spec) if spec is not None else found[0]
     return state
+
+
+def _check_leaf(name: str, leaf: Any, old: Any) -> None:
+    """Raise unless a value can stand for one of a fresh state: tensors of numbers for tensors, whole numbers for such."""
+    if isinstance(leaf, Tensor):
+        fits = isinstance(old, Tensor) or old is None
+        kind = old.is_floating_point() if isinstance(old, Tensor) else leaf.is_floating_point()
+        fits = fits and leaf.is_floating_point() == kind and bool(leaf.isfinite().all())
+    elif isinstance(old, dict):  # oracle calls
+        fits = isinstance(leaf, dict) and leaf.keys() == old.keys() and all(_is_count(value) for value in leaf.values())
+    elif isinstance(old, int):
+        fits = isinstance(leaf, int) and (name == "seed" or _is_count(leaf))
+    else:
+        fits = leaf is None or (not isinstance(old, Tensor) and type(leaf) is type(old))
+    if not fits:
+        raise _wrong(name, leaf)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+def _wrong(name: str, value: Any) -> CheckpointError:
+    shown = repr(value)[:60]
+    return CheckpointError(
+        f"the checkpoint's {name} is {shown}, which no run writes; use another checkpoint of the run"
+    )
 
 
 def move_state(state: State, device: torch.device) -> State:

@@ -10,6 +10,7 @@ import torch
 from metalearn.bilevel.few_shot import BilevelAdaptation, Report
 from metalearn.bilevel.indefinite import NormalCG
 from metalearn.bilevel.oracles import OracleCounts
+from metalearn.carried import read_entry
 from metalearn.episode import Episode
 from metalearn.errors import BilevelError
 from metalearn.inner import Adaptation, MetaLoss
@@ -89,4 +90,4 @@ class BilevelTasks(MetaModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.counts = OracleCounts(**checkpoint.get(KEY, {}).get("oracles", {}))
+        self.counts = OracleCounts(**(read_entry(checkpoint).oracles or {}))

@@ -1,26 +1,20 @@
-"""What a checkpoint says of the network inside it, and how the network is built again from that."""
+"""How a module's weights and its network get into a checkpoint, and what must hold before they are taken out of one."""
 
 from __future__ import annotations
 
-import importlib
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from metalearn.carried import KEY, build_network, read_checkpoint
 from metalearn.errors import CheckpointError
 from metalearn.inner import StepStatistics
 
 __all__ = ["KEY", "build_backbone", "check_state", "describe_backbone", "read_checkpoint", "rename_old_keys"]
 
-KEY = "metalearn"
-"""The checkpoint entry that holds our own description: plain types only."""
-
-TRUSTED = ("metalearn.", "torchvision.models.")
-"""A checkpoint may name classes of these packages; building any other class from a file would run foreign code."""
+STATISTICS = ("running_mean", "running_var")
 
 
 def describe_backbone(backbone: nn.Module) -> dict[str, Any] | None:
@@ -31,57 +25,24 @@ def describe_backbone(backbone: nn.Module) -> dict[str, Any] | None:
     return {"class_path": f"{type(backbone).__module__}.{type(backbone).__qualname__}", "init_args": dict(arguments)}
 
 
-def build_backbone(description: dict[str, Any] | None, path: str | Path) -> nn.Module:
+def build_backbone(description: dict[str, Any] | None, elements: int, path: str | Path) -> nn.Module:
     """Build the network that a checkpoint describes, with fresh weights.
 
-    Raises:
-        CheckpointError: the checkpoint does not describe it, or names a class outside :data:`TRUSTED`.
-    """
-    name = (description or {}).get("class_path", "")
-    if not description or not str(name).startswith(TRUSTED):
-        what = f"names the backbone {name}" if name else "does not say how its backbone is built"
-        raise CheckpointError(
-            f"checkpoint {path} {what}, which is not built from a file unasked; pass it: "
-            "load_from_checkpoint(path, backbone=YourNetwork())"
-        )
-    module, _, attribute = name.rpartition(".")
-    try:
-        network = getattr(importlib.import_module(module), attribute)(**description["init_args"])
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} describes the backbone {name}, which this version cannot build ({error}); pass it: "
-            "load_from_checkpoint(path, backbone=YourNetwork())"
-        ) from error
-    if not isinstance(network, nn.Module):
-        raise CheckpointError(
-            f"checkpoint {path} names {name} as its backbone, but that is no network; use another file"
-        )
-    return network
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a Lightning checkpoint of plain types and tensors; nothing in it is executed.
+    Args:
+        description: of a network of ours, of torchvision, or ``torch.nn.Linear``.
+        elements: the numbers in the checkpoint's tensors, which bound its size.
+        path: how messages call the checkpoint.
 
     Raises:
-        CheckpointError: the file is missing, truncated, not a checkpoint, or holds more than plain types.
+        CheckpointError: the checkpoint does not describe it, names another class, or describes a larger network.
     """
-    if "://" in str(path):
-        raise CheckpointError(f"checkpoint {path} is remote, and remote files are not loaded; download it first")
-    if not Path(path).is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist; the summary of a fit names the one that it wrote")
+    remedy = "pass it: load_from_checkpoint(path, backbone=YourNetwork())"
+    if not description:
+        raise CheckpointError(f"checkpoint {path} does not say how its backbone is built; {remedy}")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"checkpoint {path} cannot be read as plain tensors ({reason}); it is truncated, foreign or unsafe: use the "
-            "last.ckpt or best.ckpt of a run"
-        ) from error
-    if not isinstance(found, dict) or "state_dict" not in found:
-        raise CheckpointError(
-            f"checkpoint {path} has no state_dict, so it is no Lightning checkpoint; use a run's best.ckpt"
-        )
-    return found
+        return build_network(description, elements, "its backbone")
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {path}: {str(error).rpartition('; ')[0]}; {remedy}") from error
 
 
 def rename_old_keys(state: dict[str, Any]) -> None:
@@ -92,17 +53,37 @@ def rename_old_keys(state: dict[str, Any]) -> None:
 
 
 def check_state(module: nn.Module, state: dict[str, Any]) -> None:
-    """Raise in one line if the weights do not fit the module.
+    """Raise in one line if the weights do not fit the module, or say nothing.
 
     Raises:
-        CheckpointError: a tensor is missing, left over, or of another shape.
+        CheckpointError: a tensor is missing, left over, of another shape or kind of number, or not finite.
     """
     own = module.state_dict()
-    for name in sorted(own.keys() | state.keys()):
+    for name in sorted(own.keys() | state.keys(), key=str):
         here = list(own[name].shape) if name in own else "absent"
-        there = list(state[name].shape) if name in state else "absent"
+        there = list(state[name].shape) if isinstance(state.get(name), Tensor) else "absent"
         if here != there:
             raise CheckpointError(
                 f"the checkpoint is of another architecture: {name} is {there} in it and {here} in this model; build the "
                 "model with the checkpoint's own arguments (ways, hidden, image_size), or use the matching checkpoint"
             )
+        if _kind(state[name]) != _kind(own[name]):
+            raise CheckpointError(
+                f"the checkpoint is damaged: {name} is of {state[name].dtype}, but this model's is of {own[name].dtype}; use "
+                "another checkpoint of the run"
+            )
+    learned = {name for name, _ in module.named_parameters()}
+    for name, value in state.items():
+        # buffers may hold infinities that are meant, such as an attention mask
+        bad = ~value.isfinite() if name in learned or name.endswith(STATISTICS) else value.isnan()
+        if bool(bad.any()):
+            raise CheckpointError(
+                f"the checkpoint's weights are not finite: {int(bad.sum())} of the {value.numel()} numbers of {name}; use an "
+                "earlier checkpoint of the run"
+            )
+
+
+def _kind(value: Tensor) -> str:
+    if value.dtype.is_floating_point:
+        return "real"
+    return "complex" if value.dtype.is_complex else "truth" if value.dtype is torch.bool else "whole"

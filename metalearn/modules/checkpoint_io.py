@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from metalearn.carried import read_checkpoint
 from metalearn.errors import CheckpointError
 
 try:
@@ -53,6 +54,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"checkpoint {path} cannot be written ({error.strerror or error}){kept}; free space there, or write "
                 "elsewhere with another trainer.default_root_dir"
             ) from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read plain types and tensors on the CPU, whatever ``weights_only`` says.
+
+        Raises:
+            CheckpointError: see :func:`~metalearn.carried.read_checkpoint`.
+        """
+        return read_checkpoint(path)
 
 
 def _write(target: Path, content: memoryview) -> None:

@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 from metalearn.bilevel.algorithms import Algorithm
 from metalearn.bilevel.cleaning import Drawn
 from metalearn.bilevel.problem import BilevelProblem
+from metalearn.carried import check_sizes, count_elements
 from metalearn.errors import ConfigError
 from metalearn.modules.bilevel import BilevelCore
 
@@ -141,5 +142,8 @@ class LinearBilevel(BilevelCore):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if not hasattr(self, "outer"):  # without a Trainer
-            self.build({name: checkpoint["hyper_parameters"][name] for name in self.size_names})
+            held = checkpoint.get("hyper_parameters", {})
+            sizes = {name: held.get(name, 0) for name in self.size_names}
+            check_sizes(sizes, count_elements(checkpoint), "the checkpoint's hyper_parameters")
+            self.build(sizes)
         super().on_load_checkpoint(checkpoint)
