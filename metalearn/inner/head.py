@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metalearn.errors import ConfigError
 from metalearn.inner.head_calls import find_coupling, watching
@@ -110,7 +109,7 @@ class HeadLearner(Learner):
         else:
             tensors = {**self._head_tensors({}), **params}
         with self._operators():
-            return functional_call(module, tensors, inputs)
+            return self.structure.call(module, tensors, inputs)
 
     def _head_tensors(self, params: Params) -> Params:
         """What a pass of the head needs, by names in it, from tensors by names in the network."""
@@ -172,7 +171,7 @@ class FeatureLearner(HeadLearner):
     def _call(self, params: Params, x: Tensor) -> Tensor:
         head = self.network.get_submodule(self.head_name)
         with self._operators():
-            found: Tensor = functional_call(head, self._head_tensors(params), (x.clone() if self._writes else x,))
+            found: Tensor = self.structure.call(head, self._head_tensors(params), (x.clone() if self._writes else x,))
         return found
 
     def _head_names(self) -> dict[str, str]:

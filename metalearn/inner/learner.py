@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metalearn.errors import ShapeError
 from metalearn.inner.norm import NormOperators, NormPolicy, TaskNorm, statistics
@@ -166,7 +165,7 @@ class Learner:
         if not self.structure.keeps_input.get(self._evaluates):
             x = x.clone()  # a network may write to its input, which is not its own
         with self._operators():
-            found = functional_call(network, self._tensors(network, params), (x,))
+            found = self.structure.call(network, self._tensors(network, params), (x,))
         return self._one_tensor(found)
 
     def _one_tensor(self, found: object) -> Tensor:
@@ -223,7 +222,7 @@ class PlainLearner(Learner):
     def call(self, params: Params, x: Tensor) -> object:
         """Whatever the network gives."""
         own = x.clone()
-        found: object = functional_call(self.backbone, self._tensors(self.backbone, params), (own,))
+        found: object = self.structure.call(self.backbone, self._tensors(self.backbone, params), (own,))
         if own._version:
             self.structure.keeps_input[self._evaluates] = False
         return found

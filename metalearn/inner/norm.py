@@ -47,6 +47,7 @@ class _Statistics(NamedTuple):
 _ALL = _Statistics()
 _current: ContextVar[_Statistics] = ContextVar("metalearn_statistics", default=_ALL)
 _recording: ContextVar[bool] = ContextVar("metalearn_recording", default=False)
+_packing: ContextVar[bool] = ContextVar("metalearn_packing", default=False)
 _overruled: ContextVar[bool] = ContextVar("metalearn_overruled", default=False)
 
 
@@ -199,6 +200,9 @@ class TaskBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` of shape ``[n, C, ...]`` over all axes but the channel's."""
+        if _packing.get():
+            with keeping_everything():
+                return self._normalise(x, False, False)
         return self._normalise(x, False, False)
 
     def run_block(self, x: Tensor, convolution: nn.Conv2d, pools: bool, rectifies: bool) -> Tensor:
@@ -208,6 +212,8 @@ class TaskBatchNorm(nn.Module):
             _pair(convolution.stride), _pair(convolution.padding), _pair(convolution.dilation), convolution.groups
         )
         weight = convolution.weight
+        if _packing.get():
+            return _finish(self(convolution(x)), pools, rectifies)
         if pools and self._is_transductive() and is_own("norm") and has_short_patches(weight, geometry):
             return first_block(x, weight, geometry, self.weight, self.bias, self.eps, rectifies)
         return self._normalise(convolution(x), pools, rectifies)
@@ -261,6 +267,14 @@ class NormOperators(OwnOperators):
         super().__init__()
         self._checkpoints = checkpoints
         self._policy, self._leaves_frozen = policy, frozen or not evaluating
+
+    def __enter__(self) -> Any:
+        self._token = _packing.set(self._checkpoints)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        _packing.reset(self._token)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

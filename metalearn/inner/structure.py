@@ -15,7 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = ["Mode", "Structure", "hooked_layer", "names_of"]
@@ -56,11 +58,12 @@ class Structure:
         self._replace = replace
         self._copies: list[tuple[nn.Module, list[tuple[nn.Module, nn.Module]]]] = []
         self._owners: dict[int, list[tuple[str, nn.Module, str]]] = {}
+        self._ties: dict[int, dict[str, list[str]]] = {}
         self._seen: tuple[list[Any], list[Any], list[Any]] | None = None
         self._mode: Mode = "as_it_is"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_copies": [], "_owners": {}, "_seen": None}
+        return {**self.__dict__, "_copies": [], "_owners": {}, "_ties": {}, "_seen": None}
 
     def own(self, worker: int = 0) -> nn.Module:
         """The copy for a thread."""
@@ -71,6 +74,19 @@ class Structure:
             self._copies.append((root, pairs))
             self._set_modes(pairs)
         return self._copies[worker][0]
+
+    def call(self, module: nn.Module, tensors: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
+        """A forward pass of the network, a copy or a layer of them with other tensors, by their first names in it.
+
+        ``functional_call`` itself writes to a module that stands at two places twice, and then puts the first of these values
+        back as the module's own.
+        """
+        if id(module) not in self._ties:
+            self._ties[id(module)] = _find_ties(module)
+        for name, others in self._ties[id(module)].items():
+            if name in tensors:
+                tensors |= dict.fromkeys(others, tensors[name])
+        return functional_call(module, tensors, inputs, tie_weights=False)
 
     def buffers(self, network: nn.Module) -> list[tuple[str, Tensor]]:
         """The buffers of ``network``, which is the given one or a copy, as the given network holds them now."""
@@ -87,7 +103,7 @@ class Structure:
             return
         if self._seen is None or self._seen[0] != topology:
             self.version += 1
-        self._copies, self._owners = [], {}
+        self._copies, self._owners, self._ties = [], {}, {}
         self._seen = topology, attributes, held
 
     @contextlib.contextmanager
@@ -111,11 +127,16 @@ class Structure:
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Put the attributes of the network's layers back that its forward pass has written in this context."""
+        """Put back what a forward pass has written in this context: attributes of the network's layers, and its buffers."""
         before = [(layer, dict(layer.__dict__)) for layer in self.network.modules()]
+        buffers = [(value, value.detach().clone()) for value in self.network.buffers()]
         try:
             yield
         finally:
+            with torch.no_grad():
+                for value, kept in buffers:
+                    if not torch.equal(value, kept):
+                        value.copy_(kept)
             for layer, state in before:
                 if layer.__dict__.keys() != state.keys() or any(layer.__dict__[key] is not state[key] for key in state):
                     layer.__dict__.clear()
@@ -138,6 +159,22 @@ class Structure:
     def _set_modes(self, pairs: list[tuple[nn.Module, nn.Module]]) -> None:
         for given, own in pairs:
             own.training = _choose_mode(own, self._mode, given.training)
+
+
+def _find_ties(module: nn.Module) -> dict[str, list[str]]:
+    """For every tensor that layers share, by its first name, its names in the other layers."""
+    first: dict[int, str] = {}
+    found: dict[str, list[str]] = {}
+    for path, layer in module.named_modules():  # each layer once
+        for key, value in (*layer._parameters.items(), *layer._buffers.items()):
+            if value is None:
+                continue
+            name = f"{path}.{key}" if path else key
+            if id(value) in first:
+                found.setdefault(first[id(value)], []).append(name)
+            else:
+                first[id(value)] = name
+    return found
 
 
 def _choose_mode(layer: nn.Module, mode: Mode, training: bool | None = None) -> bool:

@@ -357,15 +357,13 @@ class MetaCore(TaskReader):
             adaptation = replace(self.probed_adaptation(), learner=learner)
             with evaluation_gradients():
                 choice = choose_execution(self.execution, adaptation, episode, schedule, self.kernels, evaluating)
-            told = {reason for other in self._choices.values() for reason in other.reasons}
-            self._choices[key] = choice
-            name = type(self).__name__
-            first, *others = choice.reasons
-            if first not in told:
+            if not any(choice.is_like(other) for other in self._choices.values()):  # that of training has told it, say
+                name = type(self).__name__
+                first, *others = choice.reasons
                 rank_zero_info(f"{name}: {choice.name} execution over tasks, because {first}")
-            for reason in others:
-                if reason not in told:
+                for reason in others:
                     rank_zero_info(f"{name}: {reason}")
+            self._choices[key] = choice
         if not evaluating:
             self._choice = self._choices[key]
         return self._choices[key]

@@ -43,6 +43,11 @@ class Choice(NamedTuple):
     as_given: bool
     reasons: list[str]
 
+    def is_like(self, other: Choice) -> bool:
+        """Whether layers and tasks are run alike."""
+        ours, theirs = ((each.name, each.own_operators, each.as_given) for each in (self, other))
+        return ours == theirs
+
     @property
     def operators(self) -> list[str]:
         """The operators of ours that are used, by their names."""
