@@ -13,7 +13,7 @@ from metalearn.datamodules.checks import Count
 from metalearn.datamodules.classes import ClassEpisodes, Pool
 from metalearn.datamodules.options import EpisodeOptions
 from metalearn.datamodules.randomness import SPLITS
-from metalearn.datamodules.splits import ClassSplit, assign_splits
+from metalearn.datamodules.splits import ClassSplit, assign_splits, left_empty
 from metalearn.errors import ConfigError, DataError
 
 __all__ = ["ArrayEpisodes"]
@@ -98,6 +98,14 @@ class ArrayEpisodes(ClassEpisodes):
         self._counts = np.bincount(numbers)
         self._mean, self._std = np.zeros((), np.float32), np.ones((), np.float32)
 
+    @property
+    def meant_empty(self) -> set[str]:
+        return left_empty(self.splits_by)
+
+    @property
+    def splits_are_chosen(self) -> bool:
+        return True
+
     def open_pool(self) -> tuple[Pool, dict[str, np.ndarray]]:
         split = assign_splits(self._names, self.splits_by)
         found = {
@@ -106,6 +114,10 @@ class ArrayEpisodes(ClassEpisodes):
         }
         pool = Pool.of(self._names, self._counts)
         if self.options.normalize:
+            if not len(found["train"]):
+                raise ConfigError(
+                    "options.normalize is true, but splits leaves train, whose statistics it takes, without classes; leave it out"
+                )
             trains = np.concatenate(
                 [np.arange(pool.counts[number]) + pool.offsets[number] for number in found["train"]]
             )
@@ -135,6 +147,8 @@ def _read(value: Any, name: str) -> np.ndarray:
     if isinstance(value, (list, tuple)):
         return np.asarray(value)
     path = Path(value)
+    if path.exists() and not path.is_file():
+        raise DataError(f"{name} {path} is no regular file; it must be an .npy file of numbers")
     try:
         found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -147,6 +161,8 @@ def _read_pair(value: Any) -> tuple[np.ndarray, np.ndarray]:
         raise ConfigError(
             "y is None, but each row of x needs a class; give y, or x as the path of an .npz file with x and y"
         )
+    if Path(value).exists() and not Path(value).is_file():
+        raise DataError(f"x {value} is no regular file; it must be an .npz file with the arrays x and y")
     try:
         with np.load(value, allow_pickle=False) as file:
             return file["x"], file["y"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import lightning as L
@@ -17,6 +18,8 @@ from metalearn.episode import Batch, Episode
 from metalearn.errors import ConfigError
 
 __all__ = ["EpisodicDataModule"]
+
+log = logging.getLogger(__name__)
 
 
 class EpisodicDataModule(L.LightningDataModule):
@@ -71,6 +74,8 @@ class EpisodicDataModule(L.LightningDataModule):
         if index < 0:
             raise ConfigError(f"index is {index}, but episodes are numbered from 0; use 0 or more")
         self.ready()
+        if not self.has_classes(split):
+            raise ConfigError(f"split is {split!r}, but splits leaves it without classes; use another, or give it some")
         drawn = self.draw(seed, split, [index])
         task = drawn[0] if isinstance(drawn, list) else drawn
         return type(task)(*(Batch(role.x[0], role.y[0]) for role in task))
@@ -78,20 +83,31 @@ class EpisodicDataModule(L.LightningDataModule):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "trainer": None}  # as Lightning's modules do
 
-    def train_dataloader(self) -> EpisodeLoader:
+    def train_dataloader(self) -> Any:
         return self._loader("train")
 
-    def val_dataloader(self) -> EpisodeLoader:
+    def val_dataloader(self) -> Any:
         return self._loader("val")
 
-    def test_dataloader(self) -> EpisodeLoader:
+    def test_dataloader(self) -> Any:
         return self._loader("test")
 
-    def predict_dataloader(self) -> EpisodeLoader:
+    def predict_dataloader(self) -> Any:
         return self._loader("test")
 
-    def _loader(self, split: str) -> EpisodeLoader:
+    def has_classes(self, split: str) -> bool:
+        """Whether there is anything in a split to draw tasks from."""
+        return True
+
+    def _loader(self, split: str) -> Any:
         self.ready()
+        if not self.has_classes(split):
+            if split != "val" or self.trainer is None or self.trainer.state.fn != "fit":
+                raise ConfigError(
+                    f"splits leaves {split} without classes, but its tasks are asked for; name classes for {split}"
+                )
+            log.warning("splits leaves val without classes, so the run goes without validation")
+            return []
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         trains = split == "train"
         if trains and self.tasks["train"] < self.tasks_per_batch * world:

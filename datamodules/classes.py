@@ -14,6 +14,7 @@ from metalearn.datamodules.base import EpisodicDataModule
 from metalearn.datamodules.checks import Count, check_range
 from metalearn.datamodules.options import EpisodeOptions
 from metalearn.datamodules.randomness import SPLITS
+from metalearn.datamodules.room import Room
 from metalearn.datamodules.sampling import Recipe, TaskRows, draw_episodes, draw_order, draw_task
 from metalearn.episode import Batch, Episode, SemiSupervisedEpisode
 from metalearn.errors import ConfigError
@@ -80,6 +81,26 @@ class ClassEpisodes(EpisodicDataModule):
         self._splits: dict[str, np.ndarray] = {}
         self._groups: dict[str, list[np.ndarray]] = {}
         self._listed: list[TaskRows] | None = None
+        self._opens_anyhow = False
+
+    @property
+    def meant_empty(self) -> set[str]:
+        """The splits that are meant to have no classes."""
+        return set()
+
+    @property
+    def splits_are_chosen(self) -> bool:
+        """Whether the argument ``splits`` says which classes are in which split."""
+        return False
+
+    def open_anyhow(self) -> None:
+        """Open the data whatever tasks are asked for, so that it can be looked at."""
+        self._opens_anyhow = True
+        self.ready()
+
+    def has_classes(self, split: str) -> bool:
+        self.ready()
+        return len(self._splits[split]) > 0 or (split == "test" and self._listed is not None)
 
     def open_pool(self) -> tuple[Pool, dict[str, np.ndarray]]:
         """Open the data: its classes, and for each split the numbers of its own."""
@@ -99,8 +120,12 @@ class ClassEpisodes(EpisodicDataModule):
             return
         pool, splits = self.open_pool()
         self.check(pool, splits)
-        if self.options.within_groups:
-            self._groups = {split: self._usable_groups(pool, split, classes) for split, classes in splits.items()}
+        if stage == "fit" and not len(splits["train"]):
+            raise ConfigError("splits leaves train without classes, but a fit needs some; name classes for train")
+        if self.options.within_groups and not self._opens_anyhow:
+            self._groups = {
+                split: self._usable_groups(pool, split, classes) for split, classes in splits.items() if len(classes)
+            }
         if self.options.test_tasks_file is not None:
             from metalearn.datamodules.task_table import read_tasks
 
@@ -254,23 +279,16 @@ class ClassEpisodes(EpisodicDataModule):
 
     def check(self, pool: Pool, splits: dict[str, np.ndarray]) -> None:
         """Raise where there are too few classes or examples for the tasks that were asked for."""
-        most, distractors = self.recipe.ways[1], self.recipe.distractors
-        for split in SPLITS:
-            classes = splits[split]
-            have = len(classes) * (TURNS if self._turns(split) else 1)
-            if most + distractors > have:
-                extra = f" and distractors {distractors}" if distractors else ""
-                raise ConfigError(
-                    f"ways is {self.ways}{extra}, but the {split} split of {type(self).__name__} has {have} classes; use at most "
-                    f"{max(have - distractors, 0)} ways"
-                )
-            fewest = int(pool.counts[classes].min())
-            if self.recipe.most > fewest:
-                name = pool.names[int(classes[int(pool.counts[classes].argmin())])]
-                parts = {"shots": self.recipe.shots[1], "queries": self.recipe.queries[1]}
-                if self.recipe.unlabeled:
-                    parts["unlabeled"] = self.recipe.unlabeled
-                raise ConfigError(
-                    f"{' + '.join(parts)} is {' + '.join(map(str, parts.values()))} = {self.recipe.most}, but class {name} of "
-                    f"the {split} split has {fewest} images; use at most {fewest} together"
-                )
+        if not self._opens_anyhow:
+            self._room(pool, splits).check(self.ways, self.recipe)
+
+    @property
+    def room(self) -> Room:
+        """What tasks there are classes and examples for."""
+        return self._room(self.pool, self.splits)
+
+    def _room(self, pool: Pool, splits: dict[str, np.ndarray]) -> Room:
+        turns = {split: TURNS if self._turns(split) else 1 for split in SPLITS}
+        return Room.of(
+            type(self).__name__, pool.names, pool.counts, splits, turns, self.meant_empty, self.splits_are_chosen
+        )

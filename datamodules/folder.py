@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from metalearn.datamodules.images import ImageSpec, read_image
 from metalearn.datamodules.listed import Entry, ListedClass, ListedImages
 from metalearn.datamodules.options import EpisodeOptions
 from metalearn.datamodules.randomness import SPLITS
-from metalearn.datamodules.splits import ClassSplit, assign_splits
+from metalearn.datamodules.splits import ClassSplit, assign_splits, left_empty
 from metalearn.datamodules.store import stamp
 from metalearn.datamodules.tables import read_label_table
 from metalearn.errors import ConfigError, DataError
@@ -87,10 +88,19 @@ class ImageFolderEpisodes(ListedImages):
         if channels not in (1, 3):
             raise ConfigError(f"channels is {channels!r}, but images are grey (1) or coloured (3); use channels=3")
         self.root = Path(root)
-        self.title = self.root.resolve().name
+        self.title = re.sub(r"[^\w.-]", "_", self.root.resolve().name, flags=re.ASCII)[:60] or "images"
         self.labels = labels
         self.splits_by = splits
+        self._empty: set[str] | None = None
         self.image_spec = ImageSpec(channels=channels, size=image_size, invert=invert)
+
+    @property
+    def meant_empty(self) -> set[str]:
+        return left_empty(self.splits_by) if self._empty is None else self._empty
+
+    @property
+    def splits_are_chosen(self) -> bool:
+        return self._empty is None
 
     def list_classes(self) -> Sequence[ListedClass]:
         if not self.root.is_dir():
@@ -99,10 +109,10 @@ class ImageFolderEpisodes(ListedImages):
             )
         if self.labels is not None:
             found = read_label_table(Path(self.labels), self.root)
-        elif all((self.root / split).is_dir() for split in SPLITS):
+        elif present := split_folders(self.root):
             found = [
                 ListedClass(split, name, [file_entry(file) for file in files])
-                for split in SPLITS
+                for split in present
                 for name, files in list_images(self.root / split).items()
             ]
         else:
@@ -111,7 +121,8 @@ class ImageFolderEpisodes(ListedImages):
         if not found:
             raise DataError(f"root {self.root} holds no images; it must hold a folder of images per class")
         if all(each.split for each in found):
-            return check_classes(found, str(self.root))
+            self._empty = set(SPLITS) - {each.split for each in found}
+            return check_classes(found, str(self.root), whole=False)
         split = assign_splits([each.name for each in found], self.splits_by)
         return [each._replace(split=split[each.name]) for each in found if each.name in split]
 
@@ -119,6 +130,14 @@ class ImageFolderEpisodes(ListedImages):
 def file_entry(file: Path, name: str | None = None) -> Entry:
     """An image file as an entry of a listing."""
     return Entry(name or file.name, stamp(file), lambda spec: read_image(file, spec))
+
+
+def split_folders(root: Path) -> list[str]:
+    """The splits that have a folder of their own, where ``root`` holds folders of classes for splits; else none."""
+    folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    whole = set(SPLITS) <= folders
+    partly = bool(folders) and folders < set(SPLITS) and not any(_images(root / name) for name in folders)
+    return [split for split in SPLITS if split in folders] if whole or partly else []
 
 
 def list_images(folder: Path) -> dict[str, list[Path]]:
@@ -133,8 +152,14 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
     for child in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         images = _images(child)
         if not images:
+            below = next((path.parent for path in sorted(child.rglob("*")) if _is_image(path)), None)
+            if below is not None:
+                raise DataError(
+                    f"class folder {child} holds no image itself, but {below} does; set the root to {below.parent}, or move the "
+                    "images up"
+                )
             raise DataError(f"class folder {child} holds no image; add some ({', '.join(IMAGES)}) or remove it")
-        found[child.name] = images
+        found[_name_class(child)] = images
     return found
 
 
@@ -167,11 +192,29 @@ def read_queries(folder: Path, spec: ImageSpec) -> tuple[np.ndarray, list[Path]]
     """
     if not folder.is_dir():
         raise DataError(f"query {folder} is not a folder; give the folder that holds the images to classify")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if _is_image(path))
     if not files:
         raise DataError(f"query {folder} holds no image; add some ({', '.join(IMAGES)})")
     return np.stack([read_image(file, spec) for file in files]), files
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES and path.is_file())
+    return sorted(path for path in folder.iterdir() if _is_image(path))
+
+
+def _is_image(path: Path) -> bool:
+    """Whether the name is an image's, and it is a file: no hidden one, as file managers leave behind, and no pipe."""
+    return path.suffix.lower() in IMAGES and not path.name.startswith(".") and path.is_file()
+
+
+def _name_class(folder: Path) -> str:
+    """The class of a folder.
+
+    Raises:
+        DataError: its name is not UTF-8, as tables and checkpoints are.
+    """
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"class folder {folder} has a name that is not UTF-8; rename it") from error
+    return folder.name

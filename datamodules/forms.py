@@ -175,8 +175,13 @@ def _name(entry: Entry) -> str:
     return entry.name
 
 
-def check_classes(listed: list[ListedClass], where: str) -> list[ListedClass]:
+def check_classes(listed: list[ListedClass], where: str, whole: bool = True) -> list[ListedClass]:
     """The classes sorted by split.
+
+    Args:
+        listed: the classes.
+        where: what they lie in, for messages.
+        whole: whether each split must have classes.
 
     Raises:
         DataError: a class is listed twice, or a split has none. One in two splits would be tested after it was trained on.
@@ -189,7 +194,7 @@ def check_classes(listed: list[ListedClass], where: str) -> list[ListedClass]:
                 "split; remove one"
             )
         split_of[each.name] = each.split
-    for split in SPLITS:
+    for split in SPLITS if whole else ():
         if split not in split_of.values():
             raise DataError(f"{where} has no class of the {split} split; it is not whole: fetch it again")
     return sorted(listed, key=lambda each: SPLITS.index(each.split))

@@ -14,6 +14,7 @@ from metalearn.datamodules.classes import ClassEpisodes, Pool
 from metalearn.datamodules.images import ImageSpec, to_float
 from metalearn.datamodules.options import EpisodeOptions
 from metalearn.datamodules.store import Contents, ImageStore
+from metalearn.errors import ConfigError
 
 __all__ = ["ImageEpisodes"]
 
@@ -72,6 +73,10 @@ class ImageEpisodes(ClassEpisodes):
         store = self.open_store(verify=False)
         splits = self.split_classes(store)
         if self.options.normalize:
+            if not len(splits["train"]):
+                raise ConfigError(
+                    "options.normalize is true, but splits leaves train, whose statistics it takes, without classes; leave it out"
+                )
             assert self.image_spec is not None
             mean, std = store.statistics(splits["train"])
             self.image_spec = replace(self.image_spec, mean=mean, std=std)

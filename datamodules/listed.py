@@ -14,6 +14,7 @@ from metalearn.datamodules.images import ImageSpec
 from metalearn.datamodules.packing import read_classes
 from metalearn.datamodules.randomness import SPLITS
 from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack
+from metalearn.errors import DataError
 
 __all__ = ["Entry", "ListedClass", "ListedImages"]
 
@@ -65,6 +66,13 @@ class ListedImages(ImageEpisodes):
 
     def open_store(self, verify: bool) -> ImageStore:
         listed = self.list_classes()
+        for text in (
+            text for found in listed for text in (found.name, found.group, *(entry.name for entry in found.entries))
+        ):
+            if not _is_text(text):
+                raise DataError(
+                    f"{self.root} holds {text!r}, a name that is not UTF-8, as tables of tasks are; rename it"
+                )
         spec = self.packed_spec
         names, groups = [found.name for found in listed], [found.group for found in listed]
         meta = {"splits": [found.split for found in listed]}
@@ -88,3 +96,11 @@ class ListedImages(ImageEpisodes):
     def split_classes(self, store: ImageStore | Contents) -> dict[str, np.ndarray]:
         splits = np.asarray(store.meta["splits"])
         return {split: np.flatnonzero(splits == split) for split in SPLITS}
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

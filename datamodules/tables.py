@@ -28,6 +28,8 @@ def read_label_table(path: Path, root: Path) -> list[ListedClass]:
         DataError: the table cannot be read, lacks a column, names a file that is missing or twice, or puts a class into two
             splits or groups; the line is named.
     """
+    if path.exists() and not path.is_file():
+        raise DataError(f"labels {path} is no regular file; it must be a CSV file in UTF-8")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

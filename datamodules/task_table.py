@@ -62,6 +62,8 @@ def read_tasks(path: str, pool: Pool, splits: dict[str, np.ndarray], example_nam
         DataError: the table cannot be read, names what is not there or a training class, repeats an example within a task, or
             has a task without support or query; the line is named.
     """
+    if Path(path).exists() and not Path(path).is_file():
+        raise DataError(f"test_tasks_file {path} is no regular file; write one with python -m metalearn data tasks")
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

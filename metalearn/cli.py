@@ -353,6 +353,9 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a run that goes on
     warnings.filterwarnings("ignore", message="You requested to overfit but enabled")  # no loader of ours shuffles
     warnings.filterwarnings("ignore", message="It is recommended to use `self.log")  # our metrics are gathered
+    warnings.filterwarnings(
+        "ignore", message="Total length of `list` across ranks is zero"
+    )  # no validation: said already
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # tasks are drawn in milliseconds
 
 

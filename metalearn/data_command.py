@@ -27,6 +27,7 @@ from metalearn.reports.tables import write_csv
 __all__ = ["run"]
 
 ACTIONS = ("prepare", "info", "verify", "tasks")
+MOST_TASKS = 1_000_000
 Facts = list[tuple[str, str]]
 
 
@@ -57,9 +58,11 @@ def run(args: Sequence[str]) -> None:
             f"data is a {type(data).__name__}, but this command needs an episodic data module of metalearn; use --data"
         )
     begun = time.perf_counter()
+    if given.action == "info" and isinstance(data, ClassEpisodes):
+        data.open_anyhow()
     if given.action in ("prepare", "verify"):
         data.prepare_data()
-    data.setup("fit")
+    data.setup("test")
     facts = _facts(data)
     if given.action == "prepare":
         facts.append(("time", f"{time.perf_counter() - begun:.1f} s"))
@@ -109,11 +112,12 @@ def _facts(data: EpisodicDataModule) -> Facts:
     if isinstance(data, ClassEpisodes):
         for split in SPLITS:
             facts.append((split, _describe(data, split)))
+        facts += _possible_tasks(data)
     else:
         episode = data.episode(data.seed, "test", 0)
         facts.append(("a task", ", ".join(f"{role} x {list(part.x.shape)}, y {list(part.y.shape)}" for role, part in
                                           zip(("support", "query"), episode, strict=False))))  # fmt: skip
-    if isinstance(data, ImageEpisodes):
+    if isinstance(data, ImageEpisodes) and len(data.splits["train"]):
         mean, std = data.store.statistics(data.splits["train"])
         facts.append(("train pixels", f"mean {_listed(mean)}, deviation {_listed(std)} (of 0..1)"))
     return facts
@@ -121,8 +125,11 @@ def _facts(data: EpisodicDataModule) -> Facts:
 
 def _describe(data: ClassEpisodes, split: str) -> str:
     classes = data.splits[split]
+    if not len(classes):
+        return "no classes"
     counts = data.pool.counts[classes]
-    text = f"{data.num_classes(split):,} classes, {int(counts.sum()):,} images"
+    number = data.num_classes(split)
+    text = f"{number:,} {'class' if number == 1 else 'classes'}, {int(counts.sum()):,} images"
     spread = (
         f"{counts.min()}"
         if counts.min() == counts.max()
@@ -130,6 +137,25 @@ def _describe(data: ClassEpisodes, split: str) -> str:
     )
     groups = Counter(data.pool.groups[number] for number in classes)
     return f"{text} ({spread} a class)" + (f", {len(groups)} groups" if set(groups) != {""} else "")
+
+
+def _possible_tasks(data: ClassEpisodes) -> Facts:
+    """What tasks every split has room for, and why those that are asked for are not among them."""
+    room = data.room
+    fits = room.most_ways >= 2 and room.most_examples >= 2
+    facts = [
+        (
+            "tasks",
+            f"up to {room.most_ways} ways, and up to {room.most_examples} shots and queries together"
+            if fits
+            else "none that every split has room for",
+        )
+    ]
+    try:
+        room.check(data.ways, data.recipe)
+    except ConfigError as error:
+        facts.append(("as asked for", f"not possible: {error}"))
+    return facts
 
 
 def _verify(data: EpisodicDataModule) -> str:
@@ -143,6 +169,8 @@ def _draw(data: ImageEpisodes, path: Path) -> Path:
     rows = []
     for split in SPLITS:
         classes = data.splits[split]
+        if not len(classes):
+            continue
         chosen = classes[np.unique(np.linspace(0, len(classes) - 1, 8).astype(int))]
         for number in chosen:
             first, count = int(data.pool.offsets[number]), int(data.pool.counts[number])
@@ -159,8 +187,9 @@ def _write_tasks(data: EpisodicDataModule, output: str | None, split: str, count
     if split not in SPLITS:
         raise ConfigError(f"split is {split!r}, but it must be one of {', '.join(SPLITS)}; use --split test")
     count = data.tasks[split] if count is None else count
-    if count < 1:
-        raise ConfigError(f"count is {count}, but a table needs at least one task; use --count 600")
+    if not 1 <= count <= MOST_TASKS:
+        bound = "a table needs at least one task" if count < 1 else f"a table holds at most {MOST_TASKS:,} tasks"
+        raise ConfigError(f"count is {count}, but {bound}; use --count 600")
     lines: Iterable[Sequence[Any]] = track(list(task_lines(data, split, count)), "writing", transient=True)
     return write_csv(Path(output or f"{_title(data)}_{split}_tasks.csv"), HEADER, lines)
 

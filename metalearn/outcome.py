@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from metalearn.datamodules import EpisodicDataModule
 from metalearn.metrics import Interval
 from metalearn.modules import MetaModule
 from metalearn.modules.bilevel_tasks import BilevelTasks
@@ -120,7 +121,9 @@ def training_facts(cli: MetaCLI, steps: int) -> Facts:
 def wants_test(cli: MetaCLI) -> bool:
     """Whether a fit ends with a test."""
     asked = cli.config[cli.subcommand]["test_after_fit"]
-    return bool(asked and cli.datamodule is not None and cli.trainer.limit_test_batches != 0)
+    data = cli.datamodule
+    is_empty = isinstance(data, EpisodicDataModule) and not data.has_classes("test")
+    return bool(asked and data is not None and not is_empty and cli.trainer.limit_test_batches != 0)
 
 
 def oracle_calls(model: Any) -> Facts:

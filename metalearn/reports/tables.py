@@ -24,7 +24,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    return write_atomically(path, text.getvalue().encode())
+    return write_atomically(path, text.getvalue().encode(errors="backslashreplace"))
 
 
 def write_atomically(path: Path, content: bytes) -> Path:
@@ -48,5 +48,5 @@ def write_atomically(path: Path, content: bytes) -> Path:
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a table."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

@@ -211,7 +211,10 @@ def test_classes_are_split_by_name(tmp_path: Path) -> None:
     ("splits", "message"),
     [
         ((0.5, 0.5, 0.5), r"splits is \[0.5, 0.5, 0.5\], .*add up to 1"),
-        ({"train": ["class00"], "val": ["class01"]}, "splits names train, val, but it must list classes for each"),
+        (
+            {"train": ["class00"], "dev": ["class01"]},
+            "splits names train, dev, but it must list classes for train, val, test",
+        ),
         ({"train": ["class00"], "val": ["class01"], "test": ["nowhere"]}, "lists class nowhere for test"),
         ({"train": ["class00"], "val": ["class01"], "test": ["class00"]}, "lists class class00 for train and test"),
     ],

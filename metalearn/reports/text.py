@@ -1,0 +1,18 @@
+"""Names of files and classes as they can be shown."""
+
+from __future__ import annotations
+
+__all__ = ["drawable", "printable"]
+
+
+def printable(text: str) -> str:
+    """The text with every character that a terminal would obey instead of print written out; line breaks stay."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape", "surrogatepass").decode()
+        for each in text
+    )
+
+
+def drawable(text: str) -> str:
+    """The text on one line, without what matplotlib takes for a formula."""
+    return printable(text.replace("\n", " ")).replace("$", r"\$")
