@@ -23,6 +23,6 @@ def deepcopy_state(value: Held, network: nn.Module, memo: dict[int, Any]) -> Hel
             if isinstance(attribute, Tensor) and not attribute.is_leaf:
                 memo[id(attribute)] = attribute.detach().clone()
     clone = memo[id(value)] = object.__new__(type(value))
-    state: dict[str, Any] = value.__getstate__()  # type: ignore[attr-defined, assignment]
+    state: dict[str, Any] = value.__getstate__()  # type: ignore[assignment]
     clone.__dict__.update(copy.deepcopy(state, memo))
     return clone
