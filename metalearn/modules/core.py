@@ -33,6 +33,7 @@ from metalearn.inner import (
 )
 from metalearn.inner.compiled import CompiledPart
 from metalearn.inner.copying import deepcopy_state
+from metalearn.inner.reach import check_reach
 from metalearn.inner.structure import Mode
 from metalearn.metrics import Interval
 from metalearn.modules.arguments import (
@@ -355,6 +356,13 @@ class MetaCore(TaskReader):
             order = 0 if evaluating else 1 if self.first_order else 2
             schedule = Schedule(self.inner_steps, self._fixed_sizes(), order)
             adaptation = replace(self.probed_adaptation(), learner=learner)
+            with evaluation_gradients():
+                sets = [usable(x) for role in (episode.support.x, episode.query.x) for x in role[:2]]
+                missed = check_reach(self._learner, sets, "evaluating" if evaluating else "as_it_is")
+            if missed:
+                rank_zero_info(
+                    f"{type(self).__name__}: no gradient reaches {', '.join(missed[:6])}, which are trainable"
+                )
             with evaluation_gradients():
                 choice = choose_execution(self.execution, adaptation, episode, schedule, self.kernels, evaluating)
             if not any(choice.is_like(other) for other in self._choices.values()):  # that of training has told it, say
