@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metalearn.errors import ShapeError
 from metalearn.inner.attention import twice_differentiable
 from metalearn.inner.gradients import MemoryMode, gradient
 from metalearn.inner.learner import Learner
@@ -119,16 +118,7 @@ class Adaptation:
         return self._map(run)(logits, targets)
 
     def task_loss(self, params: Params, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of one task's outputs ``[n, ...]``, those of its ways alone, in float32 where they are shorter.
-
-        Raises:
-            ShapeError: the outputs are no tensor, as where auxiliary heads are switched on in training.
-        """
-        if not isinstance(outputs, Tensor):
-            raise ShapeError(
-                f"the backbone gives a {type(outputs).__name__}, but the loss takes one tensor of outputs; switch its "
-                "auxiliary outputs off, or wrap it in a module whose forward returns the main one"
-            )
+        """The loss of one task's outputs ``[n, ...]``, those of its ways alone, in float32 where they are shorter."""
         return compute_loss(self.loss, params, outputs[:, : self.ways] if self.ways else outputs, targets)
 
     def split(self, params: Params) -> tuple[Params, Params]:

@@ -133,11 +133,6 @@ def _try_network(
             f"{role}: the backbone {name} cannot take x of shape {list(x.shape)} ({_short(x.dtype)}, {x.device.type}) "
             f"({reason}); {_remedy(x, network)}"
         ) from error
-    if not isinstance(outputs, Tensor):
-        raise ShapeError(
-            f"the backbone {name} gives a {type(outputs).__name__}, but the loss takes one tensor of outputs; switch its "
-            "auxiliary outputs off, or wrap it in a module whose forward returns the main one"
-        )
     if outputs.ndim == 0 or len(outputs) != len(doubled):
         raise ShapeError(
             f"{role}: the backbone {name} gives outputs of shape {list(outputs.shape)} for x of shape {list(doubled.shape)}, "
