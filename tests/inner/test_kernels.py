@@ -48,7 +48,7 @@ def check(ours: Function, theirs: Function, inputs: Sequence[Tensor], shared: Se
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize(("channels", "filters", "groups"), [(1, 36, 1), (3, 6, 1), (3, 6, 3), (6, 6, 2)])
+@pytest.mark.parametrize(("channels", "filters", "groups"), [(1, 36, 1), (2, 40, 2), (3, 6, 1), (3, 6, 3), (6, 6, 2)])
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("dilation", [(1, 1), (1, 2), (2, 1)])
 def test_convolution(
@@ -120,6 +120,37 @@ def test_first_block(
     check(ours, theirs, inputs, [False, shared, shared, shared])
 
 
+BLOCKS: dict[str, tuple[Function, Function]] = {
+    "convolution": (
+        lambda x, w, b: conv2d(x, w, b, Geometry(padding=(1, 1))),
+        lambda x, w, b: F.conv2d(x, w, b, 1, 1),
+    ),
+    "normalisation": (
+        lambda x, w, b: normalise(x * w[:2, 0].sum((1, 2))[:, None, None], b[:2].exp(), b[2:4], 1e-5, True, True),
+        lambda x, w, b: stock_block(x * w[:2, 0].sum((1, 2))[:, None, None], b[:2].exp(), b[2:4], True, True),
+    ),
+    "first block": (
+        lambda x, w, b: first_block(x, w, Geometry(padding=(1, 1)), b.exp(), b, 1e-5, True),
+        lambda x, w, b: stock_block(F.conv2d(x, w, None, 1, 1), b.exp(), b, True, True),
+    ),
+}
+
+
+@pytest.mark.parametrize("only", [0, 1, 2])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_second_derivatives_of_one_gradient_alone(name: str, only: int) -> None:
+    """As a penalty on the gradient of the images, or of one weight, takes them: the others have no cotangent."""
+    torch.manual_seed(2)
+    inputs = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in ((3, 2, 6, 6), (8, 2, 3, 3), (8,))]
+    found = []
+    for function in BLOCKS[name]:
+        y = function(*inputs).contiguous().tanh()
+        (grad,) = torch.autograd.grad(y.square().sum(), inputs[only], create_graph=True)
+        found.append(torch.autograd.grad(grad.square().sum(), inputs, materialize_grads=True))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize(
     "geometry",
@@ -173,3 +204,11 @@ def test_bf16_statistics_are_summed_in_float32() -> None:
     assert found.dtype == torch.bfloat16
     exact = F.batch_norm(x.float(), None, None, None, None, True, 0.0, 1e-5)
     assert float((found.float() - exact).abs().max()) < 0.05
+
+
+def test_sums_of_bf16_gradients_keep_their_digits() -> None:
+    """363 ones: bf16 has no such number."""
+    weight, bias = torch.ones(8, requires_grad=True), torch.zeros(8, requires_grad=True)
+    y = normalise(torch.randn(3, 8, 11, 11).bfloat16(), weight, bias, 1e-5)
+    (grad,) = torch.autograd.grad(y.sum(), bias)
+    assert grad.tolist() == [363.0] * 8
