@@ -24,6 +24,7 @@ from metalearn.bilevel import (
     Algorithm,
     BilevelProblem,
     BiO,
+    Draw,
     Exact,
     GradientDescent,
     ProximalBiO,
@@ -196,7 +197,6 @@ def test_mrbo_is_its_recursion_on_small_batches() -> None:
     stream: Any = problem.stream
     estimator = StocBiONeumann(eta=0.5, Q=2)
     algorithm = MRBO(estimator=estimator, step_size=0.02, inner_step_size=0.5, c1=0.3, c2=0.6)
-    from metalearn.bilevel import Draw
 
     def u_of(x: Tensor, y: Tensor, k: int) -> Tensor:
         return Q.A @ y - Q.C @ x - Q.d + stream(Draw(5, k, "inner")).mean(0)
@@ -220,6 +220,46 @@ def test_mrbo_is_its_recursion_on_small_batches() -> None:
     found = run(problem, algorithm, START, 5, seed=5)
     assert relative(found.x, x) < 1e-11
     assert relative(found.state["y"], y) < 1e-11
+
+
+@pytest.mark.parametrize("period", [1, 2, 3])
+def test_vrbo_is_its_recursion_on_small_batches(period: int) -> None:
+    """Anchors on large batches every ``period`` steps, differences of small ones between, each pair on the same samples."""
+    problem = noisy()
+    stream: Any = problem.stream
+    small, large = StocBiONeumann(eta=0.5, Q=2, outer_size=5), StocBiONeumann(eta=0.5, Q=2, outer_size=40)
+    algorithm = VRBO(
+        estimator=small, anchor=large, step_size=0.02, inner_step_size=0.5, period=period, inner_steps=2, inner_size=5,
+        anchor_size=30,
+    )  # fmt: skip
+
+    def u_of(x: Tensor, y: Tensor, draw: int, size: int) -> Tensor:
+        return Q.A @ y - Q.C @ x - Q.d + stream(Draw(5, draw, "inner", 0, size)).mean(0)
+
+    def v_of(x: Tensor, y: Tensor, draw: int, size: int) -> Tensor:
+        of_x, of_y = Q.partial(x, y)
+        b = of_y + stream(Draw(5, draw, "outer", 0, size)).mean(0)
+        eye = torch.eye(6, dtype=DOUBLE) - 0.5 * Q.A
+        return of_x + Q.C.T @ (0.5 * (b + eye @ b + eye @ eye @ b))
+
+    x, y = START, torch.zeros(6, dtype=DOUBLE)
+    u, v = y, x
+    for k in range(6):
+        draw = 4 * k  # of two inner steps, one more, and the anchor
+        if k % period == 0:
+            u, v = u_of(x, y, draw, 30), v_of(x, y, draw, 40)
+        last, x = (x, y), x - 0.02 * v
+        for index in range(3):
+            draw += 1
+            u = u + u_of(x, y, draw, 5) - u_of(*last, draw, 5)
+            v = v + v_of(x, y, draw, 5) - v_of(*last, draw, 5)
+            last = x, y
+            y = y - 0.5 * u if index < 2 else y
+    found = run(problem, algorithm, START, 6, seed=5)
+    assert relative(found.x, x) < 1e-11
+    assert relative(found.state["y"], y) < 1e-11
+    assert relative(found.state["u"], u) < 1e-10
+    assert relative(found.state["v"], v) < 1e-10
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.4, None])

@@ -25,6 +25,8 @@ from metalearn.bilevel import (
     Estimator,
     FixedPoint,
     GradientDescent,
+    OracleCounts,
+    Oracles,
     ProximalBiO,
     Quadratic,
     Sampled,
@@ -34,6 +36,7 @@ from metalearn.bilevel import (
     quadratic,
     run,
 )
+from metalearn.bilevel.certificates import sharpen
 from metalearn.errors import BilevelError, ConfigError
 from tests.bilevel.problems import DOUBLE, noise, relative
 
@@ -128,6 +131,27 @@ def test_holds_where_curvature_changes(steps: int, iterations: int) -> None:
     assert plain is not None
     assert error <= float(plain)
     assert float(sharp.lower) <= error <= float(sharp.upper) <= 3.001 * float(sharp.lower)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_certify_stops_as_soon_as_its_bounds_are_within_a_factor_of_three(seed: int) -> None:
+    """On a problem that takes it many rounds, since 8 iterations each are few for 30 eigenvalues."""
+    q = quadratic(30, 5, 300.0, seed=seed)
+    x = noise(5, seed=seed)
+    found = hypergradient(q.problem, x, None, AID(inner=sgd(20), solver=CG(iterations=3)))
+    counts = OracleCounts()
+    sharp = certify(q.problem, x, found, counts=counts)
+    rounds = counts.gc_f
+    assert rounds > 4
+    assert float(sharp.upper) <= 3 * float(sharp.lower)
+    of_x, of_y, _ = q.problem.layouts(x)
+    ratios = []
+    for earlier in range(1, rounds):
+        before = sharpen(Oracles(q.problem, of_x, of_y), x, found.inner, found.dual, found.value, rounds=earlier)
+        # of each round by itself: |G - G'| + b and |G - G'| - b are bounds, so that b and |G - G'| follow
+        bound, distance = float(before.upper - before.lower) / 2, float(before.upper + before.lower) / 2
+        ratios.append(bound / distance)
+    assert min(ratios) > 0.5 * (1 - 1e-9)
 
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-6, 1e-9])
