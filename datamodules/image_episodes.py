@@ -12,6 +12,7 @@ from metalearn.datamodules.augmentation import HOOKS, augment_tasks, task_seeds
 from metalearn.datamodules.checks import Count
 from metalearn.datamodules.classes import ClassEpisodes, Pool
 from metalearn.datamodules.images import ImageSpec, to_float
+from metalearn.datamodules.likeness import Statistics, describe_images
 from metalearn.datamodules.options import EpisodeOptions
 from metalearn.datamodules.store import Contents, ImageStore
 from metalearn.errors import ConfigError
@@ -41,6 +42,7 @@ class ImageEpisodes(ClassEpisodes):
         )
         self.cache_dir = cache_dir
         self._store: ImageStore | None = None
+        self._statistics: Statistics | None = None
         self._seeds: list[int] | None = None
         if (
             self.options.augment
@@ -92,6 +94,15 @@ class ImageEpisodes(ClassEpisodes):
         """How images are read when they are packed: before any normalisation."""
         assert self.image_spec is not None
         return replace(self.image_spec, mean=(0.0,), std=(1.0,))
+
+    def image_statistics(self) -> Statistics:
+        """Plain numbers of up to 200 training images, as they are packed, for checkpoints; from the same images every time."""
+        if self._statistics is None:
+            classes, pool = self.splits["train"], self.pool
+            chosen = classes[:: max(1, len(classes) // 100)][:100]
+            rows = [pool.offsets[number] + np.unique([0, pool.counts[number] // 2]) for number in chosen]
+            self._statistics = describe_images(np.take(self.store.images, np.concatenate(rows), axis=0))
+        return self._statistics
 
     def example_names(self, number: int) -> list[str] | None:
         assert self._store is not None

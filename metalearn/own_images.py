@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ import torch
 
 from metalearn.carried import read_checkpoint, read_entry
 from metalearn.carried.classes import MODULES, find_class, short
-from metalearn.datamodules.folder import read_queries, read_support
+from metalearn.datamodules.folder import list_images, read_queries, read_support
 from metalearn.datamodules.images import ImageSpec, to_float
+from metalearn.datamodules.likeness import Statistics, find_unlikeness
 from metalearn.episode import Batch
 from metalearn.errors import CheckpointError, ConfigError
 from metalearn.inner import AdaptedModel
@@ -24,6 +26,9 @@ from metalearn.reports.summary import print_summary
 from metalearn.reports.tables import write_csv
 
 __all__ = ["ImageClassifier", "adapt_to_folder", "load_module", "predict"]
+
+
+log = logging.getLogger(__name__)
 
 
 class _Arguments(argparse.ArgumentParser):
@@ -45,6 +50,12 @@ def predict(args: Sequence[str]) -> None:
     given = parser.parse_args(list(args))
     classifier = adapt_to_folder(given.ckpt_path, given.support)
     queries, paths = read_queries(given.query, classifier.spec)
+    warn_of_unlikeness(
+        {
+            "support": classifier.unlike,
+            "query": find_unlikeness(queries, paths, classifier.spec, classifier.statistics),
+        }
+    )
     names = classifier.names
     shares = classifier(queries)
     best = shares.argmax(-1)
@@ -78,12 +89,16 @@ class ImageClassifier:
         spec: how images are read.
         adapted: the network.
         support: how many images it was adapted to.
+        statistics: of the training images, where the checkpoint has them.
+        unlike: how the images that it was adapted to differ from the training images; ``None`` where nothing is seen.
     """
 
     names: list[str]
     spec: ImageSpec
     adapted: AdaptedModel
     support: int
+    statistics: Statistics | None = None
+    unlike: str | None = None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Class probabilities ``[n, N]`` of uint8 images ``[n, C, H, W]`` as :func:`read_queries` gives them."""
@@ -112,7 +127,18 @@ def adapt_to_folder(checkpoint: str | Path, support: str | Path) -> ImageClassif
     module, spec = load_module(checkpoint)
     images, labels, names = read_support(Path(support), spec)
     adapted = module.adapt(Batch(to_float(images, spec), torch.from_numpy(labels)), ways=len(names))
-    return ImageClassifier(names, spec, adapted, len(labels))
+    known = module.image_statistics
+    files = [file for found in list_images(Path(support)).values() for file in found]
+    return ImageClassifier(names, spec, adapted, len(labels), known, find_unlikeness(images, files, spec, known))
+
+
+def warn_of_unlikeness(found: dict[str, str | None]) -> None:
+    """Say in one line which images are unlike the training images, and how."""
+    told = [
+        f"the {name} images are unlike the training images: {how}" for name, how in found.items() if how is not None
+    ]
+    if told:
+        log.warning(f"{'; '.join(told)}. The probabilities say little there; train on images like these")
 
 
 def load_module(path: str | Path) -> tuple[MetaModule, ImageSpec]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class Entry:
         class_path: of the module, as it was written: not looked up.
         backbone: the network's description, not checked: see :func:`~metalearn.carried.networks.check_network`.
         image_spec: how images are read.
+        image_statistics: a mean and a deviation over training images for each of a few measures; absent from older ones.
         config: the YAML text of ``model`` and ``data``, not checked: see :func:`~metalearn.carried.config.carried_config`.
         run: the run's name.
         rng: the state of torch's CPU generator.
@@ -42,6 +44,7 @@ class Entry:
     class_path: str = ""
     backbone: dict[str, Any] | None = None
     image_spec: dict[str, Any] | None = None
+    image_statistics: dict[str, list[float]] | None = None
     config: str | None = None
     run: str = "custom"
     rng: Tensor | None = None
@@ -76,6 +79,8 @@ def read_entry(checkpoint: Mapping[str, Any], path: str | Path | None = None) ->
         _check_rng(values["rng"], f"{here} rng")
     if values["image_spec"] is not None:
         values["image_spec"] = _image_spec(values["image_spec"], f"{here} image_spec")
+    if values["image_statistics"] is not None:
+        _check_statistics(values["image_statistics"], f"{here} image_statistics")
     for name, counts in (("oracles", values["oracles"]), ("bilevel.counts", (values["bilevel"] or {}).get("counts"))):
         if counts is not None or (name == "bilevel.counts" and values["bilevel"] is not None):
             _check_counts(counts, f"{here} {name}")
@@ -124,6 +129,16 @@ def _image_spec(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     if channels not in (1, 3) or taken.get("size", 84) < 1 or any(value <= 0 for value in taken.get("std", [])):
         raise _wrong(where, taken)
     return taken
+
+
+def _check_statistics(given: Any, where: str) -> None:
+    for pair in given.values() if isinstance(given, dict) else [None]:
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not all(type(value) is float and math.isfinite(value) for value in pair)
+        ):
+            raise _wrong(where, given)
 
 
 def _check_counts(counts: Any, where: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metalearn.errors import ConfigError, MetalearnError, ShapeError
 from metalearn.inner.copying import deepcopy_state
@@ -15,6 +18,11 @@ from metalearn.inner.learner import Learner
 from metalearn.inner.rules import Params
 
 __all__ = ["AdaptedModel"]
+
+log = logging.getLogger(__name__)
+
+_TOLD: WeakSet[nn.Module] = WeakSet()
+"""Networks of which it was said that a single query is normalised otherwise."""
 
 
 class AdaptedModel:
@@ -56,12 +64,15 @@ class AdaptedModel:
     def __call__(self, x: Tensor) -> Tensor:
         """Logits ``[n, N]`` of queries ``x`` ``[n, ...]``, without a graph.
 
+        Under the norm policy ``"transductive"`` queries are normalised by their own statistics, all of a call together. A single
+        query has none: it is normalised by those of the support set, as under ``"support"``, which is said once.
+
         Raises:
             ShapeError: there are no queries, they are not finite, or the network cannot take them.
         """
         x = self._check(x)
         try:
-            with self._learner.running("evaluating") as learner, own_kernels(*self._operators):
+            with self._running(x) as learner, own_kernels(*self._operators):
                 tensors = {name: value.clone() for name, value in self._buffers.items()} | self.params
                 support, query = learner.encode(tensors, self._support, x)
                 outputs = learner.query_logits(tensors, support, query, self._steps)
@@ -87,6 +98,18 @@ class AdaptedModel:
                 "outputs"
             )
         return self(x).softmax(1)
+
+    def _running(self, x: Tensor) -> contextlib.AbstractContextManager[Learner]:
+        learner = self._learner
+        if len(x) == 1 and learner.needs_many_queries:
+            if learner.backbone not in _TOLD:
+                _TOLD.add(learner.backbone)
+                log.warning(
+                    "a single query has no batch statistics of its own, so it is normalised by those of the support set, as "
+                    "under norm='support'; pass queries together for norm='transductive'"
+                )
+            learner = learner.with_support_statistics()
+        return learner.running("evaluating")
 
     def _check(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):

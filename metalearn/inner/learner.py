@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from metalearn.errors import ShapeError
 from metalearn.inner.norm import NormOperators, NormPolicy, TaskNorm, statistics
@@ -106,6 +107,15 @@ class Learner:
     def with_batch_statistics(self: Self) -> Self:
         """The same strategy under the policy ``"transductive"``."""
         return self._varied(norm="transductive")
+
+    def with_support_statistics(self: Self) -> Self:
+        """The same strategy under the policy ``"support"``."""
+        return self._varied(norm="support")
+
+    @property
+    def needs_many_queries(self) -> bool:
+        """Whether queries are normalised by their own statistics, which a single one has not."""
+        return self.norm == "transductive" and any(isinstance(layer, _BatchNorm) for layer in self.backbone.modules())
 
     @contextlib.contextmanager
     def running(self: Self, mode: Mode = "as_it_is") -> Iterator[Self]:

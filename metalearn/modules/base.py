@@ -151,13 +151,17 @@ class MetaModule(Evaluation):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the network in plain types, so that the checkpoint alone rebuilds the module."""
-        spec = getattr(getattr(self._trainer, "datamodule", None), "image_spec", None)
+        data = getattr(self._trainer, "datamodule", None)
+        spec = getattr(data, "image_spec", None)
         if spec is not None:
             self.image_spec = spec.to_dict()
+            describe = getattr(data, "image_statistics", None)
+            self.image_statistics = self.image_statistics if describe is None else describe()
         checkpoint[KEY] = {
             "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
             "backbone": self.backbone_description,
             "image_spec": self.image_spec,
+            "image_statistics": self.image_statistics,
             "config": self.run_config,
             "run": self.run_name,
         }
@@ -181,7 +185,7 @@ class MetaModule(Evaluation):
         check_state(self, checkpoint["state_dict"])
         check_progress(self, checkpoint)
         entry = read_entry(checkpoint)
-        self.image_spec = entry.image_spec
+        self.image_spec, self.image_statistics = entry.image_spec, entry.image_statistics
         resumes = self._trainer is not None and self.trainer.training and self.trainer.world_size == 1
         if resumes and entry.rng is not None:
             torch.set_rng_state(entry.rng)

@@ -162,6 +162,7 @@ class MetaCore(TaskReader):
         )
         self.backbone_description = describe_backbone(self.backbone)
         self.image_spec: dict[str, Any] | None = None
+        self.image_statistics: dict[str, list[float]] | None = None
         self.run_config: str | None = None
         self.run_name = type(self).__name__
         self._user_metrics = read_metrics(metrics)
