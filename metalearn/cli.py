@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -323,6 +324,7 @@ def _run(given: list[str], debug: bool, ending: Ending) -> None:
 
 
 def _dispatch(given: list[str], ending: Ending, say_held: Callable[[], None]) -> None:
+    os.getcwd()  # a working folder that is gone is told now: some libraries end the process at its first sum
     check_command(given)
     if given[0] == "predict" and option(given, "--support") is not None:
         own_images.predict(given[1:])

@@ -39,7 +39,7 @@ def config_path(name: str) -> Path:
         ConfigError: there is neither; the line names the nearest matches.
     """
     path = Path(name)
-    if os.path.exists(path):
+    if name and os.path.exists(path):
         check_config(path)
         return path
     known = shipped_configs()

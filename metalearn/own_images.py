@@ -42,7 +42,9 @@ def predict(args: Sequence[str]) -> None:
     Raises:
         MetalearnError: a folder, an image or the checkpoint cannot be used.
     """
-    parser = _Arguments(prog="metalearn predict", description="Adapt a checkpoint to your own classes of images.")
+    parser = _Arguments(
+        prog="metalearn predict", allow_abbrev=False, description="Adapt a checkpoint to your own classes of images."
+    )
     parser.add_argument("--ckpt_path", required=True, help="the checkpoint")
     parser.add_argument("--support", required=True, type=Path, help="labelled images: a sub-folder per class")
     parser.add_argument("--query", required=True, type=Path, help="images to classify")

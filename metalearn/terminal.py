@@ -35,17 +35,21 @@ codecs.register_error("metalearn.spelled", _spell)
 @contextlib.contextmanager
 def plain_output() -> Iterator[None]:
     """Print on any terminal: characters that its encoding lacks are spelled out; a closed output takes what is printed."""
-    before = {}
+    before, opened = {}, []
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the shell
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+            opened.append(name)
         elif hasattr(stream, "reconfigure") and hasattr(stream, "errors"):
             before[name] = (stream, stream.errors)
             stream.reconfigure(errors="metalearn.spelled")
     try:
         yield
     finally:
+        for name in opened:
+            getattr(sys, name).close()
+            setattr(sys, name, None)
         for stream, errors in before.values():
             if not stream.closed:
                 stream.reconfigure(errors=errors)
