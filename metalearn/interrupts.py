@@ -122,6 +122,8 @@ class Signals:
 
     def _end(self, signum: int) -> None:
         self.kill(signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+        if os.isatty(1):
+            os.write(1, b"\x1b[?25h")  # a progress bar may have hidden the cursor
         os._exit(128 + signum)
 
 
