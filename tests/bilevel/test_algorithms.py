@@ -262,6 +262,85 @@ def test_vrbo_is_its_recursion_on_small_batches(period: int) -> None:
     assert relative(found.state["v"], v) < 1e-10
 
 
+@pytest.mark.parametrize("momentum", [0.4, None])
+def test_proximal_is_its_recursion(momentum: float | None) -> None:
+    """With momentum ``k/(k + 3)`` at step ``k`` where none is given; ``norm`` is that of ``(z - x)/b``."""
+    size, weight = 0.02, 1.5
+    x = before = START
+    for k in range(5):
+        m = k / (k + 3) if momentum is None else momentum
+        z = x + m * (x - before)
+        moved = z - size * Q.hypergradient(z)
+        before, x = x, moved.sign() * (moved.abs() - size * weight).clamp(min=0)
+    algorithm = ProximalBiO(estimator=EXACT, prox=L1(weight), step_size=size, momentum=momentum)
+    found = run(Q.problem, algorithm, START, 5)
+    assert relative(found.x, x) < 1e-9
+    assert found.history[-1].norm == pytest.approx(float((z - x).norm()) / size)
+
+
+def unrolled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient through three inner steps from ``y``, and where they end."""
+    leaf = x.clone().requires_grad_()
+    for _ in range(3):
+        y = y - 0.5 * (Q.A @ y - Q.C @ leaf - Q.d)
+    (gradient,) = torch.autograd.grad(Q.outer_loss(leaf, y, None), leaf)
+    return gradient, y.detach()
+
+
+def test_inner_runs_start_where_they_should() -> None:
+    """Anew without a warm start, and in AccBiO, where in AccBiO-BG they start where the last one's ended."""
+    estimator, zero = ITD(inner=GradientDescent(step_size=0.5, steps=3)), torch.zeros(6, dtype=DOUBLE)
+    x = START
+    for _ in range(3):
+        x = x - 0.01 * unrolled(x, zero)[0]
+    found = run(Q.problem, BiO(estimator=estimator, step_size=0.01, warm_start=False), START, 3)
+    assert relative(found.x, x) < 1e-12
+    x = z = START
+    m = (10**0.5 - 1) / (10**0.5 + 1)
+    for _ in range(3):
+        last, z = z, x - unrolled(x, zero)[0] / 200
+        x = (1 + m) * z - m * last
+    assert relative(run(Q.problem, AccBiO(estimator=estimator, L_phi=200.0, mu_x=20.0), START, 3).x, z) < 1e-12
+    x, z, y, a, root = START, START, zero, 0.002, (0.002 * 20) ** 0.5
+    for _ in range(3):
+        w = root / (root + 2) * x + 2 / (root + 2) * z
+        gradient, y = unrolled(w, y)
+        x, z = root / 2 * w + (1 - root / 2) * x - (a / 20) ** 0.5 * gradient, w - a * gradient
+    assert relative(run(Q.problem, AccBiOBG(estimator=estimator, step_size=a, mu_x=20.0), START, 3).x, z) < 1e-12
+
+
+def test_numbers_of_inner_steps_are_the_least_that_keep_the_rate() -> None:
+    """Nesterov's ``|y_n - y*|^2 <= 2 k (1 - k^-1/2)^n |y_0 - y*|^2`` at the accuracy asked for, and not one step more."""
+    mu, L = CONSTANTS.mu, CONSTANTS.L
+    assert mu is not None
+    assert L is not None
+    inner: Any = acc_bio(CONSTANTS, accuracy=1e-4).estimator.inner
+    kappa = L / mu
+    bound = [(2 * kappa * (1 - kappa**-0.5) ** n) ** 0.5 for n in (inner.steps - 1, inner.steps)]
+    assert bound[0] > 1e-4 >= bound[1] * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("make", [
+    lambda estimator: BiO(estimator=estimator, step_size=0.01),
+    lambda estimator: AccBiO(estimator=estimator, L_phi=200.0, mu_x=1.0),
+    lambda estimator: AccBiOBG(estimator=estimator, step_size=0.004, mu_x=1.0),
+    lambda estimator: ProximalBiO(estimator=estimator, prox=L1(0.1), step_size=0.01),
+])  # fmt: skip
+def test_each_outer_step_draws_its_own_batches(make: Any) -> None:
+    steps: list[int] = []
+
+    class Watched(Sampled):
+        def __call__(self, draw: Draw) -> Any:
+            steps.append(draw.step)
+            return super().__call__(draw)
+
+    problem = noisy()
+    stream: Any = problem.stream
+    watched = dataclasses.replace(problem, stream=Watched(stream.outer, stream.inner, 10, 10))
+    run(watched, make(StocBiONeumann(eta=0.5, Q=1)), START, 3)
+    assert sorted(set(steps)) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.4, None])
 def test_proximal_finds_the_sparse_optimum(momentum: float | None) -> None:
     """The optimality of ``Phi + w |x|_1``: the gradient is ``-w sign(x)`` where x is not 0, and within ``w`` where it is."""

@@ -32,6 +32,7 @@ from metalearn.bilevel import (
     Sampled,
     StocBiONeumann,
     certify,
+    error_bound,
     hypergradient,
     quadratic,
     run,
@@ -152,6 +153,19 @@ def test_certify_stops_as_soon_as_its_bounds_are_within_a_factor_of_three(seed: 
         bound, distance = float(before.upper - before.lower) / 2, float(before.upper + before.lower) / 2
         ratios.append(bound / distance)
     assert min(ratios) > 0.5 * (1 - 1e-9)
+
+
+def test_the_bound_is_its_formula_with_room_for_rounding() -> None:
+    """Every term, in float32, where eight units in the last place are not nothing."""
+    mu, L, l_xy, l_fxy, l_fyy, rho_j, rho_h = 0.5, 2.0, 3.0, 0.7, 1.1, 0.3, 0.2
+    constants = Constants(mu=mu, L=L, L_xy=l_xy, L_fxy=l_fxy, L_fyy=l_fyy, rho_J=rho_j, rho_H=rho_h)
+    y, v = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0])
+    eps = 8 * torch.finfo(torch.float32).eps
+    for inner, dual in ((0.0, 0.0), (0.1, 0.0), (0.0, 0.2), (0.1, 0.2)):
+        e = (inner + eps * L * 5) / mu
+        expected = e * (l_fxy + rho_j * 2) + l_xy / mu * (dual + eps * L * 2 + e * (l_fyy + rho_h * 2)) + eps * l_xy * 2
+        found = error_bound(constants, y, v, torch.tensor(inner), torch.tensor(dual))
+        assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-6, 1e-9])
