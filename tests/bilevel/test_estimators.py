@@ -14,6 +14,8 @@ from metalearn.bilevel import (
     CG,
     ITD,
     PZOBO,
+    BilevelProblem,
+    Draw,
     Estimator,
     Exact,
     Fixed,
@@ -332,3 +334,20 @@ def test_a_fixed_batch_shares_the_graph_of_the_products() -> None:
     expected = hypergradient(Q.problem, X, Y, Exact())
     assert relative(found.value, expected.value) < 1e-10
     assert found.diagnostics.counts.gc_g == 1
+
+
+def test_aid_takes_the_mixed_product_on_a_batch_of_its_own() -> None:
+    """``J = -c_B I`` and ``H = h_B I`` of two draws, ``grad_y f = 1``: ``G = c/h``."""
+    values = torch.linspace(1.0, 9.0, 9, dtype=DOUBLE)
+    stream = Sampled(values, values, outer_size=2, inner_size=2)
+    problem = BilevelProblem(
+        lambda x, y, _: y.sum(),
+        lambda x, y, batch: batch.mean() * ((y * y).sum() / 2 - x @ y),
+        torch.zeros_like,
+        stream=stream,
+    )
+    for step in range(3):
+        found = hypergradient(problem, noise(3), None, AID(solver=CG(iterations=1)), step=step, seed=4)
+        of_h, of_j = (float(stream(Draw(4, step, term)).mean()) for term in ("hessian", "jacobian"))
+        assert of_h != of_j
+        torch.testing.assert_close(found.value, torch.full((3,), of_j / of_h, dtype=DOUBLE))

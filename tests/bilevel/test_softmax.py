@@ -191,3 +191,15 @@ def test_penalties_out_of_range_are_not_certified() -> None:
     assert problem.constants_at is not None
     for bad in (-2000.0, 2000.0, float("nan")):
         assert not problem.constants_at(torch.full_like(x, bad)).knows("mu", "rho_J")
+
+
+def test_the_mixed_derivative_of_cleaning_comes_up_to_its_bound() -> None:
+    """One example whose weight is a half and whose class the model is sure to be another: ``|J| -> sqrt 2 |(x, 1)| / 4``."""
+    inputs = torch.tensor([[0.6, -0.8]], dtype=torch.float64)
+    train = torch.zeros(1, dtype=torch.long), inputs, torch.zeros(1, dtype=torch.long)
+    made = cleaning_problem(train, train, classes=3)
+    w = torch.zeros(3, 3, dtype=torch.float64)
+    w[1] = 40 * torch.tensor([0.6, -0.8, 1.0], dtype=torch.float64)
+    mixed = torch.func.jacrev(torch.func.grad(made.inner_loss, 1), 0)(torch.zeros(1, dtype=torch.float64), w, train)
+    assert made.constants.L_xy is not None
+    assert float(mixed.norm()) == pytest.approx(made.constants.L_xy, rel=1e-6)
