@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,13 +42,16 @@ class HeadLearner(Learner):
         self.head_name = head
         self._needed_by = needed_by
         self.coupling: str | None = None
-        self._found: dict[tuple[Any, ...], tuple[str | None, bool]] = {}
+        self._tried: dict[Mode, _Trial] = {}
         self._names = set(self._own())
         if not self._names:
             raise ConfigError(
                 f"head is {head!r}, but that submodule has no trainable parameters to adapt; name the layer that maps "
                 "features to logits"
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tried": {}}  # is tried again where it is needed
 
     def able(self) -> Params:
         self._names = set(self._own())
@@ -63,20 +66,20 @@ class HeadLearner(Learner):
         Raises:
             ConfigError: it is not, and an argument needs it.
         """
-        key = mode, *self._fingerprint()
-        if key not in self._found:
-            self._found.clear()
-            self._objects = [*self.backbone.modules(), *self.backbone.parameters()]  # so that no other takes their ids
+        key = self._fingerprint()
+        if mode not in self._tried or self._tried[mode].key != key:
             structure = self.structure
             with structure.undisturbed(), own_kernels(), self.as_given().running(mode) as given:
-                self._found[key] = find_coupling(self.backbone, self._head(), self._own(), params, x, given._pass)
-        self.coupling, writes = self._found[key]
+                coupling, writes = find_coupling(self.backbone, self._head(), self._own(), params, x, given._pass)
+            kept = [*self.backbone.modules(), *self.backbone.parameters()]
+            self._tried[mode] = _Trial(key, kept, coupling, None if coupling else FeatureLearner(self, writes))
+        self.coupling = self._tried[mode].coupling
         if self.coupling is not None and self._needed_by is not None:
             raise ConfigError(
                 f"{self._needed_by} needs a network whose output is that of its head {self.head_name!r} for one tensor of "
                 f"features, but {self.coupling}; use ANIL with head_solver='gradient', which runs the whole network"
             )
-        return self if self.coupling is not None else FeatureLearner(self, writes)
+        return self._tried[mode].alone or self
 
     @property
     def note(self) -> str | None:
@@ -85,14 +88,17 @@ class HeadLearner(Learner):
         return f"the whole network is run at every inner step, because of head {self.head_name!r}: {self.coupling}"
 
     def _head(self) -> nn.Module:
-        modules = dict(self.backbone.named_modules())
-        if not self.head_name or self.head_name not in modules:
+        try:
+            head = self.backbone.get_submodule(self.head_name) if self.head_name else None
+        except AttributeError:
+            head = None
+        if head is None:
             names = ", ".join(name for name, _ in self.backbone.named_children()) or "none"
             raise ConfigError(
                 f"head is {self.head_name!r}, but {type(self.backbone).__name__} has no submodule of that name (it has: "
                 f"{names}); name the layer that maps features to logits"
             )
-        return modules[self.head_name]
+        return head
 
     def _own(self) -> dict[str, str]:
         """For each adapted tensor's name in the network, its name in the head."""
@@ -127,6 +133,22 @@ class HeadLearner(Learner):
         return layers, tuple((id(value), value.requires_grad) for value in self.backbone.parameters())
 
 
+class _Trial(NamedTuple):
+    """What a trial of the network has found.
+
+    Attributes:
+        key: the network that was tried, by identities.
+        kept: what they are of, so that no other object takes them.
+        coupling: see :class:`HeadLearner`.
+        alone: runs the head alone, where that will do.
+    """
+
+    key: tuple[Any, ...]
+    kept: list[Any]
+    coupling: str | None
+    alone: FeatureLearner | None
+
+
 class FeatureLearner(HeadLearner):
     """The features of the body are computed once per task, and the inner loop runs the head alone.
 
@@ -142,6 +164,9 @@ class FeatureLearner(HeadLearner):
         self._writes = writes
         self._inner = self._own()
         self._names = set(self._inner)
+
+    def able(self) -> Params:
+        return {name: value for name, value in self.backbone.named_parameters() if name in self._inner}
 
     def specialised(self, params: Params, x: Tensor, mode: Mode) -> Learner:
         return self

@@ -34,6 +34,7 @@ from metalearn.inner import (
 from metalearn.inner.compiled import CompiledPart
 from metalearn.inner.copying import deepcopy_state
 from metalearn.inner.reach import check_reach
+from metalearn.inner.rules import Params
 from metalearn.inner.structure import Mode
 from metalearn.metrics import Interval
 from metalearn.modules.arguments import (
@@ -249,8 +250,9 @@ class MetaCore(TaskReader):
     ) -> Iterator[tuple[Adaptation, Plan, Choice]]:
         """The inner loop in the chosen way, how many tasks at once, and the choice; within the context it can be run."""
         mode: Mode = "evaluating" if evaluating else "as_it_is"
-        learner = self._specialise(episode.support.x[0], mode)
-        choice = self._choose(episode, learner, evaluating)
+        params = {name: usable(value) for name, value in self._learner.outer().items()}
+        learner = self._specialise(params, episode.support.x[0], mode)
+        choice = self._choose(episode, learner, list(params), evaluating)
         learner = learner.as_given() if choice.as_given else learner
         with contextlib.ExitStack() as stack:
             running = stack.enter_context(learner.running(mode))
@@ -270,9 +272,8 @@ class MetaCore(TaskReader):
         super().freeze()
         return self
 
-    def _specialise(self, x: Tensor, mode: Mode) -> Learner:
+    def _specialise(self, params: Params, x: Tensor, mode: Mode) -> Learner:
         """The learner in its cheapest exact form for the network as it is now, tried on examples ``[n, ...]`` of a task."""
-        params = {name: usable(value) for name, value in self._learner.outer().items()}
         learner = self._learner.specialised(params, x, mode)
         if learner.note is not None and learner.note not in self._told:
             self._told.add(learner.note)
@@ -346,11 +347,11 @@ class MetaCore(TaskReader):
         """How training runs the inner loop, and why; ``None`` before its first step."""
         return self._choice
 
-    def _choose(self, episode: Episode, learner: Learner, evaluating: bool) -> Choice:
+    def _choose(self, episode: Episode, learner: Learner, outer: list[str], evaluating: bool) -> Choice:
         """The way of running, chosen once for training and once for evaluation, and anew when the network's layers change."""
         structure = learner.structure
         structure.refresh()
-        key = structure.version, evaluating, type(learner), tuple(learner.outer())
+        key = structure.version, evaluating, type(learner), tuple(outer)
         if key not in self._choices:
             check_backbone(self.backbone)
             self._choices = {other: choice for other, choice in self._choices.items() if other[0] == structure.version}
