@@ -196,14 +196,13 @@ class MetaCLI(LightningCLI):
         return trainer
 
     def _find_checkpoint(self) -> None:
-        """Make a path of ``last`` and ``best``, which Lightning would look for in the folder of the new run; and read it, so that
-        what is wrong with it is found before anything is written."""
+        """Make a path of ``last`` and ``best``, which Lightning would look for in the folder of the new run."""
         config = self.config_init[str(self.subcommand)]
         given = config.get("ckpt_path")
         if given in NAMES:
             given = config["ckpt_path"] = str(find_checkpoint(given, self._runs()))
-        if given is not None and isinstance(self.model, (MetaModule, BilevelCore)):
-            self._step = int(read_checkpoint(given).get("global_step", 0))
+            self.checkpoint = read_checkpoint(given)
+        self._step = int((self.checkpoint or {}).get("global_step", 0))
 
     def _make_logger(self) -> RunLog:
         """Write into the run that the checkpoint is from, unless the user names another place."""

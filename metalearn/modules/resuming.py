@@ -193,7 +193,7 @@ def rehearse(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         stand_in.zero_grad()
         loss = torch.stack([(value * 0).sum() for value in params]).sum()
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     try:
         stand_in.load_state_dict(copy.deepcopy(state))
