@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = ["errors", "episode", "checks", "inner", "bilevel", "modules", "cli"]
+ORDER = ["errors", "episode", "checks", "inner", "bilevel", "carried", "modules", "cli"]
 """Left never imports right."""
 ALONE = {"backbones", "metrics"}
 LIGHTNING = {
