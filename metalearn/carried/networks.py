@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -75,8 +74,8 @@ def _resolve(arguments: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str
 
     def resolve(name: str, value: Any) -> Any:
         if isinstance(value, dict) and "class_path" in value:
-            kind, inside = check_class(value, LAYERS, name)
-            return partial(kind, **inside)
+            layer, inside = check_class(value, LAYERS, name)
+            return lambda *sizes: layer(*sizes, **inside)
         named = find_class(value, LAYERS) if isinstance(value, str) and hints.get(name) is not str else None
         return value if named is None else named
 
