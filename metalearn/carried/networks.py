@@ -75,7 +75,7 @@ def _resolve(arguments: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str
     def resolve(name: str, value: Any) -> Any:
         if isinstance(value, dict) and "class_path" in value:
             layer, inside = check_class(value, LAYERS, name)
-            return lambda *sizes: layer(*sizes, **inside)
+            return lambda *sizes, **more: layer(*sizes, **{**inside, **more})
         named = find_class(value, LAYERS) if isinstance(value, str) and hints.get(name) is not str else None
         return value if named is None else named
 
