@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metalearn.checks import check_whole
 from metalearn.episode import Batch, Episode, check_episode, check_labels
-from metalearn.errors import DivergenceError, ShapeError
+from metalearn.errors import ConfigError, DivergenceError, ShapeError
 from metalearn.inner import Adaptation, Learner, ModuleLoss, evaluating, own_kernels
 from metalearn.inner.ridge import RidgeAdaptation
 from metalearn.modules.grad_mode import evaluation_gradients, usable
@@ -48,6 +48,12 @@ class TaskReader(L.LightningModule):
         check_episode(episode)
         if ways is not None:
             check_whole("ways", ways, 1, 100_000, "leave it out for all outputs of the network")
+        device = episode.support.x.device.type
+        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
+            raise ConfigError(
+                "the step runs under autocast to float16, where gradients of the inner loop underflow, since only the outer loss is "
+                "scaled; use bfloat16, or no autocast"
+            )
         readings = [self._read(role, part) for role, part in zip(("support", "query"), episode, strict=True)]
         parts = [reading.convert(part) for reading, part in zip(readings, episode, strict=True)]
         if readings[0].classes != readings[1].classes:

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import (
 )  # fmt: skip
 from torch import Tensor, nn
 
-from metalearn import MAML, Batch
+from metalearn import MAML, Batch, ConfigError
 from metalearn.modules.callbacks import PredictionTable, TaskTable
 from tests.modules.test_evaluation import NoiseTasks, trainer
 from tests.modules.test_loss_modules import LearnedLoss
@@ -199,6 +199,12 @@ def test_a_bare_trainer_logs_nothing(tmp_path: Path) -> None:
     run.test(module, datamodule=NoiseTasks(), verbose=False)
     assert not torch.equal(module.backbone.head.weight, before)
     assert module.test_results()["acc", 1].tasks == 10
+
+
+def test_autocast_to_float16_is_refused_wherever_the_step_is_called_from() -> None:
+    module, tasks = MAML(TinyConv(), inner_steps=1), NoiseTasks().draw(0, "train", [0])
+    with torch.autocast("cpu", torch.float16), pytest.raises(ConfigError, match="autocast to float16.*use bfloat16"):
+        module.training_step(tasks, 0)
 
 
 def test_what_a_module_is_put_into_does_not_decide_where_it_logs(tmp_path: Path) -> None:
