@@ -51,8 +51,8 @@ class TaskReader(L.LightningModule):
         device = episode.support.x.device.type
         if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
             raise ConfigError(
-                "the step runs under autocast to float16, where gradients of the inner loop underflow, since only the outer loss is "
-                "scaled; use bfloat16, or no autocast"
+                "the step runs under autocast to float16, where gradients of the inner loop underflow, since only the outer loss "
+                "is scaled; use bfloat16, or no autocast"
             )
         readings = [self._read(role, part) for role, part in zip(("support", "query"), episode, strict=True)]
         parts = [reading.convert(part) for reading, part in zip(readings, episode, strict=True)]
