@@ -18,7 +18,6 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.plugins.io import CheckpointIO
 
 from metalearn import bilevel_outcome, data_command, outcome, own_images, study_command
 from metalearn.allocator import keep_buffers
@@ -30,7 +29,6 @@ from metalearn.errors import ConfigError, DataError, MetalearnError
 from metalearn.modules import MetaModule
 from metalearn.modules.bilevel import BilevelCore
 from metalearn.modules.callbacks import PredictionTable, RunClock, StartNotice, TaskTable, folder
-from metalearn.modules.checkpoint_io import AtomicCheckpointIO
 from metalearn.modules.linear_models import LinearBilevel
 from metalearn.modules.progress import show_progress
 from metalearn.modules.resuming import check_before
@@ -42,7 +40,7 @@ from metalearn.processes import check_devices, take_torchrun
 from metalearn.run_files import NAMES, find_checkpoint, run_folder
 from metalearn.terminal import HeldMessages, close_output, plain_output, told
 from metalearn.trainer_checks import check_monitors, check_optimizer, check_run_name, check_trainer
-from metalearn.trainer_options import barebones, check_finders
+from metalearn.trainer_options import barebones, check_finders, names, with_whole_checkpoints
 
 __all__ = ["MetaCLI", "main"]
 
@@ -157,10 +155,9 @@ class MetaCLI(LightningCLI):
         if asked.get("logger") in (None, True) and "logger" not in kwargs and not plain:
             kwargs["logger"] = self._make_logger()
         kwargs.update(take_torchrun(asked), **barebones(asked))
-        kwargs["plugins"] = _with_whole_checkpoints(asked)
-        names_saver = _names(
-            asked.get("callbacks"), ModelCheckpoint
-        )  # asked before the Trainer adds its own to this list
+        kwargs["plugins"] = with_whole_checkpoints(asked)
+        # asked before the Trainer adds its own to this list
+        names_saver = names(asked.get("callbacks"), ModelCheckpoint)
         trainer: Any = super().instantiate_trainer(**kwargs)
         check_devices(trainer)
         check_finders(trainer.callbacks, self.model, self.datamodule)
@@ -366,16 +363,3 @@ NOTHING = ("Tip:", "TPU available", "HPU available", "`weights_only` was not set
 def _is_no_tip(record: logging.LogRecord) -> bool:
     text = record.getMessage()
     return not any(part in text for part in NOTHING)
-
-
-def _names(callbacks: Any, kind: type) -> bool:
-    every = callbacks if isinstance(callbacks, list) else [callbacks]
-    return any(isinstance(each, kind) for each in every)
-
-
-def _with_whole_checkpoints(asked: Any) -> list[Any]:
-    """The user's plugins, and checkpoints that are written whole unless they name how checkpoints are written."""
-    plugins = asked.get("plugins") or []
-    plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
-    strategy = getattr(asked.get("strategy"), "_checkpoint_io", None)
-    return plugins if strategy or _names(plugins, CheckpointIO) else [*plugins, AtomicCheckpointIO()]

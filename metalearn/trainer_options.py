@@ -6,10 +6,12 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.plugins.io import CheckpointIO
 
 from metalearn.errors import ConfigError
+from metalearn.modules.checkpoint_io import AtomicCheckpointIO
 
-__all__ = ["barebones", "check_finders"]
+__all__ = ["barebones", "check_finders", "names", "with_whole_checkpoints"]
 
 IN_THE_WAY = ("logger", "log_every_n_steps", "num_sanity_val_steps", "enable_model_summary", "enable_progress_bar",
               "enable_checkpointing", "profiler", "fast_dev_run", "detect_anomaly")  # fmt: skip
@@ -41,6 +43,20 @@ def check_finders(callbacks: list[L.Callback], model: Any, data: Any) -> None:
                     f"BatchSizeFinder sets {name}, which neither the module nor the data has; say which attribute is the size of "
                     f"a batch: --trainer.callbacks.batch_arg_name {has}"
                 )
+
+
+def names(callbacks: Any, kind: type) -> bool:
+    """Whether a user names an object of a kind, alone or in a list."""
+    every = callbacks if isinstance(callbacks, list) else [callbacks]
+    return any(isinstance(each, kind) for each in every)
+
+
+def with_whole_checkpoints(asked: Any) -> list[Any]:
+    """The user's plugins, and checkpoints that are written whole unless they name how checkpoints are written."""
+    plugins = asked.get("plugins") or []
+    plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
+    strategy = getattr(asked.get("strategy"), "_checkpoint_io", None)
+    return plugins if strategy or names(plugins, CheckpointIO) else [*plugins, AtomicCheckpointIO()]
 
 
 def _has(names: tuple[str, ...], *objects: Any) -> bool:
