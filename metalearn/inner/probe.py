@@ -128,6 +128,7 @@ class Probe:
             warnings.filterwarnings("error", message="There is a performance drop")
             try:
                 stack.enter_context(_entering(learner.network, entered))
+                before = _attributes(learner.network)
                 found, _ = self._gradient(learner, way)
             except (
                 RuntimeError,
@@ -139,6 +140,9 @@ class Probe:
                     operator = str(error).partition("rule for ")[2].partition(". ")[0]
                     return f"{where}torch.vmap has no rule for {operator}, and would take tasks one by one"
                 return f"{where}{str(error).strip().splitlines()[0][:160]}"
+        written = None if way.as_given else _find_written(learner.network, before)
+        if written is not None:
+            return f"layer {written[0]!r}: it keeps something of its forward pass in its attribute {written[1]!r}"
         difference = _relative(found.logits, self._exact.logits, 1e-6)
         if not difference <= tolerance:
             layer = self._first_difference(learner, way)
@@ -381,6 +385,21 @@ def _watching(network: nn.Module, calls: list[tuple[str, Tensor]]) -> Iterator[N
         yield
     finally:
         handle.remove()
+
+
+def _attributes(network: nn.Module) -> list[dict[str, Any]]:
+    return [dict(layer.__dict__) for layer in network.modules()]
+
+
+def _find_written(network: nn.Module, before: list[dict[str, Any]]) -> tuple[str, str] | None:
+    """A layer and its attribute that is not what it was; torch's own layers keep nothing that a caller would read."""
+    for (name, layer), state in zip(network.named_modules(), before, strict=True):
+        if type(layer).__module__.startswith("torch."):
+            continue
+        for key, value in layer.__dict__.items():
+            if key != "training" and (key not in state or state[key] is not value):
+                return name or type(network).__name__, key
+    return None
 
 
 def _relative(found: Tensor, exact: Tensor, floor: float) -> float:

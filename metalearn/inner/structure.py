@@ -54,7 +54,7 @@ class Structure:
         self.version = 0
         self.frozen = False
         self.keeps_input: dict[bool, bool] = {}
-        self.checkpoints = False
+        self.checkpoints = True  # until it is known that it does not
         self._replace = replace
         self._copies: list[tuple[nn.Module, list[tuple[nn.Module, nn.Module]]]] = []
         self._owners: dict[int, list[tuple[str, nn.Module, str]]] = {}
@@ -103,6 +103,7 @@ class Structure:
             return
         if self._seen is None or self._seen[0] != topology:
             self.version += 1
+            self.checkpoints = True
         self._copies, self._owners, self._ties = [], {}, {}
         self._seen = topology, attributes, held
 

@@ -349,6 +349,8 @@ def test_a_loss_may_read_what_the_network_keeps() -> None:
     expected = torch.autograd.grad(total, list(outer.values()))  # type: ignore[arg-type]
     module = MAML(net, inner_steps=1, inner_lr=0.1, loss=lambda out, y: F.cross_entropy(out, y) + net.penalty)
     close(module.meta_gradient(episode), {f"backbone.{k}": v for k, v in zip(outer, expected, strict=True)})
+    assert module.choice is not None
+    assert "keeps something of its forward pass in its attribute" in module.choice.reasons[0]
 
 
 def test_input_that_a_network_writes_to_is_not_the_callers() -> None:
