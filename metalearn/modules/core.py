@@ -55,7 +55,7 @@ from metalearn.modules.precision import say_if_slow
 from metalearn.modules.reading import TaskReader
 from metalearn.modules.scores import Metrics, Scores, read_metrics
 from metalearn.modules.step_sizes import InnerLR, InnerStepSizes
-from metalearn.modules.widening import widen_head
+from metalearn.modules.widening import check_widened, widen_head
 from metalearn.modules.written_buffers import WrittenBuffers
 
 __all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaCore", "Scheduler"]
@@ -324,16 +324,22 @@ class MetaCore(TaskReader):
         support = Batch(*(tensor[0] for tensor in episode.support))
         with evaluation_gradients():
             x, y = usable(support.x), usable(support.y)
-            episode = Episode(Batch(x[None], y[None]), Batch(x[None], y[None]))
+            widens = ways is not None and ways > reading.outputs
+            known = (
+                y.clamp(max=reading.outputs - 1) if widens else y
+            )  # labels that the network has before it is widened
+            episode = Episode(Batch(x[None], known[None]), Batch(x[None], known[None]))
             params = {name: usable(value).detach() for name, value in self._learner.outer().items()}
             sizes = self._fixed_sizes()
             fixed = {name: value for name, value in self.backbone.named_parameters() if name not in params}
-            if ways is not None and ways > reading.outputs:
+            if widens and ways is not None:
                 params, sizes = widen_head(self._learner, reading.outputs, ways, params, sizes)
             count = self.eval_inner_steps if steps is None else steps
             with self._running(episode, ways, evaluating=True) as (adaptation, _, choice):
                 with torch.no_grad():
                     encoded, _ = adaptation.encode(params, x, x)
+                    if widens and ways is not None:
+                        check_widened(adaptation.learner, params, encoded, ways)
                 *_, adapted = adaptation.iterates(params, encoded, y, count, sizes, order=0)
             tensors = {**fixed, **params, **adapted}
             return AdaptedModel(adaptation.learner, tensors, x, count, ways, reading.classes, choice.operators)

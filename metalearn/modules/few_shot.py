@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from metalearn.bilevel.few_shot import BilevelAdaptation, half_squared_error
 from metalearn.bilevel.indefinite import NormalCG
@@ -127,8 +128,10 @@ class BilevelFewShot(BilevelTasks):
             kernels=kernels,
             metrics=metrics,
         )
+        layer = self.backbone.get_submodule(head)
+        check_zeroed(self.backbone, layer, head)
         with torch.no_grad():
-            for value in self.backbone.get_submodule(head).parameters():
+            for value in layer.parameters():
                 value.zero_()
         self.save_hyperparameters(
             {
@@ -160,6 +163,21 @@ class BilevelFewShot(BilevelTasks):
 
     def _extra(self) -> list[Tensor]:
         return [self.scale] if self.head_loss == "ridge" else []
+
+
+def check_zeroed(network: nn.Module, layer: nn.Module, name: str) -> None:
+    """Raise unless all tensors of the head may be 0."""
+    own, inside = {id(value) for value in layer.parameters()}, set(layer.modules())
+    outside = (value for other in network.modules() if other not in inside for value in other.parameters(recurse=False))
+    if any(id(value) in own for value in outside):
+        why = "it shares a tensor with another layer"
+    elif any(is_parametrized(part) or hasattr(part, "weight_g") for part in inside):
+        why = "its weight is computed from others"
+    else:
+        return
+    raise ConfigError(
+        f"BilevelFewShot solves for the head {name!r} from 0, but {why}; give the network a head of its own, or use ANIL"
+    )
 
 
 def _solver(name: LinearSolverName, iterations: int, step_size: float) -> LinearSolver:

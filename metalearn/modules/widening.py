@@ -10,7 +10,7 @@ from metalearn.errors import ConfigError
 from metalearn.inner import Learner
 from metalearn.inner.rules import Params
 
-__all__ = ["widen_head"]
+__all__ = ["check_widened", "widen_head"]
 
 
 def widen_head(
@@ -45,6 +45,7 @@ def widen_head(
             f"no torch.nn.Linear with {outputs} outputs that could be widened; use at most {outputs} classes, or train with more"
         )
     name, layer = heads[-1]
+    _check_head(learner.backbone, name, layer, params, ways)
     shapes = {f"{name}.{part}": value.shape for part, value in layer.named_parameters(recurse=False)}
 
     rows = {key: _widen(value, ways) if key in shapes else value for key, value in params.items()}
@@ -56,6 +57,51 @@ def widen_head(
         for step in sizes
     ]
     return rows, widened
+
+
+def check_widened(learner: Learner, params: Params, support: Tensor, ways: int) -> None:
+    """Raise unless the widened network runs and has ``ways`` outputs.
+
+    Args:
+        learner: in its running modes.
+        params: with a widened head.
+        support: the encoded support set.
+        ways: how many outputs there should be.
+
+    Raises:
+        ConfigError: it does not, for what follows the head is made for as many outputs as before.
+    """
+    try:
+        found: list[int | str] = [*learner.support_logits(params, support).shape]
+    except RuntimeError as error:
+        found = [str(error).strip().splitlines()[0][:120]]
+    if not found or found[-1] != ways:
+        raise ConfigError(
+            f"the task has {ways} classes, but {type(learner.backbone).__name__} does not give as many outputs when its head is "
+            f"widened ({', '.join(map(str, found))}), because of what follows the head; train with {ways} classes"
+        )
+
+
+def _check_head(network: nn.Module, name: str, layer: nn.Linear, params: Params, ways: int) -> None:
+    """Raise unless the layer is a plain one, whose tensors are its own and adapt."""
+    own = {id(value) for value in layer.parameters()}
+    shared = any(
+        id(value) in own
+        for other in network.modules()
+        if other is not layer
+        for value in other.parameters(recurse=False)
+    )
+    parts = [part for part, _ in layer.named_parameters(recurse=False)]
+    why = "shares a tensor with another layer" if shared else None
+    if why is None and not {"weight", "bias"} >= set(parts):
+        why = f"has {', '.join(parts)} in the place of a weight"
+    if why is None and any(f"{name}.{part}" not in params for part in parts):
+        why = "has a frozen tensor"
+    if why is not None:
+        raise ConfigError(
+            f"the task has {ways} classes, and the head {name!r} would have to be widened from {layer.out_features}, but it "
+            f"{why}; use at most {layer.out_features} classes, or train with {ways}"
+        )
 
 
 def _widen(value: Tensor, ways: int) -> Tensor:

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
-from metalearn import ANIL, Batch, BilevelFewShot, ConfigError, Episode
+from metalearn import ANIL, MAML, Batch, BilevelFewShot, ConfigError, Episode
 from tests.modules.test_meta_gradient import largest_error
 from tests.networks import TinyConv, noise_episode
 
@@ -403,3 +403,58 @@ def test_normalisation_is_that_of_support_and_query_apart_whichever_way_it_is_ru
     after.load_state_dict(net.state_dict())
     expected = ANIL(net, inner_steps=2, inner_lr=0.4).meta_gradient(episode)
     assert largest_error(ANIL(after, inner_steps=2, inner_lr=0.4).meta_gradient(episode), expected) < 1e-9
+
+
+@pytest.mark.parametrize("kind", [MAML, ANIL])
+def test_a_module_that_has_done_nothing_yet_takes_more_classes(kind: type[MAML | ANIL]) -> None:
+    """Every row of the head begins as the mean of the trained ones, so that logits are alike before the first step."""
+    torch.manual_seed(0)
+    support = noise_episode(ways=5, shape=(4,), tasks=1).support
+    adapted = kind(Net().double(), inner_steps=1)
+    before = adapted.adapt(Batch(support.x[0], support.y[0]), steps=0, ways=5)(support.x[0])
+    assert before.shape == (10, 5)
+    assert float(before.std(1).max()) < 1e-12
+    after = adapted.adapt(Batch(support.x[0], support.y[0]), ways=5)(support.x[0])
+    assert float(after.std(1).min()) > 1e-3
+
+
+class ScaledByClass(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scales * super().forward(x)
+
+
+def pruned() -> nn.Module:
+    net = Net()
+    prune.l1_unstructured(net.head, "weight", 0.5)
+    return net
+
+
+def frozen_weight() -> nn.Module:
+    net = Net()
+    net.head.weight.requires_grad_(False)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (Tied, "shares a tensor with another layer"),
+        (pruned, "weight_orig in the place of a weight"),
+        (frozen_weight, "has a frozen tensor"),
+        (ScaledByClass, "because of what follows the head"),
+    ],
+)
+def test_a_head_that_cannot_be_widened_is_told(build: Callable[[], nn.Module], why: str) -> None:
+    support = noise_episode(ways=4, shape=(4,), tasks=1).support
+    with pytest.raises(ConfigError, match=why):
+        MAML(build().double(), inner_steps=1).adapt(Batch(support.x[0], support.y[0]), ways=4)
+
+
+@pytest.mark.parametrize("build", [Tied, lambda: Net(parametrizations.weight_norm(nn.Linear(5, 3)))])
+def test_a_head_that_cannot_be_0_is_told(build: Callable[[], nn.Module]) -> None:
+    with pytest.raises(ConfigError, match="BilevelFewShot solves for the head 'head' from 0, but it"):
+        BilevelFewShot(build())
