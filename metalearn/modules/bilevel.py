@@ -21,6 +21,7 @@ from metalearn.bilevel.oracles import OracleCounts, Oracles, finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Tree
 from metalearn.carried import read_entry
+from metalearn.carried.classes import short
 from metalearn.errors import CheckpointError, ConfigError, ShapeError
 from metalearn.modules.arguments import check_steps
 from metalearn.modules.bilevel_state import average_state, move_state, pack_state, unpack_state
@@ -112,7 +113,7 @@ class BilevelCore(L.LightningModule):
         ranks = self._packed.get("ranks")
         if type(ranks) is not int or ranks < 1:
             raise CheckpointError(
-                f"the checkpoint's bilevel.ranks is {ranks!r}, but some ranks wrote it; use another checkpoint"
+                f"the checkpoint's bilevel.ranks is {short(ranks)}, but some ranks wrote it; use another checkpoint"
             )
         own = self._rank if ranks > 1 and self._separate else None
         return unpack_state(self._packed.get("state"), fresh, own) | {"seed": fresh["seed"]}

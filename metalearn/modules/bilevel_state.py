@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from metalearn.bilevel.algorithms.base import State
 from metalearn.bilevel.problem import BilevelProblem
+from metalearn.carried.classes import short
 from metalearn.errors import CheckpointError
 
 __all__ = ["average_state", "move_state", "pack_state", "unpack_state"]
@@ -108,9 +109,8 @@ def _is_count(value: Any) -> bool:
 
 
 def _wrong(name: str, value: Any) -> CheckpointError:
-    shown = repr(value)[:60]
     return CheckpointError(
-        f"the checkpoint's {name} is {shown}, which no run writes; use another checkpoint of the run"
+        f"the checkpoint's {name} is {short(value)}, which no run writes; use another checkpoint of the run"
     )
 
 
