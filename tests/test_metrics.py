@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from metalearn.metrics import EpisodeAccuracy, EpisodeMean, interval
+from metalearn.metrics import EpisodeAccuracy, EpisodeMean, Interval, count_right, interval
 
 
 def test_the_interval_is_that_of_the_sample() -> None:
@@ -54,3 +54,16 @@ def test_values_are_kept_in_float64() -> None:
     metric = EpisodeAccuracy()
     metric.update(torch.eye(3)[None], torch.tensor([[0, 0, 0]]), torch.tensor([7]))
     assert metric.compute().mean == 1 / 3
+
+
+def test_an_interval_is_printed_in_percent() -> None:
+    assert str(Interval(0.91284, 0.01056, 600)) == "91.28 % ± 1.06 (600 tasks)"
+
+
+def test_labels_of_minus_100_are_left_out_unless_others_are_named() -> None:
+    logits = torch.eye(3)[None].repeat(2, 1, 1)  # right for 0, 1, 2
+    targets = torch.tensor([[0, 1, -100], [0, 2, -100]])
+    metric = EpisodeAccuracy()
+    metric.update(logits, targets, torch.tensor([0, 1]))
+    assert metric.compute().mean == pytest.approx((1.0 + 0.5) / 2)
+    torch.testing.assert_close(count_right(logits, targets), torch.tensor([1.0, 0.5], dtype=torch.float64))
