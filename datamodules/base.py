@@ -21,6 +21,9 @@ __all__ = ["EpisodicDataModule"]
 
 log = logging.getLogger(__name__)
 
+MOST_TASKS = 2**62
+"""Of an epoch: its episodes are numbered, never listed, so that a long one costs nothing."""
+
 
 class EpisodicDataModule(L.LightningDataModule):
     """Episodes for training, validation and test. Works under a Trainer, on any number of ranks, and without one.
@@ -40,7 +43,7 @@ class EpisodicDataModule(L.LightningDataModule):
         sizes = {"tasks_per_batch": tasks_per_batch, "train_tasks": train_tasks, "val_tasks": val_tasks,
                  "test_tasks": test_tasks}  # fmt: skip
         for name, value in sizes.items():
-            check_at_least(name, value, 1)
+            check_at_least(name, value, 1, MOST_TASKS)
         check_at_least("num_workers", num_workers, 0, 1024)
         check_seed("seed", seed)
         if train_tasks < tasks_per_batch:

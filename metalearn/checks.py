@@ -17,9 +17,11 @@ MOST = 2**31 - 1
 def check_whole(name: str, value: object, least: int, most: int = MOST, remedy: str | None = None) -> None:
     """Raise unless ``value`` is a whole number in ``least..most``."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        bound = f"at most {most}" if isinstance(value, int) and value > most else f"at least {least}"
+        above = isinstance(value, int) and value > most
+        bound = f"at most {most}" if above else f"at least {least}"
+        nearest_one = most if above else least
         raise ConfigError(
-            f"{name} is {quote_value(value)}, but it must be a whole number, {bound}; {remedy or f'use {name}={least}'}"
+            f"{name} is {quote_value(value)}, but it must be a whole number, {bound}; {remedy or f'use {name}={nearest_one}'}"
         )
 
 

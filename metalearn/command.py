@@ -53,10 +53,11 @@ def config_path(name: str) -> Path:
 def check_command(args: Sequence[str]) -> None:
     """Raise unless the arguments begin with a command, or ask for help."""
     first = args[0]
-    for arg in args:
+    for before, arg in zip(("", *args), args, strict=False):
         if not _is_text(arg):
+            owner = f"{before.lstrip('-')} is" if before.startswith("--") and "=" not in before else "argument"
             raise ConfigError(
-                f"argument {quote_value(arg)} is not UTF-8, but configurations hold names as UTF-8; rename the file"
+                f"{owner} {quote_value(arg)}, which is not UTF-8, but configurations hold names as UTF-8; rename it"
             )
     if first in COMMANDS or first in ("-h", "--help") or first.startswith("--print_"):
         return

@@ -176,17 +176,17 @@ def test_a_vanishing_gradient_is_clipped_without_nan() -> None:
 
 
 def test_a_tensor_that_never_moves_gives_adam_no_nan() -> None:
-    """The gradient of an unused bias is 0 at every step, where the root of the second moment has no derivative."""
+    """The gradient of a bias times 0 is 0 at every step, where the root of the second moment has no derivative."""
 
-    class Unused(nn.Module):
+    class Idle(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net, self.idle = mlp(), nn.Parameter(torch.ones(2, dtype=torch.float64))
+            self.net, self.idle = mlp(), nn.Parameter(torch.ones(3, dtype=torch.float64))
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.net(x)
+            return self.net(x) + 0.0 * self.idle
 
-    module = MAML(Unused(), inner_steps=2, inner_lr=LR, inner_optimizer="adam")
+    module = MAML(Idle(), inner_steps=2, inner_lr=LR, inner_optimizer="adam")
     found = module.meta_gradient(noise_episode(shape=(3,)))
     assert all(bool(grad.isfinite().all()) for grad in found.values())
     assert float(found["backbone.idle"].abs().max()) == 0.0
