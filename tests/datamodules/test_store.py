@@ -47,12 +47,41 @@ def test_round_trip(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.lock", "tiny.store"]
 
 
+def test_names_of_images_and_statistics_of_classes(tmp_path: Path) -> None:
+    """numpy's own mean and standard deviation; names are read from behind the images."""
+    names = [["x", "y", "z"], ["u", "v", "w"]]
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 3, 2, 4, 4), dtype=np.uint8)
+    images[0, :, 1] = 51
+
+    def named(packer: Packer) -> None:
+        for number, given in enumerate(names):
+            packer.add("ab"[number], images[number], "pq"[number], given)
+
+    store = open_or_pack("named", "s", (2, 4, 4), named, str(tmp_path), verify=True)
+    assert store.groups == ["p", "q"]
+    assert store.meta == {}
+    assert [store.image_names(number) for number in (0, 1, 0)] == [names[0], names[1], names[0]]
+    for classes in ([0], [1], [0, 1]):
+        means, spreads = store.statistics(np.array(classes))
+        pixels = images[classes].swapaxes(0, 2).reshape(2, -1) / 255
+        assert means == pytest.approx(pixels.mean(1).tolist(), rel=1e-12)
+        constant = [spread == 0 for spread in pixels.std(1).round(12)]
+        expected = [1.0 if flat else spread for flat, spread in zip(constant, pixels.std(1), strict=True)]
+        assert spreads == pytest.approx(expected, rel=1e-9)
+    assert opened(tmp_path).image_names(0) is None
+
+
 def damage_cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
 def damage_header(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:30])
+
+
+def damage_stub(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: len(MAGIC) + 2])
 
 
 def damage_foreign(path: Path) -> None:
@@ -102,7 +131,9 @@ HEADERS = [
 ]
 
 
-@pytest.mark.parametrize("damage", [damage_cut, damage_header, damage_foreign, damage_version, damage_bit, *HEADERS])
+@pytest.mark.parametrize(
+    "damage", [damage_cut, damage_header, damage_stub, damage_foreign, damage_version, damage_bit, *HEADERS]
+)
 def test_a_damaged_store_is_packed_again(damage: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     opened(tmp_path)
     damage(tmp_path / "tiny.store")

@@ -47,3 +47,36 @@ def test_the_value_is_that_of_float32_on_the_same_outputs(soft: bool) -> None:
     assert found.logits.dtype == torch.bfloat16
     rows = [F.cross_entropy(z.float(), y.float() if soft else y) for z, y in zip(found.logits, yq, strict=True)]
     assert float(found.loss.detach()) == pytest.approx(float(torch.stack(rows).mean()), rel=1e-6)
+
+
+class Tempered(nn.Module):
+    """Cross-entropy at a temperature that is learned as its logarithm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_temperature = nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs / self.log_temperature.exp(), targets)
+
+
+def test_functions_of_the_targets_and_of_the_losss_parameters_are_of_float32() -> None:
+    """In bf16 a logarithm or an exponential has 8 bits, whatever the outputs have."""
+    (xs, ys), (xq, yq) = noise_episode(shape=(3,), dtype=torch.float32)
+    given, soft = (F.one_hot(y, 3).bfloat16() * 0.75 + 0.0625 for y in (ys, yq))
+    support, query = xs.bfloat16(), xq.bfloat16()
+    torch.manual_seed(0)
+
+    def divergence(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (targets * (targets.log() - outputs.log_softmax(1))).sum(1).mean()
+
+    module = MAML(nn.Linear(3, 3), inner_steps=1, loss=divergence).bfloat16()
+    found = module.meta_loss(Episode(Batch(support, given), Batch(query, soft)))
+    rows = [divergence(z.float(), y.float()) for z, y in zip(found.logits, soft, strict=True)]
+    assert float(found.loss.detach()) == pytest.approx(float(torch.stack(rows).mean()), rel=1e-6)
+
+    module = MAML(nn.Linear(3, 3), inner_steps=1, loss=Tempered()).bfloat16()
+    found = module.meta_loss(Episode(Batch(support, ys), Batch(query, yq)))
+    temperature = torch.tensor(0.7).bfloat16().float().exp()
+    rows = [F.cross_entropy(z.float() / temperature, y) for z, y in zip(found.logits, yq, strict=True)]
+    assert float(found.loss.detach()) == pytest.approx(float(torch.stack(rows).mean()), rel=1e-6)
