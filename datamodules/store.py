@@ -99,8 +99,11 @@ class ImageStore:
         first, second = np.asarray([self._header["sums"][number] for number in classes], object).sum(0)
         pixels = int(self.counts[classes].sum()) * int(np.prod(self.images.shape[2:]))
         means = [int(value) / pixels / 255 for value in first]
-        squares = [int(value) / pixels / 255**2 for value in second]
-        spread = [max(square - mean**2, 0.0) ** 0.5 for mean, square in zip(means, squares, strict=True)]
+        # whole numbers until the end: a constant channel has a deviation of exactly 0
+        spread = [
+            (pixels * int(square) - int(value) ** 2) ** 0.5 / pixels / 255
+            for value, square in zip(first, second, strict=True)
+        ]
         return tuple(means), tuple(std if std > 0 else 1.0 for std in spread)
 
     def __reduce__(self) -> tuple[Any, ...]:
