@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["attend", "is_attention", "twice_differentiable"]
+__all__ = ["ATTENTION", "attend", "twice_differentiable"]
+
+ATTENTION: frozenset[Callable[..., Any]] = frozenset((F.scaled_dot_product_attention, F.multi_head_attention_forward))
+"""Functions of torch that may call a fused kernel."""
 
 _twice: ContextVar[bool] = ContextVar("metalearn_twice_differentiable", default=False)
 
@@ -24,11 +27,6 @@ def twice_differentiable(enabled: bool) -> Iterator[None]:
         yield
     finally:
         _twice.reset(token)
-
-
-def is_attention(func: Callable[..., Any]) -> bool:
-    """Whether this function of torch may call a fused kernel."""
-    return func is F.scaled_dot_product_attention or func is F.multi_head_attention_forward
 
 
 def attend(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from metalearn.errors import ConfigError
-from metalearn.inner.attention import attend, is_attention
+from metalearn.inner.attention import ATTENTION, attend
 from metalearn.inner.kernels import Geometry, OwnOperators, first_block, has_short_patches, is_own, normalise
 
 __all__ = [
@@ -261,6 +261,8 @@ class NormOperators(OwnOperators):
         checkpoints: whether there is activation checkpointing.
     """
 
+    answered = OwnOperators.answered | ATTENTION | {F.batch_norm, torch.batch_norm}
+
     def __init__(
         self, policy: NormPolicy, evaluating: bool = False, frozen: bool = False, checkpoints: bool = False
     ) -> None:
@@ -281,20 +283,20 @@ class NormOperators(OwnOperators):
     ) -> Any:
         if self._checkpoints:
             with keeping_everything():
-                return self._answer(func, types, args, kwargs)
-        return self._answer(func, types, args, kwargs)
+                return super().__torch_function__(func, types, args, kwargs)
+        if func not in self.answered:
+            return func(*args, **kwargs) if kwargs else func(*args)
+        return self.answer(func, args, kwargs or {})
 
-    def _answer(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None
-    ) -> Any:
+    def answer(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is F.batch_norm or func is torch.batch_norm:
             read = _read_batch_norm if func is F.batch_norm else _read_torch_batch_norm
-            call = read(*args, **(kwargs or {}))
+            call = read(*args, **kwargs)
             if call.training or not self._leaves_frozen:
                 return self._normalise(call)
-        if is_attention(func):
-            return attend(func, args, kwargs or {})
-        return super().__torch_function__(func, types, args, kwargs)
+        if func in ATTENTION:
+            return attend(func, args, kwargs)
+        return super().answer(func, args, kwargs)
 
     def _normalise(self, call: _Call) -> Tensor:
         x, mean, var, weight, bias, _, eps = call

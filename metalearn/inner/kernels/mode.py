@@ -38,12 +38,24 @@ def is_own(name: str) -> bool:
 
 
 class OwnOperators(TorchFunctionMode):
-    """Within this context ``F.conv2d`` is ours where ours is faster, and ``F.linear`` obeys autocast under vmap too."""
+    """Within this context ``F.conv2d`` is ours where ours is faster, and ``F.linear`` obeys autocast under vmap too.
+
+    Attributes:
+        answered: the functions that are looked at. Every call of torch comes by, hundreds in a forward pass, and for all others
+            one look-up must do.
+    """
+
+    answered: frozenset[Callable[..., Any]] = frozenset((torch.conv2d, F.linear, F.adaptive_avg_pool2d))
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        if func not in self.answered:
+            return func(*args, **kwargs) if kwargs else func(*args)
+        return self.answer(func, args, kwargs or {})
+
+    def answer(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What stands for a call of one of the functions that are looked at."""
         if func is torch.conv2d and is_own("conv"):
             found = _read_conv2d(*args, **kwargs)
             if found is not None:
