@@ -75,6 +75,23 @@ def test_convolution(
     check(ours, theirs, inputs, [False, shared, False])
 
 
+def test_a_geometry_is_the_plain_one_where_nothing_is_said() -> None:
+    x, weight = tensor(2, 3, 5, 6, shared=True), tensor(4, 3, 3, 2, shared=True)
+    torch.testing.assert_close(conv2d(x, weight, None, Geometry()), F.conv2d(x, weight), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("filters", "channels", "groups", "short"),
+    [(36, 1, 1, True), (64, 1, 1, True), (35, 1, 1, False), (64, 3, 1, False), (128, 1, 2, False)],
+)
+def test_patches_are_short_up_to_a_quarter_of_the_filters(
+    filters: int, channels: int, groups: int, short: bool
+) -> None:
+    """The values are the same either way; beyond, the product is the slower one."""
+    weight = torch.zeros(filters, channels, 3, 3)
+    assert conv.has_short_patches(weight, Geometry(groups=groups)) is short
+
+
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("negative", [False, True])
 @pytest.mark.parametrize("pool", [False, True])
