@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from metalearn import DataError
 from metalearn.datamodules import OmniglotDataModule
 from metalearn.datamodules.folder import read_queries, read_support
 from metalearn.datamodules.images import ImageSpec
-from metalearn.datamodules.store import ALIGNMENT, MAGIC, VERSION, Packer, open_or_pack
+from metalearn.datamodules.store import ALIGNMENT, MAGIC, VERSION, Packer, fingerprint, open_or_pack
 from tests.made import make_folder, make_omniglot
 
 IMAGES = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 1, 4, 4)
@@ -69,6 +70,27 @@ def test_names_of_images_and_statistics_of_classes(tmp_path: Path) -> None:
         expected = [spread if spread > 1e-12 else 1.0 for spread in pixels.std(1).tolist()]
         assert spreads == pytest.approx(expected, rel=1e-9)
     assert opened(tmp_path).image_names(0) is None
+
+
+def test_a_fingerprint_is_the_same_in_every_release() -> None:
+    """Otherwise every store would be packed again."""
+    assert fingerprint(["a", 1]) == hashlib.sha256(b'["a", "1"]').hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("images", "names", "said"),
+    [
+        (IMAGES[0].astype(np.float32), (), "images are float32"),
+        (IMAGES[0][..., :3], (), "the store holds uint8"),
+        (IMAGES[0], ("x", "y"), "2 names for 3 images"),
+    ],
+)
+def test_what_a_packer_adds_must_fit_its_store(
+    images: np.ndarray, names: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        open_or_pack("wrong", "s", (1, 4, 4), lambda packer: packer.add("a", images, "", names), str(tmp_path))
+    assert not (tmp_path / "wrong.store").exists()
 
 
 def damage_cut(path: Path) -> None:

@@ -137,6 +137,14 @@ def test_first_block(
     check(ours, theirs, inputs, [False, shared, shared, shared])
 
 
+@pytest.mark.parametrize(("at_once", "step"), [(159, 1), (160, 2), (239, 2), (240, 3), (1, 1), (9999, 124)])
+def test_pieces_hold_as_many_images_as_fit(at_once: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tasks, ten places and four filters are 80 values an image; a piece has one image at least."""
+    monkeypatch.setattr(images_kernel, "AT_ONCE", at_once)
+    pieces = images_kernel._pieces(torch.empty(2, 5, 3, 10), 4)
+    assert [range(5)[piece] for piece in pieces] == [range(5)[first : first + step] for first in range(0, 5, step)]
+
+
 BLOCKS: dict[str, tuple[Function, Function]] = {
     "convolution": (
         lambda x, w, b: conv2d(x, w, b, Geometry(padding=(1, 1))),
