@@ -91,6 +91,56 @@ def test_another_architecture_is_one_line(tmp_path: Path) -> None:
         MAML.load_from_checkpoint(path, backbone=TinyConv(ways=4))
 
 
+class Masked(TinyConv):
+    """Keeps a mask of infinities, as attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("head.bias", None, r"backbone.head.bias is absent in it and \[3\] in this model"),
+        ("more", torch.zeros(2), r"backbone.more is \[2\] in it and absent in this model"),
+        (
+            "head.bias",
+            torch.zeros(3, dtype=torch.int64),
+            "head.bias is of torch.int64, but this model's is of torch.float32",
+        ),
+        ("head.bias", torch.zeros(3, dtype=torch.complex64), "head.bias is of torch.complex64"),
+        (
+            "head.bias",
+            torch.tensor([0.0, torch.inf, torch.nan]),
+            "not finite: 2 of the 3 numbers of backbone.head.bias",
+        ),
+        ("mask", torch.tensor([0.0, torch.nan]), "not finite: 1 of the 2 numbers of backbone.mask"),
+        ("mask", torch.tensor([False, True]), "mask is of torch.bool"),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_line(name: str, value: torch.Tensor | None, said: str, tmp_path: Path) -> None:
+    path = saved(tmp_path, Masked())
+    content = torch.load(path, weights_only=True)
+    if value is None:
+        del content["state_dict"][f"backbone.{name}"]
+    else:
+        content["state_dict"][f"backbone.{name}"] = value
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=said):
+        MAML.load_from_checkpoint(path, backbone=Masked())
+
+
+def test_infinities_in_a_buffer_and_weights_of_another_precision_are_loaded(tmp_path: Path) -> None:
+    path = saved(tmp_path, Masked())
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["backbone.head.bias"] = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    torch.save(content, path)
+    net = MAML.load_from_checkpoint(path, backbone=Masked()).backbone
+    assert net.mask.tolist() == [0.0, -torch.inf]
+    assert net.head.bias.tolist() == [1.0, 2.0, 3.0]
+
+
 def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, ...]:
