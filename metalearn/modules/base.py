@@ -62,17 +62,17 @@ class MetaModule(Evaluation):
             self._written.update(self._learner.as_given() if as_given else self._learner, seen, self._trainer)
         tasks = sum(shares)
         total = losses[0] if len(losses) == 1 else _mean(losses, shares)
-        value = total.detach()
-        if self._trainer is not None:
-            value = self.trainer.strategy.reduce(value.clone(), reduce_op="mean")
-        number = float(value)
+        shown = [total.detach(), *((torch.stack(right).sum() / tasks).to(total.dtype) for _ in right[:1])]
+        if self._trainer is not None:  # over all processes
+            shown = list(self.trainer.strategy.reduce(torch.stack(shown), reduce_op="mean"))
+        number = float(shown[0])
         if not math.isfinite(number):
             self._check_data(seen)
         self._check_divergence(number, "the meta-loss")
         if self._logs:
-            self.log("train/loss", value, prog_bar=True, batch_size=tasks)
+            self.log("train/loss", shown[0], prog_bar=True, batch_size=tasks)
             if right:
-                self.log("train/acc", torch.stack(right).sum() / tasks, batch_size=tasks)
+                self.log("train/acc", shown[1], batch_size=tasks)
         return total
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

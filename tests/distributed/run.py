@@ -43,9 +43,10 @@ def main(folder: Path, devices: int, test_tasks: int, poison: bool) -> None:
         num_sanity_val_steps=0, limit_train_batches=0 if test_tasks > 100 else 1.0, default_root_dir=folder,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
+    trained = {name: float(trainer.callback_metrics[name]) for name in ("train/loss", "train/acc") if test_tasks <= 100}
     (found,) = trainer.test(module, datamodule=data, verbose=False)
     weights = torch.cat([value.detach().flatten() for value in module.parameters()])
-    report = {"drawn": data.drawn, "test": found, "weights": weights.tolist()}
+    report = {"drawn": data.drawn, "test": found, "weights": weights.tolist(), "trained": trained}
     (folder / f"rank{trainer.global_rank}of{devices}.json").write_text(json.dumps(report))
 
 

@@ -51,7 +51,7 @@ def test_two_ranks_report_what_one_reports(test_tasks: int, tmp_path: Path) -> N
 
 
 def test_a_two_rank_step_is_the_step_on_all_tasks(tmp_path: Path) -> None:
-    """8 tasks on one rank and 2 x 4 tasks give the same weights up to rounding."""
+    """8 tasks on one rank and 2 x 4 tasks give the same weights, and the same numbers in the log, up to rounding."""
     pair = reports(tmp_path, 2, 7)
     import lightning as L
 
@@ -63,12 +63,15 @@ def test_a_two_rank_step_is_the_step_on_all_tasks(tmp_path: Path) -> None:
     data = Recorded(8, 32, 4, 7, 0, 0)
     data.drawn = []
     module = MAML(TinyConv(), inner_steps=2, inner_lr=0.3, execution="sequential")
-    L.Trainer(
+    trainer = L.Trainer(
         accelerator="cpu", max_epochs=2, logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, num_sanity_val_steps=0, limit_val_batches=0, default_root_dir=tmp_path,
-    ).fit(module, datamodule=data)  # fmt: skip
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
     weights = torch.cat([value.detach().flatten() for value in module.parameters()])
     torch.testing.assert_close(weights, torch.tensor(pair[0]["weights"]), rtol=1e-3, atol=1e-4)
+    shown = {name: float(trainer.callback_metrics[name]) for name in ("train/loss", "train/acc")}
+    assert pair[0]["trained"] == pair[1]["trained"] == pytest.approx(shown, rel=1e-3)
 
 
 def test_fewer_tasks_than_ranks_are_refused(tmp_path: Path) -> None:
