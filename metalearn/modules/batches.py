@@ -58,6 +58,10 @@ def _convert(value: Any) -> str:
         return "join its fields into one tensor, and let the network take them apart"
     if isinstance(value, (list, tuple)) and any(isinstance(each, str) for each in value):
         return "number the strings from 0, and use torch.as_tensor"
+    if isinstance(value, (list, tuple)) and any(isinstance(each, Tensor) for each in value):
+        return (
+            "join its tensors into one of floats along the last axis, and let the network or the loss take them apart"
+        )
     return "use torch.as_tensor"
 
 

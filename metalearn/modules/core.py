@@ -33,6 +33,7 @@ from metalearn.inner import (
 )
 from metalearn.inner.compiled import CompiledPart
 from metalearn.inner.copying import deepcopy_state
+from metalearn.inner.independence import check_independence
 from metalearn.inner.reach import check_reach
 from metalearn.inner.rules import Params
 from metalearn.inner.structure import Mode
@@ -366,7 +367,10 @@ class MetaCore(TaskReader):
             adaptation = replace(self.probed_adaptation(), learner=learner)
             with evaluation_gradients():
                 sets = [usable(x) for role in (episode.support.x, episode.query.x) for x in role[:2]]
-                missed = check_reach(self._learner, sets, "evaluating" if evaluating else "as_it_is")
+                mode: Mode = "evaluating" if evaluating else "as_it_is"
+                missed = check_reach(self._learner, sets, mode)
+                if self.norm == "support":
+                    check_independence(learner, usable(episode.support.x[0]), usable(episode.query.x[0]), mode)
             if missed:
                 rank_zero_info(
                     f"{type(self).__name__}: no gradient reaches {', '.join(missed[:6])}, which are trainable"

@@ -138,6 +138,11 @@ PLAINEST_TOLERANCE = 1e-6
 
 def _prove(probe: Probe, way: Way) -> None:
     unfit = probe.find_inexactness(way, PLAINEST_TOLERANCE)
+    if unfit is not None and not way.as_given:
+        raise ConfigError(
+            f"norm is 'per_step', which needs our copy of the backbone's layers, but that is not exact here: {unfit}; use "
+            "norm='transductive' or norm='support', which can call the layers themselves"
+        )
     if unfit is not None:
         raise ConfigError(
             f"the inner loop is not exact for this backbone ({unfit}), in whatever way it is run; give that layer an ordinary "

@@ -57,8 +57,7 @@ def check_loss(adaptation: Adaptation, outputs: Tensor, targets: Tensor, classes
                 raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
             raise ShapeError(
-                f"{name} cannot take {given} ({_types(outputs, targets)}): {reason}; change the targets"
-                f"{' to floats' if not targets.is_floating_point() else ''}, the number of the backbone's outputs, or the loss"
+                f"{name} cannot take {given} ({_types(outputs, targets)}): {reason}; {_remedy(error, targets)}"
             ) from error
         _check_scalar(name, value)
         _check_trainables(name, adaptation, outputs.detach(), targets)
@@ -73,6 +72,16 @@ def check_loss(adaptation: Adaptation, outputs: Tensor, targets: Tensor, classes
         _check_derivatives(name, value, leaf, order)
         if adaptation.chunk is not None and len(outputs) > 1:
             _check_mean(name, adaptation, leaf.detach(), targets)
+
+
+def _remedy(error: Exception, targets: Tensor) -> str:
+    if isinstance(error, TypeError) and "positional argument" in str(error):
+        return (
+            "a loss is called with outputs and targets alone, so whatever else it needs must come from the network, as a part of "
+            "its outputs, or with the targets"
+        )
+    floats = "" if targets.is_floating_point() else " to floats"
+    return f"change the targets{floats}, the number of the backbone's outputs, or the loss"
 
 
 def _call(adaptation: Adaptation, outputs: Tensor, targets: Tensor) -> Any:
@@ -114,7 +123,8 @@ def _check_trainables(name: str, adaptation: Adaptation, outputs: Tensor, target
 
 
 def _check_pairs(name: str, given: str, adaptation: Adaptation, leaf: Tensor, targets: Tensor) -> None:
-    """Raise if the target of one example changes the gradient by another's outputs: shapes were broadcast over examples."""
+    """Raise if shapes are broadcast over examples: the target of one changes the gradient by another's outputs, and it makes no
+    difference whose outputs they are (a masked mean or a Dice loss has the first of these alone)."""
     other = next((row for row in range(1, len(targets)) if not torch.equal(targets[row], targets[0])), None)
     if other is None:
         return
@@ -122,11 +132,17 @@ def _check_pairs(name: str, given: str, adaptation: Adaptation, leaf: Tensor, ta
     changed[0] = targets[other]
     noise = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(0)).to(leaf) * 1e-2
     point = (leaf.detach() + noise).requires_grad_()
-    rows = []
+    values, rows = [], []
     for y in (targets, changed):
-        (grad,) = torch.autograd.grad(_call(adaptation, point, y), point, materialize_grads=True)
+        values.append(_call(adaptation, point, y))
+        (grad,) = torch.autograd.grad(values[-1], point, materialize_grads=True)
         rows.append(grad[1:])
-    if not torch.allclose(rows[0], rows[1], rtol=1e-4, atol=1e-7):
+    order = list(range(len(targets)))
+    order[0], order[other] = other, 0
+    exchanged = _call(adaptation, point.detach()[order], targets)
+    if not torch.allclose(rows[0], rows[1], rtol=1e-4, atol=1e-7) and torch.allclose(
+        exchanged, values[0].detach(), rtol=1e-5, atol=1e-7
+    ):
         raise ShapeError(
             f"{name} compares every output with the targets of other examples for {given}, as where shapes are broadcast; give "
             f"targets the outputs' shape {list(leaf.shape)}, or outputs that of the targets"

@@ -43,6 +43,17 @@ def gaussian(outputs: Tensor, targets: Tensor) -> Tensor:
     return 0.5 * (outputs[:, 1] + (targets - outputs[:, 0]) ** 2 / outputs[:, 1].exp()).mean()
 
 
+def masked(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The second half of a target says which of its values count: how many do is a matter of all examples."""
+    values, mask = targets.chunk(2, -1)
+    return ((outputs - values) ** 2 * mask).sum() / mask.sum()
+
+
+def dice(outputs: Tensor, targets: Tensor) -> Tensor:
+    chosen = outputs[:, 0].sigmoid()
+    return 1 - 2 * (chosen * targets).sum() / (chosen.sum() + targets.sum())
+
+
 PLACES = torch.randint(0, 3, (TASKS, EXAMPLES, 2, 2), generator=torch.Generator().manual_seed(2))
 MULTI = (noise(4, seed=3) > 0).double()
 
@@ -77,6 +88,8 @@ RIGHT: dict[str, tuple[nn.Module, Any, Callable[[Tensor, Tensor], Tensor], Tenso
     "quantiles": (network(3), quantiles, quantiles, noise(1, seed=5), False),
     "quantiles_flat": (network(3), quantiles, quantiles, noise(seed=5), False),
     "gaussian": (network(2), gaussian, gaussian, noise(seed=5), False),
+    "masked": (network(4), masked, masked, torch.cat([noise(4, seed=5), MULTI], -1), False),
+    "dice": (network(4, nn.Unflatten(1, (1, 2, 2))), dice, dice, MULTI.unflatten(-1, (2, 2)), False),
 }  # fmt: skip
 
 
@@ -170,7 +183,7 @@ WRONG: dict[str, tuple[nn.Module, Any, Tensor, type[Exception], str]] = {
     "number": (network(2), lambda o, y: squared(o, y).item(), noise(2), ConfigError, "gives a float"),
     "no_gradient": (network(2), lambda o, y: squared(o.round(), y).detach(), noise(2), ConfigError, "no gradient by the outp"),
     "nan": (network(2), lambda o, y: squared(o, y) * float("nan"), noise(2), DivergenceError, "is nan for the finite outp"),
-    "three_arguments": (network(2), nn.TripletMarginLoss(), noise(2), ShapeError, "missing 1 required positional"),
+    "three_arguments": (network(2), nn.TripletMarginLoss(), noise(2), ShapeError, "missing 1 required positional.*outputs and"),
     "unregistered": (network(2), Unregistered(), noise(2), ConfigError, "trainable tensors of its own"),
     "counts_calls": (network(2), Counting(), noise(2), ConfigError, "writes its buffer calls"),
     "no_second_derivative": (network(3), nn.MultiMarginLoss(), CLASSES, ConfigError, "no second derivative.*first_order=True"),

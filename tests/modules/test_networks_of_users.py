@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metalearn import MAML, Conv4
+from metalearn import MAML, ConfigError, Conv4
 from metalearn.inner.kernels import conv
 from metalearn.inner.norm import TaskBatchNorm
 from metalearn.modules.execution import make_plan
@@ -288,3 +288,33 @@ def test_convolutions_run_in_bf16_in_both_executions(execution: str, monkeypatch
     assert loss.dtype == torch.float32
     assert {value.dtype for value in adapted.params.values()} == {torch.float32}
     assert {value.grad.dtype for value in module.parameters() if value.grad is not None} == {torch.float32}
+
+
+class Joined(nn.Module):
+    """Normalises by the examples of a call without any layer of normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((self.first(x) - self.first(x).mean(0)).tanh())
+
+
+def test_the_support_policy_is_refused_where_queries_meet_all_the_same() -> None:
+    tasks = noise_episode(shape=(3,))
+    with pytest.raises(
+        ConfigError, match="norm is 'support'.*Joined does, by .*joins examples.*use norm='transductive'"
+    ):
+        MAML(Joined().double(), inner_steps=1, norm="support").meta_gradient(tasks)
+    MAML(Joined().double(), inner_steps=1).meta_gradient(tasks)
+
+
+def test_statistics_of_steps_say_why_a_network_must_not_be_called_itself() -> None:
+    """A hook of a layer that is replaced by one with statistics of its own would be lost."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).double()
+    net[1].register_forward_hook(lambda layer, inputs, output: 1.5 * output + 0.2)
+    with pytest.raises(
+        ConfigError, match="norm is 'per_step', which needs our copy.*outputs differ.*norm='transductive'"
+    ):
+        MAML(net, inner_steps=1, norm="per_step").meta_gradient(noise_episode(shape=(3,)))
