@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
 from metalearn import ANIL, MAML, Batch, BilevelFewShot, ConfigError, Episode
+from metalearn.inner import NormPolicy
 from tests.modules.test_meta_gradient import largest_error
 from tests.networks import TinyConv, noise_episode
 
@@ -392,7 +393,10 @@ def test_bilevel_few_shot_solves_through_what_follows_the_head() -> None:
         torch.testing.assert_close(found[f"backbone.{name}"], grad, rtol=1e-9, atol=1e-12)
 
 
-def test_normalisation_is_that_of_support_and_query_apart_whichever_way_it_is_run() -> None:
+@pytest.mark.parametrize("norm", ["transductive", "support", "running", "per_step"])
+def test_normalisation_is_that_of_its_policy_whichever_way_it_is_run(norm: NormPolicy) -> None:
+    """Features once, or the whole network at each step."""
+
     class After(TinyConv):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) * 1.0
@@ -401,8 +405,9 @@ def test_normalisation_is_that_of_support_and_query_apart_whichever_way_it_is_ru
     net, episode = TinyConv().double(), noise_episode()
     after = After().double()
     after.load_state_dict(net.state_dict())
-    expected = ANIL(net, inner_steps=2, inner_lr=0.4).meta_gradient(episode)
-    assert largest_error(ANIL(after, inner_steps=2, inner_lr=0.4).meta_gradient(episode), expected) < 1e-9
+    once, whole = (ANIL(each, inner_steps=2, inner_lr=0.4, norm=norm) for each in (net, after))
+    expected = once.meta_gradient(episode)
+    assert largest_error(whole.meta_gradient(episode), expected) < 1e-9
 
 
 @pytest.mark.parametrize("kind", [MAML, ANIL])

@@ -63,6 +63,8 @@ def test_the_meta_gradient_of_a_rule_is_that_of_finite_differences(name: str, ex
         inner_weight_decay=0.3, inner_clip_norm=0.4,
     ).double()  # fmt: skip
     found = module.meta_gradient(episode)
+    assert module.choice is not None
+    assert module.choice.name == execution  # what fails in the stack is run one after the other
     for key, parameter in module.named_parameters():
         flat, step = parameter.data.view(-1), 1e-6
         values = []
@@ -161,6 +163,8 @@ def test_the_meta_gradient_of_clipped_and_decayed_steps_is_that_of_a_plain_loop(
         inner_weight_decay=rate, inner_clip_norm=bound, memory=memory,  # type: ignore[arg-type]
     )  # fmt: skip
     assert largest_error(module.meta_gradient(episode), expected) < 1e-9
+    assert module.choice is not None
+    assert module.choice.name == execution
 
 
 def test_a_vanishing_gradient_is_clipped_without_nan() -> None:
