@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from metalearn.reports.bilevel_pictures import draw_costs, draw_histogram, draw_
 from metalearn.reports.gallery import Gallery
 from metalearn.reports.summary import print_summary
 from metalearn.reports.tables import read_csv
+from metalearn.run_files import evaluation
 
 if TYPE_CHECKING:
     from metalearn.cli import MetaCLI
@@ -57,8 +57,7 @@ def after_fit(cli: MetaCLI) -> None:
         if any(row.get("train/loss") for row in rows):
             gallery.add("costs.png", lambda path: draw_costs(path, rows, model.run_name))
     facts += gallery.facts()
-    again = f"python -m metalearn test --ckpt_path {quote(str(saved))}"
-    print_summary(model.run_name, facts, [("Evaluate it again", again)] if saved is not None else [])
+    print_summary(model.run_name, facts, [("Evaluate it again", evaluation(saved))] if saved is not None else [])
 
 
 def after_test(cli: MetaCLI) -> None:

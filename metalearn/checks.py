@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 from metalearn.errors import ConfigError
 
-__all__ = ["MOST", "check_choice", "check_number", "check_seed", "check_whole", "nearest", "quote_value"]
+__all__ = ["MOST", "check_choice", "check_number", "check_seed", "check_whole", "nearest", "quote_value", "writable"]
 
 MOST = 2**31 - 1
 """The largest count that anything takes: what is above is a slip, and would only end in a lack of memory or of time."""
+
+
+FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")}
+"""What the system says where more space would do."""
+
+
+def writable(error: OSError) -> str:
+    """What a user can do about a file that cannot be written."""
+    return "free space there" if error.errno in FULL else "make its folder one that can be written"
 
 
 def check_whole(name: str, value: object, least: int, most: int = MOST, remedy: str | None = None) -> None:

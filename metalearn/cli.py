@@ -22,7 +22,8 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from metalearn import bilevel_outcome, data_command, outcome, own_images, study_command
 from metalearn.allocator import keep_buffers
 from metalearn.carried import is_name, read_checkpoint
-from metalearn.command import DEFAULT_CONFIG, check_command, option, prepare_arguments, shipped_configs
+from metalearn.checks import writable
+from metalearn.command import DEFAULT_CONFIG, check_command, prepare_arguments, shipped_configs
 from metalearn.datamodules.checks import check_range
 from metalearn.ending import Ending
 from metalearn.errors import ConfigError, DataError, MetalearnError
@@ -197,7 +198,7 @@ class MetaCLI(LightningCLI):
         config = self.config_init[str(self.subcommand)]
         given = config.get("ckpt_path")
         if given in NAMES:
-            given = config["ckpt_path"] = str(find_checkpoint(given, self._runs()))
+            given = config["ckpt_path"] = str(find_checkpoint(given, self._runs(), self.subcommand == "fit"))
             self.checkpoint = read_checkpoint(given)
         self._step = int((self.checkpoint or {}).get("global_step", 0))
 
@@ -236,9 +237,10 @@ class MetaCLI(LightningCLI):
         except OSError as error:
             if error.errno not in UNWRITABLE:
                 raise
+            path = error.filename or folder(self.trainer)
             raise DataError(
-                f"{error.filename or folder(self.trainer)} cannot be written ({error.strerror}); free space there, or write "
-                "elsewhere with another trainer.default_root_dir"
+                f"{path} cannot be written ({error.strerror}); {writable(error)}, or write elsewhere with another "
+                "trainer.default_root_dir"
             ) from error
 
     def after_instantiate_classes(self) -> None:
@@ -308,8 +310,8 @@ def _run(given: list[str], debug: bool, ending: Ending) -> None:
         held.hold()
     try:
         _dispatch(given, ending, held.release)
-    except (MetalearnError, MisconfigurationException, OSError) as error:
-        said = told(error) if isinstance(error, OSError) and not isinstance(error, MetalearnError) else str(error)
+    except (MetalearnError, MisconfigurationException, OSError, ModuleNotFoundError) as error:
+        said = _said(error)
         if debug or said is None:
             raise
         held.release(drop=True)
@@ -319,10 +321,18 @@ def _run(given: list[str], debug: bool, ending: Ending) -> None:
         held.release()
 
 
+def _said(error: Exception) -> str | None:
+    """What is wrong that a user can put right; ``None`` where that is something else."""
+    if isinstance(error, ModuleNotFoundError) and not isinstance(error, MetalearnError):
+        # raised by hand for a package that an option needs; an import of the user's own that fails keeps its traceback
+        return str(error) if error.name is None else None
+    return told(error) if isinstance(error, OSError) and not isinstance(error, MetalearnError) else str(error)
+
+
 def _dispatch(given: list[str], ending: Ending, say_held: Callable[[], None]) -> None:
     os.getcwd()  # a working folder that is gone is told now: some libraries end the process at its first sum
     check_command(given)
-    if given[0] == "predict" and option(given, "--support") is not None:
+    if given[0] == "predict" and any(arg.split("=")[0] in own_images.OPTIONS for arg in given):
         own_images.predict(given[1:])
     elif given[0] == "data":
         data_command.run(given[1:] or ["--help"])

@@ -14,6 +14,7 @@ from metalearn.carried import carried_config, count_elements, read_checkpoint, r
 from metalearn.checks import nearest, quote_value
 from metalearn.config_files import check_config, check_value, read_config
 from metalearn.errors import ConfigError
+from metalearn.run_files import NAMES, name_of_run
 
 __all__ = ["DEFAULT_CONFIG", "check_command", "config_path", "option", "prepare_arguments", "shipped_configs"]
 
@@ -119,6 +120,11 @@ def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], st
             f"{command} has neither --ckpt_path nor --config, but it needs a model; "
             f"use: python -m metalearn {command} --ckpt_path RUN/checkpoints/best.ckpt"
         )
+    if checkpoint in NAMES and not os.path.exists(checkpoint):
+        raise ConfigError(
+            f"ckpt_path is {checkpoint!r}, but without --config nothing says of which run; name the file, or add --config with "
+            "the run's configuration"
+        )
     found = read_checkpoint(checkpoint)
     entry = read_entry(found, checkpoint)
     config = carried_config(entry, count_elements(found), checkpoint)
@@ -150,7 +156,7 @@ def _resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
         check_value(flag, value)
         if flag in ("--config", "-c"):
             path = config_path(value)
-            name, value = "".join(each if each.isprintable() else "_" for each in path.stem)[:100], str(path)
+            name, value = name_of_run(path), str(path)
         elif flag in MAY_BE_FILES and os.path.exists(value):
             check_config(Path(value))
         if flag.startswith("--") and seen.setdefault(flag, value) != value and flag != "--config":

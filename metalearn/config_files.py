@@ -53,7 +53,19 @@ def read_config(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError(f"config {path} is no plain YAML ({_reason(error)}); correct that line") from error
     assert isinstance(found, dict)
+    for section in (found, *(each for each in found.values() if isinstance(each, dict))):
+        check_trainer_section(section.get("trainer"), f"config {path}")
     return found
+
+
+def check_trainer_section(value: Any, where: str) -> None:
+    """Raise where the Trainer's options are no mapping, which jsonargparse would take for none at all."""
+    if value is not None and not isinstance(value, (dict, str)):
+        shown = str(value) if len(str(value)) <= 60 else type(value).__name__
+        raise ConfigError(
+            f"{where} gives trainer as {shown}, but it must be a mapping of options, such as 'max_steps: 100'; correct it, or "
+            "leave it out"
+        )
 
 
 def check_value(option: str, value: str) -> None:

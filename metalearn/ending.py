@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from metalearn.interrupts import Interrupted, Signals
 from metalearn.modules.saving import BestCheckpoint, LastCheckpoint
 from metalearn.modules.stopping import StopOnSignal
 from metalearn.processes import connect, is_launched_child, wait_for_children
-from metalearn.run_files import continuation, discard
+from metalearn.run_files import continuation, discard, evaluation
 
 __all__ = ["Ending"]
 
@@ -76,7 +75,7 @@ class Ending:
             return f"stopped by {stopped}"
         best = _callback(self.trainer, BestCheckpoint)
         path = best.best_model_path if best is not None and best.best_model_path else str(last.path)
-        return f"stopped by {stopped} after training; test it with: python -m metalearn test --ckpt_path {quote(path)}"
+        return f"stopped by {stopped} after training; test it with: {evaluation(Path(path))}"
 
 
 def _callback(trainer: Any, kind: type) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from metalearn.datamodules import EpisodicDataModule
 from metalearn.metrics import Interval
@@ -22,6 +23,7 @@ from metalearn.reports.bilevel_pictures import draw_costs
 from metalearn.reports.gallery import Gallery
 from metalearn.reports.summary import print_summary
 from metalearn.reports.tables import read_csv
+from metalearn.run_files import evaluation, is_self_contained
 from metalearn.task_picture import draw_task
 
 if TYPE_CHECKING:
@@ -48,14 +50,16 @@ def after_fit(cli: MetaCLI) -> None:
         return
     if tests:
         facts += _test_facts(model)
+    elif _lacks_test(cli):
+        facts.append(("test", "none: the data has no test_dataloader"))
     saved = best or last_checkpoint(trainer)
     facts += [*training_facts(cli, trained), *oracle_calls(model), checkpoint_fact(best, saved)]
     facts += _files(cli, where, with_curve=True, with_test=bool(tests))
     images = model.image_spec is not None
     commands = []
-    if saved is not None:
-        commands.append(("Evaluate it again", f"python -m metalearn test --ckpt_path {quote(str(saved))}"))
-        if images:
+    if saved is not None and not _lacks_test(cli):
+        commands.append(("Evaluate it again", evaluation(saved)))
+        if images and is_self_contained(saved):
             commands.append(
                 ("Adapt it to your own images (a sub-folder per class in SUPPORT)",
                  f"python -m metalearn predict --ckpt_path {quote(str(saved))} --support SUPPORT --query QUERIES")
@@ -123,7 +127,13 @@ def wants_test(cli: MetaCLI) -> bool:
     asked = cli.config[cli.subcommand]["test_after_fit"]
     data = cli.datamodule
     is_empty = isinstance(data, EpisodicDataModule) and not data.has_classes("test")
+    is_empty = is_empty or _lacks_test(cli)
     return bool(asked and data is not None and not is_empty and cli.trainer.limit_test_batches != 0)
+
+
+def _lacks_test(cli: MetaCLI) -> bool:
+    data = cli.datamodule
+    return data is not None and not is_overridden("test_dataloader", data)
 
 
 def oracle_calls(model: Any) -> Facts:
@@ -143,17 +153,14 @@ def _test_facts(model: MetaModule) -> Facts:
         facts = [
             (
                 "test accuracy",
-                f"{_share(results['acc', last])}  (95 % interval over {results['acc', last].tasks} tasks)",
+                f"{_share(results['acc', last])}  {_over(results['acc', last])}",
             ),
             ("before adaptation", _share(results["acc", 0])),
         ]
     else:
         shown = sorted({0, 1, last})
-        facts = [
-            (f"test loss, {step} steps", f"{results['loss', step].mean:.4f} ± {results['loss', step].ci95:.4f}")
-            for step in shown
-        ]
-        facts[-1] = (facts[-1][0], f"{facts[-1][1]}  (95 % interval over {results['loss', last].tasks} tasks)")
+        facts = [(f"test loss, {step} steps", _value(results["loss", step])) for step in shown]
+        facts[-1] = (facts[-1][0], f"{facts[-1][1]}  {_over(results['loss', last])}")
     facts += better_steps(results, last, model.classifies)
     return [*facts, ("inner steps", f"{model.inner_steps} in training, {last} at test; batch norm '{model.norm}'")]
 
@@ -172,7 +179,7 @@ def better_steps(results: Mapping[tuple[str, int], Interval], last: int, classif
     gain = sign * (every[best].mean - every[last].mean)
     if not gain > max(every[best].ci95, every[last].ci95):
         return []
-    found = _share(every[best]) if classifies else f"{every[best].mean:.4f} ± {every[best].ci95:.4f}"
+    found = _share(every[best]) if classifies else _value(every[best])
     if best == 0:
         return [("better without", f"{found} before adaptation: the inner steps do harm; use a smaller inner_lr")]
     steps = f"{best} inner step{'s' * (best > 1)}"
@@ -180,7 +187,15 @@ def better_steps(results: Mapping[tuple[str, int], Interval], last: int, classif
 
 
 def _share(found: Interval) -> str:
-    return f"{100 * found.mean:.2f} % ± {100 * found.ci95:.2f}"
+    return f"{100 * found.mean:.2f} %" + (f" ± {100 * found.ci95:.2f}" if found.tasks > 1 else "")
+
+
+def _value(found: Interval) -> str:
+    return f"{found.mean:.4f}" + (f" ± {found.ci95:.4f}" if found.tasks > 1 else "")
+
+
+def _over(found: Interval) -> str:
+    return f"(95 % interval over {found.tasks} tasks)" if found.tasks > 1 else "(one task, so no interval)"
 
 
 def _files(cli: MetaCLI, where: Path, with_curve: bool, with_test: bool) -> Facts:

@@ -30,6 +30,9 @@ __all__ = ["ImageClassifier", "adapt_to_folder", "load_module", "predict"]
 
 log = logging.getLogger(__name__)
 
+OPTIONS = ("--support", "--query", "--output")
+"""Any of them says that a user's own images are meant."""
+
 
 class _Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -46,9 +49,9 @@ def predict(args: Sequence[str]) -> None:
         prog="metalearn predict", allow_abbrev=False, description="Adapt a checkpoint to your own classes of images."
     )
     parser.add_argument("--ckpt_path", required=True, help="the checkpoint")
-    parser.add_argument("--support", required=True, type=Path, help="labelled images: a sub-folder per class")
-    parser.add_argument("--query", required=True, type=Path, help="images to classify")
-    parser.add_argument("--output", type=Path, default=Path("predictions"), help="the folder to write to")
+    parser.add_argument("--support", required=True, type=_folder, help="labelled images: a sub-folder per class")
+    parser.add_argument("--query", required=True, type=_folder, help="images to classify")
+    parser.add_argument("--output", type=_folder, default=Path("predictions"), help="the folder to write to")
     given = parser.parse_args(list(args))
     classifier = adapt_to_folder(given.ckpt_path, given.support)
     queries, paths = read_queries(given.query, classifier.spec)
@@ -80,6 +83,12 @@ def predict(args: Sequence[str]) -> None:
             ("picture", str(picture)),
         ],
     )
+
+
+def _folder(given: str) -> Path:
+    if not given:  # a shell's variable that is not set
+        raise argparse.ArgumentTypeError("it is empty, but it must name a folder; write . for the working folder")
+    return Path(given)
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,10 @@ def _wrong_value(parser: argparse.ArgumentParser, name: str, text: str) -> Confi
     leaf = value.rpartition(".")[2] if re.fullmatch(r"[\w.]+", value) and not re.match(r"[\d.]+$", value) else ""
     if leaf in classes and not because:  # the class is right, so what is wrong is within it
         return OptionError(where, f"is {_shown(value)}, but what is given for it cannot be used: {text[:300]}")
-    near = nearest(value, choices) or (nearest(leaf, classes) if leaf else [])
+    exists = (
+        no_kind is not None and "." in value
+    )  # a class or function of the user's: what is called alike is not meant
+    near = nearest(value, choices) or (nearest(leaf, classes) if leaf and not exists else [])
     if near:
         remedy = f"; did you mean {' or '.join(near)}?"
     elif classes and not choices:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -19,8 +21,24 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
+    def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
+        """The options as YAML; a default such as Timer's interval, which YAML has no form for, as the text that it is."""
+        written: str = super().dump(_plain(namespace), *args, **kwargs)
+        return written
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise explain(self, message) from ex
+
+
+def _plain(value: Any) -> Any:
+    """A copy of nested options in which enumerated text is text."""
+    if isinstance(value, Namespace):
+        return Namespace({name: _plain(each) for name, each in vars(value).items()})
+    if type(value) is dict:
+        return {name: _plain(each) for name, each in value.items()}
+    if type(value) is list:
+        return [_plain(each) for each in value]
+    return str(value.value) if isinstance(value, Enum) and isinstance(value, str) else value
 
 
 def instantiate(parser: LightningArgumentParser, given: Any) -> Any:

@@ -8,19 +8,21 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from metalearn.carried import carried_config, count_elements, read_checkpoint, read_entry
 from metalearn.errors import CheckpointError
 
-__all__ = ["continuation", "discard", "find_checkpoint", "run_folder"]
+__all__ = ["continuation", "discard", "evaluation", "find_checkpoint", "is_self_contained", "name_of_run", "run_folder"]
 
 NAMES = ("last", "best")
 
 
-def find_checkpoint(given: str, runs: Path) -> Path:
+def find_checkpoint(given: str, runs: Path, trains: bool) -> Path:
     """The newest run's ``last.ckpt`` or ``best.ckpt`` below a folder.
 
     Args:
         given: ``"last"`` or ``"best"``.
         runs: the folder with ``version_0``, ``version_1``, ...
+        trains: whether a run is to go on from there, which might as well begin.
 
     Raises:
         CheckpointError: no run there has one.
@@ -28,8 +30,8 @@ def find_checkpoint(given: str, runs: Path) -> Path:
     found = [path for path in runs.glob(f"version_*/checkpoints/{given}.ckpt") if _version(path) >= 0]
     if not found:
         raise CheckpointError(
-            f"ckpt_path is {given!r}, but no run in {runs} has a {given}.ckpt; leave it out to train from the beginning, or name "
-            "the file"
+            f"ckpt_path is {given!r}, but no run in {runs} has a {given}.ckpt; "
+            + ("leave it out to train from the beginning, or name the file" if trains else "name the file")
         )
     return max(found, key=_version)
 
@@ -51,6 +53,32 @@ def continuation(checkpoint: Path) -> str:
     return shlex.join(words)
 
 
+def evaluation(checkpoint: Path) -> str:
+    """The command that tests a checkpoint, with the run's own configuration where the carried one would be refused."""
+    folder = run_folder(checkpoint)
+    words = ["python", "-m", "metalearn", "test"]
+    if folder is not None and not is_self_contained(checkpoint):
+        words += ["--config", str(folder / "config.yaml")]
+    return shlex.join([*words, "--ckpt_path", str(checkpoint)])
+
+
+def is_self_contained(checkpoint: Path) -> bool:
+    """Whether a checkpoint's configuration names no classes but ours, so that it is built from the file alone."""
+    try:
+        found = read_checkpoint(checkpoint)
+        carried_config(read_entry(found, checkpoint), count_elements(found), checkpoint)
+    except CheckpointError:
+        return False
+    return True
+
+
+def name_of_run(config: Path) -> str:
+    """What a run of a configuration is called: by the file, or by the run whose ``config.yaml`` it is."""
+    is_run = config.name == "config.yaml" and config.parent.name.startswith("version_") and _number(config.parent) >= 0
+    name = config.parent.parent.name if is_run else config.stem
+    return "".join(each if each.isprintable() else "_" for each in name or config.stem)[:100]
+
+
 def discard(folder: Path) -> None:
     """Remove a run's new folder, and those above it that it leaves empty, unless a checkpoint is in it."""
     if any(folder.rglob("*.ckpt")):
@@ -63,5 +91,9 @@ def discard(folder: Path) -> None:
 
 
 def _version(checkpoint: Path) -> int:
-    number = checkpoint.parent.parent.name.removeprefix("version_")
+    return _number(checkpoint.parent.parent)
+
+
+def _number(folder: Path) -> int:
+    number = folder.name.removeprefix("version_")
     return int(number) if number.isdigit() else -1

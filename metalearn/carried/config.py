@@ -40,7 +40,7 @@ def carried_config(entry: Entry, elements: int, path: str | Path) -> dict[str, A
     """
     if entry.config is None:
         raise CheckpointError(
-            f"checkpoint {path} carries no run configuration (it was made in Python); "
+            f"checkpoint {path} carries no run configuration (it is of a module of your own, or was made in Python); "
             "add --config FILE, or use load_from_checkpoint"
         )
     here = f"checkpoint {path}: its configuration"

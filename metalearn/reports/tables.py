@@ -6,9 +6,11 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from metalearn.checks import writable
 from metalearn.errors import DataError
 
 __all__ = ["read_csv", "write_atomically", "write_csv"]
@@ -39,9 +41,10 @@ def write_atomically(path: Path, content: bytes) -> Path:
         temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there is no such file where its folder is none
+            temporary.unlink()
         raise DataError(
-            f"{path} cannot be written ({error.strerror}); free space there or choose another folder"
+            f"{path} cannot be written ({error.strerror}); {writable(error)}, or choose another folder"
         ) from error
     return path
 

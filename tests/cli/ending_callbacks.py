@@ -43,3 +43,10 @@ class BrokenTest(L.Callback):
 
     def on_test_start(self, trainer: L.Trainer, *rest: Any) -> None:
         raise RuntimeError("broken")
+
+
+class NeedsPackage(L.Callback):
+    """Raises what Lightning raises where an option needs a package that is not there."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        raise ModuleNotFoundError("`shapes` is not installed. HINT: try `pip install shapes`")

@@ -104,6 +104,9 @@ BAD = [
     (["test", "--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt does not exist"),
     (["predict", "--ckpt_path", "nowhere.ckpt", "--support", "x", "--query", "y"], "nowhere.ckpt does not exist"),
     (["predict", "--support", "x"], "required"),
+    (["predict", "--query", "x"], "required: .*--support"),
+    (["predict", "--support", "", "--query", "x"], "it is empty, but it must name a folder; write [.] for the working folder"),
+    (["test", "--ckpt_path", "best"], "without --config nothing says of which run; name the file, or add --config"),
 ]  # fmt: skip
 
 

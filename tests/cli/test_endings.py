@@ -124,6 +124,7 @@ def test_a_failure_after_training_keeps_the_model(capsys: pytest.CaptureFixture[
         (["--ckpt_path", "last"], r"ckpt_path is 'last', but no run in runs/maml_glyphs_5w1s has a last.ckpt"),
         (["--trainer.devices", "999"], r"trainer.devices is 999, but each is a process"),
         (["--trainer.callbacks", "BatchSizeFinder"], r"batch_arg_name tasks_per_batch"),
+        (["--trainer.callbacks", "tests.cli.ending_callbacks.NeedsPackage"], "`shapes` is not installed"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(
@@ -142,6 +143,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
         (["--trainer.overfit_batches", "1"], "2 steps"),
         (["--trainer.barebones", "true"], "2 steps"),
         (["--trainer.limit_test_batches", "0"], "2 steps"),
+        (["--trainer.callbacks", "Timer"], "2 steps"),
         (["--trainer.limit_val_batches", "0"], "2 steps"),
         (["--trainer.accumulate_grad_batches", "2"], "2 steps"),
         (["--trainer.fast_dev_run", "true"], ""),
