@@ -27,7 +27,7 @@ BAD: dict[str, tuple[bytes | str, str]] = {
     "comment": ("# nothing\n", "is empty"),
     "list": ("- a\n- b\n", "holds a list, but it must be a mapping"),
     "scalar": ("hello", "holds a single value, but it must be a mapping"),
-    "no options": ("trainer: [1, 2]\n", r"gives trainer as \[1, 2\], but it must be a mapping of options, such as 'max_steps: 100'"),
+    "no options": ("trainer: [1, 2]\n", r"gives trainer as \[1, 2\], but it must be a mapping"),
     "options of a command": ("fit:\n  trainer: 3\n", "gives trainer as 3, but it must be a mapping of options"),
     "tab": ("model:\n\tclass_path: MAML\n", "line 2: a tab, where only spaces may indent"),
     "twice": ("model: {}\ntrainer: {max_steps: 1, max_steps: 2}\n", "says 'max_steps' in line 2 and again in line 2; keep one"),

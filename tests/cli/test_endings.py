@@ -99,6 +99,7 @@ def test_a_signal_ends_a_run_after_its_step(
 
 
 def test_a_full_disk_is_one_line_that_says_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    fit("--trainer.fast_dev_run", "true")  # packs the images
     with full_disk(10_000), pytest.raises(SystemExit) as stopped:
         fit(steps=3)
     assert stopped.value.code == 2
