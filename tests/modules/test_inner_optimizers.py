@@ -83,7 +83,8 @@ DECAYED: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "nesterov": lambda p: torch.optim.SGD(p, LR, momentum=0.9, nesterov=True, weight_decay=2.0),
     "adam": lambda p: torch.optim.Adam(p, LR, weight_decay=2.0),
     "adamw": lambda p: torch.optim.AdamW(p, LR, weight_decay=2.0),
-    "torch.optim.Adagrad": lambda p: torch.optim.Adagrad(p, LR, weight_decay=2.0),
+    # by way of higher, whose formulas of the other optimisers put eps elsewhere than torch does (1e-8 apart)
+    "torch.optim.SGD": lambda p: torch.optim.SGD(p, LR, weight_decay=2.0),
 }
 
 
