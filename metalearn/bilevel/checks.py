@@ -79,6 +79,8 @@ def calling(name: str, **given: Any) -> Iterator[None]:
         got = ", ".join(f"{key} {_shapes(value)}" for key, value in given.items())
         if "batch" in given and given["batch"] is None:
             remedy = "give data by problem.with_batch(outer=..., inner=...) or stream=..., if it needs a batch"
+        elif "_scaled_dot_product" in said and "derivative" in said:
+            remedy = "call it within torch.nn.attention.sdpa_kernel(SDPBackend.MATH), whose attention has one"
         else:
             remedy = "check its arguments, their shapes and dtypes, and its operations"
         raise BilevelError(

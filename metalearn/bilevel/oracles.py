@@ -262,9 +262,10 @@ class Linearization:
         """Whether ``grad_y g`` depends on ``x``."""
         if not self.gradient.requires_grad:
             return False
-        (found,) = torch.autograd.grad(
-            self.gradient, self.x, torch.zeros_like(self.gradient), retain_graph=True, allow_unused=True
-        )
+        with calling("the second derivative of inner_loss", x=self.x, y=self.y):
+            (found,) = torch.autograd.grad(
+                self.gradient, self.x, torch.zeros_like(self.gradient), retain_graph=True, allow_unused=True
+            )
         return found is not None
 
     def _products(self, v: Tensor, by: list[Tensor]) -> list[Tensor]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ATTENTION", "attend", "twice_differentiable"]
+__all__ = ["ATTENTION", "attend", "needs_plain_products", "twice_differentiable"]
 
 ATTENTION: frozenset[Callable[..., Any]] = frozenset((F.scaled_dot_product_attention, F.multi_head_attention_forward))
 """Functions of torch that may call a fused kernel."""
@@ -29,13 +29,18 @@ def twice_differentiable(enabled: bool) -> Iterator[None]:
         _twice.reset(token)
 
 
+def needs_plain_products() -> bool:
+    """Whether a second derivative or a batching rule is needed, which fused kernels have not."""
+    mapped = torch._C._functorch.maybe_current_level() is not None
+    return mapped or (_twice.get() and torch.is_grad_enabled())
+
+
 def attend(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What an attention function of torch gives, by plain products where a second derivative or a batching rule is needed.
 
     ``torch.nn.attention.sdpa_kernel`` would be the process's, not the thread's.
     """
-    mapped = torch._C._functorch.maybe_current_level() is not None
-    if not mapped and not (_twice.get() and torch.is_grad_enabled()):
+    if not needs_plain_products():
         return func(*args, **kwargs)
     if func is F.scaled_dot_product_attention:
         return _multiply(*args, **kwargs)

@@ -23,6 +23,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from metalearn.errors import ConfigError
 from metalearn.inner.attention import ATTENTION, attend
 from metalearn.inner.kernels import Geometry, OwnOperators, first_block, has_short_patches, is_own, normalise
+from metalearn.inner.weight_norm import normalise_weight
 
 __all__ = [
     "NormOperators",
@@ -261,7 +262,7 @@ class NormOperators(OwnOperators):
         checkpoints: whether there is activation checkpointing.
     """
 
-    answered = OwnOperators.answered | ATTENTION | {F.batch_norm, torch.batch_norm}
+    answered = OwnOperators.answered | ATTENTION | {F.batch_norm, torch.batch_norm, torch._weight_norm}
 
     def __init__(
         self, policy: NormPolicy, evaluating: bool = False, frozen: bool = False, checkpoints: bool = False
@@ -296,6 +297,8 @@ class NormOperators(OwnOperators):
                 return self._normalise(call)
         if func in ATTENTION:
             return attend(func, args, kwargs)
+        if func is torch._weight_norm:
+            return normalise_weight(*args, **kwargs)
         return super().answer(func, args, kwargs)
 
     def _normalise(self, call: _Call) -> Tensor:

@@ -26,6 +26,7 @@ from metalearn.inner.learner import Learner, PlainLearner
 from metalearn.inner.losses import double_loss
 from metalearn.inner.norm import keeping_everything, transductive
 from metalearn.inner.structure import Mode, names_of
+from metalearn.inner.weight_norm import normalise_weight
 from metalearn.inner.workers import Plan
 
 __all__ = ["TOLERANCE", "Probe", "Way"]
@@ -330,6 +331,8 @@ class _Undrawn(TorchFunctionMode):
             self.calls.append(bool(args[5] if len(args) > 5 else kwargs.get("training", False)))
             if self.answers:
                 args, kwargs = _put(args, kwargs, 5, "training", True)
+        if func is torch._weight_norm:
+            return normalise_weight(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             self.attends = True
             args, kwargs = _put(args, kwargs, 4, "dropout_p", 0.0)
