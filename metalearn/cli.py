@@ -234,6 +234,10 @@ class MetaCLI(LightningCLI):
     def _run_saying_what_is_full(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
+        except ValueError as error:  # how many batches an epoch has, on how many processes, is known no earlier
+            if isinstance(error, MetalearnError) or "`val_check_interval`" not in str(error):
+                raise
+            raise ConfigError(one_line(str(error))) from error
         except OSError as error:
             if error.errno not in UNWRITABLE:
                 raise

@@ -123,6 +123,10 @@ def test_a_failure_after_training_keeps_the_model(capsys: pytest.CaptureFixture[
     ("args", "told"),
     [
         (["--ckpt_path", "last"], r"ckpt_path is 'last', but no run in runs/maml_glyphs_5w1s has a last.ckpt"),
+        (
+            ["--trainer.val_check_interval", "5"],
+            "`val_check_interval` (5) must be less than or equal to the number of the training",
+        ),
         (["--trainer.devices", "999"], r"trainer.devices is 999, but each is a process"),
         (["--trainer.callbacks", "BatchSizeFinder"], r"batch_arg_name tasks_per_batch"),
         (["--trainer.callbacks", "tests.cli.ending_callbacks.NeedsPackage"], "`shapes` is not installed"),
