@@ -256,7 +256,7 @@ class Probe:
 
     def _explain(self, error: Exception) -> None:
         """Raise in one line if the reason is an operator that cannot be differentiated twice."""
-        found = re.search(r"derivative for aten::(\w+) is not implemented", str(error))
+        found = re.search(r"derivative for (?:aten::|')_?(\w+?)'? is not implemented", str(error))
         if found is None or self._schedule.order != 2:
             return
         operator = found.group(1).removesuffix("_backward")

@@ -94,7 +94,9 @@ class TaskReader(L.LightningModule):
     def _read(self, role: str, part: Batch) -> Reading:
         """What a batch is; tried once for each kind of shapes and types."""
         x, y = part
-        weights = tuple(value.shape for value in self.backbone.parameters())  # a layer may have been replaced
+        weights = tuple(
+            (value.shape, value.dtype) for value in self.backbone.parameters()
+        )  # may have been replaced, or cast
         key = (x.shape[2:], y.shape[2:], x.dtype, y.dtype, x.device, min(x.shape[1], 2), weights)
         if key not in self._readings:
             given = self._learner.as_given()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from metalearn import MAML
+from metalearn import MAML, Batch
 from metalearn.modules import precision
 from tests.modules.test_evaluation import NoiseTasks, trainer
 from tests.networks import TinyConv
@@ -64,3 +65,14 @@ def test_one_line_says_that_bf16_is_slow_here(
     said = [record.message for record in caplog.records if "bf16 arithmetic" in record.message]
     assert len(said) == lines
     assert all("use precision=32-true" in line and "\n" not in line for line in said)
+
+
+def test_a_module_that_was_cast_after_it_has_adapted_takes_the_same_inputs() -> None:
+    torch.manual_seed(0)
+    module = MAML(nn.Linear(8, 3), inner_steps=1, inner_lr=0.1)
+    support = Batch(torch.randn(6, 8), torch.arange(3).repeat(2))
+    before = module.adapt(support)(support.x)
+    module.double()
+    found = module.adapt(support)(support.x)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.float(), before, rtol=1e-5, atol=1e-6)
