@@ -6,7 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from metalearn.bilevel import AID, CG, BilevelProblem, Constants, hypergradient, smoothness_of_phi
+from metalearn.bilevel import (
+    AID,
+    CG,
+    ITD,
+    BilevelProblem,
+    Constants,
+    GradientDescent,
+    StocBiONeumann,
+    aid_bio,
+    hypergradient,
+    itd_bio,
+    smoothness_of_phi,
+    stoc_bio,
+)
 from tests.bilevel.problems import DOUBLE
 
 
@@ -51,3 +64,21 @@ def test_the_bound_scales_with_f(factor: float) -> None:
 
     assert of(factor) == pytest.approx(factor * of(1.0), rel=1e-9)
     assert of(1.0) == pytest.approx(0.3 / 0.5 + (0.2 + 0.3) / 0.25 + 0.2 / 0.125)
+
+
+def test_the_rules_of_bio_at_a_condition_number_of_4() -> None:
+    """By hand: ``1 - mu/L = 3/4``, 9 steps of which make a tenth and 25 a thousandth; CG's 1/3, 3 of which a 20th."""
+    constants = Constants(mu=1.0, L=4.0, L_phi=2.0)
+    aid, itd, stoc = aid_bio(constants), itd_bio(constants), stoc_bio(constants, batch=8)
+    assert [each.step_size for each in (aid, itd, stoc)] == [0.125] * 3
+    assert isinstance(aid.estimator, AID)
+    assert isinstance(itd.estimator, ITD)
+    assert isinstance(stoc.estimator, StocBiONeumann)
+    assert aid.estimator.inner == GradientDescent(step_size=0.25, steps=9)
+    assert aid.estimator.solver == CG(iterations=3)
+    assert itd.estimator.inner == GradientDescent(step_size=0.25, steps=25)
+    assert stoc.estimator.inner == GradientDescent(step_size=0.4, steps=5)
+    assert (stoc.estimator.eta, stoc.estimator.Q, stoc.estimator.batch) == (0.25, 8, 8)
+    other = stoc_bio(constants, batch=8, eta=0.125, step_size=0.5)
+    assert isinstance(other.estimator, StocBiONeumann)
+    assert (other.estimator.eta, other.estimator.Q, other.step_size) == (0.125, 17, 0.5)
