@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 from torch.utils._pytree import tree_flatten
 
 from metalearn.errors import BilevelError, ConfigError, MetalearnError
 
-__all__ = ["calling", "check_kind", "check_number", "check_whole", "shown"]
+__all__ = ["calling", "check_kind", "check_number", "check_second_derivative", "check_whole", "shown"]
 
 RAISED = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError)
 """What a function raises that gets something else than it expects."""
@@ -53,6 +54,28 @@ def check_whole(what: str, value: Any, least: int | None, remedy: str) -> None:
         raise ConfigError(f"{_said(what, value)}, but it must be a whole number{above}; {remedy}")
     if least is not None and value < least:
         raise ConfigError(f"{_said(what, value)}, but it must be at least {least}; {remedy}")
+
+
+def check_second_derivative(end: Node) -> None:
+    """Raise if a graph holds torch's fused weight normalisation, whose second derivative differs from difference quotients.
+
+    Args:
+        end: the last node of the graph.
+
+    Raises:
+        BilevelError: it does.
+    """
+    left, seen = [end], {end}
+    while left:
+        node = left.pop()
+        if node.name().startswith("WeightNormInterfaceBackward"):
+            raise BilevelError(
+                "inner_loss uses weight_norm, but torch's second derivative of its fused kernel is wrong; compute the weight as "
+                "v * (g / torch.linalg.vector_norm(v, dim=..., keepdim=True)) in inner_loss"
+            )
+        following = {each for each, _ in node.next_functions if each is not None} - seen
+        seen |= following
+        left += following
 
 
 def _article(name: str) -> str:

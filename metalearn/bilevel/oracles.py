@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
-from metalearn.bilevel.checks import calling, check_kind
+from metalearn.bilevel.checks import calling, check_kind, check_second_derivative
 from metalearn.bilevel.problem import BilevelProblem, Constants
 from metalearn.bilevel.streams import Draw, Term
 from metalearn.bilevel.trees import Layout, Tree, all_finite
@@ -94,6 +94,7 @@ class Oracles:
         self.counts = counts if counts is not None else OracleCounts()
         self.each = problem.batched or 1
         self.draws = 1
+        self._examined = False
 
     @property
     def averages(self) -> int:
@@ -136,9 +137,17 @@ class Oracles:
         found.draws = self.draws
         return found
 
-    def inner_losses(self, x: Tensor, y: Tensor, data: Tree) -> Tensor:
-        """``g``, ``[]`` or ``[B]``; differentiable, and not counted."""
-        return self._losses(self.problem.inner_loss, "inner_loss", x, y, data)
+    def inner_losses(self, x: Tensor, y: Tensor, data: Tree, twice: bool = False) -> Tensor:
+        """``g``, ``[]`` or ``[B]``, not counted; differentiable, also ``twice``, which is examined once.
+
+        Raises:
+            BilevelError: torch's second derivative of an operator in ``g`` is wrong.
+        """
+        losses = self._losses(self.problem.inner_loss, "inner_loss", x, y, data)
+        if twice and not self._examined and losses.grad_fn is not None:
+            check_second_derivative(losses.grad_fn)
+            self._examined = True
+        return losses
 
     def inner_gradient(self, x: Tensor, y: Tensor, sample: Sample) -> Tensor:
         """``grad_y g``, without a graph."""
@@ -177,7 +186,7 @@ class Oracles:
         return Linearization(self, x, y, sample)
 
     def _inner_gradient(self, x: Tensor, y: Tensor, data: Tree, create_graph: bool) -> Tensor:
-        losses = self.inner_losses(x, y, data)
+        losses = self.inner_losses(x, y, data, twice=create_graph)
         if losses.requires_grad:
             with calling("the derivative of inner_loss", x=x, y=y, batch=data):
                 (found,) = torch.autograd.grad(total(losses), y, create_graph=create_graph, allow_unused=True)

@@ -102,7 +102,7 @@ class ITD(Estimator):
                 oracles.count("hvp", sample)
 
             def objective(adapted: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-                losses = oracles.inner_losses(others[0], adapted[0], sample.data)
+                losses = oracles.inner_losses(others[0], adapted[0], sample.data, twice=True)
                 if adapted[0].requires_grad and not losses.requires_grad:
                     raise independent_of_y()
                 return total(losses)
