@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from metalearn.errors import CheckpointError
 
-__all__ = ["read_checkpoint", "read_file"]
+__all__ = ["is_extra_state", "read_checkpoint", "read_file"]
 
 MOST_PICKLE = 1 << 24
 """Bytes of the pickle that describes the tensors; a thousand tensors take some 200 KB."""
@@ -30,6 +30,11 @@ SECTIONS: dict[str, type | tuple[type, ...]] = {
     "state_dict": dict, "hyper_parameters": dict, "loops": dict, "callbacks": dict, "optimizer_states": list,
     "lr_schedulers": list, "epoch": int, "global_step": int,
 }  # fmt: skip
+
+
+def is_extra_state(name: str) -> bool:
+    """Whether a state-dict key holds what a layer's own ``get_extra_state`` gives: any plain type."""
+    return name.rpartition(".")[2] == "_extra_state"
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -175,7 +180,7 @@ def _check_sections(found: Any, path: str | Path) -> None:
         if not 0 <= found.get(name, 0) < 1 << 62:
             raise _damaged(path, f"its {name} is {str(found[name])[:40]}")
     for name, value in found["state_dict"].items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
+        if not isinstance(name, str) or not (isinstance(value, Tensor) or is_extra_state(name)):
             raise _damaged(path, f"its state_dict has {str(name)[:80]!r} of the type {type(value).__name__}")
     if any(not isinstance(name, str) for name in found):
         raise _damaged(path, "one of its names is no text")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn.carried import KEY, build_network, read_checkpoint
+from metalearn.carried.files import is_extra_state
 from metalearn.errors import CheckpointError
 from metalearn.inner import StepStatistics
 
@@ -59,6 +60,7 @@ def check_state(module: nn.Module, state: dict[str, Any]) -> None:
         CheckpointError: a tensor is missing, left over, of another shape or kind of number, or not finite.
     """
     own = module.state_dict()
+    own, state = ({name: value for name, value in each.items() if not is_extra_state(name)} for each in (own, state))
     for name in sorted(own.keys() | state.keys(), key=str):
         here = list(own[name].shape) if name in own else "absent"
         there = list(state[name].shape) if isinstance(state.get(name), Tensor) else "absent"

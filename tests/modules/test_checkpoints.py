@@ -188,3 +188,30 @@ def test_state_dicts_are_those_of_the_stock_network() -> None:
     MAML(net)
     assert net.state_dict().keys() == stock.state_dict().keys()
     stock.load_state_dict(net.state_dict())
+
+
+class Noting(nn.Module):
+    """Keeps plain values in its state dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.notes = nn.Linear(3, 3), {"seen": [0]}
+
+    def get_extra_state(self) -> dict[str, list[int]]:
+        return self.notes
+
+    def set_extra_state(self, state: dict[str, list[int]]) -> None:
+        self.notes = state
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x)
+
+
+def test_a_layer_may_keep_plain_values_in_its_state(tmp_path: Path) -> None:
+    module = MAML(Noting(), inner_steps=1)
+    module.backbone.notes = {"seen": [3, 4]}
+    run = trainer(tmp_path)
+    run.strategy.connect(module)
+    run.save_checkpoint(tmp_path / "notes.ckpt")
+    again = MAML.load_from_checkpoint(tmp_path / "notes.ckpt", backbone=Noting())
+    assert again.backbone.notes == {"seen": [3, 4]}
