@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from metalearn.allocator import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_buffers
+from metalearn.cli.allocator import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_buffers
 
 __all__ = ["Allocator", "peak_above", "peak_of_step", "tensor_peak"]
 

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Sampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from metalearn.allocator import keep_buffers
+from metalearn.cli.allocator import keep_buffers
 from metalearn.datamodules import ImageEpisodes, MiniImageNetDataModule, OmniglotDataModule
 
 WAYS, IMAGES = 5, 16

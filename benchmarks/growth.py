@@ -38,7 +38,7 @@ def point(axis: str, value: int, mode: str, device: str, rounds: int, threads: i
     """Milliseconds a meta-batch (median), and MiB that it adds to the peak of the process."""
     import warnings
 
-    from metalearn.allocator import keep_buffers
+    from metalearn.cli.allocator import keep_buffers
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(threads)

@@ -21,7 +21,7 @@ from machine import describe
 from torch import Tensor, nn
 
 from metalearn import Conv4, Episode, datamodules
-from metalearn.command import config_path
+from metalearn.cli.arguments import config_path
 from metalearn.metrics import interval
 
 Loss = nn.functional.cross_entropy

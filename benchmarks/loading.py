@@ -23,8 +23,8 @@ from lightning.fabric.utilities import move_data_to_device
 from machine import describe
 
 from metalearn import ANIL, MAML, Conv4, datamodules
-from metalearn.allocator import keep_buffers
-from metalearn.command import config_path
+from metalearn.cli.allocator import keep_buffers
+from metalearn.cli.arguments import config_path
 
 CONFIGS = ["maml_omniglot_5w1s", "anil_omniglot_5w1s", "maml_miniimagenet_5w1s", "anil_miniimagenet_5w1s"]
 

@@ -10,8 +10,8 @@ import argparse
 import torch
 
 from metalearn.datamodules import GlyphsDataModule
+from metalearn.image_classifier import load_module
 from metalearn.metrics import interval
-from metalearn.own_images import load_module
 
 
 def main() -> None:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metalearn.datamodules.checks import Count, check_at_least
-from metalearn.datamodules.forms import Form, find_classes, list_folder, list_split_folders, say_once
-from metalearn.datamodules.images import ImageSpec
-from metalearn.datamodules.listed import ListedClass, ListedImages
-from metalearn.datamodules.options import EpisodeOptions
-from metalearn.datamodules.places import Place
+from metalearn.datamodules.episodes.listed import ListedClass, ListedImages
+from metalearn.datamodules.episodes.options import EpisodeOptions
+from metalearn.datamodules.sources.forms import Form, find_classes, list_folder, list_split_folders, say_once
+from metalearn.datamodules.sources.images import ImageSpec
+from metalearn.datamodules.sources.places import Place
 
 __all__ = ["CUB200DataModule"]
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from metalearn.datamodules.checks import Count, check_at_least
-from metalearn.datamodules.forms import IMAGES, check_classes
-from metalearn.datamodules.images import ImageSpec, read_image
-from metalearn.datamodules.listed import Entry, ListedClass, ListedImages
-from metalearn.datamodules.options import EpisodeOptions
-from metalearn.datamodules.randomness import SPLITS
-from metalearn.datamodules.splits import ClassSplit, assign_splits, left_empty
-from metalearn.datamodules.store import stamp
-from metalearn.datamodules.tables import read_label_table
+from metalearn.datamodules.episodes.listed import Entry, ListedClass, ListedImages
+from metalearn.datamodules.episodes.options import EpisodeOptions
+from metalearn.datamodules.episodes.randomness import SPLITS
+from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, left_empty
+from metalearn.datamodules.sources.forms import IMAGES, check_classes
+from metalearn.datamodules.sources.images import ImageSpec, read_image
+from metalearn.datamodules.sources.tables import read_label_table
+from metalearn.datamodules.store.store import stamp
 from metalearn.errors import ConfigError, DataError
 
 __all__ = ["ImageFolderEpisodes", "file_entry", "list_images", "read_queries", "read_support"]

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metalearn.datamodules.base import EpisodicDataModule
-from metalearn.datamodules.randomness import draw_words
+from metalearn.datamodules.episodes.base import EpisodicDataModule
+from metalearn.datamodules.episodes.randomness import draw_words
 from metalearn.episode import Batch, Episode
 from metalearn.errors import DataError
 

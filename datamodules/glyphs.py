@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from metalearn.datamodules.checks import Count, check_at_least
-from metalearn.datamodules.image_episodes import ImageEpisodes
-from metalearn.datamodules.images import ImageSpec
-from metalearn.datamodules.options import EpisodeOptions
-from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack
+from metalearn.datamodules.episodes.image_episodes import ImageEpisodes
+from metalearn.datamodules.episodes.options import EpisodeOptions
+from metalearn.datamodules.sources.images import ImageSpec
+from metalearn.datamodules.store.store import Contents, ImageStore, Packer, fingerprint, open_or_pack
 from metalearn.errors import ConfigError
 
 __all__ = ["FACES", "SCRIPTS", "GlyphsDataModule", "Letters", "draw_letters"]

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from metalearn.datamodules.caches import list_caches
 from metalearn.datamodules.checks import Count, check_at_least
-from metalearn.datamodules.forms import Form, find_classes, list_split_folders, list_tables
-from metalearn.datamodules.images import ImageSpec
-from metalearn.datamodules.listed import ListedClass, ListedImages
-from metalearn.datamodules.options import EpisodeOptions
-from metalearn.datamodules.published import MINI_IMAGENET, compare_splits
+from metalearn.datamodules.episodes.listed import ListedClass, ListedImages
+from metalearn.datamodules.episodes.options import EpisodeOptions
+from metalearn.datamodules.sources.caches import list_caches
+from metalearn.datamodules.sources.forms import Form, find_classes, list_split_folders, list_tables
+from metalearn.datamodules.sources.images import ImageSpec
+from metalearn.datamodules.sources.published import MINI_IMAGENET, compare_splits
 
 __all__ = ["MiniImageNetDataModule"]
 

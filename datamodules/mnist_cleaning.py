@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from metalearn.checks import check_seed
-from metalearn.datamodules.bilevel_data import BilevelDataModule, Examples
 from metalearn.datamodules.checks import check_at_least
-from metalearn.datamodules.mnist_idx import read_mnist
+from metalearn.datamodules.levels.base import BilevelDataModule, Examples
+from metalearn.datamodules.sources.mnist_idx import read_mnist
 from metalearn.errors import ConfigError, DataError
 
 __all__ = ["MNISTCleaningDataModule", "corrupt"]

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from metalearn.checks import check_seed
-from metalearn.datamodules.archives import check_name, unsafe
-from metalearn.datamodules.bilevel_data import BilevelDataModule, Examples
 from metalearn.datamodules.checks import check_at_least
+from metalearn.datamodules.levels.base import BilevelDataModule, Examples
+from metalearn.datamodules.sources.archives import check_name, unsafe
 from metalearn.errors import ConfigError, DataError
 
 __all__ = ["NewsgroupsDataModule", "Posts", "read_posts"]

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from metalearn.datamodules.alphabets import whole_set
-from metalearn.datamodules.archives import open_archive
 from metalearn.datamodules.checks import Count, check_at_least
-from metalearn.datamodules.image_episodes import ImageEpisodes
-from metalearn.datamodules.images import ImageSpec, Opener, open_later, read_entry
-from metalearn.datamodules.options import EpisodeOptions
-from metalearn.datamodules.packing import read_classes
-from metalearn.datamodules.splits import split_by_hash
-from metalearn.datamodules.store import Contents, ImageStore, Packer, fingerprint, open_or_pack, stamp
+from metalearn.datamodules.episodes.image_episodes import ImageEpisodes
+from metalearn.datamodules.episodes.options import EpisodeOptions
+from metalearn.datamodules.episodes.splits import split_by_hash
+from metalearn.datamodules.sources.alphabets import whole_set
+from metalearn.datamodules.sources.archives import open_archive
+from metalearn.datamodules.sources.images import ImageSpec, Opener, open_later, read_entry
+from metalearn.datamodules.store.packing import read_classes
+from metalearn.datamodules.store.store import Contents, ImageStore, Packer, fingerprint, open_or_pack, stamp
 from metalearn.errors import ConfigError, DataError
 
 __all__ = ["OmniglotDataModule"]

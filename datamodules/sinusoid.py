@@ -7,9 +7,9 @@ import math
 import numpy as np
 import torch
 
-from metalearn.datamodules.base import EpisodicDataModule
 from metalearn.datamodules.checks import check_at_least
-from metalearn.datamodules.randomness import draw_uniform
+from metalearn.datamodules.episodes.base import EpisodicDataModule
+from metalearn.datamodules.episodes.randomness import draw_uniform
 from metalearn.episode import Batch, Episode
 
 __all__ = ["SinusoidDataModule"]

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from metalearn.datamodules.archives import Member
-from metalearn.datamodules.caches import array_entries, as_labels, load_dict, to_text
 from metalearn.datamodules.checks import Count, check_at_least
-from metalearn.datamodules.forms import Form, find_classes, list_split_folders, say_once
-from metalearn.datamodules.images import ImageSpec
-from metalearn.datamodules.listed import Entry, ListedClass, ListedImages
-from metalearn.datamodules.numpy_files import load_npz
-from metalearn.datamodules.options import EpisodeOptions
-from metalearn.datamodules.pickles import load_arrays
-from metalearn.datamodules.pixels import EncodedImages, PixelArray
-from metalearn.datamodules.places import Place
-from metalearn.datamodules.randomness import SPLITS
+from metalearn.datamodules.episodes.listed import Entry, ListedClass, ListedImages
+from metalearn.datamodules.episodes.options import EpisodeOptions
+from metalearn.datamodules.episodes.randomness import SPLITS
+from metalearn.datamodules.sources.archives import Member
+from metalearn.datamodules.sources.caches import array_entries, as_labels, load_dict, to_text
+from metalearn.datamodules.sources.forms import Form, find_classes, list_split_folders, say_once
+from metalearn.datamodules.sources.images import ImageSpec
+from metalearn.datamodules.sources.numpy_files import load_npz
+from metalearn.datamodules.sources.pickles import load_arrays
+from metalearn.datamodules.sources.pixels import EncodedImages, PixelArray
+from metalearn.datamodules.sources.places import Place
 from metalearn.errors import DataError
 
 __all__ = ["TieredImageNetDataModule"]

@@ -1,6 +1,6 @@
 """Gradient-based meta-learning and bilevel optimisation on PyTorch Lightning."""
 
-from metalearn.interrupts import quiet_import
+from metalearn.cli.interrupts import quiet_import
 
 quiet_import()  # before the imports that take long
 

@@ -20,7 +20,6 @@ from metalearn.bilevel.algorithms import (
     stoc_bio,
 )
 from metalearn.bilevel.certificates import Certificate, error_bound
-from metalearn.bilevel.cleaning import Drawn, cleaning_constants, cleaning_problem, detection_auroc, linear_logits
 from metalearn.bilevel.estimators import (
     AID,
     ITD,
@@ -34,15 +33,22 @@ from metalearn.bilevel.estimators import (
 )
 from metalearn.bilevel.hypergradients import Diagnostics, Hypergradient, certify, hypergradient
 from metalearn.bilevel.implicit import solve_inner
-from metalearn.bilevel.indefinite import CGOrMinRes, MinRes, NormalCG
-from metalearn.bilevel.instances import Quadratic, WorstCase, quadratic, simple_worst_case, worst_case
-from metalearn.bilevel.linear import CG, FixedPoint, HeavyBallLinear, LinearSolver, Neumann
 from metalearn.bilevel.oracles import OracleCounts, Oracles
 from metalearn.bilevel.problem import BilevelProblem, Constants, parameters_as_inner
-from metalearn.bilevel.prox import L1, Box, GroupL1, Prox
-from metalearn.bilevel.regularization import SparseRows, regularization_constants, regularization_problem
-from metalearn.bilevel.solvers import GradientDescent, HeavyBall, InnerSolver, Nesterov
-from metalearn.bilevel.step_sizes import heavy_ball, nesterov, smoothness_of_phi
+from metalearn.bilevel.problems.cleaning import (
+    Drawn,
+    cleaning_constants,
+    cleaning_problem,
+    detection_auroc,
+    linear_logits,
+)
+from metalearn.bilevel.problems.quadratics import Quadratic, WorstCase, quadratic, simple_worst_case, worst_case
+from metalearn.bilevel.problems.regularization import SparseRows, regularization_constants, regularization_problem
+from metalearn.bilevel.solvers.indefinite import CGOrMinRes, MinRes, NormalCG
+from metalearn.bilevel.solvers.inner import GradientDescent, HeavyBall, InnerSolver, Nesterov
+from metalearn.bilevel.solvers.linear import CG, FixedPoint, HeavyBallLinear, LinearSolver, Neumann
+from metalearn.bilevel.solvers.prox import L1, Box, GroupL1, Prox
+from metalearn.bilevel.solvers.step_sizes import heavy_ball, nesterov, smoothness_of_phi
 from metalearn.bilevel.streams import Draw, Fixed, Sampled, Stream
 
 __all__ = [

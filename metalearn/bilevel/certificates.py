@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn.bilevel.linear import CG
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import Constants
+from metalearn.bilevel.solvers.linear import CG
 from metalearn.bilevel.streams import Fixed
 from metalearn.bilevel.trees import norm
 from metalearn.errors import ConfigError

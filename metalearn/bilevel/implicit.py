@@ -14,11 +14,11 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from metalearn.bilevel.checks import check_kind
 from metalearn.bilevel.estimators.base import inner_gradient
 from metalearn.bilevel.hypergradients import check_problem
-from metalearn.bilevel.indefinite import CGOrMinRes, tell_of_curvature
-from metalearn.bilevel.linear import LinearSolver, bent
 from metalearn.bilevel.oracles import Linearization, OracleCounts, Oracles, Sample, finite
 from metalearn.bilevel.problem import BilevelProblem
-from metalearn.bilevel.solvers import InnerSolver
+from metalearn.bilevel.solvers.indefinite import CGOrMinRes, tell_of_curvature
+from metalearn.bilevel.solvers.inner import InnerSolver
+from metalearn.bilevel.solvers.linear import LinearSolver, bent
 from metalearn.bilevel.streams import Fixed
 from metalearn.bilevel.trees import Layout, Tree
 from metalearn.errors import BilevelError, ConfigError

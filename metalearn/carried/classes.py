@@ -28,8 +28,8 @@ def _homes(package: str, **names: str) -> dict[str, tuple[str, ...]]:
 
 
 MODULES: Homes = _homes(
-    "metalearn.modules", ANIL="anil", BilevelFewShot="few_shot", HyperCleaning="hyper_cleaning", IMAML="imaml", MAML="maml",
-    Pooled="pooled", RegularizationTuning="regularization_tuning",
+    "metalearn.modules", ANIL="anil", BilevelFewShot="bilevel_few_shot", HyperCleaning="hyper_cleaning", IMAML="imaml",
+    MAML="maml", Pooled="pooled", RegularizationTuning="regularization_tuning",
 )  # fmt: skip
 DATA_MODULES: Homes = _homes(
     "metalearn.datamodules", ArrayEpisodes="arrays", CIFARFSDataModule="cifar", CUB200DataModule="cub",
@@ -66,12 +66,17 @@ LOSSES: Homes = _homes(
 RULES: Homes = _homes("metalearn.inner", SGD="rules", Momentum="rules", Adam="rules", AdamW="rules")
 
 
+FORMER = {"metalearn.modules.few_shot": "metalearn.modules.bilevel_few_shot"}
+"""Where classes stood in earlier versions, whose checkpoints name them so."""
+
+
 def find_class(spelled: str, homes: Homes) -> type[Any] | None:
     """The class of a closed list that a name means, by whichever of its public paths, or ``None``.
 
     Only modules of the list are imported, never what the name says.
     """
     package, _, name = spelled.rpartition(".")
+    package = FORMER.get(package, package)
     for home in homes.get(name, ()):
         if not package or home == package or home.startswith(package + "."):
             found: type[Any] = getattr(importlib.import_module(home), name)

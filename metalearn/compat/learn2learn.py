@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from metalearn.datamodules import EpisodicDataModule
 from metalearn.datamodules.checks import check_at_least
-from metalearn.datamodules.loader import EpisodeLoader
-from metalearn.datamodules.randomness import draw_words
+from metalearn.datamodules.episodes.loader import EpisodeLoader
+from metalearn.datamodules.episodes.randomness import draw_words
 from metalearn.episode import Batch, Episode
 from metalearn.errors import ConfigError, DataError
 from metalearn.inner import NormPolicy
 from metalearn.modules import MAML
-from metalearn.modules.base import LossFunction
+from metalearn.modules.episodic.base import LossFunction
 
 if TYPE_CHECKING:
     from learn2learn.algorithms import MAML as Learn2LearnMAML

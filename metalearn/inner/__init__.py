@@ -2,16 +2,16 @@
 
 from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.adapted import AdaptedModel
-from metalearn.inner.execution import MetaLoss, Schedule, evaluate, meta_loss
-from metalearn.inner.gradients import MEMORY_MODES, MemoryMode
+from metalearn.inner.execution.meta_loss import MetaLoss, Schedule, evaluate, meta_loss
+from metalearn.inner.execution.probe import Probe, Way
+from metalearn.inner.execution.threads import Plan
 from metalearn.inner.head import FeatureLearner, HeadLearner
 from metalearn.inner.kernels import own_kernels
 from metalearn.inner.learner import Learner, evaluating
 from metalearn.inner.losses import Loss, ModuleLoss
-from metalearn.inner.norm import NormPolicy, StepStatistics, TaskBatchNorm, TaskNorm, recording, statistics
-from metalearn.inner.probe import Probe, Way
+from metalearn.inner.memory import MEMORY_MODES, MemoryMode
+from metalearn.inner.norm.task_norm import NormPolicy, StepStatistics, TaskBatchNorm, TaskNorm, recording, statistics
 from metalearn.inner.rules import RULES, SGD, Adam, AdamW, Momentum, UpdateRule, get_rule
-from metalearn.inner.workers import Plan
 
 __all__ = [
     "MEMORY_MODES",

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from metalearn.errors import ConfigError, MetalearnError, ShapeError
-from metalearn.inner.copying import deepcopy_state
 from metalearn.inner.kernels import own_kernels
 from metalearn.inner.learner import Learner
+from metalearn.inner.network.copying import deepcopy_state
 from metalearn.inner.rules import Params
 
 __all__ = ["AdaptedModel"]

@@ -11,9 +11,9 @@ from metalearn.errors import ConfigError
 from metalearn.inner.head_calls import find_coupling, watching
 from metalearn.inner.kernels import own_kernels
 from metalearn.inner.learner import Learner
-from metalearn.inner.norm import TaskNorm, statistics
+from metalearn.inner.network.structure import Mode
+from metalearn.inner.norm.task_norm import TaskNorm, statistics
 from metalearn.inner.rules import Params
-from metalearn.inner.structure import Mode
 
 __all__ = ["FeatureLearner", "HeadLearner"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metalearn.inner.gradients import random_state, same_random
-from metalearn.inner.norm import recording
+from metalearn.inner.memory import random_state, same_random
+from metalearn.inner.norm.task_norm import recording
 from metalearn.inner.rules import Params
 
 __all__ = ["HeadCalls", "find_coupling", "watching"]

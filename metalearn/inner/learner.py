@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metalearn.errors import ShapeError
-from metalearn.inner.norm import NormOperators, NormPolicy, TaskNorm, statistics
+from metalearn.inner.network.structure import Mode, Structure
+from metalearn.inner.norm.task_norm import NormOperators, NormPolicy, TaskNorm, statistics
 from metalearn.inner.rules import Params
-from metalearn.inner.structure import Mode, Structure
 
 __all__ = ["Learner", "PlainLearner", "evaluating"]
 

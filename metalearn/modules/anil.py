@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from metalearn.errors import ConfigError
 from metalearn.inner import Adaptation, HeadLearner, Learner, NormPolicy, TaskNorm, UpdateRule
+from metalearn.inner.execution.choice import ExecutionName
 from metalearn.inner.ridge import RidgeAdaptation
 from metalearn.modules.arguments import check_choice, check_positive
-from metalearn.modules.base import InnerLR, LossFunction, MemoryMode, MetaModule, Scheduler
-from metalearn.modules.execution import ExecutionName
-from metalearn.modules.scores import Metrics
+from metalearn.modules.episodic.base import InnerLR, LossFunction, MemoryMode, MetaModule, Scheduler
+from metalearn.modules.episodic.scores import Metrics
 
 __all__ = ["ANIL"]
 

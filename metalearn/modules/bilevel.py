@@ -24,11 +24,11 @@ from metalearn.carried import read_entry
 from metalearn.carried.classes import short
 from metalearn.errors import CheckpointError, ConfigError, ShapeError
 from metalearn.modules.arguments import check_steps
-from metalearn.modules.bilevel_state import average_state, move_state, pack_state, unpack_state
-from metalearn.modules.checkpoint import KEY, check_state
-from metalearn.modules.loading import load_module
-from metalearn.modules.precision import say_if_slow
-from metalearn.modules.resuming import check_progress
+from metalearn.modules.problem_based.state import average_state, move_state, pack_state, unpack_state
+from metalearn.modules.training.checkpoint import KEY, check_state
+from metalearn.modules.training.loading import load_module
+from metalearn.modules.training.precision import say_if_slow
+from metalearn.modules.training.resuming import check_progress
 
 __all__ = ["BilevelModule"]
 

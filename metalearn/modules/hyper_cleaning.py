@@ -9,11 +9,11 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from metalearn.bilevel.cleaning import cleaning_constants, cleaning_problem, detection_auroc, linear_logits
 from metalearn.bilevel.problem import BilevelProblem
+from metalearn.bilevel.problems.cleaning import cleaning_constants, cleaning_problem, detection_auroc, linear_logits
 from metalearn.modules.arguments import check_positive
-from metalearn.modules.bilevel_names import AlgorithmName, EstimatorName, make_algorithm
-from metalearn.modules.linear_models import LinearBilevel
+from metalearn.modules.problem_based.linear_models import LinearBilevel
+from metalearn.modules.problem_based.names import AlgorithmName, EstimatorName, make_algorithm
 
 __all__ = ["HyperCleaning"]
 

@@ -9,17 +9,17 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
-from metalearn.bilevel.few_shot import BilevelAdaptation
-from metalearn.bilevel.indefinite import CGOrMinRes, NormalCG
-from metalearn.bilevel.linear import CG, LinearSolver
+from metalearn.bilevel.adaptation import BilevelAdaptation
 from metalearn.bilevel.oracles import OracleCounts
-from metalearn.bilevel.solvers import GradientDescent
+from metalearn.bilevel.solvers.indefinite import CGOrMinRes, NormalCG
+from metalearn.bilevel.solvers.inner import GradientDescent
+from metalearn.bilevel.solvers.linear import CG, LinearSolver
 from metalearn.inner import Adaptation, Learner, NormPolicy, TaskNorm
+from metalearn.inner.execution.choice import ExecutionName
 from metalearn.modules.arguments import check_choice, check_positive, check_step_size, check_steps
-from metalearn.modules.base import LossFunction, Scheduler
-from metalearn.modules.bilevel_tasks import BilevelTasks
-from metalearn.modules.execution import ExecutionName
-from metalearn.modules.scores import Metrics
+from metalearn.modules.episodic.base import LossFunction, Scheduler
+from metalearn.modules.episodic.bilevel_tasks import BilevelTasks
+from metalearn.modules.episodic.scores import Metrics
 
 __all__ = ["IMAML"]
 

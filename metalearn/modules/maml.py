@@ -7,9 +7,9 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
 from metalearn.inner import Learner, NormPolicy, TaskNorm, UpdateRule
-from metalearn.modules.base import InnerLR, LossFunction, MemoryMode, MetaModule, Scheduler
-from metalearn.modules.execution import ExecutionName
-from metalearn.modules.scores import Metrics
+from metalearn.inner.execution.choice import ExecutionName
+from metalearn.modules.episodic.base import InnerLR, LossFunction, MemoryMode, MetaModule, Scheduler
+from metalearn.modules.episodic.scores import Metrics
 
 __all__ = ["MAML"]
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from metalearn.bilevel.algorithms import BiO, ProximalBiO
 from metalearn.bilevel.problem import BilevelProblem
-from metalearn.bilevel.prox import Box
-from metalearn.bilevel.regularization import feature_logits, regularization_constants, regularization_problem
+from metalearn.bilevel.problems.regularization import feature_logits, regularization_constants, regularization_problem
+from metalearn.bilevel.solvers.prox import Box
 from metalearn.errors import ConfigError
-from metalearn.modules.bilevel_names import AlgorithmName, EstimatorName, make_algorithm
-from metalearn.modules.linear_models import LinearBilevel
+from metalearn.modules.problem_based.linear_models import LinearBilevel
+from metalearn.modules.problem_based.names import AlgorithmName, EstimatorName, make_algorithm
 
 __all__ = ["RegularizationTuning"]
 

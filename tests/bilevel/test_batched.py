@@ -32,7 +32,7 @@ from metalearn.bilevel import (
     hypergradient,
     run,
 )
-from metalearn.bilevel.prox import GroupL1
+from metalearn.bilevel.solvers.prox import GroupL1
 from metalearn.errors import ConfigError
 from tests.bilevel.problems import DOUBLE, Logistic, noise
 

@@ -41,7 +41,7 @@ from metalearn.bilevel import (
     quadratic,
     run,
 )
-from metalearn.bilevel.step_sizes import inner_steps
+from metalearn.bilevel.solvers.step_sizes import inner_steps
 from metalearn.errors import BilevelError, ConfigError, DivergenceError, MetalearnError, ShapeError
 from tests.bilevel.problems import DOUBLE, noise, without_constants
 

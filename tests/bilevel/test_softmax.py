@@ -24,7 +24,7 @@ from metalearn.bilevel import (
     hypergradient,
     regularization_problem,
 )
-from metalearn.bilevel.softmax import GRADIENT, HESSIAN, THIRD, design_of
+from metalearn.bilevel.problems.softmax_bounds import GRADIENT, HESSIAN, THIRD, design_of
 from tests.bilevel.problems import DOUBLE, noise
 from tests.bilevel.test_real_problems import part
 

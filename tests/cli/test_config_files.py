@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from metalearn.cli import main
-from metalearn.command import check_command, config_path, prepare_arguments, shipped_configs
-from metalearn.config_files import read_config
+from metalearn.cli.arguments import check_command, config_path, prepare_arguments, shipped_configs
+from metalearn.cli.config_files import read_config
 from metalearn.errors import ConfigError
 
 GOOD = shipped_configs()["maml_glyphs_5w1s"].read_text(encoding="utf-8")

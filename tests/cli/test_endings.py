@@ -175,7 +175,7 @@ def test_ctrl_c_during_the_imports_is_quiet() -> None:
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     code = (
-        "import os, signal, time; from metalearn.interrupts import Signals; s = Signals(); s.handle(); s.deferred = True;"
+        "import os, signal, time; from metalearn.cli.interrupts import Signals; s = Signals(); s.handle(); s.deferred = True;"
         "os.kill(os.getpid(), 2); os.kill(os.getpid(), 2); print('once', flush=True); time.sleep(0.4);"
         "os.kill(os.getpid(), 2); print('never')"
     )

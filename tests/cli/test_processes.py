@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgre
 
 from metalearn import ConfigError
 from metalearn.cli import main
-from metalearn.modules.progress import show_progress
-from metalearn.processes import take_torchrun
+from metalearn.cli.processes import take_torchrun
+from metalearn.modules.callbacks.progress import show_progress
 from tests.cli.test_configs import SMALL, TINY
 
 

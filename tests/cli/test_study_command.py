@@ -17,9 +17,9 @@ from PIL import Image
 from metalearn import ANIL, Conv4
 from metalearn.cli import main
 from metalearn.datamodules import OmniglotDataModule
-from metalearn.theory.studies.curves import Trace, mean_and_spread, spread
-from metalearn.theory.studies.few_shot import SETTINGS, Run
-from metalearn.theory.studies.hyper_cleaning import BASELINES, METHODS, run_baseline
+from metalearn.studies.curves import Trace, mean_and_spread, spread
+from metalearn.studies.few_shot import SETTINGS, Run
+from metalearn.studies.hyper_cleaning import BASELINES, METHODS, run_baseline
 from tests.made import make_folder, make_omniglot
 from tests.made_bilevel import make_mnist, make_newsgroups
 

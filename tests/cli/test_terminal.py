@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from metalearn.cli import main
+from metalearn.cli.terminal import HeldMessages, plain_output, told
 from metalearn.reports.summary import print_summary
-from metalearn.terminal import HeldMessages, plain_output, told
 
 
 def test_an_ascii_terminal_gets_spelled_characters(monkeypatch: pytest.MonkeyPatch) -> None:

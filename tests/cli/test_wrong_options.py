@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from metalearn.cli import MetaCLI, main
+from metalearn.cli import main
+from metalearn.cli.lightning_cli import MetaCLI
 from tests.cli.wrong_values import wrong_values
 
 Refused = Callable[..., str]

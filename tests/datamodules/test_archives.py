@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from metalearn import DataError
-from metalearn.datamodules import archives
-from metalearn.datamodules.archives import list_archive, map_file, open_archive
-from metalearn.datamodules.places import look_in
+from metalearn.datamodules.sources import archives
+from metalearn.datamodules.sources.archives import list_archive, map_file, open_archive
+from metalearn.datamodules.sources.places import look_in
 
 FILES = {"a/1.png": b"one" * 1000, "a/2.png": b"two", "b/c/3.png": b"", "top.csv": b"x,y\n"}
 

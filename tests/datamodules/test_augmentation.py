@@ -13,8 +13,8 @@ from torchvision.transforms import v2
 
 from metalearn import ConfigError, Episode
 from metalearn.datamodules import EpisodeOptions, ImageFolderEpisodes
-from metalearn.datamodules.augmentation import augment_tasks, task_seeds
-from metalearn.datamodules.images import ImageSpec
+from metalearn.datamodules.episodes.augmentation import augment_tasks, task_seeds
+from metalearn.datamodules.sources.images import ImageSpec
 from tests.made import make_folder
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from metalearn import DataError
 from metalearn.datamodules import CIFARFSDataModule, FC100DataModule
-from metalearn.datamodules.published import CIFAR_FS, FC100, SUPERCLASSES
+from metalearn.datamodules.sources.published import CIFAR_FS, FC100, SUPERCLASSES
 
 NAMES = sorted(name for names in SUPERCLASSES.values() for name in names)
 GROUPS = sorted(SUPERCLASSES)

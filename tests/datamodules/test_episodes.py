@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from metalearn import ConfigError
 from metalearn.datamodules import GlyphsDataModule, ImageFolderEpisodes, OmniglotDataModule, SinusoidDataModule
-from metalearn.datamodules.base import EpisodicDataModule
-from metalearn.datamodules.images import to_float
-from metalearn.datamodules.loader import EpisodeSampler
-from metalearn.datamodules.sampling import draw_episodes
+from metalearn.datamodules.episodes.base import EpisodicDataModule
+from metalearn.datamodules.episodes.loader import EpisodeSampler
+from metalearn.datamodules.episodes.sampling import draw_episodes
+from metalearn.datamodules.sources.images import to_float
 from tests.made import make_folder
 
 

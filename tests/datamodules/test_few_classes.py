@@ -13,7 +13,7 @@ from PIL import Image
 
 from metalearn.cli import main
 from metalearn.datamodules import ArrayEpisodes, EpisodeOptions, ImageFolderEpisodes
-from metalearn.datamodules.splits import split_by_hash
+from metalearn.datamodules.episodes.splits import split_by_hash
 from metalearn.errors import ConfigError, DataError
 from tests.cli.test_configs import TINY
 from tests.made import make_folder

@@ -12,7 +12,7 @@ from PIL import EpsImagePlugin, Image, PngImagePlugin
 
 from metalearn import DataError
 from metalearn.datamodules.folder import read_support
-from metalearn.datamodules.images import ImageSpec, read_image
+from metalearn.datamodules.sources.images import ImageSpec, read_image
 
 GREY = ImageSpec(channels=1, size=20)
 ORIENTATION = 0x0112

@@ -15,9 +15,9 @@ from PIL import Image
 from metalearn import MAML
 from metalearn.backbones import Conv4
 from metalearn.datamodules import GlyphsDataModule
-from metalearn.datamodules.likeness import describe_images
+from metalearn.datamodules.episodes.likeness import describe_images
 from metalearn.errors import CheckpointError
-from metalearn.own_images import adapt_to_folder, predict
+from metalearn.image_classifier import adapt_to_folder, predict
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +73,12 @@ def test_statistics_are_those_of_the_pixels_in_plain_floats(checkpoint: Path) ->
 
 def run_predict(checkpoint: Path, folder: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
     caplog.clear()
-    with caplog.at_level(logging.WARNING, logger="metalearn.own_images"):
+    with caplog.at_level(logging.WARNING, logger="metalearn.image_classifier"):
         predict([
             "--ckpt_path", str(checkpoint), "--support", str(folder / "support"), "--query", str(folder / "query"), "--output",
             str(folder / "out"),
         ])  # fmt: skip
-    return [record.getMessage() for record in caplog.records if record.name == "metalearn.own_images"]
+    return [record.getMessage() for record in caplog.records if record.name == "metalearn.image_classifier"]
 
 
 def test_photographs_are_told_from_glyphs(checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from metalearn import ConfigError, DataError
 from metalearn.datamodules import MiniImageNetDataModule
-from metalearn.datamodules.published import MINI_IMAGENET
+from metalearn.datamodules.sources.published import MINI_IMAGENET
 from tests.datamodules.made_miniimagenet import (
     SIDE,
     SPLITS,

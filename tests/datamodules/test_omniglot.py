@@ -10,7 +10,7 @@ import pytest
 
 from metalearn import DataError
 from metalearn.datamodules import OmniglotDataModule
-from metalearn.datamodules.alphabets import ALPHABETS, whole_set
+from metalearn.datamodules.sources.alphabets import ALPHABETS, whole_set
 from tests.made import make_omniglot
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from metalearn import DataError
-from metalearn.datamodules.pickles import load_arrays
+from metalearn.datamodules.sources.pickles import load_arrays
 
 PIXELS = np.arange(2 * 20 * 20 * 3, dtype=np.uint8).reshape(2, 20, 20, 3)
 

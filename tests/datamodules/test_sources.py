@@ -15,7 +15,7 @@ from PIL import Image
 
 from metalearn import ConfigError, DataError
 from metalearn.datamodules import ImageFolderEpisodes, MiniImageNetDataModule, OmniglotDataModule
-from metalearn.datamodules.image_episodes import ImageEpisodes
+from metalearn.datamodules.episodes.image_episodes import ImageEpisodes
 
 CLASSES, DRAWINGS, SIDE = 24, 3, 12
 CHOICE = {"ways": 2, "shots": 1, "queries": 2, "image_size": SIDE}

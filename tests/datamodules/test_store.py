@@ -22,8 +22,8 @@ import pytest
 from metalearn import DataError
 from metalearn.datamodules import OmniglotDataModule
 from metalearn.datamodules.folder import read_queries, read_support
-from metalearn.datamodules.images import ImageSpec
-from metalearn.datamodules.store import ALIGNMENT, MAGIC, VERSION, Packer, fingerprint, open_or_pack
+from metalearn.datamodules.sources.images import ImageSpec
+from metalearn.datamodules.store.store import ALIGNMENT, MAGIC, VERSION, Packer, fingerprint, open_or_pack
 from tests.made import make_folder, make_omniglot
 
 IMAGES = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 1, 4, 4)
@@ -210,7 +210,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 SLOW = """
 import sys, time
 import numpy as np
-from metalearn.datamodules.store import open_or_pack
+from metalearn.datamodules.store.store import open_or_pack
 def pack(packer):
     for name in "ab":
         packer.add(name, np.full((3, 1, 4, 4), 7, np.uint8))

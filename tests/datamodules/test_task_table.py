@@ -11,7 +11,7 @@ import torch
 
 from metalearn import ConfigError, DataError
 from metalearn.datamodules import ArrayEpisodes, EpisodeOptions, ImageFolderEpisodes
-from metalearn.datamodules.task_table import HEADER, task_lines
+from metalearn.datamodules.episodes.task_table import HEADER, task_lines
 from metalearn.reports.tables import write_csv
 from tests.datamodules.test_task_shapes import LABELS, VALUES
 from tests.made import make_folder

@@ -13,8 +13,8 @@ import torch
 
 from metalearn import HyperCleaning, RegularizationTuning
 from metalearn.datamodules import MNISTCleaningDataModule, NewsgroupsDataModule
-from metalearn.datamodules.bilevel_data import BilevelDataModule
-from metalearn.modules.linear_models import LinearBilevel
+from metalearn.datamodules.levels.base import BilevelDataModule
+from metalearn.modules.problem_based.linear_models import LinearBilevel
 
 STEPS = 4
 INNER = 3

@@ -11,8 +11,8 @@ import lightning as L
 import torch
 
 from metalearn import MAML, Batch, Episode
-from metalearn.datamodules.base import EpisodicDataModule
-from metalearn.modules.callbacks import TaskTable
+from metalearn.datamodules.episodes.base import EpisodicDataModule
+from metalearn.modules.callbacks.measuring import TaskTable
 from tests.networks import TinyConv, noise_episode
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from metalearn.datamodules.bilevel_data import Examples, TermBatches
+from metalearn.datamodules.levels.base import Examples, TermBatches
 from tests.distributed.linear import INNER, ITERATIONS, STEPS, cases
 from tests.made_bilevel import make_mnist, make_newsgroups
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -11,7 +12,6 @@ from torch import Tensor
 from torch.func import vmap
 
 from metalearn.inner.kernels import Geometry, conv, conv2d, first_block, normalise
-from metalearn.inner.kernels import images as images_kernel
 
 TASKS = 3
 Function = Callable[..., Tensor]
@@ -119,7 +119,7 @@ def test_first_block(
 ) -> None:
     """In one piece, and image by image."""
     if pieces == 3:
-        monkeypatch.setattr(images_kernel, "AT_ONCE", 1)
+        monkeypatch.setattr(sys.modules["metalearn.inner.kernels.first_block"], "AT_ONCE", 1)
     images, weight = tensor(3, 1, 7, 6), tensor(4, shared=shared, positive=True)
     if negative:
         weight.data[..., 1] *= -1
@@ -140,8 +140,8 @@ def test_first_block(
 @pytest.mark.parametrize(("at_once", "step"), [(159, 1), (160, 2), (239, 2), (240, 3), (1, 1), (9999, 124)])
 def test_pieces_hold_as_many_images_as_fit(at_once: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tasks, ten places and four filters are 80 values an image; a piece has one image at least."""
-    monkeypatch.setattr(images_kernel, "AT_ONCE", at_once)
-    pieces = images_kernel._pieces(torch.empty(2, 5, 3, 10), 4)
+    monkeypatch.setattr(sys.modules["metalearn.inner.kernels.first_block"], "AT_ONCE", at_once)
+    pieces = sys.modules["metalearn.inner.kernels.first_block"]._pieces(torch.empty(2, 5, 3, 10), 4)
     assert [range(5)[piece] for piece in pieces] == [range(5)[first : first + step] for first in range(0, 5, step)]
 
 

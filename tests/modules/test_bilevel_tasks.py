@@ -26,7 +26,7 @@ from metalearn import (
     Episode,
     MetaModule,
 )
-from metalearn.modules.checkpoint import KEY
+from metalearn.modules.training.checkpoint import KEY
 from tests.modules.test_evaluation import NoiseTasks
 from tests.networks import TinyConv, noise_episode
 

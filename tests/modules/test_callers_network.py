@@ -442,9 +442,9 @@ def test_our_operators_are_a_matter_of_speed(kernels: bool, norm: str, monkeypat
     """Without them nothing of ours is called, and everything is the same."""
     if not kernels:
         for name in (
-            "metalearn.inner.norm.normalise",
-            "metalearn.inner.norm.first_block",
-            "metalearn.inner.kernels.mode.conv2d",
+            "metalearn.inner.norm.task_norm.normalise",
+            "metalearn.inner.norm.task_norm.first_block",
+            "metalearn.inner.kernels.routing.conv2d",
         ):
             monkeypatch.setattr(name, None)
     torch.manual_seed(0)

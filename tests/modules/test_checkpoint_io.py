@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from metalearn import AtomicCheckpointIO, CheckpointError
-from metalearn.modules.checkpoint_io import _lock
+from metalearn.modules.training.checkpoint_io import _lock
 from tests.networks import TinyConv, noise_episode
 
 

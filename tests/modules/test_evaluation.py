@@ -17,8 +17,8 @@ from torch import nn
 
 from metalearn import ANIL, MAML, MLP, Batch, DivergenceError, Episode, MetaModule, Pooled
 from metalearn.datamodules import SinusoidDataModule
-from metalearn.datamodules.base import EpisodicDataModule
-from metalearn.modules.callbacks import TaskTable
+from metalearn.datamodules.episodes.base import EpisodicDataModule
+from metalearn.modules.callbacks.measuring import TaskTable
 from tests.networks import TinyConv, noise_episode
 
 

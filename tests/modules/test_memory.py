@@ -135,7 +135,7 @@ def test_running_out_of_memory_says_what_to_try(monkeypatch: pytest.MonkeyPatch)
     def fail(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr("metalearn.modules.core.meta_loss", fail)
+    monkeypatch.setattr("metalearn.modules.episodic.core.meta_loss", fail)
     episode = noise_episode(dtype=torch.float32)
     for arguments, remedy in (
         ({"memory": "store"}, "use memory='remat'"),

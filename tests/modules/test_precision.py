@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from metalearn import MAML, Batch
-from metalearn.modules import precision
+from metalearn.modules.training import precision
 from tests.modules.test_evaluation import NoiseTasks, trainer
 from tests.networks import TinyConv
 

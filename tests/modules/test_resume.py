@@ -18,7 +18,7 @@ from pathlib import Path
 import lightning as L, torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from metalearn import ANIL, MAML
-from metalearn.modules.base import MetaModule
+from metalearn.modules.episodic.base import MetaModule
 from torch import nn
 from tests.networks import TinyConv
 from tests.distributed.run import Recorded

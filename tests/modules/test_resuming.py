@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from metalearn import MAML, CheckpointError, ConfigError, Conv4
-from metalearn.modules.resuming import check_before
+from metalearn.modules.training.resuming import check_before
 from tests.modules.test_checkpoints import BigNoise
 
 WRONG: dict[str, Any] = {

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from metalearn import MAML, Batch, Episode
+from metalearn.cli.outcome import better_steps
+from metalearn.cli.task_picture import draw_task
 from metalearn.metrics import Interval
-from metalearn.outcome import better_steps
 from metalearn.reports.gallery import Gallery
-from metalearn.task_picture import draw_task
 
 WAYS = 3
 

@@ -10,11 +10,11 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from metalearn.bilevel.algorithms.base import Algorithm, State, below, grown, positive, stepped, told
 from metalearn.bilevel.estimators import AID
-from metalearn.bilevel.linear import HeavyBallLinear
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem, Constants
-from metalearn.bilevel.solvers import Nesterov
-from metalearn.bilevel.step_sizes import extrapolation, heavy_ball, inner_steps, nesterov, smoothness_of_phi
+from metalearn.bilevel.solvers.inner import Nesterov
+from metalearn.bilevel.solvers.linear import HeavyBallLinear
+from metalearn.bilevel.solvers.step_sizes import extrapolation, heavy_ball, inner_steps, nesterov, smoothness_of_phi
 from metalearn.bilevel.trees import Tree
 from metalearn.errors import ConfigError
 
@@ -124,7 +124,7 @@ def acc_bio(constants: Constants, accuracy: float = 1e-6) -> AccBiO:
     """AccBiO with its step sizes from the constants, and so many inner steps that their error is ``accuracy`` times the first.
 
     Args:
-        constants: needs ``mu``, ``L``, ``mu_x``, and what :func:`~metalearn.bilevel.step_sizes.smoothness_of_phi` needs.
+        constants: needs ``mu``, ``L``, ``mu_x``, and what :func:`~metalearn.bilevel.solvers.step_sizes.smoothness_of_phi` needs.
         accuracy: of the inner and the linear solver in every outer step.
     """
     mu, smooth, mu_x = constants.need("acc_bio", "mu", "L", "mu_x")

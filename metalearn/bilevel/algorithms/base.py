@@ -18,7 +18,7 @@ from metalearn.bilevel.estimators.base import Estimate, Estimator
 from metalearn.bilevel.hypergradients import check_problem, plain_certificate
 from metalearn.bilevel.oracles import OracleCounts, Oracles, finite
 from metalearn.bilevel.problem import BilevelProblem
-from metalearn.bilevel.solvers import GROWTH
+from metalearn.bilevel.solvers.inner import GROWTH
 from metalearn.bilevel.trees import Tree, all_finite
 from metalearn.errors import ConfigError, DivergenceError
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from metalearn.bilevel.algorithms.base import Algorithm, State, below, grown, positive, stepped, told
 from metalearn.bilevel.estimators import AID, ITD, StocBiONeumann
-from metalearn.bilevel.linear import CG
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem, Constants
-from metalearn.bilevel.solvers import GradientDescent
-from metalearn.bilevel.step_sizes import inner_steps, smoothness_of_phi
+from metalearn.bilevel.solvers.inner import GradientDescent
+from metalearn.bilevel.solvers.linear import CG
+from metalearn.bilevel.solvers.step_sizes import inner_steps, smoothness_of_phi
 
 __all__ = ["BiO", "aid_bio", "itd_bio", "stoc_bio"]
 
@@ -68,7 +68,7 @@ def aid_bio(constants: Constants, factor: float = 10.0, step_size: float | None 
     outer step ``1/(4 L_Phi)`` (theorem 2.1 there).
 
     Args:
-        constants: needs ``mu``, ``L``, and what :func:`~metalearn.bilevel.step_sizes.smoothness_of_phi` needs.
+        constants: needs ``mu``, ``L``, and what :func:`~metalearn.bilevel.solvers.step_sizes.smoothness_of_phi` needs.
         factor: by how much each of the two solvers contracts its error in an outer step.
         step_size: of the outer loop instead.
     """

@@ -9,7 +9,7 @@ from torch import Tensor
 from metalearn.bilevel.algorithms.base import Algorithm, State, positive, stepped, told
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem
-from metalearn.bilevel.solvers import check_step_size
+from metalearn.bilevel.solvers.inner import check_step_size
 from metalearn.errors import ConfigError
 
 __all__ = ["MRBO"]

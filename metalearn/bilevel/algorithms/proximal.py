@@ -12,7 +12,7 @@ from metalearn.bilevel.algorithms.base import Algorithm, State, below, grown, po
 from metalearn.bilevel.checks import check_number, shown
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem
-from metalearn.bilevel.prox import Prox
+from metalearn.bilevel.solvers.prox import Prox
 from metalearn.errors import ConfigError
 
 __all__ = ["ProximalBiO"]

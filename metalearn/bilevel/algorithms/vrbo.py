@@ -12,7 +12,7 @@ from metalearn.bilevel.estimators import Estimator
 from metalearn.bilevel.estimators.base import deterministic
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.problem import BilevelProblem
-from metalearn.bilevel.solvers import check_step_size, growth
+from metalearn.bilevel.solvers.inner import check_step_size, growth
 from metalearn.bilevel.trees import norm
 from metalearn.errors import ConfigError
 

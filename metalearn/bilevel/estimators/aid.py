@@ -10,11 +10,11 @@ from torch import Tensor
 from metalearn.bilevel.certificates import NEEDED, error_bound
 from metalearn.bilevel.checks import check_kind, check_number
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_reach, check_result, deterministic, reach_first
-from metalearn.bilevel.indefinite import CGOrMinRes, tell_of_curvature
-from metalearn.bilevel.linear import LinearSolution, LinearSolver, bent
 from metalearn.bilevel.oracles import Linearization, Oracles, OuterGradient, finite
 from metalearn.bilevel.problem import Constants
-from metalearn.bilevel.solvers import InnerSolution, check_growth, growth
+from metalearn.bilevel.solvers.indefinite import CGOrMinRes, tell_of_curvature
+from metalearn.bilevel.solvers.inner import InnerSolution, check_growth, growth
+from metalearn.bilevel.solvers.linear import LinearSolution, LinearSolver, bent
 from metalearn.bilevel.trees import norm
 from metalearn.errors import BilevelError, ConfigError
 

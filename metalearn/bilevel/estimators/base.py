@@ -13,7 +13,7 @@ from torch import Tensor
 from metalearn.bilevel.checks import check_kind
 from metalearn.bilevel.oracles import Linearization, Oracles, OuterGradient, finite
 from metalearn.bilevel.problem import Constants
-from metalearn.bilevel.solvers import Gradient, InnerSolution, InnerSolver, check_growth
+from metalearn.bilevel.solvers.inner import Gradient, InnerSolution, InnerSolver, check_growth
 from metalearn.bilevel.streams import Fixed
 from metalearn.bilevel.trees import all_finite
 from metalearn.errors import BilevelError

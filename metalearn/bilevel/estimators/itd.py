@@ -12,10 +12,10 @@ from metalearn.bilevel.checks import check_whole
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, inner_gradient
 from metalearn.bilevel.estimators.shared import Steps
 from metalearn.bilevel.oracles import Oracles, independent_of_y, total
-from metalearn.bilevel.solvers import Gradient, check_growth, growth
+from metalearn.bilevel.solvers.inner import Gradient, check_growth, growth
 from metalearn.bilevel.trees import all_finite, norm
 from metalearn.errors import ConfigError
-from metalearn.inner.gradients import MEMORY_MODES, MemoryMode, gradient
+from metalearn.inner.memory import MEMORY_MODES, MemoryMode, gradient
 
 __all__ = ["ITD"]
 

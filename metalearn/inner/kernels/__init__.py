@@ -1,9 +1,9 @@
 """Operators of the inner loop whose first and second derivatives are written out."""
 
+from metalearn.inner.kernels.batch_norm import normalise
 from metalearn.inner.kernels.conv import Geometry, conv2d, has_short_patches
-from metalearn.inner.kernels.images import first_block
-from metalearn.inner.kernels.mode import OwnOperators, is_own, own_kernels
-from metalearn.inner.kernels.norm import normalise
+from metalearn.inner.kernels.first_block import first_block
+from metalearn.inner.kernels.routing import OwnOperators, is_own, own_kernels
 
 __all__ = [
     "Geometry",

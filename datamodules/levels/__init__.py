@@ -1,0 +1,1 @@
+"""The two levels of a bilevel problem as batches."""

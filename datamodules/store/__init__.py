@@ -1,0 +1,1 @@
+"""The packed image store that workers and ranks share."""

@@ -1,0 +1,204 @@
+"""The inner problems of few-shot tasks inside the inner loop of a module: strongly convex, solved for all tasks at once, and
+differentiated by ITD or AID, through everything that the support loss was computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from metalearn.bilevel.oracles import OracleCounts
+from metalearn.bilevel.solvers.indefinite import tell_of_curvature
+from metalearn.bilevel.solvers.inner import GradientDescent, InnerSolver
+from metalearn.bilevel.solvers.linear import LinearSolver
+from metalearn.bilevel.trees import Layout, norm
+from metalearn.inner.adaptation import Adaptation
+from metalearn.inner.losses import Loss
+from metalearn.inner.norm.task_norm import recording
+from metalearn.inner.rules import Params, StepSizes
+
+__all__ = ["BilevelAdaptation", "Report", "half_squared_error"]
+
+
+def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """``mean_i |o_i - t_i|^2 / 2`` against float targets ``[n, N]`` or the one-hot vectors of classes ``[n]``."""
+    if not targets.is_floating_point():
+        targets = (targets.unsqueeze(-1) == torch.arange(outputs.shape[-1], device=targets.device)).to(outputs.dtype)
+    return (outputs - targets).square().sum(-1).mean() / 2
+
+
+@dataclass(eq=False)
+class Report:
+    """What the hypergradients of a step cost, and how well their systems were solved.
+
+    Attributes:
+        counts: oracle calls, one for each task.
+        inner: ``|grad_y g|`` of tasks, ``[b]`` each.
+        dual: ``|H v - grad_y f|``, likewise.
+    """
+
+    counts: OracleCounts = field(default_factory=OracleCounts)
+    inner: list[Tensor] = field(default_factory=list)
+    dual: list[Tensor] = field(default_factory=list)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.counts = OracleCounts()
+        self.inner.clear()
+        self.dual.clear()
+
+    def count(self, name: str, tasks: int, times: int = 1) -> None:
+        """Add ``times`` calls for each task."""
+        setattr(self.counts, name, getattr(self.counts, name) + times * tasks)
+
+
+@dataclass(frozen=True)
+class BilevelAdaptation(Adaptation):
+    """``y* = argmin_y g(y)`` with ``g(y) = l_S(y) + penalty |y - y_0|^2 / 2``, where ``y_0`` holds the tensors that adapt.
+
+    The meta-gradient of ``f = l_Q(y)`` is its explicit part plus ``-J v`` with ``H v = grad_y f`` at the last iterate (AID), or
+    the derivative through the inner steps (ITD); ``J`` is the derivative of ``grad_y g`` by the support features, by what else
+    ``l_S`` depends on, and, where the start is learned, by ``y_0``: there ``-J v = penalty v`` (iMAML).
+
+    Attributes:
+        inner: takes the inner steps.
+        linear: solves the linear system; ``None`` for ITD.
+        penalty: above 0.
+        damping: is added to ``H`` in the linear system alone, which biases ``v`` towards ``grad_y f``.
+        learns_start: whether ``y_0`` gets a gradient; otherwise it is a constant.
+        inner_loss: ``l_S`` where it is not the loss of the query set.
+        scaled: whether the solution is multiplied by ``step_sizes[0]["scale"]``.
+        report: is written to while gradients are taken.
+    """
+
+    inner: InnerSolver = GradientDescent(step_size=0.1, steps=1)  # noqa: RUF009  # frozen
+    linear: LinearSolver | None = None
+    penalty: float = 1.0
+    damping: float = 0.0
+    learns_start: bool = False
+    inner_loss: Loss | None = None
+    scaled: bool = False
+    report: Report = field(default_factory=Report)
+
+    def iterates(
+        self, params: Params, support: Tensor, targets: Tensor, steps: int, step_sizes: StepSizes, order: int
+    ) -> Iterator[Params]:
+        """Yield ``y_0, ..., y_steps``; with ``order=2`` the last one carries the graph."""
+        start, others = self.split(params)
+        tasks = len(support) if self.stacked else 1
+        if self.stacked:
+            start = {name: value.expand(tasks, *value.shape) for name, value in start.items()}
+        layout = Layout.of(start, "the adapted parameters", tasks if self.stacked else None)
+        centre = layout.ravel(start)
+        if order < 2 or not self.learns_start:
+            centre = centre.detach()
+        unrolls = order == 2 and self.linear is None
+        scale = step_sizes[0]["scale"] if self.scaled else None
+
+        def gradient(y: Tensor, step: int) -> Tensor:
+            return self._penalised(layout, y, centre, others, support, targets, step, unrolls)
+
+        y = last = centre if unrolls else centre.detach()
+        yield _scaled(layout.unravel(y), scale)
+        for step in range(steps):
+            y, last = self.inner.unroll(gradient, y, last, step, 1)
+            if order == 2 and self.linear is not None and step == steps - 1:
+                y = self._implicit(layout, y, centre, others, support, targets, steps)
+            yield _scaled(layout.unravel(y), scale)
+        if order == 2:
+            self._count(tasks, steps)
+
+    def _penalised(
+        self, layout: Layout, y: Tensor, centre: Tensor, others: Params, support: Tensor, targets: Tensor, step: int,
+        create_graph: bool,
+    ) -> Tensor:  # fmt: skip
+        """``grad_y g``, ``[D]`` or ``[B, D]``."""
+        if not y.requires_grad:
+            y = y.detach().requires_grad_()
+        inner = self if self.inner_loss is None else replace(self, loss=self.inner_loss)
+        grads = inner._gradient(layout.unravel(y), others, support, targets, step, 2 if create_graph else 0)
+        found = layout.ravel(grads) + self.penalty * (y - centre)
+        return found if create_graph else found.detach()
+
+    def _implicit(
+        self, layout: Layout, y: Tensor, centre: Tensor, others: Params, support: Tensor, targets: Tensor, step: int
+    ) -> Tensor:
+        """``y`` with the graph of the implicit function, by the support set, by all others, and by the centre."""
+        point = y.detach().requires_grad_()
+        reached = [support, *others.values()]
+        leaves = [value.detach().requires_grad_(value.requires_grad) for value in reached]
+        kept = replace(self, memory="store")
+        with recording(False):
+            gradient = kept._penalised(
+                layout, point, centre.detach(), dict(zip(others, leaves[1:], strict=True)), leaves[0], targets, step, True
+            )  # fmt: skip
+        self.report.inner.append(norm(gradient.detach()).reshape(-1))
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        system = _System(self, point, gradient, wanted)
+        live = [value for value in reached if value.requires_grad]
+        attached: Tensor = _Implicit.apply(system, point.detach(), centre, *live)
+        return attached
+
+    def _count(self, tasks: int, steps: int) -> None:
+        self.report.count("gc_f", tasks)
+        self.report.count("gc_g", tasks, steps if self.linear is None else steps + 1)
+        if self.linear is None:
+            self.report.count("jvp", tasks, steps)
+            self.report.count("hvp", tasks, steps if self.learns_start else steps - 1)
+
+
+@dataclass(frozen=True)
+class _System:
+    """``H v = u`` at a point, by the graph of the inner gradient there."""
+
+    adaptation: BilevelAdaptation
+    point: Tensor
+    gradient: Tensor
+    reached: list[Tensor]
+
+    def adjoint(self, u: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """``penalty v``, and ``-J v`` for each tensor that is reached, ``None`` where ``grad_y g`` does not depend on it."""
+        linear, report = self.adaptation.linear, self.adaptation.report
+        assert linear is not None
+        tasks = len(u) if u.ndim > 1 else 1
+
+        def product(v: Tensor) -> Tensor:
+            report.count("hvp", tasks)
+            (along,) = torch.autograd.grad(self.gradient, self.point, v, retain_graph=True)
+            return along + self.adaptation.damping * v if self.adaptation.damping else along
+
+        found_v = linear.solve(product, u)
+        v = found_v.v
+        if found_v.curvature is not None:
+            tell_of_curvature("the inner problem of tasks", self.adaptation.report, found_v)
+        report.dual.append(found_v.residual.reshape(-1))
+        report.count("jvp", tasks)
+        found: list[Tensor | None] = []
+        if self.reached:
+            products = torch.autograd.grad(self.gradient, self.reached, v, retain_graph=True, allow_unused=True)
+            found = [None if each is None else -each for each in products]
+        return self.adaptation.penalty * v, found
+
+
+class _Implicit(torch.autograd.Function):
+    """``y`` as it is; its backward pass solves the linear system. The graph that the products need was made in the forward
+    pass, so that nothing of the network runs in a thread of autograd's own."""
+
+    @staticmethod
+    def forward(ctx: Any, system: _System, y: Tensor, centre: Tensor, *reached: Tensor) -> Tensor:
+        ctx.system = system
+        return y.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
+        of_centre, of_reached = ctx.system.adjoint(cotangent)
+        return None, None, of_centre, *of_reached
+
+
+def _scaled(tree: Params, scale: Tensor | float | None) -> Params:
+    return tree if scale is None else {name: value * scale for name, value in tree.items()}

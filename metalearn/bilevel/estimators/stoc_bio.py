@@ -1,0 +1,116 @@
+"""stocBiO's estimator: a Neumann series whose every product has a batch of its own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metalearn.bilevel.checks import check_number, check_whole
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, reach_first
+from metalearn.bilevel.oracles import Oracles, finite
+from metalearn.bilevel.problem import Constants
+from metalearn.bilevel.solvers.inner import check_step_size
+from metalearn.bilevel.solvers.linear import curvature_along
+from metalearn.bilevel.trees import dot, norm
+from metalearn.errors import BilevelError, ConfigError
+
+__all__ = ["StocBiONeumann", "shrinking_sizes"]
+
+
+def shrinking_sizes(batch: int, terms: int, contraction: float) -> list[int]:
+    """``|B_{Q+1-j}| = B Q (1 - eta mu)^{j-1}`` for ``j = 1..Q``, in the order of their use, each at least 1."""
+    return [max(1, math.ceil(batch * terms * contraction**j)) for j in range(terms)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StocBiONeumann(Estimator):
+    """``v = eta sum_{q=-1}^{Q-1} prod_{j=Q-q}^{Q} (I - eta H(B_j)) grad_y F(D_F)``, ``G = grad_x F(D_F) - J(D_G) v``
+    (stocBiO, arXiv 2108.00330, chapter 4); ``Q + 1`` terms from ``Q`` products. Its bias is at most
+    ``(1 - eta mu)^{Q+1} |grad_y F| L_xy / mu``.
+
+    Attributes:
+        inner: see :class:`~metalearn.bilevel.estimators.base.Estimator`.
+        eta: of the series, at most ``1/L``.
+        Q: products.
+        batch: ``B``: the Hessian batches shrink from ``B Q`` by ``1 - eta mu``, where the problem knows ``mu``; ``None`` for
+            the stream's own size throughout.
+        outer_size: examples of ``D_F``; ``None`` for the stream's own size.
+        jacobian_size: examples of ``D_G``, likewise.
+
+    Raises, from an estimate:
+        BilevelError: the terms grow tenfold; or, of a deterministic problem, the last product has negative curvature.
+    """
+
+    eta: float
+    Q: int
+    batch: int | None = None
+    outer_size: int | None = None
+    jacobian_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("StocBiONeumann(eta", self.eta, "use 1/L")
+        if not 0 < self.eta < math.inf:
+            raise ConfigError(f"StocBiONeumann(eta={self.eta}), but it must be finite and above 0; use 1/L")
+        check_whole("StocBiONeumann(Q", self.Q, 1, "use 3")
+        object.__setattr__(self, "Q", int(self.Q))  # 3.0 is no range
+        for name in ("batch", "outer_size", "jacobian_size"):
+            if getattr(self, name) is not None:
+                check_whole(f"StocBiONeumann({name}", getattr(self, name), 1, "use None for the stream's size")
+
+    def check(self, constants: Constants) -> None:
+        super().check(constants)
+        if constants.L is not None:
+            check_step_size("StocBiONeumann.eta", self.eta, 2 / constants.L, constants.L)
+
+    def sizes(self, constants: Constants) -> list[int | None]:
+        """The Hessian batches' sizes, in the order in which they are used."""
+        if self.batch is None:
+            return [None] * self.Q
+        contraction = 1.0 if constants.mu is None else max(0.0, 1 - self.eta * constants.mu)
+        return list(shrinking_sizes(self.batch, self.Q, contraction))
+
+    def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
+        solved = self.solve_inner(oracles, x, y, step)
+        y = solved.y
+        finite(y, "y", oracles.outer_step(step))
+        outer = oracles.outer_gradient(x, y, oracles.sample("outer", step, 0, self.outer_size))
+        before = term = total = outer.of_y
+        for index, size in enumerate(self.sizes(oracles.problem.constants)):
+            here = oracles.linearize(x, y, oracles.sample("hessian", step, index, size))
+            before, term = term, term - self.eta * here.hvp(term)
+            total = total + term
+        with reach_first(outer, here):
+            self._check_curvature(oracles, outer.of_y, before, term, oracles.outer_step(step))
+        del here  # and its graph
+        v = self.eta * total
+        jacobian = oracles.sample("jacobian", step, 0, self.jacobian_size)
+        value = (outer.of_x - oracles.linearize(x, y, jacobian).jvp(v)) / oracles.averages
+        check_result(oracles, x, y, outer, value, step, v)
+        return Estimate(
+            value,
+            y,
+            v,
+            outer.losses,
+            inner_steps=solved.steps,
+            iterations=self.Q,
+            growth=solved.growth if deterministic(oracles) else None,
+        )
+
+    def _check_curvature(self, oracles: Oracles, first: Tensor, before: Tensor, last: Tensor, step: int) -> None:
+        """Of the last product: the terms turn to the curvature that lies furthest from ``1/eta``."""
+        length = dot(before, before)
+        curvature = torch.where(length > 0, dot(before, before - last) / length, 0.0) / self.eta
+        wrong = norm(last) > 10 * norm(first)
+        if deterministic(oracles):  # a batch alone may be bent
+            wrong = wrong | (curvature < -100 * torch.finfo(first.dtype).eps / self.eta)
+        if bool(wrong.any()):
+            worst = float((curvature_along(before, before - last) / self.eta)[wrong][0])
+            raise BilevelError(
+                f"the Neumann series met the curvature {worst:.3g} in inner_loss at outer step {step}, but it must be between 0 "
+                f"and 2/eta = {2 / self.eta:.3g}; lower eta={self.eta:g}, add l2 regularisation to "
+                "inner_loss, or use AID() or ITD"
+            )

@@ -1,0 +1,1 @@
+"""Problems with known constants or known answers, and the two real ones of the studies."""

@@ -1,0 +1,192 @@
+"""Regularisation tuning: one l2 penalty for each feature of a linear model, learned from validation examples."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from metalearn.bilevel.problem import BilevelProblem, Constants
+from metalearn.bilevel.problems.softmax_bounds import GRADIENT, HESSIAN, THIRD, design_of
+from metalearn.bilevel.streams import Fixed
+from metalearn.errors import ConfigError, ShapeError
+
+__all__ = ["SparseRows", "feature_logits", "regularization_constants", "regularization_problem"]
+
+Examples = tuple[Tensor, Any, Tensor]
+"""``(index [n] int64, x [n, features] dense or sparse, y [n] int64)``, such as :class:`metalearn.datamodules.Examples`."""
+
+
+class SparseRows:
+    """A sparse matrix beside its transpose, so that products with it can be differentiated any number of times.
+
+    Attributes:
+        matrix: CSR ``[n, features]``.
+        transposed: CSR ``[features, n]``.
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        """Transpose a matrix in any sparse layout, once; one of 16 bits is widened, since few devices multiply it."""
+        if matrix.dtype in (torch.float16, torch.bfloat16):
+            matrix = matrix.float()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            self.matrix = matrix if matrix.layout is torch.sparse_csr else matrix.to_sparse_csr()
+            self.transposed = matrix.to_sparse_coo().t().coalesce().to_sparse_csr()
+
+    @property
+    def shape(self) -> torch.Size:
+        """``[n, features]``."""
+        return self.matrix.shape
+
+    def __matmul__(self, dense: Tensor) -> Tensor:
+        """``X D``, ``[n, k]``, for ``D`` ``[features, k]``."""
+        return _Product.apply(self.matrix, self.transposed, dense)
+
+
+def feature_logits(weights: Tensor, x: Any) -> Tensor:
+    """``X W``, ``[n, classes]``, for ``weights`` ``[features, classes]`` and dense or sparse ``x``."""
+    return _rows(x) @ weights
+
+
+def regularization_problem(
+    train: Examples | None = None,
+    val: Examples | None = None,
+    *,
+    features: int | None = None,
+    classes: int | None = None,
+) -> BilevelProblem:
+    """``min_x f = mean_val CE(W*)`` with ``W*(x) = argmin_W mean_train CE(W) + 1/2 sum_j exp(x_j) mean_c W_jc^2``
+    (arXiv 2108.00330, section 2.4; Grazzi et al. 2020, who divide the penalty by the number of features, too: the same with
+    ``x`` moved by its logarithm).
+
+    ``x`` is ``[features]``, the logarithm of each penalty; ``y`` is ``W`` ``[features, classes]``, initially zero. The inner loss
+    is ``min_j exp(x_j) / classes`` strongly convex.
+
+    Args:
+        train: ``(index, x, y)``, the inner loss's examples, with dense ``x`` or a sparse matrix; ``index`` is not used.
+            ``None`` where each step brings its own, by ``problem.with_batch``.
+        val: the same of the outer loss.
+        features: of an example, where ``train`` is ``None``.
+        classes: the number of labels; ``None`` for the largest label of ``train`` plus 1.
+
+    Raises:
+        ConfigError: neither ``train`` and ``val`` nor ``features`` and ``classes`` are given.
+        ShapeError: the examples do not fit together.
+    """
+    if (train is None) != (val is None) or (train is None and (features is None or classes is None)):
+        raise ConfigError(
+            "regularization_problem got neither train and val nor features and classes, but one pair must say the shapes; give "
+            "both sets of examples"
+        )
+    dtype: torch.dtype | None = None
+    stream = None
+    if train is not None and val is not None:
+        classes = int(train[2].max()) + 1 if classes is None else classes
+        for name, part in (("train", train), ("val", val)):
+            _check(part, name, classes)
+        if train[1].shape[1] != val[1].shape[1]:
+            raise ShapeError(
+                f"train has {train[1].shape[1]} features and val {val[1].shape[1]}, but they must be alike; check the data"
+            )
+        features, dtype = int(train[1].shape[1]), train[1].dtype
+        inner, outer = ((part[0], _rows(part[1]), part[2]) for part in (train, val))
+        stream = Fixed(outer, inner)
+    assert features is not None
+    assert classes is not None
+    shape = (features, classes)
+
+    known = None if train is None or val is None else regularization_constants(train, val, classes)
+    return BilevelProblem(_outer_loss, _inner_loss, partial(_start, shape, dtype), stream=stream, constants_at=known)
+
+
+def _inner_loss(x: Tensor, y: Tensor, batch: Any) -> Tensor:
+    _, inputs, labels = batch
+    # one pass over W for all features, since W is the largest tensor here
+    penalty = torch.dot(x.exp(), y.square().mean(1)) / 2
+    return F.cross_entropy(feature_logits(y, inputs), labels) + penalty
+
+
+def _outer_loss(x: Tensor, y: Tensor, batch: Any) -> Tensor:
+    _, inputs, labels = batch
+    return F.cross_entropy(feature_logits(y, inputs), labels)
+
+
+def _start(shape: tuple[int, int], dtype: torch.dtype | None, x: Tensor) -> Tensor:
+    return torch.zeros(shape, dtype=dtype or x.dtype, device=x.device)
+
+
+def regularization_constants(train: Examples, val: Examples, classes: int) -> Callable[[Tensor], Constants]:
+    """The constants of :func:`regularization_problem` on these examples as a function of ``x``.
+
+    With ``e`` the largest eigenvalue of ``X'X/n`` of the training examples and ``r`` the longest of them: ``mu = min_j exp(x_j) /
+    classes``, ``rho_J = max_j exp(x_j) / classes``, ``rho_H = sqrt 2/(3 sqrt 3) r e``, ``L_upper = e/2 + rho_J``. At ``W*(x)``,
+    where the penalty's gradient is minus that of the loss, ``|J| = max_j exp(x_j) |W*_j| / classes`` is at most
+    ``L_xy = sqrt 2 max_j mean_i |X_ij|``, whatever ``x`` is; it is no bound at other ``W``.
+    See :mod:`metalearn.bilevel.problems.softmax_bounds`.
+    """
+    inner, outer = (design_of(getattr(part[1], "matrix", part[1])) for part in (train, val))
+    fixed = Constants(
+        L_xy=GRADIENT * inner.column,
+        rho_H=THIRD * inner.row * inner.eigenvalue,
+        L_fxx=0.0,
+        L_fxy=0.0,
+        L_fyy=HESSIAN * outer.eigenvalue,
+        M=GRADIENT * math.sqrt(outer.eigenvalue),
+    )
+    return partial(_constants_at, fixed, HESSIAN * inner.eigenvalue, classes)
+
+
+def _constants_at(fixed: Constants, smoothness: float, classes: int, x: Tensor) -> Constants:
+    low, high = torch.stack([x.min(), x.max()]).double().exp().div(classes).tolist()
+    if not 0 < low <= high < math.inf:  # out of range, or not a number, which is told elsewhere
+        return fixed
+    return replace(fixed, mu=low, rho_J=high, L_upper=smoothness + high)
+
+
+class _Product(torch.autograd.Function):
+    """``A D`` for a constant sparse ``A``; its backward pass is the same function of the transpose."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, transposed: Tensor, dense: Tensor) -> Tensor:
+        ctx.pair = transposed, matrix
+        # autocast would take both to 16 bits, for which there is no sparse product on the CPU
+        with torch.autocast(dense.device.type, enabled=False):
+            return (matrix @ dense.to(matrix.dtype)).to(dense.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return None, None, _Product.apply(*ctx.pair, gradients[0])
+
+
+_KNOWN = WeakTensorKeyDictionary()
+"""Matrices that a loader hands out again and again, with their transposes."""
+
+
+def _rows(x: Any) -> Any:
+    """What products are taken with: a dense tensor as it is, a sparse one beside its transpose."""
+    if not isinstance(x, Tensor) or x.layout is torch.strided:
+        return x
+    if x not in _KNOWN:
+        _KNOWN[x] = SparseRows(x)
+    return _KNOWN[x]
+
+
+def _check(part: Any, name: str, classes: int) -> None:
+    _, x, y = part
+    if len(x.shape) != 2 or y.shape != (x.shape[0],):
+        raise ShapeError(
+            f"{name} has x {list(x.shape)} and y {list(y.shape)}, but they must be [n, features] and [n]; check both"
+        )
+    if int(y.min()) < 0 or int(y.max()) >= classes:
+        raise ShapeError(
+            f"{name} has labels from {int(y.min())} to {int(y.max())}, but classes={classes}; they must lie in 0..{classes - 1}"
+        )

@@ -1,0 +1,181 @@
+"""From what a user types to what LightningCLI parses: shipped configs by name, the default run, a checkpoint's own config."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from metalearn.carried import carried_config, count_elements, read_checkpoint, read_entry
+from metalearn.checks import nearest, quote_value
+from metalearn.cli.config_files import check_config, check_value, read_config
+from metalearn.cli.run_files import NAMES, name_of_run
+from metalearn.errors import ConfigError
+
+__all__ = ["DEFAULT_CONFIG", "check_command", "config_path", "option", "prepare_arguments", "shipped_configs"]
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CONFIG = "maml_glyphs_5w1s"
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+COMMANDS = (*SUBCOMMANDS, "data", "study")
+MAY_BE_FILES = ("--model", "--data", "--trainer")
+"""Options besides ``--config`` whose value may be the path of a YAML file."""
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configurations of the package by name."""
+    folder = Path(str(resources.files("metalearn.configs")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def config_path(name: str) -> Path:
+    """A file, or the shipped configuration of that name.
+
+    Raises:
+        ConfigError: there is neither; the line names the nearest matches.
+    """
+    path = Path(name)
+    if name and os.path.exists(path):
+        check_config(path)
+        return path
+    known = shipped_configs()
+    if name.removesuffix(".yaml") in known:
+        return known[name.removesuffix(".yaml")]
+    near = nearest(path.name.removesuffix(".yaml"), list(known))
+    remedy = f"did you mean {', '.join(near)}?" if near else "metalearn --help lists those that are shipped"
+    raise ConfigError(f"config {quote_value(name)} is neither a file nor a shipped config; {remedy}")
+
+
+def check_command(args: Sequence[str]) -> None:
+    """Raise unless the arguments begin with a command, or ask for help."""
+    first = args[0]
+    for before, arg in zip(("", *args), args, strict=False):
+        if not _is_text(arg):
+            owner = f"{before.lstrip('-')} is" if before.startswith("--") and "=" not in before else "argument"
+            raise ConfigError(
+                f"{owner} {quote_value(arg)}, which is not UTF-8, but configurations hold names as UTF-8; rename it"
+            )
+    if first in COMMANDS or first in ("-h", "--help") or first.startswith("--print_"):
+        return
+    if not first.startswith("-"):
+        near = nearest(first, COMMANDS, 1)
+        remedy = f"did you mean {near[0]}?" if near else "see --help"
+        raise ConfigError(f"command is {quote_value(first)}, but it must be one of {', '.join(COMMANDS)}; {remedy}")
+    command = next((arg for arg in args if arg in SUBCOMMANDS), None)
+    if command is None or not first.startswith(("--config", "-c")):
+        raise ConfigError(
+            f"the first argument is {quote_value(first)}, but a command comes first: {', '.join(COMMANDS)}; write for example: "
+            f"metalearn {command or 'fit'} {first.split('=')[0]} ..."
+        )
+    if name := option(args, "--config") or option(args, "-c"):
+        sections = read_config(config_path(name))
+        if not set(sections) & set(SUBCOMMANDS):
+            raise ConfigError(
+                f"config {name} stands before the command, but holds no section {command!r}; write: metalearn {command} --config "
+                f"{name}"
+            )
+
+
+def option(args: Sequence[str], name: str) -> str | None:
+    """The value of ``--name VALUE`` or ``--name=VALUE``; the last one counts."""
+    found = None
+    for index, arg in enumerate(args):
+        if arg == name and index + 1 < len(args):
+            found = args[index + 1]
+        elif arg.startswith(name + "="):
+            found = arg.split("=", 1)[1]
+    return found
+
+
+def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], str]:
+    """Resolve config names, and supply the config that is left unsaid.
+
+    ``fit`` without a config or a model runs :data:`DEFAULT_CONFIG`; the other subcommands take the config that the
+    checkpoint carries.
+
+    Args:
+        args: what follows ``python -m metalearn``.
+        scratch: a folder for a config that is read out of a checkpoint.
+
+    Returns:
+        the arguments for LightningCLI, and the name of the run.
+    """
+    resolved, name = _resolve_configs(args)
+    command = next((arg for arg in resolved if arg in SUBCOMMANDS), None)
+    asks_help = any(arg in ("-h", "--help") or arg.startswith("--print_config") for arg in resolved)
+    says_what = any(arg.split("=")[0] in ("--config", "-c", "--model", "--data") for arg in resolved)
+    if command is None or says_what or (asks_help and command != "fit"):
+        return resolved, name
+    where = resolved.index(command) + 1
+    if command == "fit":
+        return [*resolved[:where], "--config", str(config_path(DEFAULT_CONFIG)), *resolved[where:]], DEFAULT_CONFIG
+    checkpoint = option(resolved, "--ckpt_path")
+    if checkpoint is None:
+        raise ConfigError(
+            f"{command} has neither --ckpt_path nor --config, but it needs a model; "
+            f"use: python -m metalearn {command} --ckpt_path RUN/checkpoints/best.ckpt"
+        )
+    if checkpoint in NAMES and not os.path.exists(checkpoint):
+        raise ConfigError(
+            f"ckpt_path is {checkpoint!r}, but without --config nothing says of which run; name the file, or add --config with "
+            "the run's configuration"
+        )
+    found = read_checkpoint(checkpoint)
+    entry = read_entry(found, checkpoint)
+    config = carried_config(entry, count_elements(found), checkpoint)
+    path = scratch / "carried.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return [*resolved[:where], "--config", str(path), *resolved[where:]], entry.run
+
+
+def _resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
+    """The arguments with every config's name replaced by its path, and what the run is called by the last of them.
+
+    Configs go to the front, so that an option of the command line counts wherever it stands.
+    """
+    resolved: list[str] = []
+    configs: list[str] = []
+    name = "custom"
+    waiting = [part for arg in args for part in _split(arg)]
+    seen: dict[str, str] = {}
+    while waiting:
+        arg = waiting.pop(0)
+        flag, equals, value = arg.partition("=")
+        if not flag.startswith("-") or (not equals and (not waiting or waiting[0].startswith("--"))):
+            if flag in ("--config", "-c"):
+                raise ConfigError(f"{flag} has no value; write {flag} FILE, or the name of a shipped config")
+            resolved.append(arg)
+            continue
+        if not equals:
+            value = waiting[0]
+        check_value(flag, value)
+        if flag in ("--config", "-c"):
+            path = config_path(value)
+            name, value = name_of_run(path), str(path)
+        elif flag in MAY_BE_FILES and os.path.exists(value):
+            check_config(Path(value))
+        if flag.startswith("--") and seen.setdefault(flag, value) != value and flag != "--config":
+            log.warning("%s is given twice; %r counts, which stands last", flag, value)
+        if not equals:
+            waiting.pop(0)
+        kept = configs if flag in ("--config", "-c") and resolved else resolved
+        kept += [f"{flag}={value}"] if equals else [flag, value]
+    return [*resolved[:1], *configs, *resolved[1:]], name
+
+
+def _is_text(arg: str) -> bool:
+    try:
+        arg.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _split(arg: str) -> list[str]:
+    """``-cFILE`` as two arguments, and any other as it is."""
+    return [arg[:2], arg[2:].removeprefix("=")] if arg.startswith("-c") and len(arg) > 2 else [arg]

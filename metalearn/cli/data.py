@@ -1,0 +1,202 @@
+"""``python -m metalearn data {prepare,info,verify,tasks}``: pack a data set, show it, check it, write its tasks to a file."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import yaml
+from rich.progress import track
+
+from metalearn.cli.arguments import config_path, option
+from metalearn.cli.config_files import read_config
+from metalearn.cli.parser import Parser, instantiate
+from metalearn.datamodules import ClassEpisodes, EpisodicDataModule, ImageEpisodes
+from metalearn.datamodules.episodes.randomness import SPLITS
+from metalearn.datamodules.episodes.task_table import HEADER, task_lines
+from metalearn.errors import ConfigError
+from metalearn.reports.contact_sheet import draw_contact_sheet
+from metalearn.reports.summary import print_summary
+from metalearn.reports.tables import write_csv
+
+__all__ = ["run"]
+
+ACTIONS = ("prepare", "info", "verify", "tasks")
+MOST_TASKS = 1_000_000
+Facts = list[tuple[str, str]]
+
+
+def run(args: Sequence[str]) -> None:
+    """Run one action on the data set that ``--data CLASS`` or ``--config NAME`` says.
+
+    Raises:
+        MetalearnError: an argument or the data is wrong.
+    """
+    parser = Parser(
+        prog="metalearn data",
+        description="Pack a data set, show what it holds, check it, or write its tasks to a file.",
+    )
+    parser.add_argument("action", choices=ACTIONS, help="; ".join((
+        "prepare: pack the images", "info: show the classes, with a picture of them", "verify: read everything and compare its "
+        "checksum", "tasks: write a table of tasks")))  # fmt: skip
+    parser.add_argument("--config", type=str, default=None, help="take the data of this shipped config or file")
+    parser.add_subclass_arguments(L.LightningDataModule, "data", required=True)
+    parser.add_argument("--output", type=str, default=None, help="the picture (info) or the table (tasks) to write")
+    parser.add_argument("--split", type=str, default="test", help="tasks: train, val or test")
+    parser.add_argument(
+        "--count", type=int, default=None, help="tasks: how many; default: as many as the data module has"
+    )
+    given = parser.parse_args(_with_data_of_config(list(args)))
+    data = instantiate(parser, given).data
+    if not isinstance(data, EpisodicDataModule):
+        raise ConfigError(
+            f"data is a {type(data).__name__}, but this command needs an episodic data module of metalearn; use --data"
+        )
+    begun = time.perf_counter()
+    if given.action == "info" and isinstance(data, ClassEpisodes):
+        data.open_anyhow()
+    if given.action in ("prepare", "verify"):
+        data.prepare_data()
+    data.setup("test")
+    facts = _facts(data)
+    if given.action == "prepare":
+        facts.append(("time", f"{time.perf_counter() - begun:.1f} s"))
+    if given.action == "verify":
+        facts.append(("verified", _verify(data)))
+    if given.action == "info" and isinstance(data, ImageEpisodes):
+        path = Path(given.output or f"{_title(data)}.png")
+        facts.append(("contact sheet", str(_draw(data, path))))
+    if given.action == "tasks":
+        facts.append(("table of tasks", str(_write_tasks(data, given.output, given.split, given.count))))
+    print_summary(f"data {given.action}: {type(data).__name__}", facts)
+
+
+def _with_data_of_config(args: list[str]) -> list[str]:
+    """The arguments with the ``data`` section of ``--config`` before all others, which then change it."""
+    name = option(args, "--config")
+    if name is None or not args:
+        return args
+    if sum(arg.split("=")[0] == "--config" for arg in args) > 1:
+        raise ConfigError("--config is given twice, but the data set is taken from one config; keep one")
+    data = read_config(config_path(name)).get("data")
+    data = {"class_path": data} if isinstance(data, str) else data
+    if not isinstance(data, dict) or not isinstance(data.get("class_path"), str):
+        raise ConfigError(f"config {name} has no data section with a class_path; name the data set with --data CLASS")
+    given = data.get("init_args") or {}
+    left = set(data) - {"class_path", "init_args"}
+    if left or not isinstance(given, dict):
+        raise ConfigError(
+            f"config {name} has {', '.join(sorted(left)) or 'a list as init_args'} in its data section, but it holds class_path "
+            "and init_args, which is a mapping; correct it"
+        )
+    flat = [f"--data={data['class_path']}"]
+    flat += [f"--data.{key}={yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix('...' + chr(10)).strip()}"
+             for key, value in given.items()]  # fmt: skip
+    return [args[0], *flat, *args[1:]] if args[0] in ACTIONS else [*flat, *args]
+
+
+def _facts(data: EpisodicDataModule) -> Facts:
+    facts: Facts = []
+    if isinstance(data, ImageEpisodes):
+        store = data.store
+        total, *shape = store.images.shape
+        facts += [
+            ("images", f"{total:,} of {' x '.join(map(str, shape))}, {store.images.nbytes / 1e6:,.1f} MB"),
+            ("store", str(store.path)),
+        ]
+    if isinstance(data, ClassEpisodes):
+        for split in SPLITS:
+            facts.append((split, _describe(data, split)))
+        facts += _possible_tasks(data)
+    else:
+        episode = data.episode(data.seed, "test", 0)
+        facts.append(("a task", ", ".join(f"{role} x {list(part.x.shape)}, y {list(part.y.shape)}" for role, part in
+                                          zip(("support", "query"), episode, strict=False))))  # fmt: skip
+    if isinstance(data, ImageEpisodes) and len(data.splits["train"]):
+        mean, std = data.store.statistics(data.splits["train"])
+        facts.append(("train pixels", f"mean {_listed(mean)}, deviation {_listed(std)} (of 0..1)"))
+    return facts
+
+
+def _describe(data: ClassEpisodes, split: str) -> str:
+    classes = data.splits[split]
+    if not len(classes):
+        return "no classes"
+    counts = data.pool.counts[classes]
+    number = data.num_classes(split)
+    text = f"{number:,} {'class' if number == 1 else 'classes'}, {int(counts.sum()):,} images"
+    spread = (
+        f"{counts.min()}"
+        if counts.min() == counts.max()
+        else f"{counts.min()} to {counts.max()}, median {np.median(counts):g}"
+    )
+    groups = Counter(data.pool.groups[number] for number in classes)
+    return f"{text} ({spread} a class)" + (f", {len(groups)} groups" if set(groups) != {""} else "")
+
+
+def _possible_tasks(data: ClassEpisodes) -> Facts:
+    """What tasks every split has room for, and why those that are asked for are not among them."""
+    room = data.room
+    fits = room.most_ways >= 2 and room.most_examples >= 2
+    facts = [
+        (
+            "tasks",
+            f"up to {room.most_ways} ways, and up to {room.most_examples} shots and queries together"
+            if fits
+            else "none that every split has room for",
+        )
+    ]
+    try:
+        room.check(data.ways, data.recipe)
+    except ConfigError as error:
+        facts.append(("as asked for", f"not possible: {error}"))
+    return facts
+
+
+def _verify(data: EpisodicDataModule) -> str:
+    if not isinstance(data, ImageEpisodes):
+        return "nothing is packed"
+    data.store.verify()
+    return f"{data.store.images.nbytes / 1e6:,.1f} MB match their checksum, and the source is the one that was packed"
+
+
+def _draw(data: ImageEpisodes, path: Path) -> Path:
+    rows = []
+    for split in SPLITS:
+        classes = data.splits[split]
+        if not len(classes):
+            continue
+        chosen = classes[np.unique(np.linspace(0, len(classes) - 1, 8).astype(int))]
+        for number in chosen:
+            first, count = int(data.pool.offsets[number]), int(data.pool.counts[number])
+            places = first + np.unique(np.linspace(0, count - 1, 12).astype(int))
+            rows.append((split, data.pool.names[number], data.take_pixels(places)))
+    return draw_contact_sheet(path, rows, f"{_title(data)}: 8 classes of each split")
+
+
+def _write_tasks(data: EpisodicDataModule, output: str | None, split: str, count: int | None) -> Path:
+    if not isinstance(data, ClassEpisodes):
+        raise ConfigError(
+            f"data is a {type(data).__name__}, but a table of tasks names examples of classes; use data with classes"
+        )
+    if split not in SPLITS:
+        raise ConfigError(f"split is {split!r}, but it must be one of {', '.join(SPLITS)}; use --split test")
+    count = data.tasks[split] if count is None else count
+    if not 1 <= count <= MOST_TASKS:
+        bound = "a table needs at least one task" if count < 1 else f"a table holds at most {MOST_TASKS:,} tasks"
+        raise ConfigError(f"count is {count}, but {bound}; use --count 600")
+    lines: Iterable[Sequence[Any]] = track(list(task_lines(data, split, count)), "writing", transient=True)
+    return write_csv(Path(output or f"{_title(data)}_{split}_tasks.csv"), HEADER, lines)
+
+
+def _title(data: EpisodicDataModule) -> str:
+    return type(data).__name__.removesuffix("DataModule").lower()
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)

@@ -1,0 +1,213 @@
+"""What is wrong with an option, as one sentence: jsonargparse's account of every type that a value could have had, condensed."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from metalearn.checks import nearest
+from metalearn.cli.type_words import classes_in, describe_type, names_of
+from metalearn.errors import ConfigError
+
+__all__ = ["OptionError", "explain", "one_line"]
+
+_RECENT: list[OptionError] = []
+
+
+class OptionError(ConfigError):
+    """One option is wrong.
+
+    Attributes:
+        where: the option, as ``model.backbone.hidden``; grows as the error passes from a class's parser to the one around it.
+        said: what is wrong with it.
+    """
+
+    def __init__(self, where: str, said: str) -> None:
+        super().__init__(f"{where} {said}")
+        self.where, self.said = where, said
+
+
+def explain(parser: argparse.ArgumentParser, message: str) -> ConfigError:
+    """The error that the message of a parser stands for.
+
+    jsonargparse builds each class by a parser of its own, and quotes the inner parser's error in the outer one's: what was said
+    there is known already, and only gets its full name here.
+    """
+    text = one_line(message)
+    quoted = [error for error in _RECENT if str(error) in text]
+    if quoted:
+        inner = max(quoted, key=lambda error: error.where.count("."))
+        key = re.match(r'Parser key "([^"]+)"', text)
+        found: ConfigError = OptionError(_named(f"{key[1]}.{inner.where}" if key else inner.where), inner.said)
+    else:
+        found = _explain_anew(parser, text)
+    if isinstance(found, OptionError):
+        _RECENT.append(found)
+        del _RECENT[:-50]
+    return found
+
+
+def one_line(message: str) -> str:
+    """The message without line breaks, and with every character that a terminal would not print written out."""
+    text = re.sub(r"\s+", " ", message).strip()
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode() for each in text
+    )
+
+
+def _explain_anew(parser: argparse.ArgumentParser, text: str) -> ConfigError:
+    computed = re.search(r"Call to compute_fn of link .* failed: (.+)$", text)
+    if computed:
+        return ConfigError(computed[1])
+    unknown = re.search(r"(?:[Oo]ption|[Kk]ey) ['\"]([^'\"]+)['\"] is not (?:accepted|expected)", text) or re.search(
+        r"does not accept (?:option|nested key) '([^']+)'", text
+    )
+    if unknown:
+        return _unknown_key(parser, _named(unknown[1]), re.search(r"ubcommand '?(\w+)'?", text))
+    stray = re.search(r"unrecognized arguments: (.+)$", text)
+    if stray:
+        return _stray(parser, stray[1])
+    choice = re.search(r"argument ([^:]+): invalid choice: '?([^']*?)'? \(choose from (.+)\)", text)
+    if choice:
+        known = re.findall(r"\w+", choice[3])
+        return ConfigError(
+            f"{choice[1]} is {choice[2]!r}, but it must be one of {', '.join(known)}{_mean(choice[2], known)}"
+        )
+    value = re.search(r"argument (\S+): expected (?:one|\d+|at least one) argument", text)
+    if value:
+        option = value[1].split("/")[-1]
+        return ConfigError(f"{option} has no value; write {option}=VALUE")
+    missing = re.search(r"the following arguments are required: (.+)$", text)
+    if missing:
+        return _missing(parser, missing[1].split(", "))
+    key = re.match(r'Parser key "([^"]+)":? ?(.*)$', text)
+    return _wrong_value(parser, key[1], key[2]) if key else ConfigError(text)
+
+
+def _unknown_key(parser: argparse.ArgumentParser, name: str, command: re.Match[str] | None) -> ConfigError:
+    known = [option.removeprefix("--") for option in _options(parser, command[1] if command else None)]
+    near = nearest(name, known) or nearest(name.rpartition(".")[2], known)
+    if near:
+        return OptionError(name, f"is no option here; did you mean {' or '.join(near)}?")
+    if 0 < len(known) <= 12:
+        return OptionError(name, f"is no option here; there are {', '.join(known)}")
+    return OptionError(name, "is no option here; --model.help CLASS, --data.help CLASS and --help list what there is")
+
+
+def _stray(parser: argparse.ArgumentParser, rest: str) -> ConfigError:
+    word = next((each for each in rest.split(" ") if each.startswith("-")), "")
+    if not word:
+        return ConfigError(f"{rest.split(' ')[0]!r} belongs to no option; write options as --name value")
+    name = word.split("=")[0]
+    known = _options(parser, None)
+    leaves = {option.rpartition(".")[2].removeprefix("--"): option for option in reversed(known)}
+    plain = name.lstrip("-")
+    near = nearest(f"--{plain}", known) if "." in plain else []
+    near = near or [leaves[leaf] for leaf in nearest(plain, list(leaves), 2)] or nearest(f"--{plain}", known)
+    return ConfigError(
+        f"option {name} does not exist; "
+        + (f"did you mean {' or '.join(near)}?" if near else "see --help for those that do")
+    )
+
+
+def _missing(parser: argparse.ArgumentParser, names: Sequence[str]) -> ConfigError:
+    commands = _commands(parser)
+    plain = [name.partition(".")[2] if name.partition(".")[0] in commands else name for name in names]
+    if plain[0] in ("subcommand", "action"):
+        return ConfigError(f"no {plain[0]} is given; begin with one of {', '.join(commands) or 'those of --help'}")
+    others = f", and so {'is' if len(plain) == 2 else 'are'} {', '.join(plain[1:])}" if len(plain) > 1 else ""
+    dest = next((action for action in parser._actions if action.dest in (plain[0], names[0])), None)
+    if dest is None and names[0] != plain[0]:
+        below = commands[names[0].partition(".")[0]]
+        dest = next((action for action in below._actions if action.dest == plain[0]), None)
+    classes = names_of(classes_in(getattr(dest, "_typehint", None)))[:6]
+    such = f", such as {', '.join(classes)}" if classes else ""
+    return OptionError(plain[0], f"is missing{others}; give it on the command line or in the config{such}")
+
+
+def _wrong_value(parser: argparse.ArgumentParser, name: str, text: str) -> ConfigError:
+    action = next((each for each in parser._actions if each.dest in (name, name.rpartition(".")[2])), None)
+    where = _named(name)
+    if "Unable to load config" in text:
+        shown = re.search(r"Unable to load config ['\"](.*?)['\"]", text)
+        value = shown[1] if shown else "no mapping"
+        return OptionError(where, f"is {_shown(value)}, but it must be a mapping of options, or a YAML file of one")
+    nested = re.search(r"NestedArg\(key='([^']+)'", text)
+    if nested and "." not in where:
+        return OptionError(
+            f"{where}.{_named(nested[1])}",
+            f"stands before its class is known; put --config or --{where} in front of it",
+        )
+    given = (
+        re.search(r"Given value: (?:NestedArg\(key='[^']*', val=)?(.+?)\)?$", text)
+        or re.search(r"Got value: (.+?)(?: - |$)", text)
+        or re.search(r"(?:Expected a path but (.+?) either not accessible|import path string: (.+)$)", text)
+    )
+    value = next((group for group in given.groups() if group is not None), "") if given else ""
+    is_empty = re.search(r"(?:Got value|Given value): ?(?:NestedArg\(key='[^']*', val=''\))?$", text) is not None
+    value = "" if is_empty else value
+    named = re.search(r"class_path['\"]?[:=] ?'([^']+)'", value)
+    value = named[1] if named else value.strip("'\"")
+    hint = getattr(action, "_typehint", None)
+    words = describe_type(hint)
+    if not words or not (value or is_empty):
+        return OptionError(where, text)
+    reason = re.search(r"Problem with given class_path '[^']+': (.+?)(?: - |$)", text)
+    no_kind = re.search(r"does not correspond to a subclass of (\w+)", text)
+    because = f" ({reason[1].strip()})" if reason else f" (it is no {no_kind[1]})" if no_kind else ""
+    classes = names_of(classes_in(hint))
+    choices = re.findall(r"'([^']+)'", words)
+    leaf = value.rpartition(".")[2] if re.fullmatch(r"[\w.]+", value) and not re.match(r"[\d.]+$", value) else ""
+    if leaf in classes and not because:  # the class is right, so what is wrong is within it
+        return OptionError(where, f"is {_shown(value)}, but what is given for it cannot be used: {text[:300]}")
+    exists = (
+        no_kind is not None and "." in value
+    )  # a class or function of the user's: what is called alike is not meant
+    near = nearest(value, choices) or (nearest(leaf, classes) if leaf and not exists else [])
+    if near:
+        remedy = f"; did you mean {' or '.join(near)}?"
+    elif classes and not choices:
+        remedy = f"; use one of {', '.join(classes[:8])}, or a class of yours by its full name"
+    else:
+        default = getattr(action, "default", None)
+        remedy = (
+            f"; leave it out for {default!r}"
+            if isinstance(default, (int, float, str))
+            else "; correct it, or leave it out"
+        )
+    return OptionError(where, f"is {_shown(value)}{because}, but it must be {words}{remedy}")
+
+
+def _options(parser: argparse.ArgumentParser, command: str | None) -> list[str]:
+    """The long options of a parser and of its subcommands, or of one of these."""
+    below = _commands(parser)
+    parsers = [below[command]] if command in below else [parser, *below.values()]
+    found = [option for each in parsers for action in each._actions for option in action.option_strings]
+    dests = [f"--{action.dest}" for each in parsers for action in each._actions if not action.option_strings]
+    found = [option for option in found if option != "--help"]
+    kept = [option for option in (*found, *dests) if option.startswith("--") and not option.endswith((".help", "+"))]
+    return list(dict.fromkeys(kept))
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            return dict(action.choices)
+    return {}
+
+
+def _mean(word: str, known: Sequence[str]) -> str:
+    near = nearest(word, known, 1)
+    return f"; did you mean {near[0]}?" if near else f"; use {known[0]}" if known else ""
+
+
+def _named(name: str) -> str:
+    return name.replace(".init_args", "").replace(".dict_kwargs", "")
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    text = text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+    return text if re.fullmatch(r"[-+\d.eE]+|[\[{(].*|True|False|None", text) else f"'{text}'"

@@ -1,0 +1,74 @@
+"""What all subcommands share: a parser whose errors are one line, and objects whose own errors come out as they said them."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser
+
+from metalearn.cli.parse_errors import explain, one_line
+from metalearn.errors import ConfigError, MemoryLimitError, MetalearnError
+
+__all__ = ["Parser", "instantiate", "one_line", "own_error"]
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in one line instead of printing the usage, and takes no option for another that begins like it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+    def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
+        """The options as YAML; a default such as Timer's interval, which YAML has no form for, as the text that it is."""
+        written: str = super().dump(_plain(namespace), *args, **kwargs)
+        return written
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise explain(self, message) from ex
+
+
+def _plain(value: Any) -> Any:
+    """A copy of nested options in which enumerated text is text."""
+    if isinstance(value, Namespace):
+        return Namespace({name: _plain(each) for name, each in vars(value).items()})
+    if type(value) is dict:
+        return {name: _plain(each) for name, each in value.items()}
+    if type(value) is list:
+        return [_plain(each) for each in value]
+    return str(value.value) if isinstance(value, Enum) and isinstance(value, str) else value
+
+
+def instantiate(parser: LightningArgumentParser, given: Any) -> Any:
+    """Build the objects that the arguments describe.
+
+    Raises:
+        MetalearnError: what a constructor found wrong, as it said it.
+    """
+    try:
+        return parser.instantiate_classes(given)
+    except (ValueError, TypeError) as error:
+        raise own_error(error) from error
+
+
+def own_error(error: BaseException) -> BaseException:
+    """The error of ours that is the cause of another one; a constructor's complaint about a value as one line.
+
+    What is neither is no mistake of the user's, and comes back as it is.
+    """
+    origin = error
+    while origin.__cause__ is not None and not isinstance(origin, MetalearnError):
+        origin = origin.__cause__
+    if isinstance(origin, (RuntimeError, MemoryError)) and any(
+        sign in str(origin) for sign in ("not enough memory", "allocate")
+    ):
+        return MemoryLimitError(
+            "the network does not fit into memory; lower its sizes, such as hidden, image_size or ways"
+        )
+    if isinstance(origin, (MetalearnError, MisconfigurationException)) or not isinstance(
+        origin, (ValueError, TypeError)
+    ):
+        return origin
+    return ConfigError(one_line(str(origin)))

@@ -1,0 +1,66 @@
+"""``python -m metalearn study NAME``: a study on real data, from its files to a table and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from metalearn.cli.parser import Parser
+from metalearn.errors import ConfigError
+from metalearn.reports.summary import print_summary
+
+__all__ = ["STUDIES", "run"]
+
+
+def _hyper_cleaning() -> Callable[..., list[Path]]:
+    from metalearn.studies.hyper_cleaning import study_hyper_cleaning
+
+    return study_hyper_cleaning
+
+
+def _newsgroups() -> Callable[..., list[Path]]:
+    from metalearn.studies.newsgroups import study_newsgroups
+
+    return study_newsgroups
+
+
+def _few_shot() -> Callable[..., list[Path]]:
+    from metalearn.studies.few_shot import study_few_shot
+
+    return study_few_shot
+
+
+STUDIES = {"hyper_cleaning": _hyper_cleaning, "newsgroups": _newsgroups, "few_shot": _few_shot}
+"""What loads each study, since only the one that runs is needed."""
+
+
+def run(args: Sequence[str]) -> None:
+    """Run one study; its options are its function's arguments.
+
+    Raises:
+        MetalearnError: an argument or the data is wrong.
+    """
+    name, *options = args
+    if name in ("-h", "--help"):
+        print(f"usage: metalearn study NAME [options]\n\nNAME is one of: {', '.join(STUDIES)}\n\n"
+              "python -m metalearn study NAME --help shows the options of one of them.")  # fmt: skip
+        return
+    if name not in STUDIES:
+        raise ConfigError(f"study is {name!r}, but it must be one of {', '.join(STUDIES)}; see metalearn study --help")
+    study = STUDIES[name]()
+    parser = Parser(prog=f"metalearn study {name}", description=(study.__doc__ or "").splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1, help="of torch; 1 so that seconds compare")
+    parser.add_function_arguments(study, fail_untyped=True)
+    given = parser.parse_args(options)
+    if given.threads < 1:
+        raise ConfigError(f"threads is {given.threads}, but it must be at least 1; use --threads 1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(given.threads)
+    try:
+        arguments = parser.instantiate_classes(given).as_dict()
+        files = study(**{key: value for key, value in arguments.items() if key not in ("threads", "config")})
+    finally:
+        torch.set_num_threads(before)
+    print_summary(f"study {name}", [("" if number else "files", str(path)) for number, path in enumerate(files)])

@@ -1,0 +1,1 @@
+"""Batch normalisation of one task: whose statistics, and where they come from."""

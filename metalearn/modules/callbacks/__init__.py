@@ -1,0 +1,1 @@
+"""Callbacks that measure, save, stop and show a run."""

@@ -1,0 +1,155 @@
+"""Callbacks that measure a run and write down what it predicted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from metalearn.episode import count_tasks
+from metalearn.modules.episodic.base import MetaModule
+from metalearn.reports.tables import write_csv
+
+__all__ = ["PredictionTable", "RunClock", "StartNotice", "TaskTable", "folder"]
+
+
+def folder(trainer: L.Trainer) -> Path:
+    """Where this run writes: the logger's folder, or the trainer's root. All ranks must call it, since they agree on it."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+class StartNotice(L.Callback):
+    """Calls a function when data and model have been found usable, and the run begins."""
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin = begin
+
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin()
+
+
+class RunClock(L.Callback):
+    """Measures training: seconds with and without validation, and tasks per second over all ranks.
+
+    Attributes:
+        seconds: of the whole fit, validation included.
+        training: of the training batches alone.
+        batches: of training, on this rank.
+        tasks: the tasks that were trained on, over all ranks; 0 where a batch is no batch of tasks.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = self.training = 0.0
+        self.tasks = self.batches = 0
+        self._begun = self._batch = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begun = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._batch = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if pl_module.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()
+        self.training += time.perf_counter() - self._batch
+        self.batches += 1
+        self.tasks += count_tasks(batch) * trainer.world_size
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.seconds = time.perf_counter() - self._begun
+
+
+class TaskTable(L.Callback):
+    """Writes ``test_tasks.csv``: the metric of every test task, from which the printed interval can be recomputed; of further
+    test loaders ``test_tasks_1.csv``, ``test_tasks_2.csv``, ...
+
+    Attributes:
+        path: the file, once it is written.
+    """
+
+    path: Path | None = None
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not isinstance(pl_module, MetaModule) or trainer.sanity_checking:
+            return
+        where = folder(trainer)
+        for index in range(len(trainer.num_test_batches)):
+            header, rows = pl_module.test_table(index)
+            if trainer.is_global_zero:
+                path = write_csv(where / (f"test_tasks_{index}.csv" if index else "test_tasks.csv"), header, rows)
+                self.path = self.path if index else path
+
+
+class PredictionTable(BasePredictionWriter):
+    """Writes ``predictions.csv`` (per rank under DDP): a row per query with its probability for every class.
+
+    Attributes:
+        path: the file, once it is written.
+    """
+
+    path: Path | None = None
+
+    def __init__(self) -> None:
+        super().__init__("epoch")
+        self._truth: list[torch.Tensor] = []
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        tasks = batch if isinstance(outputs, list) else [batch]
+        self._truth += [truth.cpu() for task in tasks for truth in task[1][1]]
+
+    def write_on_epoch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+    ) -> None:
+        where = folder(trainer)
+        tasks = [each.float().cpu() for each in _leaves(predictions)]
+        classifies = getattr(pl_module, "classifies", True) and all(outputs.ndim == 2 for outputs in tasks)
+        # values of any shape, and the classes of places, are written as one row of numbers for every query
+        tasks = [outputs.flatten(1) if outputs.ndim > 1 else outputs.unsqueeze(1) for outputs in tasks]
+        truths = [truth.flatten(1) if truth.ndim > 1 else truth.unsqueeze(1) for truth in self._truth]
+        width = max((outputs.shape[1] for outputs in tasks), default=0)
+        rows: list[list[Any]] = []
+        for number, (outputs, truth) in enumerate(zip(tasks, truths, strict=True)):
+            task = number * trainer.world_size + trainer.global_rank
+            for query, (row, target) in enumerate(zip(outputs.tolist(), truth.tolist(), strict=True)):
+                rest = [*target, max(range(len(row)), key=row.__getitem__)] if classifies else target
+                rows.append([task, query, *rest, *row, *[""] * (width - len(row))])
+        self._truth.clear()
+        if not rows:
+            return
+        columns = ["class", "predicted", *(f"p{i}" for i in range(width))] if classifies else [
+            *(f"target{i}" for i in range(truths[0].shape[1])), *(f"predicted{i}" for i in range(width))
+        ]  # fmt: skip
+        name = "predictions.csv" if trainer.world_size == 1 else f"predictions_rank{trainer.global_rank}.csv"
+        self.path = write_csv(where / name, ["task", "query", *columns], rows)
+
+
+def _leaves(predictions: Any) -> list[torch.Tensor]:
+    """The outputs of every task, of whatever nesting loaders, batches and lists of tasks give."""
+    if isinstance(predictions, torch.Tensor):
+        return list(predictions)
+    return [each for part in predictions for each in _leaves(part)]

@@ -1,0 +1,1 @@
+"""What stands behind the modules whose data are one bilevel problem."""

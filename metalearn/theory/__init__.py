@@ -1,1 +1,0 @@
-"""Studies of the thesis's claims on real data."""
