@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from metalearn.inner.kernels.attention import twice_differentiable
 from metalearn.inner.learner import Learner
 from metalearn.inner.losses import Loss, compute_loss, loss_tensors, network_tensors
 from metalearn.inner.memory import MemoryMode, gradient
-from metalearn.inner.network.attention import twice_differentiable
 from metalearn.inner.rules import Params, StepSizes, UpdateRule
 
 __all__ = ["Adaptation", "Loss"]

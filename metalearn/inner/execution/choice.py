@@ -14,7 +14,7 @@ from metalearn.errors import ConfigError
 from metalearn.inner import Adaptation, MemoryMode, Plan, Probe, Schedule, Way
 from metalearn.inner.learner import PlainLearner
 from metalearn.inner.losses import double_loss
-from metalearn.inner.network.structure import hooked_layer
+from metalearn.inner.network.layers import find_hooked_layer
 
 __all__ = ["Choice", "ExecutionName", "choose_execution", "make_plan"]
 
@@ -92,7 +92,7 @@ def choose_execution(
     notes = []
     if probe.attends and schedule.order == 2 and not learner.encodes:
         notes.append("attention is computed by torch's math kernel, since the faster ones have no second derivative")
-    hooked = hooked_layer(learner.backbone)
+    hooked = find_hooked_layer(learner.backbone)
     if hooked is not None:
         _prove(probe, plain)
         return _take(

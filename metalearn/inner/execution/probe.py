@@ -22,11 +22,12 @@ from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.execution.meta_loss import MetaLoss, Schedule, evaluate, meta_loss
 from metalearn.inner.execution.threads import Plan
 from metalearn.inner.kernels import own_kernels
+from metalearn.inner.kernels.weight_norm import normalise_weight
 from metalearn.inner.learner import Learner, PlainLearner
 from metalearn.inner.losses import double_loss
 from metalearn.inner.memory import MemoryMode
-from metalearn.inner.network.structure import Mode, names_of
-from metalearn.inner.network.weight_norm import normalise_weight
+from metalearn.inner.network.layers import name_layers
+from metalearn.inner.network.structure import Mode
 from metalearn.inner.norm.task_norm import keeping_everything, transductive
 
 __all__ = ["TOLERANCE", "Probe", "Way"]
@@ -268,7 +269,7 @@ class Probe:
 
     def _layer_without_second_derivative(self) -> str:
         inputs: list[tuple[str, nn.Module, Tensor]] = []
-        names = names_of(self._learner.backbone)
+        names = name_layers(self._learner.backbone)
 
         def note(layer: nn.Module, args: tuple[Any, ...]) -> None:
             if id(layer) in names and not any(layer.children()) and args and isinstance(args[0], Tensor):
@@ -354,7 +355,7 @@ def _put(
 @contextlib.contextmanager
 def _entering(network: nn.Module, entered: list[str]) -> Iterator[None]:
     """Keep the names of the layers whose forward pass has begun and not ended, the innermost last."""
-    names = names_of(network)
+    names = name_layers(network)
 
     def enter(layer: nn.Module, _: Any) -> None:
         if id(layer) in names:
@@ -377,7 +378,7 @@ def _entering(network: nn.Module, entered: list[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def _watching(network: nn.Module, calls: list[tuple[str, Tensor]]) -> Iterator[None]:
     """Keep the output of every layer in the order of calls."""
-    names = names_of(network)
+    names = name_layers(network)
 
     def note(layer: nn.Module, _: Any, output: Any) -> None:
         if id(layer) in names and isinstance(output, Tensor):

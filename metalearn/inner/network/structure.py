@@ -8,11 +8,7 @@ when the network has changed.
 from __future__ import annotations
 
 import contextlib
-import copy
-import functools
-import types
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -20,19 +16,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["Mode", "Structure", "hooked_layer", "names_of"]
+from metalearn.inner.network.copier import Copier, Replace
+from metalearn.inner.network.layers import is_hooked
+
+__all__ = ["Mode", "Structure"]
 
 Mode = Literal["as_it_is", "training", "evaluating"]
 """Of all layers: the caller's own, ``train()`` or ``eval()``."""
-Replace = Callable[[str, nn.Module], nn.Module | None]
-"""``replace(name, layer)`` gives the layer that stands for it in the copy, or ``None`` for a plain copy."""
-
-_HOOKS = tuple(
-    key for key in nn.Module().__dict__ if key.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
-)
-_CONTAINERS = (list, tuple, dict, set, frozenset, deque)
-_FOREIGN = ("torch.", "lightning.", "pytorch_lightning.", "builtins")
-"""Objects of these packages that are no containers hold no layers of a network (a trainer holds the whole run)."""
 
 
 class Structure:
@@ -68,7 +58,7 @@ class Structure:
     def own(self, worker: int = 0) -> nn.Module:
         """The copy for a thread."""
         while len(self._copies) <= worker:
-            copier = _Copier({id(layer): name for name, layer in self.network.named_modules()}, self._replace)
+            copier = Copier({id(layer): name for name, layer in self.network.named_modules()}, self._replace)
             root = copier.copy(self.network)
             pairs = [(layer, copier.made[id(layer)]) for layer in self.network.modules()]
             self._copies.append((root, pairs))
@@ -152,7 +142,7 @@ class Structure:
             state = layer.__dict__
             values = [value for key, value in state.items() if key != "training"]
             parameters = list(state["_parameters"].values())
-            topology.append((id(layer), type(layer), tuple(state["_modules"]), *map(id, parameters), _is_hooked(layer)))
+            topology.append((id(layer), type(layer), tuple(state["_modules"]), *map(id, parameters), is_hooked(layer)))
             attributes.append(tuple(map(id, values)))
             held += (layer, values, parameters)  # no other object may get their identity
         return topology, attributes, held
@@ -182,123 +172,3 @@ def _choose_mode(layer: nn.Module, mode: Mode, training: bool | None = None) -> 
     """Batch normalisation is always in training, for its policy says what it normalises by."""
     training = layer.training if training is None else training
     return isinstance(layer, _BatchNorm) or mode == "training" or (training and mode == "as_it_is")
-
-
-class _Copier:
-    """Copies modules, and what holds modules, at whatever depth; everything else is shared.
-
-    Attributes:
-        made: the copy of every module, by the identity of the module.
-    """
-
-    def __init__(self, names: dict[int, str], replace: Replace) -> None:
-        self.made: dict[int, nn.Module] = {}
-        self._others: dict[int, Any] = {}
-        self._names, self._replace = names, replace
-
-    def copy(self, value: Any) -> Any:
-        """The copy of ``value``, or itself if no module can be reached from it."""
-        if isinstance(value, nn.Module):
-            return self._module(value)
-        if id(value) in self._others:
-            return self._others[id(value)]
-        return self._holder(value) if _reaches_module(value, set()) else value
-
-    def _module(self, module: nn.Module) -> nn.Module:
-        if id(module) in self.made:
-            return self.made[id(module)]
-        own = self._replace(self._names.get(id(module), ""), module)
-        if own is not None:
-            self.made[id(module)] = own
-            return own
-        own = self.made[id(module)] = object.__new__(type(module))
-        for key, value in list(module.__dict__.items()):
-            if key in ("_parameters", "_buffers") or key in _HOOKS:
-                own.__dict__[key] = value.copy()
-            elif key == "_modules":
-                own.__dict__[key] = type(value)((name, self.copy(child)) for name, child in value.items())
-            elif key == "_compiled_call_impl":
-                own.__dict__[key] = None
-            else:
-                own.__dict__[key] = self.copy(value)
-        return own
-
-    def _holder(self, value: Any) -> Any:
-        if isinstance(value, types.MethodType):
-            return types.MethodType(value.__func__, self.copy(value.__self__))
-        if isinstance(value, functools.partial):
-            keywords = {key: self.copy(each) for key, each in value.keywords.items()}
-            return functools.partial(self.copy(value.func), *map(self.copy, value.args), **keywords)
-        if isinstance(value, types.FunctionType):
-            return self._function(value)
-        if isinstance(value, tuple):
-            items = map(self.copy, value)
-            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-        if isinstance(value, frozenset):
-            return frozenset(map(self.copy, value))
-        own = self._others[id(value)] = copy.copy(value)
-        if isinstance(value, dict):
-            own.update((key, self.copy(each)) for key, each in value.items())
-        elif isinstance(value, (list, deque, set)):
-            own.clear()
-            (own.update if isinstance(value, set) else own.extend)([self.copy(each) for each in value])
-        if hasattr(value, "__dict__"):
-            own.__dict__.update((key, self.copy(each)) for key, each in value.__dict__.items())
-        return own
-
-    def _function(self, value: types.FunctionType) -> types.FunctionType:
-        cells = tuple(types.CellType(self.copy(content)) for content in _contents(value))
-        defaults = self.copy(value.__defaults__)
-        own = types.FunctionType(value.__code__, value.__globals__, value.__name__, defaults, cells)
-        own.__kwdefaults__ = self.copy(value.__kwdefaults__)
-        own.__dict__.update(value.__dict__)
-        return own
-
-
-def _contents(function: types.FunctionType) -> list[Any]:
-    """What a function has closed over; a name that is not bound yet makes it unfit to be copied."""
-    return [cell.cell_contents for cell in function.__closure__ or ()]
-
-
-def _reaches_module(value: Any, seen: set[int]) -> bool:
-    if isinstance(value, nn.Module):
-        return True
-    if id(value) in seen or isinstance(value, (Tensor, str, bytes, int, float, complex, type, types.ModuleType)):
-        return False
-    seen.add(id(value))
-    return any(_reaches_module(each, seen) for each in _parts(value))
-
-
-def _parts(value: Any) -> list[Any]:
-    if isinstance(value, types.MethodType):
-        return [value.__self__]
-    if isinstance(value, functools.partial):
-        return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, types.FunctionType):
-        try:
-            return [*_contents(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-        except ValueError:
-            return []
-    if type(value).__module__.startswith(_FOREIGN) and not isinstance(value, _CONTAINERS):
-        return []
-    parts: list[Any] = list(getattr(value, "__dict__", {}).values())
-    if isinstance(value, dict):
-        parts += value.values()
-    elif isinstance(value, _CONTAINERS):
-        parts += value
-    return parts
-
-
-def names_of(network: nn.Module) -> dict[int, str]:
-    """The first name of every module, by its identity; that of the network is its class's."""
-    return {id(layer): name or type(network).__name__ for name, layer in network.named_modules()}
-
-
-def hooked_layer(network: nn.Module) -> str | None:
-    """The name of the first layer that has hooks."""
-    names = names_of(network)
-    return next((names[id(layer)] for layer in network.modules() if _is_hooked(layer)), None)
-
-
-def _is_hooked(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)

@@ -22,8 +22,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from metalearn.errors import ConfigError
 from metalearn.inner.kernels import Geometry, OwnOperators, first_block, has_short_patches, is_own, normalise
-from metalearn.inner.network.attention import ATTENTION, attend
-from metalearn.inner.network.weight_norm import normalise_weight
+from metalearn.inner.kernels.attention import ATTENTION, attend
+from metalearn.inner.kernels.weight_norm import normalise_weight
 
 __all__ = [
     "NormOperators",

@@ -36,8 +36,8 @@ from metalearn.inner.execution.compiled import CompiledPart
 from metalearn.inner.execution.independence import check_independence
 from metalearn.inner.grad_mode import evaluation_gradients, usable
 from metalearn.inner.network.copying import deepcopy_state
-from metalearn.inner.network.reach import check_reach
 from metalearn.inner.network.structure import Mode
+from metalearn.inner.reach import check_reach
 from metalearn.inner.rules import Params
 from metalearn.inner.step_sizes import InnerLR, InnerStepSizes
 from metalearn.inner.widening import check_widened, widen_head

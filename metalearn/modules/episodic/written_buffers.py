@@ -6,13 +6,13 @@ from typing import Any
 
 from metalearn.episode import Episode
 from metalearn.inner import Learner
-from metalearn.inner.network.buffers import find_written, writable_buffers, write_buffers
+from metalearn.inner.buffers import find_written, writable_buffers, write_buffers
 
 __all__ = ["WrittenBuffers"]
 
 
 class WrittenBuffers:
-    """Keeps in mind whether a network writes any; see :mod:`metalearn.inner.network.buffers` for what is written."""
+    """Keeps in mind whether a network writes any; see :mod:`metalearn.inner.buffers` for what is written."""
 
     def __init__(self) -> None:
         self._unwritten: Any = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metalearn.inner.network.attention import needs_plain_products
+from metalearn.inner.kernels.attention import needs_plain_products
 
 __all__ = ["normalise_weight"]
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from metalearn.errors import ConfigError
 from metalearn.inner.kernels import own_kernels
 from metalearn.inner.learner import Learner
-from metalearn.inner.network.structure import Mode, names_of
+from metalearn.inner.network.layers import name_layers
+from metalearn.inner.network.structure import Mode
 from metalearn.inner.norm.task_norm import recording, transductive
 from metalearn.inner.rules import Params
 
@@ -111,7 +112,7 @@ def _run(given: Learner, params: Params, x: Tensor) -> Any:
 
 
 def _find_reentrant(outputs: Tensor, network: nn.Module) -> str | None:
-    names, seen, waiting = names_of(network), set(), [outputs.grad_fn]
+    names, seen, waiting = name_layers(network), set(), [outputs.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
