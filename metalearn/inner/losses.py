@@ -1,21 +1,41 @@
-"""A loss with tensors of its own: its parameters are outer ones, and get an exact meta-gradient as the network's do."""
+"""The losses of the inner and the outer problem: by name, a function, or a module whose parameters are outer ones."""
 
 from __future__ import annotations
 
 import copy
 import functools
 from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from metalearn.checks import check_choice
+from metalearn.errors import ConfigError
 from metalearn.inner.rules import Params
 
-__all__ = ["Loss", "ModuleLoss", "compute_loss", "double_loss", "loss_tensors", "network_tensors"]
+__all__ = [
+    "Loss",
+    "LossFunction",
+    "LossName",
+    "ModuleLoss",
+    "compute_loss",
+    "double_loss",
+    "get_loss",
+    "loss_tensors",
+    "mean_squared_error",
+    "network_tensors",
+    "share_loss",
+]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """``loss(outputs [n, ...], targets [n, ...]) -> scalar``, a mean over the ``n`` examples."""
+
+LossName = Literal["cross_entropy", "mse"]
+LossFunction = LossName | nn.Module | Callable[[Tensor, Tensor], Tensor]
+"""A loss as a user gives it; see :func:`get_loss`."""
 
 PREFIX = ".loss."
 """Begins the names of a loss's parameters among the outer tensors; no tensor of a network has a name that begins so."""
@@ -49,8 +69,37 @@ class ModuleLoss:
             name.removeprefix(PREFIX): value for name, value in (params or {}).items() if name.startswith(PREFIX)
         }
         wide = {name: value.float() if value.dtype in HALVES else value for name, value in tensors.items()}
-        found: Tensor = functional_call(self.module, wide, (outputs, targets))
-        return found
+        value: Tensor = functional_call(self.module, wide, (outputs, targets))
+        return value
+
+
+def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """``mean((o - y)^2)``, written out because ``F.mse_loss`` has no forward-over-reverse derivative."""
+    return ((outputs - targets) ** 2).mean()
+
+
+def get_loss(loss: LossFunction, backbone: nn.Module) -> Loss:
+    """The loss function of a name; a callable as it is; a module with tensors of its own as one whose parameters are outer ones.
+
+    Raises:
+        ConfigError: it is none of these, or shares a parameter with the network.
+    """
+    losses: dict[Any, Loss] = {"cross_entropy": F.cross_entropy, "mse": mean_squared_error}
+    if isinstance(loss, type):
+        raise ConfigError(f"loss is the class {loss.__name__}, but it must be an instance; use loss={loss.__name__}()")
+    if isinstance(loss, nn.Module):
+        own = {id(value) for value in backbone.parameters()}
+        for name, value in loss.named_parameters():
+            if id(value) in own:
+                raise ConfigError(
+                    f"loss shares its parameter {name} with the backbone, but the inner loop moves only the network's own; "
+                    "compute the term from the outputs, or use inner_weight_decay"
+                )
+        return ModuleLoss(loss) if [*loss.parameters(), *loss.buffers()] else loss
+    if callable(loss):
+        return loss
+    check_choice("loss", loss, list(losses))
+    return losses[loss]
 
 
 def compute_loss(loss: Loss, params: Params, outputs: Tensor, targets: Tensor) -> Tensor:

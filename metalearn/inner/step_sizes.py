@@ -8,10 +8,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from metalearn.checks import check_number
 from metalearn.errors import ConfigError
-from metalearn.modules.arguments import check_step_size
 
 __all__ = ["InnerLR", "InnerStepSizes", "Learned"]
+
+REMEDY = "use 0.4 for Omniglot or 0.01 for miniImageNet"
 
 Learned = Literal["learn", "learn_per_step", "learn_per_element"]
 InnerLR = float | list[float] | dict[str, float] | Learned
@@ -47,7 +49,7 @@ class InnerStepSizes(nn.Module):
                     f"inner_lr is {inner_lr!r}, but it must be a number, a list, a mapping or one of "
                     f"{', '.join(get_args(Learned))}; use inner_lr=0.4"
                 )
-            check_step_size("initial_inner_lr", initial)
+            check_number("initial_inner_lr", initial, remedy=REMEDY)
             self.follow(tensors)
         elif isinstance(inner_lr, Mapping):
             self._read(inner_lr, list(tensors))
@@ -58,9 +60,9 @@ class InnerStepSizes(nn.Module):
                     "step, or a single number for all"
                 )
             for step, value in enumerate(inner_lr):
-                check_step_size(f"inner_lr[{step}]", value)
+                check_number(f"inner_lr[{step}]", value, remedy=REMEDY)
         else:
-            check_step_size("inner_lr", inner_lr)
+            check_number("inner_lr", inner_lr, remedy=REMEDY)
 
     def forward(self, tensors: Mapping[str, Tensor] | None = None) -> list[dict[str, Tensor | float]]:
         """For every step, the step size of each of these tensors (of all); the last entry serves all later steps.
@@ -132,7 +134,7 @@ class InnerStepSizes(nn.Module):
     @staticmethod
     def _read(inner_lr: Mapping[str, float], names: Sequence[str]) -> dict[str, Tensor | float]:
         for prefix, value in inner_lr.items():
-            check_step_size(f"inner_lr[{prefix!r}]", value)
+            check_number(f"inner_lr[{prefix!r}]", value, remedy=REMEDY)
             if not any(name.startswith(prefix) for name in names):
                 raise ConfigError(
                     f"inner_lr names {prefix!r}, but no adapted tensor's name begins so; there are {', '.join(names[:6])}"

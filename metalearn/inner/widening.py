@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from metalearn.errors import ConfigError
-from metalearn.inner import Learner
+from metalearn.inner.learner import Learner
 from metalearn.inner.rules import Params
 
 __all__ = ["check_widened", "widen_head"]

@@ -35,7 +35,7 @@ from metalearn.datamodules import (
     NewsgroupsDataModule,
     SinusoidDataModule,
 )
-from metalearn.modules.arguments import adam
+from metalearn.modules.training.outer import adam
 from tests.made import make_folder
 from tests.made_bilevel import make_mnist, make_newsgroups
 from tests.modules.test_bilevel_module import trainer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -31,10 +31,12 @@ from metalearn.inner import (
     meta_loss,
     own_kernels,
 )
+from metalearn.inner.backbones import check_backbone
 from metalearn.inner.execution.choice import Choice, ExecutionName, choose_execution, make_plan
 from metalearn.inner.execution.compiled import CompiledPart
 from metalearn.inner.execution.independence import check_independence
 from metalearn.inner.grad_mode import evaluation_gradients, usable
+from metalearn.inner.losses import LossFunction, get_loss
 from metalearn.inner.network.copying import deepcopy_state
 from metalearn.inner.network.structure import Mode
 from metalearn.inner.reach import check_reach
@@ -42,26 +44,17 @@ from metalearn.inner.rules import Params
 from metalearn.inner.step_sizes import InnerLR, InnerStepSizes
 from metalearn.inner.widening import check_widened, widen_head
 from metalearn.metrics import Interval
-from metalearn.modules.arguments import (
-    LossName,
-    check_backbone,
-    check_choice,
-    check_positive,
-    check_steps,
-    find_rule,
-    get_loss,
-    name_default,
-)
+from metalearn.modules.arguments import check_choice, check_positive, check_steps
 from metalearn.modules.episodic.reading import TaskReader
 from metalearn.modules.episodic.scores import Metrics, Scores, read_metrics
+from metalearn.modules.episodic.update_rule import find_rule
 from metalearn.modules.episodic.written_buffers import WrittenBuffers
 from metalearn.modules.training.checkpoint import describe_backbone
-from metalearn.modules.training.outer import check_outer
+from metalearn.modules.training.outer import check_outer, name_default
 from metalearn.modules.training.precision import say_if_slow
 
 __all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaCore", "Scheduler"]
 
-LossFunction = LossName | nn.Module | Callable[[Tensor, Tensor], Tensor]
 Scheduler = Literal["cosine"] | LRSchedulerCallable | None
 
 

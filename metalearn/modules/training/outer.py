@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from metalearn.errors import ConfigError
 
-__all__ = ["NEVER", "check_outer", "make_optimizer", "read_schedule"]
+__all__ = ["NEVER", "adam", "check_outer", "make_optimizer", "name_default", "read_schedule"]
 
 NEVER = 1 << 62
 """A frequency at which Lightning steps no schedule: the module steps it after each validation."""
+
+
+def adam(params: Iterable[Any]) -> torch.optim.Optimizer:
+    """The outer optimiser of the signatures, under a name by which it can be pickled."""
+    return torch.optim.Adam(params, lr=1e-3)
+
+
+def name_default(make: OptimizerCallable) -> OptimizerCallable:
+    """:func:`adam` for the lambda of our own signatures, from which the command line reads the class and its arguments."""
+    is_ours = (
+        str(getattr(make, "__module__", "")).startswith("metalearn.") and getattr(make, "__name__", "") == "<lambda>"
+    )
+    return adam if is_ours else make
 
 
 def check_outer(optimizer: object, scheduler: object) -> None:
