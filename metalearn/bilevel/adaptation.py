@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from metalearn.bilevel.oracles import OracleCounts
-from metalearn.bilevel.solvers.indefinite import tell_of_curvature
+from metalearn.bilevel.solvers.indefinite import report_curvature
 from metalearn.bilevel.solvers.inner import GradientDescent, InnerSolver
 from metalearn.bilevel.solvers.linear import LinearSolver
 from metalearn.bilevel.trees import Layout, norm
@@ -174,7 +174,7 @@ class _System:
         found_v = linear.solve(product, u)
         v = found_v.v
         if found_v.curvature is not None:
-            tell_of_curvature("the inner problem of tasks", self.adaptation.report, found_v)
+            report_curvature("the inner problem of tasks", self.adaptation.report, found_v)
         report.dual.append(found_v.residual.reshape(-1))
         report.count("jvp", tasks)
         found: list[Tensor | None] = []

@@ -16,9 +16,10 @@ from metalearn.bilevel.estimators.base import inner_gradient
 from metalearn.bilevel.hypergradients import check_problem
 from metalearn.bilevel.oracles import Linearization, OracleCounts, Oracles, Sample, finite
 from metalearn.bilevel.problem import BilevelProblem
-from metalearn.bilevel.solvers.indefinite import CGOrMinRes, tell_of_curvature
+from metalearn.bilevel.solvers.curvature import curvature_error
+from metalearn.bilevel.solvers.indefinite import CGOrMinRes, report_curvature
 from metalearn.bilevel.solvers.inner import InnerSolver
-from metalearn.bilevel.solvers.linear import LinearSolver, bent
+from metalearn.bilevel.solvers.linear import LinearSolver
 from metalearn.bilevel.streams import Fixed
 from metalearn.bilevel.trees import Layout, Tree
 from metalearn.errors import BilevelError, ConfigError
@@ -180,8 +181,8 @@ class _Adjoint(torch.autograd.Function):
         solved = (setting.solver or _precise(u)).solve(here.hvp, u.detach())
         if solved.curvature is not None:
             if oracles.constants(x).mu is not None:
-                raise bent("CG", float(solved.curvature.min()))
-            tell_of_curvature("solve_inner", setting.problem.inner_loss, solved)
+                raise curvature_error("CG", float(solved.curvature.min()))
+            report_curvature("solve_inner", setting.problem.inner_loss, solved)
         v = solved.v
         finite(v, "v", setting.step)
         found = tuple(-each for each in here.vjp(v))

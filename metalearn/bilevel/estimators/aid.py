@@ -12,9 +12,10 @@ from metalearn.bilevel.checks import check_kind, check_number
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_reach, check_result, deterministic, reach_first
 from metalearn.bilevel.oracles import Linearization, Oracles, OuterGradient, finite
 from metalearn.bilevel.problem import Constants
-from metalearn.bilevel.solvers.indefinite import CGOrMinRes, tell_of_curvature
+from metalearn.bilevel.solvers.curvature import curvature_error
+from metalearn.bilevel.solvers.indefinite import CGOrMinRes, report_curvature
 from metalearn.bilevel.solvers.inner import InnerSolution, check_growth, growth
-from metalearn.bilevel.solvers.linear import LinearSolution, LinearSolver, bent
+from metalearn.bilevel.solvers.linear import LinearSolution, LinearSolver
 from metalearn.bilevel.trees import norm
 from metalearn.errors import BilevelError, ConfigError
 
@@ -105,8 +106,8 @@ class AID(Estimator):
                 "differentiable once"
             )
         if oracles.constants(x).mu is not None:
-            raise bent("CG", float(found.curvature.min()))
-        tell_of_curvature("AID", oracles.problem.inner_loss, found)
+            raise curvature_error("CG", float(found.curvature.min()))
+        report_curvature("AID", oracles.problem.inner_loss, found)
 
     def _to_tolerance(
         self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int, tolerance: float

@@ -12,8 +12,8 @@ from metalearn.bilevel.checks import check_number, check_whole
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, reach_first
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.problem import Constants
+from metalearn.bilevel.solvers.curvature import curvature_along
 from metalearn.bilevel.solvers.inner import check_step_size
-from metalearn.bilevel.solvers.linear import curvature_along
 from metalearn.bilevel.trees import dot, norm
 from metalearn.errors import BilevelError, ConfigError
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from metalearn.bilevel.checks import check_number, check_whole
 from metalearn.bilevel.problem import Constants
+from metalearn.bilevel.solvers.curvature import REMEDIES, Faults, Refusal, curvature_along
 from metalearn.bilevel.solvers.inner import check_step_size
+from metalearn.bilevel.solvers.iteration import Iteration, LinearSolution, Product, damp
 from metalearn.bilevel.trees import dot, norm, scale
-from metalearn.errors import BilevelError, ConfigError
+from metalearn.errors import ConfigError
 
 __all__ = [
     "CG",
@@ -25,44 +26,15 @@ __all__ = [
     "LinearSolver",
     "Neumann",
     "Product",
-    "bent",
-    "curvature_along",
-    "damped",
+    "iterate_conjugate_gradients",
 ]
-
-FAR = 1e6
-"""Growth of a residual beyond which the run says no more."""
-
-REMEDIES = (
-    "add l2 regularisation, solve the inner problem further, give the solver damping= above the negative curvature, or use "
-    "CGOrMinRes, or the estimator ITD, which needs no curvature"
-)
-"""What helps where the inner loss is not strongly convex."""
-
-Product = Callable[[Tensor], Tensor]
-"""``v -> H v``, ``[D]`` or ``[B, D]``."""
-
-
-class LinearSolution(NamedTuple):
-    """Where a linear solver has ended.
-
-    Attributes:
-        v: ``[D]`` or ``[B, D]``.
-        residual: ``|H v - b|``, ``[]`` or ``[B]``; with damping ``|(H + damping I) v - b|``.
-        iterations: their number.
-        curvature: of the problems that conjugate gradients could not solve and another method did, ``[]`` or ``[B]``; infinite
-            for the others, ``None`` where there are none.
-    """
-
-    v: Tensor
-    residual: Tensor
-    iterations: int
-    curvature: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearSolver(ABC):
+class LinearSolver:
     """An iteration for ``H v = b`` that knows its residual.
+
+    A solver of your own gives :meth:`iterates`, or a :meth:`solve` where it has none.
 
     Attributes:
         iterations: their number, or
@@ -83,9 +55,6 @@ class LinearSolver(ABC):
     stable: ClassVar[str] = "it must be positive: add l2 regularisation to inner_loss"
     """What a curvature at which the residual grows must be, and what to do."""
 
-    looks_back: ClassVar[bool] = False
-    """Whether the last two residuals tell the curvature, and the last but one is kept."""
-
     def __post_init__(self) -> None:
         name = type(self).__name__
         if (self.iterations is None) == (self.tolerance is None):
@@ -104,12 +73,14 @@ class LinearSolver(ABC):
         if not 0 <= self.damping < math.inf:
             raise ConfigError(f"{name}(damping={self.damping}), but it must be at least 0 and finite; use 0.0")
 
-    @abstractmethod
     def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield ``v_k`` and ``b - H v_k`` for ``k = 1, 2, ...`` from ``v_0`` and its residual, and end where no problem can be
-        improved."""
+        """Yield ``v_k`` and ``b - H v_k`` for ``k = 1, 2, ...`` from ``v_0`` and its residual.
 
-    def check(self, constants: Constants) -> None:  # noqa: B027  # most solvers have no step size
+        It ends where no problem can be improved.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define iterates, or solve without them")
+
+    def check(self, constants: Constants) -> None:
         """Raise a ConfigError if a step size is outside the stable range of a known ``L``."""
 
     def solve(self, product: Product, b: Tensor, v: Tensor | None = None) -> LinearSolution:
@@ -118,84 +89,18 @@ class LinearSolver(ABC):
         Raises:
             BilevelError: negative curvature, a residual that grows, or a tolerance that was not reached.
         """
-        product = damped(product, self.damping)
-        if v is None:
-            v, r = torch.zeros_like(b), b
-        else:
-            r = b - product(v)
-        start = v, r
-        answer, residual = v, norm(r)
-        first, count = residual, 0
-        if self.iterations == 0:
-            return LinearSolution(answer, residual, 0)
-        tolerance = self.tolerance if self.tolerance is not None else -1.0
-        done = residual <= tolerance
-        if bool(done.all()):
-            return LinearSolution(answer, residual, 0)
-        limit = self.iterations if self.iterations is not None else self.max_iterations
-        before, iterates = r, self.iterates(product, b, v, r)
-        del v  # no vector is held that is not needed: each is as long as y
-        for count, (found, after) in enumerate(iterates, 1):
-            before, r = r if self.looks_back else after, after
-            if self.tolerance is None:
-                answer = found
-            else:
-                # each problem keeps the first solution that is good enough, whatever the others do
-                answer = torch.where(done.unsqueeze(-1), answer, found)
-                residual = torch.where(done, residual, norm(r))
-                done = (residual <= tolerance) | self.given_up(residual)
-                if bool(done.all()):
-                    break
-            if count == limit:
-                break
-        if self.tolerance is None:
-            residual = norm(r)
-        self._check_curvature_of_last(b, before, r)
-        self._check_growth(product, b, first, r, start)
-        # what is not finite is for the caller to say, who knows the term and the step
-        if self.tolerance is not None and not bool((done | ~residual.isfinite() | self.given_up(residual)).all()):
-            raise self.not_reached(residual, limit)
-        return LinearSolution(answer, residual, count)
+        return self.iteration().run(damp(product, self.damping), b, v)
 
-    def given_up(self, residual: Tensor) -> Tensor:
-        """The problems that are left for another solver to do, like ``residual``."""
-        return torch.zeros_like(residual, dtype=torch.bool)
+    def refusal(self) -> Faults:
+        """Make what turns negative curvature, and a residual that grows, into an error."""
+        return Refusal(type(self).__name__, self.damping, self.stable)
 
-    def not_reached(self, residual: Tensor, iterations: int) -> BilevelError:
-        """What to raise where the tolerance was not reached."""
-        return BilevelError(
-            f"{type(self).__name__} reached |H v - b| = {float(residual.max()):.3g} in {iterations} iterations, but "
-            f"tolerance={self.tolerance:g} was asked for; raise max_iterations or loosen the tolerance"
-        )
-
-    def _check_curvature_of_last(self, b: Tensor, before: Tensor, r: Tensor) -> None:  # noqa: B027  # few solvers can
-        """Raise if the last two residuals tell that ``H`` has negative curvature."""
-
-    def _check_growth(
-        self, product: Product, b: Tensor, first: Tensor, r: Tensor, start: tuple[Tensor, Tensor]
-    ) -> None:
-        now = norm(r)
-        floor = torch.finfo(b.dtype).eps ** 0.5 * norm(b)  # below it growth is rounding
-        grown = ~((now <= self.growth * first) | (now <= floor))
-        if not bool(grown.any()):
-            return
-        if bool((now[grown] > FAR * first[grown]).any() | ~now.isfinite().all()):
-            # again, up to where the numbers still say something
-            for _, r in self.iterates(product, b, *start):
-                now = norm(r)
-                grown = ~((now <= FAR * first) | (now <= floor))
-                if bool(grown.any()):
-                    break
-            if not bool(now.isfinite().all()):
-                return  # for the caller, who knows the term and the step
-        self._meet_growth(first, now, curvature_along(r, product(r)), grown)
-
-    def _meet_growth(self, first: Tensor, now: Tensor, curvature: Tensor, grown: Tensor) -> None:
-        raise BilevelError(
-            f"the residual |H v - b| of {type(self).__name__} grew from {_worst(first, grown):.3g} to "
-            f"{_worst(now, grown):.3g}, where the inner loss has the curvature {_worst(curvature, grown) - self.damping:.3g}; "
-            f"{self.stable}"
-        )
+    def iteration(self) -> Iteration:
+        """Make the run of this solver."""
+        return Iteration(
+            name=type(self).__name__, iterates=self.iterates, iterations=self.iterations, tolerance=self.tolerance,
+            max_iterations=self.max_iterations, growth=self.growth, faults=self.refusal(),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,26 +116,7 @@ class CG(LinearSolver):
     stable: ClassVar[str] = f"it must be positive: {REMEDIES}"
 
     def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        # a residual at the level of rounding has no direction: such a problem rests
-        floor = (torch.finfo(b.dtype).eps * norm(b)) ** 2
-        p, square = r, dot(r, r)
-        while True:
-            along = product(p)
-            bend, moves = dot(p, along), ~(square <= floor)  # what is not a number moves, and is seen
-            wrong = (bend <= 0) & moves
-            if bool(wrong.any()):
-                self._meet_curvature(bend / dot(p, p), wrong)
-            moves = moves & ~self.given_up(bend)
-            if not bool(moves.any()):
-                return
-            step = torch.where(moves, square / torch.where(moves, bend, 1.0), 0.0)
-            v, r = v + scale(step, p), r - scale(step, along)
-            before, square = square, dot(r, r)
-            p = r + scale(torch.where(moves, square / torch.where(moves, before, 1.0), 0.0), p)
-            yield v, r
-
-    def _meet_curvature(self, curvature: Tensor, wrong: Tensor) -> None:
-        raise bent("CG", _worst(curvature, wrong), self.damping)
+        return iterate_conjugate_gradients(product, b, v, r, self.refusal())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,15 +133,9 @@ class FixedPoint(LinearSolver):
         "it must be positive and below 2/step_size: lower the step size, or add l2 regularisation to inner_loss"
     )
 
-    looks_back: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(f"{type(self).__name__}(step_size", self.step_size, "use 1/L")
-        if not 0 < self.step_size < math.inf:
-            raise ConfigError(
-                f"{type(self).__name__}(step_size={self.step_size}), but it must be above 0 and finite; use 1/L"
-            )
+        _check_positive_step(self, self.step_size)
 
     def check(self, constants: Constants) -> None:
         if constants.L is not None:
@@ -268,13 +148,17 @@ class FixedPoint(LinearSolver):
             r = r - self.step_size * product(r)  # b - H v, by linearity
             yield v, r
 
-    def _check_curvature_of_last(self, b: Tensor, before: Tensor, r: Tensor) -> None:
+    def iteration(self) -> Iteration:
+        return replace(super().iteration(), check_last=self._check_curvature)
+
+    def _check_curvature(self, b: Tensor, before: Tensor, r: Tensor) -> None:
+        """Raise if the last two residuals tell that ``H`` has negative curvature."""
         # r = before - a H before, and repeated steps turn the residual to the smallest eigenvalue
         curvature = curvature_along(before, before - r) / self.step_size
         eps = torch.finfo(b.dtype).eps
-        wrong = (curvature < -100 * eps / self.step_size) & (norm(before) > eps**0.5 * norm(b))
-        if bool(wrong.any()):
-            raise bent(type(self).__name__, _worst(curvature, wrong), self.damping)
+        is_negative = (curvature < -100 * eps / self.step_size) & (norm(before) > eps**0.5 * norm(b))
+        if bool(is_negative.any()):
+            self.refusal().meet_curvature(curvature, is_negative)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,18 +169,22 @@ class Neumann(FixedPoint):
     def solve(self, product: Product, b: Tensor, v: Tensor | None = None) -> LinearSolution:
         if self.iterations is None:
             return super().solve(product, b, v)
-        longer = replace(self, iterations=self.iterations + 1)
-        return super(Neumann, longer).solve(product, b, v)._replace(iterations=self.iterations)
+        longer = replace(self.iteration(), iterations=self.iterations + 1)
+        return longer.run(damp(product, self.damping), b, v)._replace(iterations=self.iterations)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeavyBallLinear(FixedPoint):
+class HeavyBallLinear(LinearSolver):
     """``v <- v - a (H v - b) + m (v - v_before)`` (Polyak 1964), the dual iteration of AccBiO.
 
+    Two residuals do not tell the curvature here, since a move has the momentum of earlier ones.
+
     Attributes:
+        step_size: ``a``, below ``2 (1 + m)/L``.
         momentum: ``m``, at least 0 and below 1.
     """
 
+    step_size: float
     momentum: float
 
     growth: ClassVar[float] = 1e3  # momentum has transients
@@ -304,10 +192,9 @@ class HeavyBallLinear(FixedPoint):
         "it must be positive and below 2 (1 + momentum)/step_size: lower the step size, or add l2 regularisation to inner_loss"
     )
 
-    looks_back: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_positive_step(self, self.step_size)
         check_number("momentum", self.momentum, "use 0.9")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum is {self.momentum}, but it must be at least 0 and below 1; use 0.9")
@@ -324,30 +211,32 @@ class HeavyBallLinear(FixedPoint):
             v, r = v + move, r - product(move)
             yield v, r
 
-    def _check_curvature_of_last(self, b: Tensor, before: Tensor, r: Tensor) -> None:
-        """Two residuals do not tell: the move has the momentum of earlier ones."""
+
+def iterate_conjugate_gradients(
+    product: Product, b: Tensor, v: Tensor, r: Tensor, faults: Faults
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the iterates of :class:`CG`, and leave to ``faults`` what is done about negative curvature."""
+    # a residual at the level of rounding has no direction: such a problem rests
+    floor = (torch.finfo(b.dtype).eps * norm(b)) ** 2
+    p, square = r, dot(r, r)
+    while True:
+        along = product(p)
+        bend, moves = dot(p, along), ~(square <= floor)  # what is not a number moves, and is seen
+        is_bent = (bend <= 0) & moves
+        if bool(is_bent.any()):
+            faults.meet_curvature(bend / dot(p, p), is_bent)
+        moves = moves & ~faults.set_aside(bend)
+        if not bool(moves.any()):
+            return
+        step = torch.where(moves, square / torch.where(moves, bend, 1.0), 0.0)
+        v, r = v + scale(step, p), r - scale(step, along)
+        before, square = square, dot(r, r)
+        p = r + scale(torch.where(moves, square / torch.where(moves, before, 1.0), 0.0), p)
+        yield v, r
 
 
-def damped(product: Product, damping: float) -> Product:
-    """``v -> H v + damping v``; the product itself without damping."""
-    return product if damping == 0 else lambda v: product(v) + damping * v
-
-
-def bent(method: str, curvature: float, damping: float = 0.0) -> BilevelError:
-    """What to raise where a method that needs a positive definite ``H + damping I`` met this curvature of it."""
-    place = f"{curvature - damping:.3g}" + (f", with damping={damping:g} {curvature:.3g}," if damping else "")
-    return BilevelError(
-        f"{method} met the curvature {place} in inner_loss, but it must be strongly convex in y; {REMEDIES}"
-    )
-
-
-def curvature_along(v: Tensor, along: Tensor) -> Tensor:
-    """``v'H v / v'v`` for ``along = H v``, ``[]`` or ``[B]``; squares of long vectors do not overflow."""
-    size = v.abs().amax(-1, keepdim=True)
-    size = torch.where(size > 0, size, 1.0)
-    return dot(v / size, along / size) / dot(v / size, v / size)
-
-
-def _worst(values: Tensor, where: Tensor) -> float:
-    """The smallest of the values that are at fault."""
-    return float(values[where].min())
+def _check_positive_step(solver: LinearSolver, step_size: float) -> None:
+    name = type(solver).__name__
+    check_number(f"{name}(step_size", step_size, "use 1/L")
+    if not 0 < step_size < math.inf:
+        raise ConfigError(f"{name}(step_size={step_size}), but it must be above 0 and finite; use 1/L")
