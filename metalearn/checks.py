@@ -1,76 +1,169 @@
-"""Checks of arguments: each raises one line that names the value, the constraint and the remedy."""
+"""Checks of arguments: each raises one line that names the value, the constraint and the remedy, which is the caller's."""
 
 from __future__ import annotations
 
-import errno
 import math
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from numbers import Real
+from types import FunctionType
+from typing import Any
+
+from torch import Tensor
 
 from metalearn.errors import ConfigError
 
-__all__ = ["MOST", "check_choice", "check_number", "check_seed", "check_whole", "nearest", "quote_value", "writable"]
+__all__ = [
+    "MOST",
+    "MOST_OF_A_TASK",
+    "UNBOUNDED",
+    "Count",
+    "Range",
+    "check_choice",
+    "check_function",
+    "check_kind",
+    "check_number",
+    "check_range",
+    "check_seed",
+    "check_whole",
+    "find_nearest",
+    "quote_value",
+]
 
 MOST = 2**31 - 1
 """The largest count that anything takes: what is above is a slip, and would only end in a lack of memory or of time."""
+UNBOUNDED = 2**63 - 1
+"""The largest whole number of 64 bits, for what may be as large as a user likes."""
+MOST_OF_A_TASK = 100_000
+"""Ways, shots or queries."""
+Range = tuple[int, int]
+Count = int | list[int]
+"""A number, or the least and the most that are drawn: ``[5, 20]``."""
 
 
-FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")}
-"""What the system says where more space would do."""
+def check_whole(
+    name: str,
+    value: Any,
+    least: int | None = None,
+    most: int = MOST,
+    remedy: str | None = None,
+    owner: str = "",
+    loose: bool = False,
+) -> None:
+    """Raise unless a value is a whole number in ``least..most``.
 
+    Args:
+        name: of the argument.
+        value: what the user gave.
+        least: the least that will do; ``None`` for any.
+        most: the most that will do.
+        remedy: what the user can do; ``None`` to name the bound.
+        owner: the class or function that takes the argument, if the line should name it.
+        loose: whether ``3.0`` and a tensor of one entry will do as well.
 
-def writable(error: OSError) -> str:
-    """What a user can do about a file that cannot be written."""
-    return "free space there" if error.errno in FULL else "make its folder one that can be written"
-
-
-def check_whole(name: str, value: object, least: int, most: int = MOST, remedy: str | None = None) -> None:
-    """Raise unless ``value`` is a whole number in ``least..most``."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        above = isinstance(value, int) and value > most
-        bound = f"at most {most}" if above else f"at least {least}"
-        nearest_one = most if above else least
+    Raises:
+        ConfigError: it is none.
+    """
+    number = _read_number(value, loose)
+    is_whole = isinstance(number, int) or (loose and number is not None and number.is_integer())
+    too_large = is_whole and number is not None and number > most
+    too_small = number is not None and least is not None and number < least
+    if not is_whole or too_large or too_small:
+        bound = f", at most {most}" if too_large else "" if least is None else f", at least {least}"
+        nearest = most if too_large else least or 0
         raise ConfigError(
-            f"{name} is {quote_value(value)}, but it must be a whole number, {bound}; {remedy or f'use {name}={nearest_one}'}"
+            f"{_assign(name, value, owner)}, but it must be a whole number{bound}; {remedy or f'use {name}={nearest}'}"
         )
 
 
 def check_seed(name: str, value: object) -> None:
-    """Raise unless ``value`` is a whole number in ``0..2^63 - 1``."""
-    check_whole(name, value, 0, 2**63 - 1)
+    """Raise unless a value is a whole number in ``0..2^63 - 1``."""
+    check_whole(name, value, 0, UNBOUNDED)
 
 
 def check_number(
     name: str,
-    value: object,
-    least: float = 0.0,
-    or_least: bool = False,
-    most: float = math.inf,
-    remedy: str | None = None,
+    value: Any,
+    remedy: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    finite: bool = True,
+    owner: str = "",
+    loose: bool = False,
 ) -> None:
-    """Raise unless ``value`` is a finite number above ``least`` (or ``least`` itself) and at most ``most``."""
-    fits = False
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e300:
-        fits = math.isfinite(value) and (value > least or (or_least and value == least)) and value <= most
+    """Raise unless a value is a number between the bounds; nan is none.
+
+    Args:
+        name: of the argument.
+        value: what the user gave.
+        remedy: what the user can do.
+        above: it must be larger.
+        least: it must be as large.
+        below: it must be smaller.
+        most: it must be as small.
+        finite: whether infinity is refused.
+        owner: the class or function that takes the argument, if the line should name it.
+        loose: whether a tensor of one entry will do as well.
+
+    Raises:
+        ConfigError: it is none, or outside.
+    """
+    number = _read_number(value, loose)
+    if isinstance(number, int) and abs(number) > 10**300:
+        number = math.inf
+    fits = number is not None and not math.isnan(number) and not (finite and math.isinf(number))
+    if fits and number is not None:
+        fits = (above is None or number > above) and (least is None or number >= least)
+        fits = fits and (below is None or number < below) and (most is None or number <= most)
     if not fits:
-        bound = f"of at least {least:g}" if or_least else f"above {least:g}"
-        upper = f" and at most {most:g}" if math.isfinite(most) else ""
+        bounds = (("above", above), ("of at least", least), ("below", below), ("at most", most))
+        limits = " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+        kind = "a finite number" if finite else "a number"
+        raise ConfigError(f"{_assign(name, value, owner)}, but it must be {f'{kind} {limits}'.strip()}; {remedy}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str], owner: str = "") -> None:
+    """Raise unless a value is one of ``choices``."""
+    if not isinstance(value, str) or value not in choices:
+        near = find_nearest(str(value), choices, 1) or list(choices[:1])
+        raise ConfigError(f"{_assign(name, value, owner)}, but it must be one of {', '.join(choices)}; use {near[0]!r}")
+
+
+def check_kind(name: str, value: object, kind: type, remedy: str) -> None:
+    """Raise unless a value is of a class."""
+    if not isinstance(value, kind):
+        raise ConfigError(f"{name} is {quote_value(value)}, but it must be {_add_article(kind.__name__)}; {remedy}")
+
+
+def check_function(name: str, value: object, remedy: str, what: str = "a function", owner: str = "") -> None:
+    """Raise unless a value can be called, and is no class."""
+    if not callable(value) or isinstance(value, type):
+        raise ConfigError(f"{_assign(name, value, owner)}, but it must be {what}; {remedy}")
+
+
+def check_range(name: str, value: object, least: int, most: int = MOST_OF_A_TASK) -> Range:
+    """The least and the most of a number or of a pair.
+
+    Raises:
+        ConfigError: it is neither, or out of range.
+    """
+    if not isinstance(value, (list, tuple)):
+        check_whole(name, value, least, most)
+        assert isinstance(value, int)
+        return value, value
+    whole = len(value) == 2 and all(isinstance(end, int) and not isinstance(end, bool) for end in value)
+    if not whole or not least <= value[0] <= value[1] <= most:
         raise ConfigError(
-            f"{name} is {quote_value(value)}, but it must be a finite number {bound}{upper}; "
-            f"{remedy or 'leave it out for its default'}"
+            f"{name} is {quote_value(list(value))}, but a range must be two whole numbers, the least (at least {least}) and the "
+            f"most (at most {most}); use {name}=[{max(least, 1)}, {max(least, 1) + 5}]"
         )
+    return value[0], value[1]
 
 
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raise unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        near = nearest(str(value), choices, 1) or list(choices[:1])
-        raise ConfigError(
-            f"{name} is {quote_value(value)}, but it must be one of {', '.join(choices)}; use {near[0]!r}"
-        )
-
-
-def nearest(word: str, known: Sequence[str], count: int = 3) -> list[str]:
+def find_nearest(word: str, known: Sequence[str], count: int = 3) -> list[str]:
     """The names most like ``word``, or like how they begin; none where nothing is."""
     plain = word.lower()
     scored = []
@@ -85,6 +178,36 @@ def nearest(word: str, known: Sequence[str], count: int = 3) -> list[str]:
 
 
 def quote_value(value: object) -> str:
-    """``repr`` of a value, shortened."""
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a number of more than 30 digits"
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+    """A value in a few words of one line."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    if isinstance(value, FunctionType):
+        return f"the function {value.__name__}"
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return "a number of more than 30 digits"
+    text = repr(value)
+    if isinstance(value, (str, bytes, int, float, type)) or (
+        isinstance(value, (list, tuple, dict)) and "\n" not in text
+    ):
+        return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else _add_article(type(value).__name__)
+
+
+def _assign(name: str, value: object, owner: str) -> str:
+    return f"{owner}({name}={quote_value(value)})" if owner else f"{name} is {quote_value(value)}"
+
+
+def _add_article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
+def _read_number(value: Any, loose: bool) -> float | int | None:
+    """The number that a value is, or ``None``: a plain one, or where it is loose any real one and a tensor of one."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, float)):
+        return value
+    if loose and isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        return value.item()
+    return float(value) if loose and isinstance(value, Real) else None

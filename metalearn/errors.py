@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class MetalearnError(Exception):
     """Base class: something the user can put right. The message names the value, the constraint and the remedy."""
@@ -33,3 +35,12 @@ class BilevelError(MetalearnError, ArithmeticError):
 
 class MemoryLimitError(MetalearnError, MemoryError):
     """The meta-gradient needs more memory than there is."""
+
+
+FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")}
+"""What the system says where more space would do."""
+
+
+def suggest_space(error: OSError) -> str:
+    """What a user can do about a file that cannot be written."""
+    return "free space there" if error.errno in FULL else "make its folder one that can be written"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Real
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -14,46 +11,13 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_flatten
 
-from metalearn.errors import BilevelError, ConfigError, MetalearnError
+from metalearn.checks import quote_value
+from metalearn.errors import BilevelError, MetalearnError
 
-__all__ = ["calling", "check_kind", "check_number", "check_second_derivative", "check_whole", "shown"]
+__all__ = ["calling", "check_second_derivative"]
 
 RAISED = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError)
 """What a function raises that gets something else than it expects."""
-
-
-def shown(value: Any) -> str:
-    """A value in a few words of one line."""
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {list(value.shape)}"
-    if isinstance(value, FunctionType):
-        return f"the function {value.__name__}"
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 or isinstance(value, type) else _article(type(value).__name__)
-
-
-def check_kind(what: str, value: Any, kind: type, remedy: str) -> None:
-    """Raise a ConfigError unless a value is of a class."""
-    if not isinstance(value, kind):
-        raise ConfigError(f"{what} is {shown(value)}, but it must be {_article(kind.__name__)}; {remedy}")
-
-
-def check_number(what: str, value: Any, remedy: str) -> None:
-    """Raise a ConfigError unless a value is a number, or a tensor of one; ``what`` names it, as ``CG(damping`` or ``weight``."""
-    if not isinstance(value, Real) and not (
-        isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
-    ):
-        raise ConfigError(f"{_said(what, value)}, but it must be a number; {remedy}")
-
-
-def check_whole(what: str, value: Any, least: int | None, remedy: str) -> None:
-    """Raise a ConfigError unless a value is a whole number, and at least so large."""
-    check_number(what, value, remedy)
-    if not math.isfinite(value) or value != int(value):
-        above = "" if least is None else f", at least {least}"
-        raise ConfigError(f"{_said(what, value)}, but it must be a whole number{above}; {remedy}")
-    if least is not None and value < least:
-        raise ConfigError(f"{_said(what, value)}, but it must be at least {least}; {remedy}")
 
 
 def check_second_derivative(end: Node) -> None:
@@ -76,14 +40,6 @@ def check_second_derivative(end: Node) -> None:
         following = {each for each, _ in node.next_functions if each is not None} - seen
         seen |= following
         left += following
-
-
-def _article(name: str) -> str:
-    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
-
-
-def _said(what: str, value: Any) -> str:
-    return f"{what}={shown(value)})" if "(" in what else f"{what} is {shown(value)}"
 
 
 @contextmanager
@@ -121,5 +77,5 @@ def _shapes(tree: Any) -> str:
 
 def _shape(leaf: Any) -> str:
     if not isinstance(leaf, Tensor):
-        return shown(leaf)
+        return quote_value(leaf)
     return f"{list(leaf.shape)} {str(leaf.dtype).removeprefix('torch.')}"

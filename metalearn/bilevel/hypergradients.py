@@ -7,12 +7,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from metalearn.bilevel.certificates import NEEDED, Certificate, error_bound, sharpen
-from metalearn.bilevel.checks import check_kind, check_whole, shown
 from metalearn.bilevel.estimators.aid import AID
 from metalearn.bilevel.estimators.base import Estimate, Estimator, deterministic
 from metalearn.bilevel.oracles import OracleCounts, Oracles
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Layout, Tree, check_alike
+from metalearn.checks import UNBOUNDED, check_kind, check_whole, quote_value
 from metalearn.errors import ConfigError, ShapeError
 
 __all__ = ["Diagnostics", "Hypergradient", "certify", "check_problem", "hypergradient", "plain_certificate"]
@@ -95,9 +95,9 @@ def hypergradient(
         remedy = "make one of it"
         if isinstance(getattr(estimator, "estimator", None), Estimator):
             remedy = f"an algorithm is for run(...), and its estimator is {type(estimator).__name__}(...).estimator"
-        raise ConfigError(f"estimator is {shown(estimator)}, but it must be an estimator such as AID(); {remedy}")
+        raise ConfigError(f"estimator is {quote_value(estimator)}, but it must be an estimator such as AID(); {remedy}")
     for name, value in (("step", step), ("seed", seed)):
-        check_whole(f"hypergradient({name}", value, None, "use 0")
+        check_whole(name, value, None, UNBOUNDED, "use 0", owner="hypergradient", loose=True)
     if counts is not None:
         check_kind("counts", counts, OracleCounts, "use OracleCounts(), or leave it out")
     of_x, of_y, y = problem.layouts(x, y)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from metalearn.bilevel.checks import check_kind
 from metalearn.bilevel.estimators.base import inner_gradient
 from metalearn.bilevel.hypergradients import check_problem
 from metalearn.bilevel.oracles import Linearization, OracleCounts, Oracles, Sample, finite
@@ -22,6 +21,7 @@ from metalearn.bilevel.solvers.inner import InnerSolver
 from metalearn.bilevel.solvers.linear import LinearSolver
 from metalearn.bilevel.streams import Fixed
 from metalearn.bilevel.trees import Layout, Tree
+from metalearn.checks import check_kind
 from metalearn.errors import BilevelError, ConfigError
 
 __all__ = ["solve_inner"]

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
-from metalearn.bilevel.checks import calling, check_kind, check_second_derivative
+from metalearn.bilevel.checks import calling, check_second_derivative
 from metalearn.bilevel.problem import BilevelProblem, Constants
 from metalearn.bilevel.streams import Draw, Term
 from metalearn.bilevel.trees import Layout, Tree, all_finite
+from metalearn.checks import check_kind
 from metalearn.errors import BilevelError, DivergenceError, ShapeError
 
 __all__ = ["Linearization", "OracleCounts", "Oracles", "OuterGradient", "Sample", "finite", "independent_of_y", "total"]

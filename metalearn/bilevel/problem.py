@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves
 
-from metalearn.bilevel.checks import calling, check_kind, check_number, check_whole, shown
+from metalearn.bilevel.checks import calling
 from metalearn.bilevel.streams import Fixed, Stream
 from metalearn.bilevel.trees import Layout, Tree
+from metalearn.checks import check_function, check_kind, check_number, check_whole
 from metalearn.errors import ConfigError, ShapeError
 
 __all__ = ["BilevelProblem", "Constants", "parameters_as_inner"]
@@ -55,13 +56,9 @@ class Constants:
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             if value is not None:
-                check_number(f"constants.{name}", value, "leave it None if unknown")
-            positive = name in ("mu", "L", "L_upper", "mu_x", "L_phi")
-            if value is not None and not (value > 0 if positive else value >= 0):
-                raise ConfigError(
-                    f"constants.{name} is {value}, but it must be {'above' if positive else 'at least'} 0; leave it "
-                    "None if unknown"
-                )
+                above, least = (0.0, None) if name in ("mu", "L", "L_upper", "mu_x", "L_phi") else (None, 0.0)
+                remedy = "leave it None if unknown"
+                check_number(f"constants.{name}", value, remedy, above=above, least=least, finite=False, loose=True)
         if self.mu is not None and self.L is not None and self.mu > self.L * (1 + 1e-9):
             raise ConfigError(f"constants.mu is {self.mu:g}, above constants.L = {self.L:g}; swap them")
 
@@ -123,11 +120,10 @@ class BilevelProblem:
         if self.stream is not None:
             called["stream"] = self.stream, "use problem.with_batch(outer=..., inner=...), Fixed(...) or Sampled(...)"
         for name, (value, advice) in called.items():
-            if not callable(value) or isinstance(value, type):
-                raise ConfigError(f"{name} is {shown(value)}, but it must be a function; {advice}")
+            check_function(name, value, advice)
         check_kind("constants", self.constants, Constants, "use Constants(mu=..., L=...)")
         if self.batched is not None:
-            check_whole("batched", self.batched, 1, "use None for a single problem")
+            check_whole("batched", self.batched, 1, remedy="use None for a single problem", loose=True)
 
     def with_batch(self, outer: Tree, inner: Tree) -> BilevelProblem:
         """The same problem on this data, such as the query and the support sets of a step's tasks."""

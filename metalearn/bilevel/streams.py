@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from metalearn.bilevel.checks import check_whole, shown
 from metalearn.bilevel.trees import Tree
-from metalearn.errors import ConfigError, ShapeError
+from metalearn.checks import check_whole, quote_value
+from metalearn.errors import ShapeError
 
 __all__ = ["Draw", "Fixed", "Sampled", "Stream", "Term"]
 
@@ -94,15 +94,13 @@ class Sampled:
     def __post_init__(self) -> None:
         for name, size in (("outer_size", self.outer_size), ("inner_size", self.inner_size)):
             if size is not None:
-                check_whole(name, size, None, "use None for all of them")
-            if size is not None and size < 1:
-                raise ConfigError(f"{name} is {size}, but a batch has at least 1 example; use None for all of them")
+                check_whole(name, size, 1, remedy="use None for all of them", loose=True)
 
         for name, data in (("outer", self.outer), ("inner", self.inner)):
             leaves = tree_leaves(data)
             if not leaves or not all(isinstance(leaf, Tensor) and leaf.ndim > self.axis for leaf in leaves):
                 raise ShapeError(
-                    f"the {name} data of Sampled hold {shown(data)}, but they must be tensors with an axis {self.axis} of "
+                    f"the {name} data of Sampled hold {quote_value(data)}, but they must be tensors with an axis {self.axis} of "
                     "examples; stack the examples"
                 )
             if len({leaf.shape[self.axis] for leaf in leaves}) > 1 or not leaves[0].shape[self.axis]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from metalearn.carried import carried_config, count_elements, read_checkpoint, read_entry
-from metalearn.checks import nearest, quote_value
+from metalearn.checks import find_nearest, quote_value
 from metalearn.cli.config_files import check_config, check_value, read_config
 from metalearn.cli.run_files import NAMES, name_of_run
 from metalearn.errors import ConfigError
@@ -46,7 +46,7 @@ def config_path(name: str) -> Path:
     known = shipped_configs()
     if name.removesuffix(".yaml") in known:
         return known[name.removesuffix(".yaml")]
-    near = nearest(path.name.removesuffix(".yaml"), list(known))
+    near = find_nearest(path.name.removesuffix(".yaml"), list(known))
     remedy = f"did you mean {', '.join(near)}?" if near else "metalearn --help lists those that are shipped"
     raise ConfigError(f"config {quote_value(name)} is neither a file nor a shipped config; {remedy}")
 
@@ -63,7 +63,7 @@ def check_command(args: Sequence[str]) -> None:
     if first in COMMANDS or first in ("-h", "--help") or first.startswith("--print_"):
         return
     if not first.startswith("-"):
-        near = nearest(first, COMMANDS, 1)
+        near = find_nearest(first, COMMANDS, 1)
         remedy = f"did you mean {near[0]}?" if near else "see --help"
         raise ConfigError(f"command is {quote_value(first)}, but it must be one of {', '.join(COMMANDS)}; {remedy}")
     command = next((arg for arg in args if arg in SUBCOMMANDS), None)

@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAvera
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from metalearn.carried import is_name, read_checkpoint
-from metalearn.checks import writable
 from metalearn.cli import bilevel_outcome, data, outcome, study
 from metalearn.cli.arguments import DEFAULT_CONFIG, shipped_configs
 from metalearn.cli.ending import Ending
@@ -24,7 +23,7 @@ from metalearn.cli.run_files import NAMES, find_checkpoint, run_folder
 from metalearn.cli.trainer_checks import check_monitors, check_optimizer, check_run_name, check_trainer
 from metalearn.cli.trainer_options import barebones, check_finders, names, with_whole_checkpoints
 from metalearn.datamodules.checks import check_range
-from metalearn.errors import ConfigError, DataError, MetalearnError
+from metalearn.errors import ConfigError, DataError, MetalearnError, suggest_space
 from metalearn.modules import MetaModule
 from metalearn.modules.bilevel import BilevelCore
 from metalearn.modules.callbacks.measuring import PredictionTable, RunClock, StartNotice, TaskTable, folder
@@ -235,7 +234,7 @@ class MetaCLI(LightningCLI):
                 raise
             path = error.filename or folder(self.trainer)
             raise DataError(
-                f"{path} cannot be written ({error.strerror}); {writable(error)}, or write elsewhere with another "
+                f"{path} cannot be written ({error.strerror}); {suggest_space(error)}, or write elsewhere with another "
                 "trainer.default_root_dir"
             ) from error
 

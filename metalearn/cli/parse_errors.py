@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from metalearn.checks import nearest
+from metalearn.checks import find_nearest
 from metalearn.cli.type_words import classes_in, describe_type, names_of
 from metalearn.errors import ConfigError
 
@@ -88,7 +88,7 @@ def _explain_anew(parser: argparse.ArgumentParser, text: str) -> ConfigError:
 
 def _unknown_key(parser: argparse.ArgumentParser, name: str, command: re.Match[str] | None) -> ConfigError:
     known = [option.removeprefix("--") for option in _options(parser, command[1] if command else None)]
-    near = nearest(name, known) or nearest(name.rpartition(".")[2], known)
+    near = find_nearest(name, known) or find_nearest(name.rpartition(".")[2], known)
     if near:
         return OptionError(name, f"is no option here; did you mean {' or '.join(near)}?")
     if 0 < len(known) <= 12:
@@ -104,8 +104,8 @@ def _stray(parser: argparse.ArgumentParser, rest: str) -> ConfigError:
     known = _options(parser, None)
     leaves = {option.rpartition(".")[2].removeprefix("--"): option for option in reversed(known)}
     plain = name.lstrip("-")
-    near = nearest(f"--{plain}", known) if "." in plain else []
-    near = near or [leaves[leaf] for leaf in nearest(plain, list(leaves), 2)] or nearest(f"--{plain}", known)
+    near = find_nearest(f"--{plain}", known) if "." in plain else []
+    near = near or [leaves[leaf] for leaf in find_nearest(plain, list(leaves), 2)] or find_nearest(f"--{plain}", known)
     return ConfigError(
         f"option {name} does not exist; "
         + (f"did you mean {' or '.join(near)}?" if near else "see --help for those that do")
@@ -165,7 +165,7 @@ def _wrong_value(parser: argparse.ArgumentParser, name: str, text: str) -> Confi
     exists = (
         no_kind is not None and "." in value
     )  # a class or function of the user's: what is called alike is not meant
-    near = nearest(value, choices) or (nearest(leaf, classes) if leaf and not exists else [])
+    near = find_nearest(value, choices) or (find_nearest(leaf, classes) if leaf and not exists else [])
     if near:
         remedy = f"; did you mean {' or '.join(near)}?"
     elif classes and not choices:
@@ -199,7 +199,7 @@ def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPar
 
 
 def _mean(word: str, known: Sequence[str]) -> str:
-    near = nearest(word, known, 1)
+    near = find_nearest(word, known, 1)
     return f"; did you mean {near[0]}?" if near else f"; use {known[0]}" if known else ""
 
 

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.accelerators import AcceleratorRegistry, XLAAccelerator
 from lightning.pytorch.strategies import StrategyRegistry
 
-from metalearn.checks import check_number, check_whole, nearest, quote_value
+from metalearn.checks import check_number, check_whole, find_nearest, quote_value
 from metalearn.errors import ConfigError
 from metalearn.modules import MetaModule
 
@@ -55,9 +55,7 @@ def check_trainer(asked: Mapping[str, Any], seed: object = None) -> None:
     if asked.get("max_time") is not None:
         _check_time("trainer.max_time", asked["max_time"], "00:01:30:00 for an hour and a half")
     if asked.get("gradient_clip_val") is not None:
-        check_number(
-            "trainer.gradient_clip_val", asked["gradient_clip_val"], or_least=True, remedy="use 1.0, or 0 for none"
-        )
+        check_number("trainer.gradient_clip_val", asked["gradient_clip_val"], "use 1.0, or 0 for none", least=0)
     _check_name("trainer.gradient_clip_algorithm", asked.get("gradient_clip_algorithm"), ("norm", "value"))
     _check_name("trainer.profiler", asked.get("profiler"), PROFILERS)
     fast = asked.get("fast_dev_run")
@@ -90,7 +88,7 @@ def check_monitors(callbacks: Sequence[Any], model: Any) -> None:
     for callback in callbacks:
         name = getattr(callback, "monitor", None)
         if name and name not in logged and not str(name).startswith(("oracles/", "train/")):
-            near = nearest(str(name).replace("_", "/"), logged, 1) or logged[:1]
+            near = find_nearest(str(name).replace("_", "/"), logged, 1) or logged[:1]
             raise ConfigError(
                 f"{type(callback).__name__}.monitor is {quote_value(name)}, but the model logs {', '.join(logged)}; use {near[0]}"
             )
@@ -108,7 +106,7 @@ def check_optimizer(model: Any) -> None:
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{name} cannot be built ({error}); correct its arguments") from error
         for group in getattr(parts, "param_groups", []):
-            check_number(f"{name}.lr", float(group.get("lr", 0.0)), or_least=True, remedy="use 0.001")
+            check_number(f"{name}.lr", float(group.get("lr", 0.0)), "use 0.001", least=0)
 
 
 def _check_share(name: str, value: Any) -> None:
@@ -130,7 +128,7 @@ def _check_interval(name: str, value: Any) -> None:
     if isinstance(value, (str, Mapping)):
         _check_time(name, value, f"00:00:30:00, or {remedy.removeprefix('use ')}")
     elif isinstance(value, float):
-        check_number(name, value, most=1.0, remedy=remedy)
+        check_number(name, value, remedy, above=0, most=1.0)
     elif isinstance(value, int):
         check_whole(name, value, 1, remedy=remedy)
 
@@ -151,7 +149,7 @@ def _check_time(name: str, value: Any, such: str) -> None:
 
 def _check_name(name: str, value: Any, choices: Sequence[str]) -> None:
     if isinstance(value, str) and value not in choices:
-        near = nearest(value, choices, 1) or list(choices[:1])
+        near = find_nearest(value, choices, 1) or list(choices[:1])
         known = ", ".join(choices if len(choices) < 9 else [*choices[:5], "..."])
         raise ConfigError(f"{name} is {quote_value(value)}, but it must be one of {known}; use {near[0]}")
 

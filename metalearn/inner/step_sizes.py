@@ -49,7 +49,7 @@ class InnerStepSizes(nn.Module):
                     f"inner_lr is {inner_lr!r}, but it must be a number, a list, a mapping or one of "
                     f"{', '.join(get_args(Learned))}; use inner_lr=0.4"
                 )
-            check_number("initial_inner_lr", initial, remedy=REMEDY)
+            check_number("initial_inner_lr", initial, REMEDY, above=0)
             self.follow(tensors)
         elif isinstance(inner_lr, Mapping):
             self._read(inner_lr, list(tensors))
@@ -60,9 +60,9 @@ class InnerStepSizes(nn.Module):
                     "step, or a single number for all"
                 )
             for step, value in enumerate(inner_lr):
-                check_number(f"inner_lr[{step}]", value, remedy=REMEDY)
+                check_number(f"inner_lr[{step}]", value, REMEDY, above=0)
         else:
-            check_number("inner_lr", inner_lr, remedy=REMEDY)
+            check_number("inner_lr", inner_lr, REMEDY, above=0)
 
     def forward(self, tensors: Mapping[str, Tensor] | None = None) -> list[dict[str, Tensor | float]]:
         """For every step, the step size of each of these tensors (of all); the last entry serves all later steps.
@@ -134,7 +134,7 @@ class InnerStepSizes(nn.Module):
     @staticmethod
     def _read(inner_lr: Mapping[str, float], names: Sequence[str]) -> dict[str, Tensor | float]:
         for prefix, value in inner_lr.items():
-            check_number(f"inner_lr[{prefix!r}]", value, remedy=REMEDY)
+            check_number(f"inner_lr[{prefix!r}]", value, REMEDY, above=0)
             if not any(name.startswith(prefix) for name in names):
                 raise ConfigError(
                     f"inner_lr names {prefix!r}, but no adapted tensor's name begins so; there are {', '.join(names[:6])}"

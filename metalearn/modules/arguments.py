@@ -19,9 +19,10 @@ def check_steps(name: str, value: object, most: int = 1_000_000) -> None:
 
 def check_step_size(name: str, value: object, remedy: str = "use 0.4 for Omniglot or 0.01 for miniImageNet") -> None:
     """Raise unless ``value`` is a finite number above 0."""
-    check_number(name, value, remedy=remedy)
+    check_number(name, value, remedy, above=0)
 
 
 def check_positive(name: str, value: object, or_zero: bool = False) -> None:
     """Raise unless ``value`` is a finite number above 0 (or 0 itself)."""
-    check_number(name, value, or_least=or_zero)
+    above, least = (None, 0.0) if or_zero else (0.0, None)
+    check_number(name, value, "leave it out for its default", above=above, least=least)

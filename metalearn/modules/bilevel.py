@@ -15,13 +15,13 @@ from torch.utils.data import DataLoader
 
 from metalearn.bilevel.algorithms import Algorithm, BiO
 from metalearn.bilevel.algorithms.base import State
-from metalearn.bilevel.checks import shown
 from metalearn.bilevel.hypergradients import check_problem
 from metalearn.bilevel.oracles import OracleCounts, Oracles, finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Tree
 from metalearn.carried import read_entry
 from metalearn.carried.classes import short
+from metalearn.checks import quote_value
 from metalearn.errors import CheckpointError, ConfigError, ShapeError
 from metalearn.modules.arguments import check_steps
 from metalearn.modules.problem_based.state import average_state, move_state, pack_state, unpack_state
@@ -66,7 +66,8 @@ class BilevelCore(L.LightningModule):
         check_problem(problem)
         if not isinstance(algorithm, Algorithm):
             raise ConfigError(
-                f"algorithm is {shown(algorithm)}, but it must be one such as BiO(estimator=..., step_size=...); make one of it"
+                f"algorithm is {quote_value(algorithm)}, but it must be one such as BiO(estimator=..., step_size=...); make one "
+                "of it"
             )
         if not isinstance(algorithm, BiO) and self.outer_optimizer is not None:
             raise ConfigError(

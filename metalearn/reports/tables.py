@@ -10,8 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from metalearn.checks import writable
-from metalearn.errors import DataError
+from metalearn.errors import DataError, suggest_space
 
 __all__ = ["read_csv", "write_atomically", "write_csv"]
 
@@ -44,7 +43,7 @@ def write_atomically(path: Path, content: bytes) -> Path:
         with suppress(OSError):  # there is no such file where its folder is none
             temporary.unlink()
         raise DataError(
-            f"{path} cannot be written ({error.strerror}); {writable(error)}, or choose another folder"
+            f"{path} cannot be written ({error.strerror}); {suggest_space(error)}, or choose another folder"
         ) from error
     return path
 

@@ -212,8 +212,8 @@ def test_outer_step_sizes() -> None:
 @pytest.mark.parametrize(
     ("make", "pattern"),
     [
-        (lambda: GradientDescent(step_size=0.0, steps=1), "step_size=0.0.*above 0 and finite; use 1/L"),
-        (lambda: GradientDescent(step_size=float("inf"), steps=1), "step_size=inf.*above 0 and finite; use 1/L"),
+        (lambda: GradientDescent(step_size=0.0, steps=1), "step_size=0.0.*a finite number above 0; use 1/L"),
+        (lambda: GradientDescent(step_size=float("inf"), steps=1), "step_size=inf.*a finite number above 0; use 1/L"),
         (lambda: GradientDescent(step_size=0.1, steps=2.5), "steps=2.5.*a whole number"),  # type: ignore[arg-type]
         (lambda: GradientDescent(step_size=0.1, tolerance=0.1, max_steps=0), "max_steps=0.*at least 1; use 10000"),
         (lambda: CG(tolerance=0.1, max_iterations=0), "max_iterations=0.*at least 1; use 1000"),
@@ -226,7 +226,7 @@ def test_outer_step_sizes() -> None:
         (lambda: CG(), "exactly one of them must be given"),
         (lambda: CG(iterations=-1), "iterations=-1.*at least 0; use 10"),
         (lambda: CG(tolerance=-1.0), "tolerance=-1.0.*above 0; use 1e-6"),
-        (lambda: FixedPoint(step_size=-1.0, iterations=1), "step_size=-1.0.*above 0 and finite; use 1/L"),
+        (lambda: FixedPoint(step_size=-1.0, iterations=1), "step_size=-1.0.*a finite number above 0; use 1/L"),
         (lambda: HeavyBallLinear(step_size=1.0, iterations=1, momentum=2.0), "momentum is 2.0"),
         (lambda: ITD(inner=GradientDescent(step_size=0.1, steps=0)), "steps=0.*inner steps, at least 1"),
         (lambda: ITD(), r"ITD\(inner=None\).*given number of inner steps, at least 1; use inner=GradientDescent"),
@@ -262,7 +262,7 @@ def test_outer_step_sizes() -> None:
         (lambda: Constants(mu=0.0), "constants.mu is 0.0.*above 0; leave it None"),
         (lambda: Constants(rho_H=-1.0), "constants.rho_H is -1.0.*at least 0"),
         (lambda: Constants(mu=2.0, L=1.0), "constants.mu is 2, above constants.L = 1; swap them"),
-        (lambda: Sampled(X, X, inner_size=0), "inner_size is 0.*at least 1 example; use None"),
+        (lambda: Sampled(X, X, inner_size=0), "inner_size is 0.*at least 1; use None"),
         (lambda: dataclasses.replace(Q.problem, batched=0), "batched is 0.*at least 1; use None"),
         (lambda: run(Q.problem, BiO(estimator=AID(), step_size=0.01)), "exactly one must be given; drop one"),
         (lambda: run(Q.problem, BiO(estimator=AID(), step_size=0.01), X, -1), "steps=-1.*at least 0"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from metalearn.bilevel.algorithms.base import Algorithm, State, below, grown, positive, stepped, told
+from metalearn.bilevel.algorithms.base import Algorithm, State, check_below_smoothness, grown, stepped, told
 from metalearn.bilevel.estimators import AID
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem, Constants
@@ -16,6 +16,7 @@ from metalearn.bilevel.solvers.inner import Nesterov
 from metalearn.bilevel.solvers.linear import HeavyBallLinear
 from metalearn.bilevel.solvers.step_sizes import extrapolation, heavy_ball, inner_steps, nesterov, smoothness_of_phi
 from metalearn.bilevel.trees import Tree
+from metalearn.checks import check_number
 from metalearn.errors import ConfigError
 
 __all__ = ["AccBiO", "AccBiOBG", "acc_bio", "acc_bio_bg", "accelerated_aid"]
@@ -44,7 +45,7 @@ class AccBiO(Algorithm):
 
     def check(self, problem: BilevelProblem) -> None:
         super().check(problem)
-        below("AccBiO", "1/L_phi", 1 / self.L_phi, problem)
+        check_below_smoothness("AccBiO", "1/L_phi", 1 / self.L_phi, problem)
 
     def extra(self, x: Tensor, y: Tensor) -> State:
         return {"z": x.clone()}
@@ -78,12 +79,12 @@ class AccBiOBG(Algorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive("AccBiOBG", "step_size", self.step_size)
+        check_number("step_size", self.step_size, "use 0.1", above=0, owner="AccBiOBG", loose=True)
         _check("AccBiOBG", 1 / self.step_size, self.mu_x)
 
     def check(self, problem: BilevelProblem) -> None:
         super().check(problem)
-        below("AccBiOBG", "step_size", self.step_size, problem)
+        check_below_smoothness("AccBiOBG", "step_size", self.step_size, problem)
 
     def extra(self, x: Tensor, y: Tensor) -> State:
         return {"z": x.clone(), "v": None}
@@ -161,8 +162,8 @@ def _like(vector: Tensor, tree: Tree) -> Tree:
 
 
 def _check(owner: str, L_phi: float, mu_x: float) -> None:
-    positive(owner, "L_phi", L_phi)
-    positive(owner, "mu_x", mu_x)
+    check_number("L_phi", L_phi, "use 0.1", above=0, owner=owner, loose=True)
+    check_number("mu_x", mu_x, "use 0.1", above=0, owner=owner, loose=True)
     if mu_x > L_phi:
         raise ConfigError(
             f"{owner}(mu_x={mu_x:g}) is above L_phi = {L_phi:g}, but a strong convexity is below the smoothness; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,13 +12,13 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.certificates import sharpen
-from metalearn.bilevel.checks import check_kind, check_number, check_whole, shown
 from metalearn.bilevel.estimators.base import Estimate, Estimator
 from metalearn.bilevel.hypergradients import check_problem, plain_certificate
 from metalearn.bilevel.oracles import OracleCounts, Oracles, finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers.inner import GROWTH
 from metalearn.bilevel.trees import Tree, all_finite
+from metalearn.checks import UNBOUNDED, check_function, check_kind, check_number, check_whole, quote_value
 from metalearn.errors import ConfigError, DivergenceError
 
 __all__ = ["Algorithm", "Record", "Run", "State", "run"]
@@ -145,14 +144,7 @@ def stepped(x: Tensor, value: Tensor, step_size: float) -> Tensor:
     return x.sub(value, alpha=step_size)
 
 
-def positive(owner: str, name: str, value: float) -> None:
-    """Raise a ConfigError unless an argument is above 0."""
-    check_number(f"{owner}({name}", value, "use 0.1")
-    if not 0 < value < math.inf:
-        raise ConfigError(f"{owner}({name}={value}), but it must be above 0 and finite; use 0.1")
-
-
-def below(owner: str, name: str, value: float, problem: BilevelProblem) -> None:
+def check_below_smoothness(owner: str, name: str, value: float, problem: BilevelProblem) -> None:
     """Raise a ConfigError unless a step size on ``Phi`` is below 2 over its smoothness, where that is known."""
     known = problem.constants.L_phi
     if known is not None and value >= 2 / known:
@@ -236,27 +228,19 @@ def run(
     check_problem(problem)
     if isinstance(algorithm, Estimator):
         raise ConfigError(
-            f"algorithm is {shown(algorithm)}, an estimator, but it must be an algorithm, which moves x; use "
+            f"algorithm is {quote_value(algorithm)}, an estimator, but it must be an algorithm, which moves x; use "
             f"BiO(estimator={type(algorithm).__name__}(...), step_size=...)"
         )
     check_kind("algorithm", algorithm, Algorithm, "use BiO(estimator=..., step_size=...)")
     if (x is None) == (state is None):
         raise ConfigError("run(x=..., state=...) got both or neither, but exactly one must be given; drop one")
-    check_whole("run(steps", steps, None, "use 100")
-    check_whole("run(every", every, None, "use 1")
-    check_whole("run(seed", seed, None, "use 0")
+    check_whole("steps", steps, 0, UNBOUNDED, "use 100", owner="run", loose=True)
+    check_whole("every", every, 1, UNBOUNDED, "use 1", owner="run", loose=True)
+    check_whole("seed", seed, None, UNBOUNDED, "use 0", owner="run", loose=True)
     if tolerance is not None:
-        check_number("run(tolerance", tolerance, "use 1e-6, or None")
-        if not tolerance >= 0:
-            raise ConfigError(f"run(tolerance={tolerance}), but it must be at least 0; use 1e-6, or None")
-    if callback is not None and not callable(callback):
-        raise ConfigError(
-            f"run(callback={shown(callback)}), but it must be a function of a state and a record; leave it out"
-        )
-    if steps < 0 or every < 1:
-        raise ConfigError(
-            f"run(steps={steps}, every={every}), but steps must be at least 0 and every at least 1; use 100 and 1"
-        )
+        check_number("tolerance", tolerance, "use 1e-6, or None", least=0, finite=False, owner="run", loose=True)
+    if callback is not None:
+        check_function("callback", callback, "leave it out", "a function of a state and a record", owner="run")
     if state is None:
         state = algorithm.init(problem, x, y, seed)
     else:

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from metalearn.bilevel.algorithms.base import Algorithm, State, below, grown, positive, stepped, told
+from metalearn.bilevel.algorithms.base import Algorithm, State, check_below_smoothness, grown, stepped, told
 from metalearn.bilevel.estimators import AID, ITD, StocBiONeumann
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem, Constants
 from metalearn.bilevel.solvers.inner import GradientDescent
 from metalearn.bilevel.solvers.linear import CG
 from metalearn.bilevel.solvers.step_sizes import inner_steps, smoothness_of_phi
+from metalearn.checks import check_number
 
 __all__ = ["BiO", "aid_bio", "itd_bio", "stoc_bio"]
 
@@ -34,11 +35,11 @@ class BiO(Algorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive("BiO", "step_size", self.step_size)
+        check_number("step_size", self.step_size, "use 0.1", above=0, owner="BiO", loose=True)
 
     def check(self, problem: BilevelProblem) -> None:
         super().check(problem)
-        below("BiO", "step_size", self.step_size, problem)
+        check_below_smoothness("BiO", "step_size", self.step_size, problem)
 
     def extra(self, x: Any, y: Any) -> State:
         return {"v": None}

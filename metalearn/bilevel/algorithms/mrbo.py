@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from metalearn.bilevel.algorithms.base import Algorithm, State, positive, stepped, told
+from metalearn.bilevel.algorithms.base import Algorithm, State, stepped, told
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers.inner import check_step_size
+from metalearn.checks import check_number
 from metalearn.errors import ConfigError
 
 __all__ = ["MRBO"]
@@ -42,7 +43,7 @@ class MRBO(Algorithm):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("step_size", "inner_step_size", "d", "m", "c1", "c2"):
-            positive("MRBO", name, getattr(self, name))
+            check_number(name, getattr(self, name), "use 0.1", above=0, owner="MRBO", loose=True)
         if self.estimator.inner is not None:
             raise ConfigError(
                 f"MRBO(estimator={type(self.estimator).__name__}(inner=...)), but it moves y itself; give an "

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from metalearn.bilevel.algorithms.base import Algorithm, State, below, grown, positive, stepped, told
-from metalearn.bilevel.checks import check_number, shown
+from metalearn.bilevel.algorithms.base import Algorithm, State, check_below_smoothness, grown, stepped, told
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers.prox import Prox
-from metalearn.errors import ConfigError
+from metalearn.checks import check_function, check_number
 
 __all__ = ["ProximalBiO"]
 
@@ -37,19 +36,16 @@ class ProximalBiO(Algorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive("ProximalBiO", "step_size", self.step_size)
-        if not callable(self.prox):
-            raise ConfigError(f"the prox of ProximalBiO is {shown(self.prox)}, but it must be a Prox; use L1(0.01)")
+        check_number("step_size", self.step_size, "use 0.1", above=0, owner="ProximalBiO", loose=True)
+        check_function("the prox of ProximalBiO", self.prox, "use L1(0.01)", "a Prox")
         if self.momentum is not None:
-            check_number("ProximalBiO(momentum", self.momentum, "use 0.9 or None")
-        if self.momentum is not None and not 0 <= self.momentum < 1:
-            raise ConfigError(
-                f"ProximalBiO(momentum={self.momentum}), but it must be at least 0 and below 1; use 0.9 or None"
+            check_number(
+                "momentum", self.momentum, "use 0.9 or None", least=0, below=1, owner="ProximalBiO", loose=True
             )
 
     def check(self, problem: BilevelProblem) -> None:
         super().check(problem)
-        below("ProximalBiO", "step_size", self.step_size, problem)
+        check_below_smoothness("ProximalBiO", "step_size", self.step_size, problem)
 
     def extra(self, x: Tensor, y: Tensor) -> State:
         return {"x_before": x.clone(), "v": None}

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from metalearn.bilevel.algorithms.base import Algorithm, State, grown, positive, stepped, told
-from metalearn.bilevel.checks import check_kind, check_whole
+from metalearn.bilevel.algorithms.base import Algorithm, State, grown, stepped, told
 from metalearn.bilevel.estimators import Estimator
 from metalearn.bilevel.estimators.base import deterministic
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers.inner import check_step_size, growth
 from metalearn.bilevel.trees import norm
+from metalearn.checks import check_kind, check_number, check_whole
 from metalearn.errors import ConfigError
 
 __all__ = ["VRBO"]
@@ -49,10 +49,10 @@ class VRBO(Algorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("step_size", "inner_step_size", "period", "inner_steps"):
-            positive("VRBO", name, getattr(self, name))
+        for name in ("step_size", "inner_step_size"):
+            check_number(name, getattr(self, name), "use 0.1", above=0, owner="VRBO", loose=True)
         for name in ("period", "inner_steps"):
-            check_whole(f"VRBO({name}", getattr(self, name), 1, "use 3")
+            check_whole(name, getattr(self, name), 1, remedy="use 3", owner="VRBO", loose=True)
         check_kind("the anchor of VRBO", self.anchor, Estimator, "use StocBiONeumann(...) or another one")
         for name in ("estimator", "anchor"):
             if getattr(self, name).inner is not None:

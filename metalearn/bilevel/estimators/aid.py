@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.certificates import NEEDED, error_bound
-from metalearn.bilevel.checks import check_kind, check_number
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_reach, check_result, deterministic, reach_first
 from metalearn.bilevel.oracles import Linearization, Oracles, OuterGradient, finite
 from metalearn.bilevel.problem import Constants
@@ -17,6 +16,7 @@ from metalearn.bilevel.solvers.indefinite import CGOrMinRes, report_curvature
 from metalearn.bilevel.solvers.inner import InnerSolution, check_growth, growth
 from metalearn.bilevel.solvers.linear import LinearSolution, LinearSolver
 from metalearn.bilevel.trees import norm
+from metalearn.checks import check_kind, check_number
 from metalearn.errors import BilevelError, ConfigError
 
 __all__ = ["AID"]
@@ -50,9 +50,7 @@ class AID(Estimator):
         super().__post_init__()
         check_kind("the solver of AID", self.solver, LinearSolver, "use solver=CG(iterations=10), or leave it out")
         if self.tolerance is not None:
-            check_number("AID(tolerance", self.tolerance, "use 1e-6")
-        if self.tolerance is not None and not self.tolerance > 0:
-            raise ConfigError(f"AID(tolerance={self.tolerance}), but it must be above 0; use 1e-6")
+            check_number("tolerance", self.tolerance, "use 1e-6", above=0, finite=False, owner="AID", loose=True)
         if self.tolerance is not None and self.inner is None:
             raise ConfigError(
                 f"AID(tolerance={self.tolerance}, inner=None), but an inner solver is needed to reach it; use "

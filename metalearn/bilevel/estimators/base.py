@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from metalearn.bilevel.checks import check_kind
 from metalearn.bilevel.oracles import Linearization, Oracles, OuterGradient, finite
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers.inner import Gradient, InnerSolution, InnerSolver, check_growth
 from metalearn.bilevel.streams import Fixed
 from metalearn.bilevel.trees import all_finite
+from metalearn.checks import check_kind
 from metalearn.errors import BilevelError
 
 __all__ = ["Estimate", "Estimator", "check_reach", "check_result", "deterministic", "inner_gradient", "reach_first"]

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from metalearn.bilevel.checks import check_kind, check_whole
 from metalearn.bilevel.estimators.base import Estimate, Estimator
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.streams import Draw, Fixed, Stream
 from metalearn.bilevel.trees import Tree
+from metalearn.checks import UNBOUNDED, check_kind, check_whole
 from metalearn.errors import ConfigError
 
 __all__ = ["Chunked"]
@@ -36,9 +36,7 @@ class Chunked(Estimator):
 
     def __post_init__(self) -> None:
         check_kind("the estimator of Chunked", self.estimator, Estimator, "use AID(...) or another one")
-        check_whole("Chunked(size", self.size, None, "use 4")
-        if self.size < 1:
-            raise ConfigError(f"Chunked(size={self.size}), but a chunk has at least 1 problem; use 4")
+        check_whole("size", self.size, 1, UNBOUNDED, "use 4", owner="Chunked", loose=True)
         object.__setattr__(self, "size", int(self.size))
         if self.inner is not None and self.inner != self.estimator.inner:
             raise ConfigError(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn.bilevel.checks import check_whole
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, inner_gradient
 from metalearn.bilevel.estimators.shared import Steps
 from metalearn.bilevel.oracles import Oracles, independent_of_y, total
 from metalearn.bilevel.solvers.inner import Gradient, check_growth, growth
 from metalearn.bilevel.trees import all_finite, norm
+from metalearn.checks import check_choice, check_whole
 from metalearn.errors import ConfigError
 from metalearn.inner.memory import MEMORY_MODES, MemoryMode, gradient
 
@@ -51,16 +51,13 @@ class ITD(Estimator):
                 "inner=GradientDescent(step_size=..., steps=...)"
             )
         if self.truncate is not None:
-            check_whole("ITD(truncate", self.truncate, None, "use None for all")
-        if self.truncate is not None and not 1 <= self.truncate <= self.inner.steps:
-            raise ConfigError(
-                f"ITD(truncate={self.truncate}), but it must be from 1 to the {self.inner.steps} inner steps; use "
-                "None for all"
-            )
-        if self.memory not in MEMORY_MODES:
-            raise ConfigError(
-                f"ITD(memory={self.memory!r}), but it must be one of {', '.join(MEMORY_MODES)}; use 'store'"
-            )
+            check_whole("truncate", self.truncate, remedy="use None for all", owner="ITD", loose=True)
+            if not 1 <= self.truncate <= self.inner.steps:
+                raise ConfigError(
+                    f"ITD(truncate={self.truncate}), but it must be from 1 to the {self.inner.steps} inner steps; use "
+                    "None for all"
+                )
+        check_choice("memory", self.memory, MEMORY_MODES, owner="ITD")
 
     def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
         assert self.inner is not None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from metalearn.bilevel.checks import check_number, check_whole
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, inner_gradient
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.streams import Draw
 from metalearn.bilevel.trees import dot
+from metalearn.checks import check_number, check_whole
 from metalearn.errors import ConfigError
 
 __all__ = ["PZOBO"]
@@ -45,11 +44,9 @@ class PZOBO(Estimator):
             raise ConfigError(
                 "PZOBO(inner=None), but it compares runs of an inner solver; use inner=GradientDescent(...)"
             )
-        check_number("PZOBO(mu", self.mu, "use 0.01")
-        if not 0 < self.mu < math.inf:
-            raise ConfigError(f"PZOBO(mu={self.mu}), but it must be finite and above 0; use 0.01")
-        check_whole("PZOBO(Q", self.Q, 1, "use 10")
-        check_whole("PZOBO(at_once", self.at_once, 1, "use 1")
+        check_number("mu", self.mu, "use 0.01", above=0, owner="PZOBO", loose=True)
+        check_whole("Q", self.Q, 1, remedy="use 10", owner="PZOBO", loose=True)
+        check_whole("at_once", self.at_once, 1, remedy="use 1", owner="PZOBO", loose=True)
         for name in ("Q", "at_once"):
             object.__setattr__(self, name, int(getattr(self, name)))  # 3.0 is no range
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn.bilevel.checks import check_number, check_whole
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, reach_first
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers.curvature import curvature_along
 from metalearn.bilevel.solvers.inner import check_step_size
 from metalearn.bilevel.trees import dot, norm
-from metalearn.errors import BilevelError, ConfigError
+from metalearn.checks import check_number, check_whole
+from metalearn.errors import BilevelError
 
 __all__ = ["StocBiONeumann", "shrinking_sizes"]
 
@@ -52,14 +52,13 @@ class StocBiONeumann(Estimator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("StocBiONeumann(eta", self.eta, "use 1/L")
-        if not 0 < self.eta < math.inf:
-            raise ConfigError(f"StocBiONeumann(eta={self.eta}), but it must be finite and above 0; use 1/L")
-        check_whole("StocBiONeumann(Q", self.Q, 1, "use 3")
+        check_number("eta", self.eta, "use 1/L", above=0, owner="StocBiONeumann", loose=True)
+        check_whole("Q", self.Q, 1, remedy="use 3", owner="StocBiONeumann", loose=True)
         object.__setattr__(self, "Q", int(self.Q))  # 3.0 is no range
+        remedy = "use None for the stream's size"
         for name in ("batch", "outer_size", "jacobian_size"):
             if getattr(self, name) is not None:
-                check_whole(f"StocBiONeumann({name}", getattr(self, name), 1, "use None for the stream's size")
+                check_whole(name, getattr(self, name), 1, remedy=remedy, owner="StocBiONeumann", loose=True)
 
     def check(self, constants: Constants) -> None:
         super().check(constants)

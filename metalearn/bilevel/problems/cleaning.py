@@ -13,6 +13,7 @@ from torch import Tensor
 from metalearn.bilevel.problem import BilevelProblem, Constants
 from metalearn.bilevel.problems.softmax_bounds import GRADIENT, HESSIAN, THIRD, design_of
 from metalearn.bilevel.streams import Draw, Fixed, Sampled
+from metalearn.checks import check_number, check_whole
 from metalearn.errors import BilevelError, ConfigError, ShapeError
 
 __all__ = ["Drawn", "cleaning_constants", "cleaning_problem", "detection_auroc", "linear_logits"]
@@ -61,10 +62,8 @@ def cleaning_problem(
         ConfigError: an argument is out of range, or neither ``train`` nor ``features`` is given.
         ShapeError: the examples do not fit together.
     """
-    if not l2 > 0:
-        raise ConfigError(f"l2 is {l2}, but the inner loss must be strongly convex, so it must be above 0; use 0.001")
-    if classes < 2:
-        raise ConfigError(f"classes is {classes}, but there must be at least 2; use 10")
+    check_number("l2", l2, "use 0.001, since the inner loss must be strongly convex", above=0, loose=True)
+    check_whole("classes", classes, 2, remedy="use 10", loose=True)
     if (train is None) != (val is None) or (train is None and features is None):
         raise ConfigError(
             "cleaning_problem got neither train and val nor features, but one of them must say the shapes; give both sets"

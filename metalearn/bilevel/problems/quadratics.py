@@ -15,8 +15,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from metalearn.bilevel.checks import check_number, check_whole
 from metalearn.bilevel.problem import BilevelProblem, Constants
+from metalearn.checks import check_number, check_whole
 from metalearn.errors import ConfigError
 
 __all__ = ["Quadratic", "WorstCase", "quadratic", "simple_worst_case", "worst_case"]
@@ -98,11 +98,9 @@ def quadratic(size: int, outer_size: int, kappa: float, seed: int, coupled: bool
         seed: of everything.
         coupled: whether ``f`` has the term ``x'Gy``.
     """
-    check_whole("size", size, 1, "use 5")
-    check_whole("outer_size", outer_size, 1, "use 5")
-    check_number("kappa", kappa, "use 10")
-    if not kappa >= 1:
-        raise ConfigError(f"kappa is {kappa}, but a condition number is at least 1; use 10")
+    check_whole("size", size, 1, remedy="use 5", loose=True)
+    check_whole("outer_size", outer_size, 1, remedy="use 5", loose=True)
+    check_number("kappa", kappa, "use 10", least=1, loose=True)
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -174,7 +172,7 @@ def worst_case(
     Raises:
         ConfigError: constants out of order.
     """
-    check_whole("size", size, 2, "use 50")
+    check_whole("size", size, 2, remedy="use 50", loose=True)
     smooth = 1.5 * mu_y if L_inner is None else L_inner
     if not (0 < mu_x < L_x and 0 < mu_y < smooth and L_y > 0 and L_inner_xy > 0 and L_xy >= 0):
         raise ConfigError(
@@ -222,7 +220,7 @@ def simple_worst_case(size: int, *, mu_x: float, mu_y: float, L_y: float = 1.0, 
         L_y: smoothness of ``f`` in ``y``.
         L_inner_xy: the coupling.
     """
-    check_whole("size", size, 2, "use 50")
+    check_whole("size", size, 2, remedy="use 50", loose=True)
     if not (mu_x > 0 and mu_y > 0 and L_y > 0 and L_inner_xy > 0):
         raise ConfigError(
             f"simple_worst_case(mu_x={mu_x}, mu_y={mu_y}, L_y={L_y}, L_inner_xy={L_inner_xy}), but all must be above "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn.bilevel.checks import check_number, check_whole
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.trees import all_finite, norm
+from metalearn.checks import UNBOUNDED, check_number, check_whole
 from metalearn.errors import BilevelError, ConfigError, DivergenceError
 
 __all__ = ["GradientDescent", "HeavyBall", "InnerSolution", "InnerSolver", "Nesterov", "check_step_size", "growth"]
@@ -67,23 +66,19 @@ class InnerSolver(ABC):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        check_number(f"{name}(step_size", self.step_size, "use 1/L")
-        if not 0 < self.step_size < math.inf:
-            raise ConfigError(f"{name}(step_size={self.step_size}), but it must be above 0 and finite; use 1/L")
+        check_number("step_size", self.step_size, "use 1/L", above=0, owner=name, loose=True)
         if (self.steps is None) == (self.tolerance is None):
             raise ConfigError(
                 f"{name}(steps={self.steps}, tolerance={self.tolerance}), but exactly one of them must be given; "
                 "drop one"
             )
         if self.steps is not None:
-            check_whole(f"{name}(steps", self.steps, 0, "use 10")
+            check_whole("steps", self.steps, 0, UNBOUNDED, "use 10", owner=name, loose=True)
             object.__setattr__(self, "steps", int(self.steps))  # 3.0 is no range
-        check_whole(f"{name}(max_steps", self.max_steps, 1, "use 10000")
+        check_whole("max_steps", self.max_steps, 1, UNBOUNDED, "use 10000", owner=name, loose=True)
         object.__setattr__(self, "max_steps", int(self.max_steps))
         if self.tolerance is not None:
-            check_number(f"{name}(tolerance", self.tolerance, "use 1e-6")
-        if self.tolerance is not None and not self.tolerance > 0:
-            raise ConfigError(f"{name}(tolerance={self.tolerance}), but it must be above 0; use 1e-6")
+            check_number("tolerance", self.tolerance, "use 1e-6", above=0, finite=False, owner=name, loose=True)
 
     @abstractmethod
     def largest_step(self, L: float) -> float:
@@ -202,9 +197,7 @@ class _Momentum(InnerSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("momentum", self.momentum, "use 0.9")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"momentum is {self.momentum}, but it must be at least 0 and below 1; use 0.9")
+        check_number("momentum", self.momentum, "use 0.9", least=0, below=1, loose=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -10,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metalearn.bilevel.checks import check_number, check_whole
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers.curvature import REMEDIES, Faults, Refusal, curvature_along
 from metalearn.bilevel.solvers.inner import check_step_size
 from metalearn.bilevel.solvers.iteration import Iteration, LinearSolution, Product, damp
 from metalearn.bilevel.trees import dot, norm, scale
+from metalearn.checks import UNBOUNDED, check_number, check_whole
 from metalearn.errors import ConfigError
 
 __all__ = [
@@ -63,15 +62,11 @@ class LinearSolver:
                 "given; drop one"
             )
         if self.iterations is not None:
-            check_whole(f"{name}(iterations", self.iterations, 0, "use 10")
-        check_whole(f"{name}(max_iterations", self.max_iterations, 1, "use 1000")
-        check_number(f"{name}(damping", self.damping, "use 0.0")
+            check_whole("iterations", self.iterations, 0, UNBOUNDED, "use 10", owner=name, loose=True)
+        check_whole("max_iterations", self.max_iterations, 1, UNBOUNDED, "use 1000", owner=name, loose=True)
+        check_number("damping", self.damping, "use 0.0", least=0, owner=name, loose=True)
         if self.tolerance is not None:
-            check_number(f"{name}(tolerance", self.tolerance, "use 1e-6")
-        if self.tolerance is not None and not self.tolerance > 0:
-            raise ConfigError(f"{name}(tolerance={self.tolerance}), but it must be above 0; use 1e-6")
-        if not 0 <= self.damping < math.inf:
-            raise ConfigError(f"{name}(damping={self.damping}), but it must be at least 0 and finite; use 0.0")
+            check_number("tolerance", self.tolerance, "use 1e-6", above=0, finite=False, owner=name, loose=True)
 
     def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield ``v_k`` and ``b - H v_k`` for ``k = 1, 2, ...`` from ``v_0`` and its residual.
@@ -195,9 +190,7 @@ class HeavyBallLinear(LinearSolver):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_positive_step(self, self.step_size)
-        check_number("momentum", self.momentum, "use 0.9")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"momentum is {self.momentum}, but it must be at least 0 and below 1; use 0.9")
+        check_number("momentum", self.momentum, "use 0.9", least=0, below=1, loose=True)
 
     def check(self, constants: Constants) -> None:
         if constants.L is not None:
@@ -236,7 +229,4 @@ def iterate_conjugate_gradients(
 
 
 def _check_positive_step(solver: LinearSolver, step_size: float) -> None:
-    name = type(solver).__name__
-    check_number(f"{name}(step_size", step_size, "use 1/L")
-    if not 0 < step_size < math.inf:
-        raise ConfigError(f"{name}(step_size={step_size}), but it must be above 0 and finite; use 1/L")
+    check_number("step_size", step_size, "use 1/L", above=0, owner=type(solver).__name__, loose=True)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from metalearn.bilevel.checks import check_number, check_whole
 from metalearn.bilevel.trees import Tree
+from metalearn.checks import check_number, check_whole
 from metalearn.errors import ConfigError, ShapeError
 
 __all__ = ["L1", "Box", "GroupL1", "Prox"]
@@ -36,12 +36,6 @@ class Prox(ABC):
         """``h`` of one tensor, ``[]``."""
 
 
-def _check_weight(weight: float) -> None:
-    check_number("weight", weight, "use 0.01")
-    if not weight >= 0:
-        raise ConfigError(f"weight is {weight}, but it must be at least 0; use 0.01")
-
-
 @dataclass(frozen=True)
 class L1(Prox):
     """``h = weight |x|_1``: soft thresholding.
@@ -53,7 +47,7 @@ class L1(Prox):
     weight: float
 
     def __post_init__(self) -> None:
-        _check_weight(self.weight)
+        check_number("weight", self.weight, "use 0.01", least=0, finite=False, loose=True)
 
     def of_tensor(self, x: Tensor, step_size: float) -> Tensor:
         return x.sign() * (x.abs() - step_size * self.weight).clamp(min=0)
@@ -75,8 +69,8 @@ class GroupL1(Prox):
     dim: int = 0
 
     def __post_init__(self) -> None:
-        _check_weight(self.weight)
-        check_whole("GroupL1(dim", self.dim, None, "use 0")
+        check_number("weight", self.weight, "use 0.01", least=0, finite=False, loose=True)
+        check_whole("dim", self.dim, remedy="use 0", owner="GroupL1", loose=True)
 
     def _norms(self, x: Tensor) -> Tensor:
         if not -x.ndim <= self.dim < x.ndim:
@@ -109,7 +103,7 @@ class Box(Prox):
 
     def __post_init__(self) -> None:
         for name in ("low", "high"):
-            check_number(f"Box({name}", getattr(self, name), "use -1.0 and 1.0")
+            check_number(name, getattr(self, name), "use -1.0 and 1.0", finite=False, owner="Box", loose=True)
         if not self.low <= self.high:
             raise ConfigError(f"Box(low={self.low}, high={self.high}), but low must not be above high; swap them")
 

@@ -13,8 +13,7 @@ from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from metalearn.checks import writable
-from metalearn.errors import DataError
+from metalearn.errors import DataError, suggest_space
 from metalearn.reports.tables import write_atomically
 
 __all__ = ["LogFromHere", "RunLog"]
@@ -158,6 +157,6 @@ def _make(folder: Path) -> None:
 
 def _unwritable(path: Path, error: OSError) -> DataError:
     return DataError(
-        f"{path} cannot be written ({error.strerror or error}); {writable(error)}, or write elsewhere with another "
+        f"{path} cannot be written ({error.strerror or error}); {suggest_space(error)}, or write elsewhere with another "
         "trainer.default_root_dir"
     )

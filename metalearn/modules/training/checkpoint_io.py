@@ -13,8 +13,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from metalearn.carried import read_checkpoint
-from metalearn.checks import writable
-from metalearn.errors import CheckpointError
+from metalearn.errors import CheckpointError, suggest_space
 
 try:
     import fcntl
@@ -52,7 +51,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             kept = "; the one that was there before is whole" if target.is_file() else ""
             raise CheckpointError(
-                f"checkpoint {path} cannot be written ({error.strerror or error}){kept}; {writable(error)}, or "
+                f"checkpoint {path} cannot be written ({error.strerror or error}){kept}; {suggest_space(error)}, or "
                 "write elsewhere: trainer.default_root_dir, or a callback's dirpath"
             ) from error
 
