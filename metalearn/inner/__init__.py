@@ -2,9 +2,11 @@
 
 from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.adapted import AdaptedModel
-from metalearn.inner.execution.meta_loss import MetaLoss, Schedule, evaluate, meta_loss
-from metalearn.inner.execution.probe import Probe, Way
-from metalearn.inner.execution.threads import Plan
+from metalearn.inner.execution.meta_loss import MetaLoss, evaluate, meta_loss
+from metalearn.inner.execution.plan import Plan
+from metalearn.inner.execution.probe import Probe
+from metalearn.inner.execution.schedule import Schedule
+from metalearn.inner.execution.way import Way
 from metalearn.inner.head import FeatureLearner, HeadLearner
 from metalearn.inner.kernels import own_kernels
 from metalearn.inner.learner import Learner, evaluating

@@ -69,7 +69,7 @@ def test_query_sets_that_are_differentiated_a_few_at_a_time_add_up(
     net, episode = TinyConv().double(), noise_episode()
     expected = plain_loop(copy.deepcopy(net), episode, 2, 0.3, first_order=False)
     module = MAML(net, inner_steps=2, inner_lr=0.3, execution="vectorized", tasks_at_once=3)
-    monkeypatch.setattr("metalearn.inner.execution.choice.AT_ONCE", together * episode.query.x[0].numel())
+    monkeypatch.setattr("metalearn.inner.execution.plan.CACHED_VALUES", together * episode.query.x[0].numel())
     found = module.meta_loss(episode)
     rows = F.cross_entropy(found.logits.flatten(0, 1), episode.query.y.flatten())
     assert float(found.loss.detach()) == pytest.approx(float(rows), rel=1e-12)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn import MAML, ConfigError, Conv4
-from metalearn.inner.execution.choice import make_plan
+from metalearn.inner.execution.plan import make_plan
 from metalearn.inner.kernels import conv
 from metalearn.inner.norm.task_norm import TaskBatchNorm
 from tests.modules.test_meta_gradient import largest_error, plain_loop

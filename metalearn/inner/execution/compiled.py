@@ -1,6 +1,6 @@
 """The gradient of a part of a meta-batch, compiled.
 
-The whole of :func:`~metalearn.inner.execution.meta_loss.differentiate`, its inner and outer derivatives included, is traced
+The whole of :func:`~metalearn.inner.execution.differentiate.differentiate`, its inner and outer derivatives included, is traced
 once for every shape into one graph of elementary operators, and that graph is compiled. Nothing in it is left to be
 differentiated: inside ``torch.compile`` itself, ``torch.autograd.grad`` would silently drop the second order.
 """
@@ -17,7 +17,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from metalearn.episode import Batch, Episode
 from metalearn.inner.adaptation import Adaptation
-from metalearn.inner.execution.meta_loss import Part, Schedule, differentiate
+from metalearn.inner.execution.differentiate import Part, differentiate
+from metalearn.inner.execution.schedule import Schedule
 from metalearn.inner.kernels import own_kernels
 from metalearn.inner.rules import Params, StepSizes
 
@@ -25,7 +26,7 @@ __all__ = ["CompiledPart"]
 
 
 class CompiledPart:
-    """Stands in for :func:`metalearn.inner.execution.meta_loss.differentiate`; the same arguments, the same result.
+    """Stands in for :func:`metalearn.inner.execution.differentiate.differentiate`; the same arguments, the same result.
 
     Where the step cannot be traced, or the machine has no compiler, the ordinary one is used from then on.
 

@@ -14,30 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from threading import Barrier
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 
 from metalearn.inner.adaptation import Adaptation
+from metalearn.inner.execution.plan import Plan
 from metalearn.inner.losses import share_loss
 
-__all__ = ["Plan", "run_parts"]
+__all__ = ["run_parts"]
 
 Result = TypeVar("Result")
-
-
-class Plan(NamedTuple):
-    """How many tasks are executed at once.
-
-    Attributes:
-        tasks: tasks that are adapted together; ``None`` for one after another, without a task axis.
-        queries: of these, tasks whose query sets are differentiated together; ``None`` for all.
-        workers: threads that take parts side by side.
-    """
-
-    tasks: int | None = None
-    queries: int | None = None
-    workers: int = 1
 
 
 def run_parts(
@@ -49,25 +36,29 @@ def run_parts(
     ranges = [(first, min(first + size, tasks)) for first in range(0, tasks, size)]
     workers = min(plan.workers, len(ranges))
     if workers <= 1:
-        return [part(adaptation, *each) for each in ranges]
+        return [part(adaptation, first, last) for first, last in ranges]
     device = "cpu"  # threads are for the CPU alone
-    autocast, kind = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    autocast, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    adaptations = _copy_for_threads(adaptation, workers)
 
+    def share(worker: int) -> list[Result]:
+        own = adaptations[worker]
+        with torch.enable_grad(), torch.autocast(device, dtype, enabled=autocast, cache_enabled=False):
+            return [part(own, first, last) for first, last in ranges[worker::workers]]
+
+    pool = _pool(workers, torch.get_num_threads())
+    running = [pool.submit(contextvars.copy_context().run, share, worker) for worker in range(workers)]
+    shares = [future.result() for future in running]
+    return [shares[index % workers][index // workers] for index in range(len(ranges))]
+
+
+def _copy_for_threads(adaptation: Adaptation, workers: int) -> list[Adaptation]:
+    """The inner loop for each thread, over layers and a loss of the thread's own."""
     learners = [adaptation.learner.for_worker(worker) for worker in range(workers)]
     for learner in learners:
         learner.network  # noqa: B018  # made before any thread runs, since a running one swaps the parameters of its layers
     losses = [share_loss(adaptation.loss) if worker else adaptation.loss for worker in range(workers)]
-    each_own = [replace(adaptation, learner=learner, loss=loss) for learner, loss in zip(learners, losses, strict=True)]
-
-    def share(worker: int) -> list[Result]:
-        mine = each_own[worker]
-        with torch.enable_grad(), torch.autocast(device, kind, enabled=autocast, cache_enabled=False):
-            return [part(mine, *each) for each in ranges[worker::workers]]
-
-    pool = _pool(workers, torch.get_num_threads())
-    running = [pool.submit(contextvars.copy_context().run, share, worker) for worker in range(workers)]
-    shares = [each.result() for each in running]
-    return [shares[index % workers][index // workers] for index in range(len(ranges))]
+    return [replace(adaptation, learner=learner, loss=loss) for learner, loss in zip(learners, losses, strict=True)]
 
 
 @lru_cache(maxsize=4)

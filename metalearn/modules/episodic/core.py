@@ -32,9 +32,11 @@ from metalearn.inner import (
     own_kernels,
 )
 from metalearn.inner.backbones import check_backbone
-from metalearn.inner.execution.choice import Choice, ExecutionName, choose_execution, make_plan
+from metalearn.inner.execution.choice import Choice, ExecutionName
+from metalearn.inner.execution.choose import choose_execution
 from metalearn.inner.execution.compiled import CompiledPart
 from metalearn.inner.execution.independence import check_independence
+from metalearn.inner.execution.plan import make_plan
 from metalearn.inner.grad_mode import evaluation_gradients, usable
 from metalearn.inner.losses import LossFunction, get_loss
 from metalearn.inner.network.copying import deepcopy_state
@@ -371,11 +373,8 @@ class MetaCore(TaskReader):
             with evaluation_gradients():
                 choice = choose_execution(self.execution, adaptation, episode, schedule, self.kernels, evaluating)
             if not any(choice.is_like(other) for other in self._choices.values()):  # that of training has told it, say
-                name = type(self).__name__
-                first, *others = choice.reasons
-                rank_zero_info(f"{name}: {choice.name} execution over tasks, because {first}")
-                for reason in others:
-                    rank_zero_info(f"{name}: {reason}")
+                for line in choice.describe():
+                    rank_zero_info(f"{type(self).__name__}: {line}")
             self._choices[key] = choice
         if not evaluating:
             self._choice = self._choices[key]

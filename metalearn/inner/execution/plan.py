@@ -1,0 +1,75 @@
+"""How many tasks are executed together, and by how many threads."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from metalearn.episode import Episode
+from metalearn.inner.adaptation import Adaptation
+from metalearn.inner.execution.choice import Choice
+
+__all__ = ["CACHED_VALUES", "Plan", "fills_caches", "make_plan"]
+
+CACHED_VALUES = 1 << 18
+"""Input values of the sets that are computed together on a CPU: with more, activations fall out of its caches."""
+
+
+class Plan(NamedTuple):
+    """How many tasks are executed at once.
+
+    Attributes:
+        tasks: tasks that are adapted together; ``None`` for one after another, without a task axis.
+        queries: of these, tasks whose query sets are differentiated together; ``None`` for all.
+        workers: threads that take parts side by side.
+    """
+
+    tasks: int | None = None
+    queries: int | None = None
+    workers: int = 1
+
+
+def make_plan(
+    choice: Choice, adaptation: Adaptation, episode: Episode, at_once: int | None, compiled: bool = False
+) -> Plan:
+    """How many tasks are adapted together, and by how many threads.
+
+    On a CPU as many as keep activations in its caches, shared among threads; elsewhere all, unless ``at_once`` says otherwise.
+    What is compiled for a CPU is the step of one task: a graph of many is not faster there, and takes many times as long.
+
+    Args:
+        choice: how the inner loop is run.
+        adaptation: the inner loop.
+        episode: ``B`` tasks.
+        at_once: the tasks to execute together; ``None`` for what is fastest.
+        compiled: whether the step is compiled.
+    """
+    xs, xq = episode.support.x, episode.query.x
+    tasks = len(xs)
+    if choice.name == "sequential" or (compiled and xs.device.type == "cpu" and at_once is None):
+        return Plan()
+    if xs.device.type != "cpu" or not _convolves(adaptation.learner.backbone):
+        return Plan(min(at_once or tasks, tasks))
+    support, query = xs[0].numel(), xq[0].numel()
+    # features of both sets are computed before the inner loop
+    values = support + query if adaptation.learner.encodes else support
+    workers = 1
+    if choice.threads:
+        # a thread needs enough arithmetic beside Python's own work, of which there is one at a time
+        least = max(1, CACHED_VALUES // (4 * values))
+        workers = max(1, min(torch.get_num_threads(), tasks // min(least, 4)))
+    together = at_once or max(1, min(math.ceil(tasks / workers), CACHED_VALUES // values))
+    return Plan(min(together, tasks), max(1, CACHED_VALUES // query), workers)
+
+
+def fills_caches(episode: Episode) -> bool:
+    """Whether a single task fills the caches of a CPU."""
+    values = sum(role.x[0].numel() for role in episode)
+    return episode.support.x.device.type == "cpu" and values > 4 * CACHED_VALUES
+
+
+def _convolves(network: nn.Module) -> bool:
+    return any(isinstance(layer, nn.modules.conv._ConvNd) for layer in network.modules())

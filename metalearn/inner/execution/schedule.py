@@ -1,0 +1,30 @@
+"""How far, and how exactly, the inner loop is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from metalearn.inner.rules import StepSizes
+
+__all__ = ["Schedule"]
+
+
+class Schedule(NamedTuple):
+    """How far and how exactly the inner loop is run.
+
+    Attributes:
+        steps: the number of inner steps.
+        step_sizes: of each step and tensor, see :data:`metalearn.inner.rules.StepSizes`.
+        order: 2 for the exact meta-gradient, 1 for the first-order one.
+        weights: the weight of the query loss after 0, 1, ..., ``steps`` inner steps; ``None`` for that after the last alone.
+    """
+
+    steps: int
+    step_sizes: StepSizes
+    order: int
+    weights: Sequence[float] | None = None
+
+    def weight(self, step: int) -> float:
+        """The weight of the query loss after ``step`` inner steps."""
+        return self.weights[step] if self.weights is not None else float(step == self.steps)
