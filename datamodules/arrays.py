@@ -12,8 +12,8 @@ from torch import Tensor
 from metalearn.datamodules.checks import Count
 from metalearn.datamodules.episodes.classes import ClassEpisodes, Pool
 from metalearn.datamodules.episodes.options import EpisodeOptions
-from metalearn.datamodules.episodes.randomness import SPLITS
 from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, left_empty
+from metalearn.datamodules.sources.listing import SPLITS
 from metalearn.errors import ConfigError, DataError
 
 __all__ = ["ArrayEpisodes"]

@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from metalearn.datamodules.checks import Count, check_at_least
-from metalearn.datamodules.episodes.listed import Entry, ListedClass, ListedImages
+from metalearn.datamodules.episodes.listed import ListedImages
 from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.sources.archives import Member
 from metalearn.datamodules.sources.caches import array_entries, as_labels, list_caches, load_dict, to_text
 from metalearn.datamodules.sources.forms import Form, find_classes, list_folder, list_split_folders
 from metalearn.datamodules.sources.images import ImageSpec
+from metalearn.datamodules.sources.listing import Entry, ListedClass
 from metalearn.datamodules.sources.pixels import PixelArray
 from metalearn.datamodules.sources.places import Place
 from metalearn.datamodules.sources.published import CIFAR_FS, FC100, SUPERCLASSES, compare_splits

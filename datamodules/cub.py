@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metalearn.datamodules.checks import Count, check_at_least
-from metalearn.datamodules.episodes.listed import ListedClass, ListedImages
+from metalearn.datamodules.episodes.listed import ListedImages
 from metalearn.datamodules.episodes.options import EpisodeOptions
-from metalearn.datamodules.sources.forms import Form, find_classes, list_folder, list_split_folders, say_once
+from metalearn.datamodules.sources.forms import Form, find_classes, list_folder, list_split_folders
 from metalearn.datamodules.sources.images import ImageSpec
+from metalearn.datamodules.sources.listing import ListedClass, log_once
 from metalearn.datamodules.sources.places import Place
 
 __all__ = ["CUB200DataModule"]
@@ -99,7 +100,7 @@ class CUB200DataModule(ListedImages):
             self.root, forms, self.title, "set data.root to it (it is at https://www.vision.caltech.edu)"
         )
         if len(listed) != CLASSES:
-            say_once(
+            log_once(
                 logging.WARNING,
                 f"{self.title} in {self.root} has {len(listed)} of its {CLASSES} classes: accuracies do not compare with "
                 "published ones",

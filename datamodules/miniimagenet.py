@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from metalearn.datamodules.checks import Count, check_at_least
-from metalearn.datamodules.episodes.listed import ListedClass, ListedImages
+from metalearn.datamodules.episodes.listed import ListedImages
 from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.sources.caches import list_caches
 from metalearn.datamodules.sources.forms import Form, find_classes, list_split_folders, list_tables
 from metalearn.datamodules.sources.images import ImageSpec
+from metalearn.datamodules.sources.listing import ListedClass
 from metalearn.datamodules.sources.published import MINI_IMAGENET, compare_splits
 
 __all__ = ["MiniImageNetDataModule"]

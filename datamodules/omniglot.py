@@ -19,8 +19,9 @@ from metalearn.datamodules.episodes.splits import split_by_hash
 from metalearn.datamodules.sources.alphabets import whole_set
 from metalearn.datamodules.sources.archives import open_archive
 from metalearn.datamodules.sources.images import ImageSpec, Opener, open_later, read_entry
+from metalearn.datamodules.sources.listing import stamp_file
 from metalearn.datamodules.store.packing import read_classes
-from metalearn.datamodules.store.store import Contents, ImageStore, Packer, fingerprint, open_or_pack, stamp
+from metalearn.datamodules.store.store import Contents, ImageStore, Packer, fingerprint, open_or_pack
 from metalearn.errors import ConfigError, DataError
 
 __all__ = ["OmniglotDataModule"]
@@ -218,7 +219,7 @@ def _from_tree(root: Path, part: str) -> list[tuple[tuple[str, int, int], Opener
     for home in _homes(root):
         files = sorted((home / part).glob("*/character*/*.png"))
         if files:
-            return [((file.relative_to(home).as_posix(), *stamp(file)), open_later(file)) for file in files]
+            return [((file.relative_to(home).as_posix(), *stamp_file(file)), open_later(file)) for file in files]
     return []
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from metalearn.datamodules.checks import Count, check_at_least
-from metalearn.datamodules.episodes.listed import Entry, ListedClass, ListedImages
+from metalearn.datamodules.episodes.listed import ListedImages
 from metalearn.datamodules.episodes.options import EpisodeOptions
-from metalearn.datamodules.episodes.randomness import SPLITS
 from metalearn.datamodules.sources.archives import Member
 from metalearn.datamodules.sources.caches import array_entries, as_labels, load_dict, to_text
-from metalearn.datamodules.sources.forms import Form, find_classes, list_split_folders, say_once
+from metalearn.datamodules.sources.forms import Form, find_classes, list_split_folders
 from metalearn.datamodules.sources.images import ImageSpec
+from metalearn.datamodules.sources.listing import SPLITS, Entry, ListedClass, log_once
 from metalearn.datamodules.sources.numpy_files import load_npz
 from metalearn.datamodules.sources.pickles import load_arrays
 from metalearn.datamodules.sources.pixels import EncodedImages, PixelArray
@@ -113,7 +113,7 @@ class TieredImageNetDataModule(ListedImages):
         found = Counter(each.split for each in listed)
         if found != CLASSES:
             counts = "/".join(str(found[split]) for split in SPLITS)
-            say_once(
+            log_once(
                 logging.WARNING,
                 f"{self.title} in {self.root} has {counts} classes, published are {'/'.join(map(str, CLASSES.values()))}: "
                 "accuracies do not compare with published ones",

@@ -15,7 +15,7 @@ import torch
 from metalearn.carried import read_checkpoint, read_entry
 from metalearn.carried.classes import MODULES, find_class, short
 from metalearn.datamodules.episodes.likeness import Statistics, find_unlikeness
-from metalearn.datamodules.folder import list_images, read_queries, read_support
+from metalearn.datamodules.sources.folders import list_images, read_queries, read_support
 from metalearn.datamodules.sources.images import ImageSpec, to_float
 from metalearn.episode import Batch
 from metalearn.errors import CheckpointError, ConfigError

@@ -12,8 +12,8 @@ from metalearn.checks import check_seed
 from metalearn.datamodules.checks import check_at_least
 from metalearn.datamodules.episodes.augmentation import HOOKS
 from metalearn.datamodules.episodes.loader import EpisodeDataset, EpisodeLoader, EpisodeSampler, as_it_is
-from metalearn.datamodules.episodes.randomness import SPLITS
 from metalearn.datamodules.sources.images import ImageSpec
+from metalearn.datamodules.sources.listing import SPLITS
 from metalearn.episode import Batch, Episode
 from metalearn.errors import ConfigError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,37 +13,17 @@ from torch import Tensor
 from metalearn.datamodules.checks import Count, check_range
 from metalearn.datamodules.episodes.base import EpisodicDataModule
 from metalearn.datamodules.episodes.options import EpisodeOptions
-from metalearn.datamodules.episodes.randomness import SPLITS
+from metalearn.datamodules.episodes.pool import Pool
+from metalearn.datamodules.episodes.room import Room
 from metalearn.datamodules.episodes.sampling import Recipe, TaskRows, draw_episodes, draw_order, draw_task
-from metalearn.datamodules.store.room import Room
+from metalearn.datamodules.episodes.task_table import read_tasks
+from metalearn.datamodules.sources.listing import SPLITS
 from metalearn.episode import Batch, Episode, SemiSupervisedEpisode
 from metalearn.errors import ConfigError
 
-__all__ = ["ClassEpisodes", "Pool"]
+__all__ = ["ClassEpisodes"]
 
 TURNS = 4
-
-
-class Pool(NamedTuple):
-    """The examples that episodes are drawn from, ordered class by class.
-
-    Attributes:
-        names: a name for each class.
-        counts: ``[classes]`` the examples of each.
-        offsets: ``[classes]`` the number of each class's first example.
-        groups: the group of each class, or ``""``.
-    """
-
-    names: list[str]
-    counts: np.ndarray
-    offsets: np.ndarray
-    groups: list[str]
-
-    @classmethod
-    def of(cls, names: list[str], counts: Sequence[int] | np.ndarray, groups: list[str] | None = None) -> Pool:
-        """A pool of classes that follow one another."""
-        sizes = np.asarray(counts, np.int64)
-        return cls(names, sizes, np.cumsum(sizes) - sizes, groups or [""] * len(names))
 
 
 class ClassEpisodes(EpisodicDataModule):
@@ -127,8 +107,6 @@ class ClassEpisodes(EpisodicDataModule):
                 split: self._usable_groups(pool, split, classes) for split, classes in splits.items() if len(classes)
             }
         if self.options.test_tasks_file is not None:
-            from metalearn.datamodules.episodes.task_table import read_tasks
-
             self._listed = read_tasks(self.options.test_tasks_file, pool, splits, self.example_names)
             self.tasks["test"] = len(self._listed)
         self._splits, self._pool = splits, pool

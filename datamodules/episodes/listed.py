@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
 from metalearn.datamodules.episodes.image_episodes import ImageEpisodes
-from metalearn.datamodules.episodes.randomness import SPLITS
-from metalearn.datamodules.sources.images import ImageSpec
+from metalearn.datamodules.sources.listing import SPLITS, ListedClass
 from metalearn.datamodules.store.packing import read_classes
 from metalearn.datamodules.store.store import Contents, ImageStore, Packer, fingerprint, open_or_pack
 from metalearn.errors import DataError
 
-__all__ = ["Entry", "ListedClass", "ListedImages"]
-
-
-class Entry(NamedTuple):
-    """One image of a source.
-
-    Attributes:
-        name: names it in messages and in tables of tasks: a file's name, or a number.
-        stamp: what tells it from another version of itself: size and time of writing, or size and checksum.
-        read: its pixels, uint8 ``[C, size, size]``.
-    """
-
-    name: str
-    stamp: tuple[int, ...]
-    read: Callable[[ImageSpec], np.ndarray]
-
-
-class ListedClass(NamedTuple):
-    """One class of a source.
-
-    Attributes:
-        split: ``"train"``, ``"val"`` or ``"test"``.
-        name: the class's name, once in a data set.
-        entries: its images, in an order that is the same on every machine.
-        group: the alphabet or superclass that it belongs to, or ``""``.
-    """
-
-    split: str
-    name: str
-    entries: Sequence[Entry]
-    group: str = ""
+__all__ = ["ListedImages"]
 
 
 class ListedImages(ImageEpisodes):

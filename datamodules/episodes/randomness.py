@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["ORDER", "SHAPES", "SPLITS", "draw_uniform", "draw_words"]
+from metalearn.datamodules.sources.listing import SPLITS
 
-SPLITS = ("train", "val", "test")
+__all__ = ["ORDER", "SHAPES", "draw_uniform", "draw_words"]
+
 SHAPES, ORDER = 1, 2
 """Streams beside the one that classes and images are drawn from: the shapes of tasks, and the order of unlabeled images."""
 

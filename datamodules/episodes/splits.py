@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from metalearn.datamodules.episodes.randomness import SPLITS
+from metalearn.datamodules.sources.listing import SPLITS
 from metalearn.errors import ConfigError
 
 __all__ = ["ClassSplit", "assign_splits", "left_empty", "split_by_hash"]

@@ -7,15 +7,14 @@ import io
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
+from metalearn.datamodules.episodes.options import EpisodeOptions
+from metalearn.datamodules.episodes.pool import Pool
 from metalearn.datamodules.episodes.sampling import TaskRows
 from metalearn.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from metalearn.datamodules.episodes.classes import ClassEpisodes, Pool
 
 __all__ = ["HEADER", "read_tasks", "task_lines"]
 
@@ -24,7 +23,24 @@ ROLES = ("support", "query", "unlabeled")
 ExampleNames = Callable[[int], list[str] | None]
 
 
-def task_lines(data: ClassEpisodes, split: str, count: int) -> Iterator[tuple[int, str, int, str, str]]:
+class TaskSource(Protocol):
+    """What a table of tasks is written from: a data module whose examples have classes."""
+
+    seed: int
+    options: EpisodeOptions
+
+    @property
+    def pool(self) -> Pool:
+        """The examples that there are."""
+
+    def task_rows(self, seed: int, split: str, index: int) -> TaskRows:
+        """The numbers of the examples of a task, and their labels."""
+
+    def example_names(self, number: int) -> list[str] | None:
+        """The names of the examples of a class."""
+
+
+def task_lines(data: TaskSource, split: str, count: int) -> Iterator[tuple[int, str, int, str, str]]:
     """The lines of the table of the first ``count`` tasks of a split, under :data:`HEADER`.
 
     ``label`` is the class's number in the task, ``class`` its name, ``image`` the name of the example within its class, or its
@@ -92,7 +108,7 @@ def _task(path: str, task: str, lines: list[tuple[str, int, int]]) -> TaskRows:
         )
     parts: list[np.ndarray] = []
     for role in ROLES:
-        chosen = [(row, label) for found, label, row in lines if found == role]
+        chosen = [(row, label) for part, label, row in lines if part == role]
         if not chosen and role != "unlabeled":
             raise DataError(f"task {task} of {path} has no {role} image, but it needs one; write the table again")
         parts += [
@@ -125,19 +141,19 @@ class _Finder:
             label = int(line["label"])
         except (TypeError, ValueError) as error:
             raise DataError(f"{where} has the label {line['label']!r}, but it must be a whole number") from error
-        found = self.numbers.get(line["class"])
-        if found is None:
+        owner = self.numbers.get(line["class"])
+        if owner is None:
             raise DataError(
                 f"{where} names class {line['class']}, which this data set lacks; set data.root to the right one"
             )
-        if found in self.trains:
+        if owner in self.trains:
             raise DataError(f"{where} names class {line['class']}, which is trained on; a test task must not use it")
-        if found not in self.places:
-            names = self.example_names(found) or [str(place) for place in range(int(self.pool.counts[found]))]
-            self.places[found] = {name: place for place, name in enumerate(names)}
-        place = self.places[found].get(line["image"])
+        if owner not in self.places:
+            names = self.example_names(owner) or [str(place) for place in range(int(self.pool.counts[owner]))]
+            self.places[owner] = {name: place for place, name in enumerate(names)}
+        place = self.places[owner].get(line["image"])
         if place is None:
             raise DataError(
                 f"{where} names image {line['image']}, which class {line['class']} lacks; set data.root to the right one"
             )
-        return line["task"], line["role"], label, int(self.pool.offsets[found]) + place
+        return line["task"], line["role"], label, int(self.pool.offsets[owner]) + place

@@ -12,29 +12,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metalearn.datamodules.episodes.listed import Entry, ListedClass
-from metalearn.datamodules.episodes.randomness import SPLITS
 from metalearn.datamodules.sources.archives import Member
-from metalearn.datamodules.sources.images import ImageSpec, read_entry
+from metalearn.datamodules.sources.images import IMAGES, ImageSpec, read_entry
+from metalearn.datamodules.sources.listing import SPLITS, Entry, ListedClass, check_classes, log_once
 from metalearn.datamodules.sources.places import Place, look_in
 from metalearn.errors import DataError
 
 __all__ = [
-    "IMAGES",
     "Form",
-    "check_classes",
     "find_classes",
     "image_entry",
     "list_folder",
     "list_split_folders",
     "list_tables",
-    "say_once",
 ]
 
-log = logging.getLogger(__name__)
-
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-_SAID: set[str] = set()
 FOLDERS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
 
 
@@ -66,17 +58,10 @@ def find_classes(root: Path, forms: Sequence[Form], title: str, remedy: str) -> 
         for form in forms:
             listed = form.classes(place)
             if listed is not None:
-                say_once(logging.INFO, f"{title} in {place.name}: {form.title}")
+                log_once(logging.INFO, f"{title} in {place.name}: {form.title}")
                 return check_classes(listed, place.name)
     known = "; or ".join(form.title for form in forms)
     raise DataError(f"root {root} holds no {title}: it must hold {known}; or one zip or tar of that; {remedy}")
-
-
-def say_once(level: int, line: str) -> None:
-    """Log a line that this process has not logged: a data set is looked at anew by every stage of a run."""
-    if line not in _SAID:
-        _SAID.add(line)
-        log.log(level, line)
 
 
 def list_split_folders(place: Place, group_of: Callable[[str], str] = lambda _: "") -> list[ListedClass] | None:
@@ -173,28 +158,3 @@ def _read_member(member: Member, spec: ImageSpec) -> np.ndarray:
 
 def _name(entry: Entry) -> str:
     return entry.name
-
-
-def check_classes(listed: list[ListedClass], where: str, whole: bool = True) -> list[ListedClass]:
-    """The classes sorted by split.
-
-    Args:
-        listed: the classes.
-        where: what they lie in, for messages.
-        whole: whether each split must have classes.
-
-    Raises:
-        DataError: a class is listed twice, or a split has none. One in two splits would be tested after it was trained on.
-    """
-    split_of: dict[str, str] = {}
-    for each in listed:
-        if each.name in split_of:
-            raise DataError(
-                f"class {each.name} is in {split_of[each.name]} and again in {each.split} of {where}, but it belongs to one "
-                "split; remove one"
-            )
-        split_of[each.name] = each.split
-    for split in SPLITS if whole else ():
-        if split not in split_of.values():
-            raise DataError(f"{where} has no class of the {split} split; it is not whole: fetch it again")
-    return sorted(listed, key=lambda each: SPLITS.index(each.split))

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from metalearn.errors import DataError
 
-__all__ = ["ImageSpec", "Opener", "open_later", "read_entry", "read_image", "to_float"]
+__all__ = ["IMAGES", "ImageSpec", "Opener", "open_later", "read_entry", "read_image", "to_float"]
 
 Opener = Callable[[], IO[bytes]]
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 """What is opened; Pillow knows more, and hands some of them to other programs."""
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+"""The ends of the names of image files."""
 
 
 @dataclass(frozen=True)

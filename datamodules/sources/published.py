@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from metalearn.datamodules.episodes.listed import ListedClass
-from metalearn.datamodules.sources.forms import say_once
+from metalearn.datamodules.sources.listing import ListedClass, log_once
 
 __all__ = ["CIFAR_FS", "FC100", "MINI_IMAGENET", "SUPERCLASSES", "compare_splits"]
 
@@ -107,13 +106,13 @@ def compare_splits(where: str, listed: Sequence[ListedClass], published: Split) 
     moved = sorted(name for name, split in found.items() if name in place and place[name] != split)
     beyond = "accuracies do not compare with published ones"
     if found.keys() == place.keys() and moved:
-        say_once(
+        log_once(
             logging.WARNING,
             f"{where}: the classes are the published ones, but {len(moved)} are in another split ({moved[0]} in "
             f"{found[moved[0]]}, published in {place[moved[0]]}): {beyond}",
         )
     elif found.keys() != place.keys() and found.keys() & place.keys():
-        say_once(
+        log_once(
             logging.WARNING,
             f"{where}: {len(found.keys() & place.keys())} of the {len(found)} classes here are among the {len(place)} published "
             f"ones, {len(moved)} of them in another split: {beyond}",

@@ -7,10 +7,7 @@ import io
 from collections import Counter
 from pathlib import Path
 
-from metalearn.datamodules.episodes.listed import Entry, ListedClass
-from metalearn.datamodules.episodes.randomness import SPLITS
-from metalearn.datamodules.sources.images import read_image
-from metalearn.datamodules.store.store import stamp
+from metalearn.datamodules.sources.listing import SPLITS, Entry, ListedClass, make_entry
 from metalearn.errors import DataError
 
 __all__ = ["read_label_table"]
@@ -66,7 +63,7 @@ def read_label_table(path: Path, root: Path) -> list[ListedClass]:
                 f"{where} puts class {label} into {'/'.join((split, group))}, but an earlier line into {'/'.join(known)}; "
                 "a class belongs to one split and one group"
             )
-        entries.setdefault(label, []).append(Entry(name, stamp(file), lambda spec, file=file: read_image(file, spec)))
+        entries.setdefault(label, []).append(make_entry(file, name))
     if not entries:
         raise DataError(f"labels {path} lists no image; add lines")
     return [ListedClass(traits[label][0], label, entries[label], traits[label][1]) for label in sorted(entries)]

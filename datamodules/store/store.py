@@ -19,7 +19,7 @@ import platformdirs
 
 from metalearn.errors import DataError
 
-__all__ = ["Contents", "ImageStore", "Packer", "cache_folder", "fingerprint", "open_or_pack", "stamp"]
+__all__ = ["Contents", "ImageStore", "Packer", "cache_folder", "fingerprint", "open_or_pack"]
 
 log = logging.getLogger(__name__)
 
@@ -319,12 +319,6 @@ def _writable(folder: Path) -> Iterator[None]:
             f"cache folder {folder} cannot be written ({error.strerror or error}); free space there, or set cache_dir or the "
             "environment variable METALEARN_CACHE to a folder that can"
         ) from error
-
-
-def stamp(file: Path) -> tuple[int, int]:
-    """What tells an edited file from the one that was packed: its size, and when it was last written in ns."""
-    found = file.stat()
-    return found.st_size, found.st_mtime_ns
 
 
 def fingerprint(parts: Sequence[object]) -> str:

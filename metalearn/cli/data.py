@@ -17,8 +17,8 @@ from metalearn.cli.arguments import config_path, option
 from metalearn.cli.config_files import read_config
 from metalearn.cli.parser import Parser, instantiate
 from metalearn.datamodules import ClassEpisodes, EpisodicDataModule, ImageEpisodes
-from metalearn.datamodules.episodes.randomness import SPLITS
 from metalearn.datamodules.episodes.task_table import HEADER, task_lines
+from metalearn.datamodules.sources.listing import SPLITS
 from metalearn.errors import ConfigError
 from metalearn.reports.contact_sheet import draw_contact_sheet
 from metalearn.reports.summary import print_summary

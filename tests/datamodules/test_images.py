@@ -11,7 +11,7 @@ import pytest
 from PIL import EpsImagePlugin, Image, PngImagePlugin
 
 from metalearn import DataError
-from metalearn.datamodules.folder import read_support
+from metalearn.datamodules.sources.folders import read_support
 from metalearn.datamodules.sources.images import ImageSpec, read_image
 
 GREY = ImageSpec(channels=1, size=20)

@@ -21,7 +21,7 @@ import pytest
 
 from metalearn import DataError
 from metalearn.datamodules import OmniglotDataModule
-from metalearn.datamodules.folder import read_queries, read_support
+from metalearn.datamodules.sources.folders import read_queries, read_support
 from metalearn.datamodules.sources.images import ImageSpec
 from metalearn.datamodules.store.store import ALIGNMENT, MAGIC, VERSION, Packer, fingerprint, open_or_pack
 from tests.made import make_folder, make_omniglot
