@@ -29,7 +29,7 @@ from metalearn.bilevel import (
     hypergradient,
     run,
 )
-from metalearn.bilevel.algorithms.base import grown
+from metalearn.bilevel.algorithms.base import accumulate_growth
 from metalearn.errors import ConfigError, DivergenceError
 from tests.bilevel.problems import DOUBLE
 from tests.bilevel.test_errors import ALL, STEPS, UNKNOWN, Q, X, Y, bent, saying
@@ -247,14 +247,14 @@ def test_nan_of_a_second_derivative_is_located() -> None:
 
 def test_growth_counts_from_where_it_last_shrank() -> None:
     """A run that shrank a millionfold leaves no room for one that then grows."""
-    before = grown({"growth": torch.tensor(1e-6), "step": 1}, torch.tensor(500.0))
+    before = accumulate_growth({"growth": torch.tensor(1e-6), "step": 1}, torch.tensor(500.0))
     assert before is not None
     assert float(before) == 500.0
-    after = grown({"growth": before, "step": 2}, torch.tensor(1500.0))
+    after = accumulate_growth({"growth": before, "step": 2}, torch.tensor(1500.0))
     assert after is not None
     assert float(after) == 750_000.0
     saying(
         DivergenceError,
         r"has grown by a factor of 1.5e\+06 within the inner steps up to outer step 3",
-        lambda: grown({"growth": after, "step": 3}, torch.tensor(2.0)),
+        lambda: accumulate_growth({"growth": after, "step": 3}, torch.tensor(2.0)),
     )

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from metalearn.bilevel.algorithms.base import Algorithm, State, check_below_smoothness, grown, stepped, told
+from metalearn.bilevel.algorithms.base import (
+    Algorithm,
+    State,
+    accumulate_growth,
+    check_below_smoothness,
+    describe_estimate,
+    take_step,
+)
 from metalearn.bilevel.estimators import AID
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem, Constants
@@ -53,10 +60,15 @@ class AccBiO(Algorithm):
     def advance(self, oracles: Oracles, state: State) -> State:
         x, before = state["x"], state["z"]
         y = oracles.y.ravel(oracles.problem.init_inner(oracles.x.unravel(x))).detach()
-        found = self.estimator.estimate(oracles, x, y, None, state["step"])
-        z = stepped(x, found.value, 1 / self.L_phi)
+        estimate = self.estimator.estimate(oracles, x, y, None, state["step"])
+        z = take_step(x, estimate.value, 1 / self.L_phi)
         m = extrapolation(self.mu_x, self.L_phi)
-        return {"x": z + m * (z - before), "z": z, "y": found.y, **told(oracles, x, found, certify=self.certify)}
+        return {
+            "x": z + m * (z - before),
+            "z": z,
+            "y": estimate.y,
+            **describe_estimate(oracles, x, estimate, certify=self.certify),
+        }
 
     def solution(self, state: State) -> Tree:
         return _like(state["z"], state["x"])
@@ -94,12 +106,15 @@ class AccBiOBG(Algorithm):
         root = math.sqrt(self.step_size * self.mu_x)
         share, pull = root / (root + 2), root / 2
         w = share * x + (1 - share) * z
-        found = self.estimator.estimate(oracles, w, state["y"], state["v"], state["step"])
+        estimate = self.estimator.estimate(oracles, w, state["y"], state["v"], state["step"])
         return {
-            "x": stepped(pull * w + (1 - pull) * x, found.value, math.sqrt(self.step_size / self.mu_x)),
-            "z": stepped(w, found.value, self.step_size),
-            "y": found.y, "v": found.v, **told(oracles, w, found, certify=self.certify), "growth": grown(state, found.growth),
-        }  # fmt: skip
+            "x": take_step(pull * w + (1 - pull) * x, estimate.value, math.sqrt(self.step_size / self.mu_x)),
+            "z": take_step(w, estimate.value, self.step_size),
+            "y": estimate.y,
+            "v": estimate.v,
+            **describe_estimate(oracles, w, estimate, certify=self.certify),
+            "growth": accumulate_growth(state, estimate.growth),
+        }
 
     def solution(self, state: State) -> Tree:
         return _like(state["z"], state["x"])

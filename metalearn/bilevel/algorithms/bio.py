@@ -8,7 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from metalearn.bilevel.algorithms.base import Algorithm, State, check_below_smoothness, grown, stepped, told
+from metalearn.bilevel.algorithms.base import (
+    Algorithm,
+    State,
+    accumulate_growth,
+    check_below_smoothness,
+    describe_estimate,
+    take_step,
+)
 from metalearn.bilevel.estimators import AID, ITD, StocBiONeumann
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem, Constants
@@ -46,7 +53,7 @@ class BiO(Algorithm):
 
     def advance(self, oracles: Oracles, state: State) -> State:
         value, changed = self.direction(oracles, state)
-        return {"x": stepped(state["x"], value, self.step_size), **changed}
+        return {"x": take_step(state["x"], value, self.step_size), **changed}
 
     def direction(self, oracles: Oracles, state: State) -> tuple[Tensor, State]:
         """The hypergradient ``G``, and the entries of the state that change beside ``x``, for another optimiser than a step of
@@ -54,12 +61,12 @@ class BiO(Algorithm):
         x, y, v = state["x"], state["y"], state["v"]
         if not self.warm_start:
             y, v = oracles.y.ravel(oracles.problem.init_inner(oracles.x.unravel(x))).detach(), None
-        found = self.estimator.estimate(oracles, x, y, v, state["step"])
-        growth = grown(state, found.growth) if self.warm_start else None
-        return found.value, {
-            "y": found.y,
-            "v": found.v,
-            **told(oracles, x, found, certify=self.certify),
+        estimate = self.estimator.estimate(oracles, x, y, v, state["step"])
+        growth = accumulate_growth(state, estimate.growth) if self.warm_start else None
+        return estimate.value, {
+            "y": estimate.y,
+            "v": estimate.v,
+            **describe_estimate(oracles, x, estimate, certify=self.certify),
             "growth": growth,
         }
 

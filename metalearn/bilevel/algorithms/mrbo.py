@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from metalearn.bilevel.algorithms.base import Algorithm, State, stepped, told
+from metalearn.bilevel.algorithms.base import Algorithm, State, describe_estimate, take_step
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers.inner import check_step_size
@@ -68,8 +68,8 @@ class MRBO(Algorithm):
     def advance(self, oracles: Oracles, state: State) -> State:
         x, y, step = state["x"], state["y"], state["step"]
         sample = oracles.sample("inner", step, 0, self.inner_size)
-        found = self.estimator.estimate(oracles, x, y, None, step)
-        u, v = oracles.inner_gradient(x, y, sample), found.value
+        estimate = self.estimator.estimate(oracles, x, y, None, step)
+        u, v = oracles.inner_gradient(x, y, sample), estimate.value
         if state["u"] is not None:
             before = self.schedule(step - 1) ** 2
             alpha, beta = min(1.0, self.c1 * before), min(1.0, self.c2 * before)
@@ -78,6 +78,6 @@ class MRBO(Algorithm):
             v = v + (1 - alpha) * (state["v"] - self.estimator.estimate(oracles, last_x, last_y, None, step).value)
         rate = self.schedule(step)
         return {
-            "x": stepped(x, v, self.step_size * rate), "y": stepped(y, u, self.inner_step_size * rate),
-            "x_before": x, "y_before": y, "u": u, "v": v, **told(oracles, x, found, v, certify=self.certify),
+            "x": take_step(x, v, self.step_size * rate), "y": take_step(y, u, self.inner_step_size * rate),
+            "x_before": x, "y_before": y, "u": u, "v": v, **describe_estimate(oracles, x, estimate, v, certify=self.certify),
         }  # fmt: skip

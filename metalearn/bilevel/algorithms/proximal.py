@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from metalearn.bilevel.algorithms.base import Algorithm, State, check_below_smoothness, grown, stepped, told
+from metalearn.bilevel.algorithms.base import (
+    Algorithm,
+    State,
+    accumulate_growth,
+    check_below_smoothness,
+    describe_estimate,
+    take_step,
+)
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers.prox import Prox
@@ -54,17 +61,24 @@ class ProximalBiO(Algorithm):
         x, step = state["x"], state["step"]
         momentum = step / (step + 3) if self.momentum is None else self.momentum
         z = x + momentum * (x - state["x_before"])
-        found = self.estimator.estimate(oracles, z, state["y"], state["v"], step)
-        moved = self._shrink(oracles, stepped(z, found.value, self.step_size))
+        estimate = self.estimator.estimate(oracles, z, state["y"], state["v"], step)
+        moved = self._shrink(oracles, take_step(z, estimate.value, self.step_size))
         mapping = torch.linalg.vector_norm(z - moved) / self.step_size
         return {
-            "x": moved, "x_before": x, "y": found.y, "v": found.v, **told(oracles, z, found, certify=self.certify),
-            "norm": mapping, "growth": grown(state, found.growth),
-        }  # fmt: skip
+            "x": moved,
+            "x_before": x,
+            "y": estimate.y,
+            "v": estimate.v,
+            **describe_estimate(oracles, z, estimate, certify=self.certify),
+            "norm": mapping,
+            "growth": accumulate_growth(state, estimate.growth),
+        }
 
     def _shrink(self, oracles: Oracles, x: Tensor) -> Tensor:
-        def one(x: Tensor) -> Tensor:
+        """Return ``prox_{b h}(x)`` of each problem."""
+
+        def shrink_vector(x: Tensor) -> Tensor:
             leaves = [leaf.reshape(-1) for leaf in tree_leaves(self.prox(oracles.x.unravel(x), self.step_size))]
             return leaves[0] if len(leaves) == 1 else torch.cat(leaves)
 
-        return torch.func.vmap(one)(x) if x.ndim > 1 else one(x)
+        return torch.func.vmap(shrink_vector)(x) if x.ndim > 1 else shrink_vector(x)

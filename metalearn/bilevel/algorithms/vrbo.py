@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from metalearn.bilevel.algorithms.base import Algorithm, State, grown, stepped, told
+from metalearn.bilevel.algorithms.base import Algorithm, State, accumulate_growth, describe_estimate, take_step
 from metalearn.bilevel.estimators import Estimator
 from metalearn.bilevel.estimators.base import deterministic
 from metalearn.bilevel.oracles import Oracles, finite
 from metalearn.bilevel.problem import BilevelProblem
-from metalearn.bilevel.solvers.inner import check_step_size, growth
+from metalearn.bilevel.solvers.inner import check_step_size, measure_growth
 from metalearn.bilevel.trees import norm
 from metalearn.checks import check_kind, check_number, check_whole
 from metalearn.errors import ConfigError
@@ -78,25 +78,25 @@ class VRBO(Algorithm):
             u = oracles.inner_gradient(x, y, oracles.sample("inner", draws, 0, self.anchor_size))
             v = self.anchor.estimate(oracles, x, y, None, draws).value
         first = u
-        last, point = (x, y), (stepped(x, v, self.step_size), y)
+        last, point = (x, y), (take_step(x, v, self.step_size), y)
         moved = v
         for index in range(self.inner_steps + 1):
             draw = draws + 1 + index
             sample = oracles.sample("inner", draw, 0, self.inner_size)
-            found = self.estimator.estimate(oracles, *point, None, draw)
-            v = v + found.value - self.estimator.estimate(oracles, *last, None, draw).value
+            estimate = self.estimator.estimate(oracles, *point, None, draw)
+            v = v + estimate.value - self.estimator.estimate(oracles, *last, None, draw).value
             u = u + oracles.inner_gradient(*point, sample) - oracles.inner_gradient(*last, sample)
             finite(u, "grad_y g", step)
             first = u if index == 0 else first
             last = point
             if index < self.inner_steps:
-                point = (point[0], stepped(point[1], u, self.inner_step_size))
-        change = grown(state, growth(norm(first), norm(u))) if deterministic(oracles) else None
+                point = (point[0], take_step(point[1], u, self.inner_step_size))
+        change = accumulate_growth(state, measure_growth(norm(first), norm(u))) if deterministic(oracles) else None
         return {
             "x": point[0],
             "y": point[1],
             "u": u,
             "v": v,
-            **told(oracles, point[0], found, moved, certify=self.certify),
+            **describe_estimate(oracles, point[0], estimate, moved, certify=self.certify),
             "growth": change,
         }

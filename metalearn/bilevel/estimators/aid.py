@@ -13,7 +13,7 @@ from metalearn.bilevel.oracles import Linearization, Oracles, OuterGradient, fin
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers.curvature import curvature_error
 from metalearn.bilevel.solvers.indefinite import CGOrMinRes, report_curvature
-from metalearn.bilevel.solvers.inner import InnerSolution, check_growth, growth
+from metalearn.bilevel.solvers.inner import InnerSolution, check_growth, measure_growth
 from metalearn.bilevel.solvers.linear import LinearSolution, LinearSolver
 from metalearn.bilevel.trees import norm
 from metalearn.checks import check_kind, check_number
@@ -87,7 +87,7 @@ class AID(Estimator):
         check_result(oracles, x, y, outer, value, step, found.v)
         # of the system without damping, at most
         dual = found.residual + solver.damping * norm(found.v) if solver.damping else found.residual
-        change = growth(solved.first, residual) if solved.first is not None and residual is not None else None
+        change = measure_growth(solved.first, residual) if solved.first is not None and residual is not None else None
         return Estimate(value, y, found.v, outer.losses, residual, dual, solved.steps, found.iterations, change)
 
     def _check_fallback(

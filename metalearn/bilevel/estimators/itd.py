@@ -11,7 +11,7 @@ from torch import Tensor
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, inner_gradient
 from metalearn.bilevel.estimators.shared import Steps
 from metalearn.bilevel.oracles import Oracles, independent_of_y, total
-from metalearn.bilevel.solvers.inner import Gradient, check_growth, growth
+from metalearn.bilevel.solvers.inner import Gradient, check_growth, measure_growth
 from metalearn.bilevel.trees import all_finite, norm
 from metalearn.checks import check_choice, check_whole
 from metalearn.errors import ConfigError
@@ -79,7 +79,7 @@ class ITD(Estimator):
             self.inner.solve(inner_gradient(oracles, x, step), start, oracles.outer_step(step))
         change = None
         if sizes and deterministic(oracles):
-            change = growth(sizes[0], sizes[-1])
+            change = measure_growth(sizes[0], sizes[-1])
             check_growth(sizes[0], sizes[-1], count - 1, self.inner.step_size, oracles.outer_step(step))
         if torch.equal(y, start):
             inner_gradient(oracles, x, step)(y, 0)  # raises if it has none

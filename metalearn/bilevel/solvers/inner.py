@@ -15,7 +15,16 @@ from metalearn.bilevel.trees import all_finite, norm
 from metalearn.checks import UNBOUNDED, check_number, check_whole
 from metalearn.errors import BilevelError, ConfigError, DivergenceError
 
-__all__ = ["GradientDescent", "HeavyBall", "InnerSolution", "InnerSolver", "Nesterov", "check_step_size", "growth"]
+__all__ = [
+    "GradientDescent",
+    "HeavyBall",
+    "InnerSolution",
+    "InnerSolver",
+    "Nesterov",
+    "check_growth",
+    "check_step_size",
+    "measure_growth",
+]
 
 Gradient = Callable[[Tensor, int], Tensor]
 """``(y, step) -> grad_y g(x, y)``, where the step chooses the batch."""
@@ -45,7 +54,7 @@ class InnerSolution(NamedTuple):
     @property
     def growth(self) -> Tensor | None:
         """``last/first``, where both are known."""
-        return None if self.first is None or self.last is None else growth(self.first, self.last)
+        return None if self.first is None or self.last is None else measure_growth(self.first, self.last)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +127,11 @@ class InnerSolver(ABC):
         current = last = start = y.detach()
         for step in range(self.steps):
             point = self.point(current, last)
-            found = gradient(point, step)
+            slope = gradient(point, step)
             if step in (0, self.steps - 1):
-                size = norm(found)
+                size = norm(slope)
                 first = size if first is None else first
-            current, last = self.move(point, current, last, found), current
+            current, last = self.move(point, current, last, slope), current
         if not all_finite(current):
             self._locate(gradient, start, outer)
         return InnerSolution(current, self.steps, None, first, size)
@@ -140,8 +149,8 @@ class InnerSolver(ABC):
         residual = first = done = None
         for step in range(self.max_steps + 1):
             point = self.point(y, last)
-            found = gradient(point, step)
-            size = norm(found)
+            slope = gradient(point, step)
+            size = norm(slope)
             if first is None or done is None or residual is None:
                 first, residual, done = size, size, torch.zeros_like(size, dtype=torch.bool)
             answer = torch.where(done.unsqueeze(-1), answer, point)
@@ -150,7 +159,7 @@ class InnerSolver(ABC):
             if bool(done.all()):
                 return InnerSolution(answer, step + 1, residual, first, residual)
             check_growth(first, residual, step, self.step_size, outer)
-            y, last = self.move(point, y, last, found), y
+            y, last = self.move(point, y, last, slope), y
         assert residual is not None
         raise BilevelError(
             f"{type(self).__name__} reached |grad_y g| = {float(residual.max()):.3g} in {self.max_steps} steps"
@@ -164,9 +173,9 @@ class InnerSolver(ABC):
         last = y
         for step in range(self.steps):
             point = self.point(y, last)
-            found = gradient(point, step)
-            term = "grad_y g" if not bool(found.isfinite().all()) else "y"
-            y, last = self.move(point, y, last, found), y
+            slope = gradient(point, step)
+            term = "grad_y g" if not bool(slope.isfinite().all()) else "y"
+            y, last = self.move(point, y, last, slope), y
             if not bool(y.isfinite().all()):
                 raise _not_finite(term, step, self.step_size, outer)
 
@@ -186,8 +195,8 @@ class GradientDescent(InnerSolver):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Momentum(InnerSolver):
-    """A method that remembers its last move.
+class HeavyBall(InnerSolver):
+    """``y <- y - a grad_y g(x, y) + m (y - y_before)`` (Polyak 1964).
 
     Attributes:
         momentum: ``m``, at least 0 and below 1.
@@ -198,11 +207,6 @@ class _Momentum(InnerSolver):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("momentum", self.momentum, "use 0.9", least=0, below=1, loose=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeavyBall(_Momentum):
-    """``y <- y - a grad_y g(x, y) + m (y - y_before)`` (Polyak 1964)."""
 
     def largest_step(self, L: float) -> float:
         return 2 * (1 + self.momentum) / L
@@ -215,10 +219,20 @@ class HeavyBall(_Momentum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nesterov(_Momentum):
-    """``z = y + m (y - y_before); y <- z - a grad_y g(x, z)``; with ``a = 1/L`` and ``m = (sqrt(k) - 1)/(sqrt(k) + 1)``,
-    ``k = L/mu``, contracts by ``sqrt(1 - 1/sqrt(k))`` (Nesterov 2004, 2.2.22).
+class Nesterov(InnerSolver):
+    """``z = y + m (y - y_before); y <- z - a grad_y g(x, z)`` (Nesterov 2004, 2.2.22).
+
+    With ``a = 1/L`` and ``m = (sqrt(k) - 1)/(sqrt(k) + 1)``, ``k = L/mu``, it contracts by ``sqrt(1 - 1/sqrt(k))``.
+
+    Attributes:
+        momentum: ``m``, at least 0 and below 1.
     """
+
+    momentum: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("momentum", self.momentum, "use 0.9", least=0, below=1, loose=True)
 
     def largest_step(self, L: float) -> float:
         return 2 * (1 + self.momentum) / (1 + 2 * self.momentum) / L
@@ -239,8 +253,8 @@ def check_step_size(name: str, step_size: float, largest: float, L: float) -> No
         )
 
 
-def growth(first: Tensor, last: Tensor) -> Tensor:
-    """``last/first``, or 0 where that is rounding."""
+def measure_growth(first: Tensor, last: Tensor) -> Tensor:
+    """Return ``last/first``, or 0 where that is rounding."""
     return torch.where(last <= torch.finfo(last.dtype).eps ** 0.5, 0.0, last / first)
 
 
