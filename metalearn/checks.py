@@ -16,6 +16,7 @@ from metalearn.errors import ConfigError
 __all__ = [
     "MOST",
     "MOST_OF_A_TASK",
+    "MOST_STEPS",
     "UNBOUNDED",
     "Count",
     "Range",
@@ -34,6 +35,8 @@ MOST = 2**31 - 1
 """The largest count that anything takes: what is above is a slip, and would only end in a lack of memory or of time."""
 UNBOUNDED = 2**63 - 1
 """The largest whole number of 64 bits, for what may be as large as a user likes."""
+MOST_STEPS = 1_000_000
+"""Steps or iterations of one run, at most."""
 MOST_OF_A_TASK = 100_000
 """Ways, shots or queries."""
 Range = tuple[int, int]

@@ -9,11 +9,11 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from metalearn.checks import check_choice, check_number
 from metalearn.errors import ConfigError
 from metalearn.inner import Adaptation, HeadLearner, Learner, NormPolicy, TaskNorm, UpdateRule
 from metalearn.inner.execution.choice import ExecutionName
 from metalearn.inner.ridge import RidgeAdaptation
-from metalearn.modules.arguments import check_choice, check_positive
 from metalearn.modules.episodic.base import InnerLR, LossFunction, MemoryMode, MetaModule, Scheduler
 from metalearn.modules.episodic.scores import Metrics
 
@@ -90,7 +90,7 @@ class ANIL(MetaModule):
     ) -> None:
         self._head_name, self._solver, self._initial_ridge = head, head_solver, initial_ridge
         check_choice("head_solver", head_solver, ["gradient", "ridge"])
-        check_positive("initial_ridge", initial_ridge)
+        check_number("initial_ridge", initial_ridge, "use 1.0", above=0)
         if head_solver == "ridge":
             unused = {
                 "inner_lr": isinstance(inner_lr, str), "inner_optimizer": inner_optimizer != "sgd",

@@ -21,9 +21,8 @@ from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Tree
 from metalearn.carried import read_entry
 from metalearn.carried.classes import short
-from metalearn.checks import quote_value
+from metalearn.checks import MOST_STEPS, check_whole, quote_value
 from metalearn.errors import CheckpointError, ConfigError, ShapeError
-from metalearn.modules.arguments import check_steps
 from metalearn.modules.problem_based.state import average_state, move_state, pack_state, unpack_state
 from metalearn.modules.training.checkpoint import KEY, check_state
 from metalearn.modules.training.loading import load_module
@@ -52,7 +51,7 @@ class BilevelCore(L.LightningModule):
 
     def __init__(self, seed: int, steps_per_epoch: int, outer_optimizer: OptimizerCallable | None) -> None:
         super().__init__()
-        check_steps("steps_per_epoch", steps_per_epoch)
+        check_whole("steps_per_epoch", steps_per_epoch, 1, MOST_STEPS)
         self.seed, self.steps_per_epoch, self.outer_optimizer = seed, steps_per_epoch, outer_optimizer
         self.run_config: str | None = None
         self.run_name = type(self).__name__

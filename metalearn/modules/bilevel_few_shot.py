@@ -15,10 +15,10 @@ from metalearn.bilevel.oracles import OracleCounts
 from metalearn.bilevel.solvers.indefinite import NormalCG
 from metalearn.bilevel.solvers.inner import GradientDescent, InnerSolver, Nesterov
 from metalearn.bilevel.solvers.linear import CG, FixedPoint, LinearSolver, Neumann
+from metalearn.checks import MOST_STEPS, check_choice, check_number, check_whole
 from metalearn.errors import ConfigError
 from metalearn.inner import Adaptation, HeadLearner, Learner, NormPolicy, TaskNorm
 from metalearn.inner.execution.choice import ExecutionName
-from metalearn.modules.arguments import check_choice, check_positive, check_step_size, check_steps
 from metalearn.modules.episodic.base import LossFunction, MemoryMode, Scheduler
 from metalearn.modules.episodic.bilevel_tasks import BilevelTasks
 from metalearn.modules.episodic.scores import Metrics
@@ -93,11 +93,11 @@ class BilevelFewShot(BilevelTasks):
         check_choice("head_loss", head_loss, ["softmax", "ridge"])
         check_choice("estimator", estimator, ["aid", "itd"])
         check_choice("linear_solver", linear_solver, ["cg", "normal_cg", "fixed_point", "neumann"])
-        check_positive("l2", l2)
-        check_positive("initial_scale", initial_scale)
-        check_step_size("inner_lr", inner_lr, "use 0.1")
-        check_steps("linear_steps", linear_steps)
-        check_steps("inner_steps", inner_steps)
+        check_number("l2", l2, "use 0.01", above=0)
+        check_number("initial_scale", initial_scale, "use 5.0", above=0)
+        check_number("inner_lr", inner_lr, "use 0.1", above=0)
+        check_whole("linear_steps", linear_steps, 1, MOST_STEPS)
+        check_whole("inner_steps", inner_steps, 1, MOST_STEPS)
         if estimator == "aid" and memory != "store":
             raise ConfigError(
                 f"memory is {memory!r} with estimator='aid', but AID keeps no inner step; use memory='store', or "

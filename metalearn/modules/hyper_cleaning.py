@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.problems.cleaning import cleaning_constants, cleaning_problem, detection_auroc, linear_logits
-from metalearn.modules.arguments import check_positive
+from metalearn.checks import check_number
 from metalearn.modules.problem_based.linear_models import LinearBilevel
 from metalearn.modules.problem_based.names import AlgorithmName, EstimatorName, make_algorithm
 
@@ -67,8 +67,8 @@ class HyperCleaning(LinearBilevel):
         outer_optimizer: OptimizerCallable | None = None,
         seed: int = 0,
     ) -> None:
-        check_positive("l2", l2)
-        check_positive("initial_scale", initial_scale, or_zero=True)
+        check_number("l2", l2, "use 0.001", above=0)
+        check_number("initial_scale", initial_scale, "use 0.01", least=0)
         made = make_algorithm(
             algorithm, estimator, outer_lr, inner_lr, inner_steps, inner_momentum, linear_steps, linear_lr, period
         )

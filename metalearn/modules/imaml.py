@@ -14,9 +14,9 @@ from metalearn.bilevel.oracles import OracleCounts
 from metalearn.bilevel.solvers.indefinite import CGOrMinRes, NormalCG
 from metalearn.bilevel.solvers.inner import GradientDescent
 from metalearn.bilevel.solvers.linear import CG, LinearSolver
+from metalearn.checks import MOST_STEPS, check_choice, check_number, check_whole
 from metalearn.inner import Adaptation, Learner, NormPolicy, TaskNorm
 from metalearn.inner.execution.choice import ExecutionName
-from metalearn.modules.arguments import check_choice, check_positive, check_step_size, check_steps
 from metalearn.modules.episodic.base import LossFunction, Scheduler
 from metalearn.modules.episodic.bilevel_tasks import BilevelTasks
 from metalearn.modules.episodic.scores import Metrics
@@ -75,11 +75,11 @@ class IMAML(BilevelTasks):
         kernels: bool = True,
         metrics: Metrics = None,
     ) -> None:
-        check_positive("lam", lam)
-        check_positive("damping", damping, or_zero=True)
-        check_steps("cg_steps", cg_steps)
+        check_number("lam", lam, "use 2.0", above=0)
+        check_number("damping", damping, "use 0.0", least=0)
+        check_whole("cg_steps", cg_steps, 1, MOST_STEPS)
         check_choice("linear_solver", linear_solver, ["auto", "cg", "normal_cg"])
-        check_step_size("inner_lr", inner_lr, "use 0.1")
+        check_number("inner_lr", inner_lr, "use 0.1", above=0)
         self.lam, self.damping, self._step = lam, damping, inner_lr
         self._linear: LinearSolver = CGOrMinRes(iterations=cg_steps, max_iterations=20 * cg_steps)
         if linear_solver != "auto":

@@ -17,10 +17,10 @@ from torch import nn
 
 from metalearn.backbones import Conv4
 from metalearn.bilevel import OracleCounts
+from metalearn.checks import check_number
 from metalearn.datamodules import ImageEpisodes, MiniImageNetDataModule, OmniglotDataModule
 from metalearn.errors import ConfigError, MetalearnError
 from metalearn.modules import ANIL, BilevelFewShot, MetaModule
-from metalearn.modules.arguments import check_positive
 from metalearn.reports.tables import write_csv
 from metalearn.studies.curves import Trace, draw_bands, print_rows, spread
 
@@ -205,8 +205,8 @@ def study_few_shot(
         raise ConfigError(
             f"seeds is {seeds}, marks {marks} and tasks {tasks}, but all must be at least 1; use 5, 6 and 20"
         )
-    check_positive("seconds", seconds)
-    check_positive("outer_lr", outer_lr)
+    check_number("seconds", seconds, "use 60.0", above=0)
+    check_number("outer_lr", outer_lr, "use 0.002", above=0)
 
     def build(method: str, setting: Setting, seed: int) -> MetaModule:
         with torch.random.fork_rng(devices=[]):

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from metalearn.checks import MOST_STEPS, check_choice, check_number, check_whole
 from metalearn.episode import Batch, Episode, check_batch
 from metalearn.errors import ConfigError, MemoryLimitError
 from metalearn.inner import (
@@ -46,7 +47,6 @@ from metalearn.inner.rules import Params
 from metalearn.inner.step_sizes import InnerLR, InnerStepSizes
 from metalearn.inner.widening import check_widened, widen_head
 from metalearn.metrics import Interval
-from metalearn.modules.arguments import check_choice, check_positive, check_steps
 from metalearn.modules.episodic.reading import TaskReader
 from metalearn.modules.episodic.scores import Metrics, Scores, read_metrics
 from metalearn.modules.episodic.update_rule import find_rule
@@ -89,17 +89,17 @@ class MetaCore(TaskReader):
     ) -> None:
         super().__init__()
         check_backbone(backbone)
-        check_steps("inner_steps", inner_steps)
+        check_whole("inner_steps", inner_steps, 1, MOST_STEPS)
         for name, value in (
             ("eval_inner_steps", eval_inner_steps), ("support_chunk", support_chunk),
             ("multi_step_loss", multi_step_loss), ("tasks_at_once", tasks_at_once),
         ):  # fmt: skip
             if value is not None:
-                check_steps(name, value)
+                check_whole(name, value, 1, MOST_STEPS)
         check_outer(outer_optimizer, outer_scheduler)
-        check_positive("inner_weight_decay", inner_weight_decay, or_zero=True)
+        check_number("inner_weight_decay", inner_weight_decay, "use 0.0 for none", least=0)
         if inner_clip_norm is not None:
-            check_positive("inner_clip_norm", inner_clip_norm)
+            check_number("inner_clip_norm", inner_clip_norm, "use 10.0, or None for no bound", above=0)
         check_choice("execution", execution, ["auto", "sequential", "vectorized"])
         check_choice("memory", memory, MEMORY_MODES)
         if compile and multi_step_loss is not None:
@@ -314,7 +314,7 @@ class MetaCore(TaskReader):
         """
         support = check_batch(support, "support")
         if steps is not None and steps != 0:
-            check_steps("steps", steps)
+            check_whole("steps", steps, 1, MOST_STEPS)
         batched = Batch(support.x[None], support.y[None])
         episode, reading = self._prepare(Episode(batched, batched), ways)
         support = Batch(*(tensor[0] for tensor in episode.support))

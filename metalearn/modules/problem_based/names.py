@@ -8,8 +8,8 @@ from metalearn.bilevel.algorithms import MRBO, VRBO, Algorithm, BiO
 from metalearn.bilevel.estimators import AID, ITD, PZOBO, Estimator, StocBiONeumann
 from metalearn.bilevel.solvers.inner import GradientDescent, InnerSolver, Nesterov
 from metalearn.bilevel.solvers.linear import CG, FixedPoint, Neumann
+from metalearn.checks import MOST_STEPS, check_choice, check_number, check_whole
 from metalearn.errors import ConfigError
-from metalearn.modules.arguments import check_choice, check_step_size, check_steps
 
 __all__ = ["AlgorithmName", "EstimatorName", "make_algorithm"]
 
@@ -47,9 +47,9 @@ def make_algorithm(
     check_choice("algorithm", algorithm, get_args(AlgorithmName))
     check_choice("estimator", estimator, get_args(EstimatorName))
     for name, size in (("outer_lr", outer_lr), ("inner_lr", inner_lr), ("linear_lr", linear_lr)):
-        check_step_size(name, size, "leave it out for its default")
+        check_number(name, size, "leave it out for its default", above=0)
     for name, count in (("inner_steps", inner_steps), ("linear_steps", linear_steps), ("period", period)):
-        check_steps(name, count)
+        check_whole(name, count, 1, MOST_STEPS)
     if algorithm != "bio":
         if estimator != "stoc_bio":
             raise ConfigError(
