@@ -3,19 +3,22 @@ differentiated by ITD or AID, through everything that the support loss was compu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from metalearn.bilevel.adjoint import solve_adjoint
+from metalearn.bilevel.linearization import Count, Linearization, Oracle
 from metalearn.bilevel.oracles import OracleCounts
-from metalearn.bilevel.solvers.indefinite import report_curvature
 from metalearn.bilevel.solvers.inner import GradientDescent, InnerSolver
 from metalearn.bilevel.solvers.linear import LinearSolver
 from metalearn.bilevel.trees import Layout, norm
+from metalearn.bilevel.unrolled import count_step
 from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.losses import Loss
 from metalearn.inner.norm.task_norm import recording
@@ -36,24 +39,30 @@ class Report:
     """What the hypergradients of a step cost, and how well their systems were solved.
 
     Attributes:
-        counts: oracle calls, one for each task.
+        calls: oracle calls, each times the tasks that it was made for.
         inner: ``|grad_y g|`` of tasks, ``[b]`` each.
         dual: ``|H v - grad_y f|``, likewise.
     """
 
-    counts: OracleCounts = field(default_factory=OracleCounts)
+    calls: list[OracleCounts] = field(default_factory=list)
     inner: list[Tensor] = field(default_factory=list)
     dual: list[Tensor] = field(default_factory=list)
 
+    @property
+    def counts(self) -> OracleCounts:
+        """All calls together."""
+        return sum(self.calls, OracleCounts())
+
     def clear(self) -> None:
         """Forget everything."""
-        self.counts = OracleCounts()
+        self.calls.clear()
         self.inner.clear()
         self.dual.clear()
 
-    def count(self, name: str, tasks: int, times: int = 1) -> None:
-        """Add ``times`` calls for each task."""
-        setattr(self.counts, name, getattr(self.counts, name) + times * tasks)
+    def count(self, oracle: Oracle, tasks: int) -> None:
+        """Count one call for each task."""
+        # tasks may run in threads: an entry more is safe there, where a sum in place is not
+        self.calls.append(OracleCounts(**{oracle: tasks}))
 
 
 @dataclass(frozen=True)
@@ -66,9 +75,8 @@ class BilevelAdaptation(Adaptation):
 
     Attributes:
         inner: takes the inner steps.
-        linear: solves the linear system; ``None`` for ITD.
+        linear: solves the linear system, its damping included; ``None`` for ITD.
         penalty: above 0.
-        damping: is added to ``H`` in the linear system alone, which biases ``v`` towards ``grad_y f``.
         learns_start: whether ``y_0`` gets a gradient; otherwise it is a constant.
         inner_loss: ``l_S`` where it is not the loss of the query set.
         scaled: whether the solution is multiplied by ``step_sizes[0]["scale"]``.
@@ -78,7 +86,6 @@ class BilevelAdaptation(Adaptation):
     inner: InnerSolver = GradientDescent(step_size=0.1, steps=1)  # noqa: RUF009  # frozen
     linear: LinearSolver | None = None
     penalty: float = 1.0
-    damping: float = 0.0
     learns_start: bool = False
     inner_loss: Loss | None = None
     scaled: bool = False
@@ -99,34 +106,46 @@ class BilevelAdaptation(Adaptation):
         unrolls = order == 2 and self.linear is None
         scale = step_sizes[0]["scale"] if self.scaled else None
 
+        def count(oracle: Oracle) -> None:
+            if order == 2:  # an evaluation costs no hypergradient
+                self.report.count(oracle, tasks)
+
         def gradient(y: Tensor, step: int) -> Tensor:
-            return self._penalised(layout, y, centre, others, support, targets, step, unrolls)
+            slope = self._penalised(layout, y, centre, others, support, targets, step, unrolls)
+            return count_step(slope, y, count)
 
         y = last = centre if unrolls else centre.detach()
         yield _scaled(layout.unravel(y), scale)
         for step in range(steps):
             y, last = self.inner.unroll(gradient, y, last, step, 1)
             if order == 2 and self.linear is not None and step == steps - 1:
-                y = self._implicit(layout, y, centre, others, support, targets, steps)
+                y = self._implicit(layout, y, centre, others, support, targets, steps, count)
             yield _scaled(layout.unravel(y), scale)
-        if order == 2:
-            self._count(tasks, steps)
+
+    def query_loss(self, params: Params, logits: Tensor, targets: Tensor) -> Tensor:
+        """See :meth:`Adaptation.query_loss`; its backward pass counts as a gradient of ``f`` for each task."""
+        losses = super().query_loss(params, logits, targets)
+        if losses.requires_grad:
+            tasks = losses.numel()
+            losses.register_hook(lambda _: self.report.count("gc_f", tasks))
+        return losses
 
     def _penalised(
         self, layout: Layout, y: Tensor, centre: Tensor, others: Params, support: Tensor, targets: Tensor, step: int,
         create_graph: bool,
     ) -> Tensor:  # fmt: skip
         """``grad_y g``, ``[D]`` or ``[B, D]``."""
-        if not y.requires_grad:
+        if not y.requires_grad and (self.memory == "store" or not create_graph):
             y = y.detach().requires_grad_()
         inner = self if self.inner_loss is None else replace(self, loss=self.inner_loss)
         grads = inner._gradient(layout.unravel(y), others, support, targets, step, 2 if create_graph else 0)
-        found = layout.ravel(grads) + self.penalty * (y - centre)
-        return found if create_graph else found.detach()
+        slope = layout.ravel(grads) + self.penalty * (y - centre)
+        return slope if create_graph else slope.detach()
 
     def _implicit(
-        self, layout: Layout, y: Tensor, centre: Tensor, others: Params, support: Tensor, targets: Tensor, step: int
-    ) -> Tensor:
+        self, layout: Layout, y: Tensor, centre: Tensor, others: Params, support: Tensor, targets: Tensor, step: int,
+        count: Count,
+    ) -> Tensor:  # fmt: skip
         """``y`` with the graph of the implicit function, by the support set, by all others, and by the centre."""
         point = y.detach().requires_grad_()
         reached = [support, *others.values()]
@@ -136,52 +155,18 @@ class BilevelAdaptation(Adaptation):
             gradient = kept._penalised(
                 layout, point, centre.detach(), dict(zip(others, leaves[1:], strict=True)), leaves[0], targets, step, True
             )  # fmt: skip
-        self.report.inner.append(norm(gradient.detach()).reshape(-1))
-        wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        system = _System(self, point, gradient, wanted)
+        here = Linearization(gradient, point, [leaf for leaf in leaves if leaf.requires_grad], count)
+        self.report.inner.append(norm(here.residual).reshape(-1))
         live = [value for value in reached if value.requires_grad]
-        attached: Tensor = _Implicit.apply(system, point.detach(), centre, *live)
+        attached: Tensor = _Implicit.apply(partial(self._adjoint, here), point.detach(), centre, *live)
         return attached
 
-    def _count(self, tasks: int, steps: int) -> None:
-        self.report.count("gc_f", tasks)
-        self.report.count("gc_g", tasks, steps if self.linear is None else steps + 1)
-        if self.linear is None:
-            self.report.count("jvp", tasks, steps)
-            self.report.count("hvp", tasks, steps if self.learns_start else steps - 1)
-
-
-@dataclass(frozen=True)
-class _System:
-    """``H v = u`` at a point, by the graph of the inner gradient there."""
-
-    adaptation: BilevelAdaptation
-    point: Tensor
-    gradient: Tensor
-    reached: list[Tensor]
-
-    def adjoint(self, u: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-        """``penalty v``, and ``-J v`` for each tensor that is reached, ``None`` where ``grad_y g`` does not depend on it."""
-        linear, report = self.adaptation.linear, self.adaptation.report
-        assert linear is not None
-        tasks = len(u) if u.ndim > 1 else 1
-
-        def product(v: Tensor) -> Tensor:
-            report.count("hvp", tasks)
-            (along,) = torch.autograd.grad(self.gradient, self.point, v, retain_graph=True)
-            return along + self.adaptation.damping * v if self.adaptation.damping else along
-
-        found_v = linear.solve(product, u)
-        v = found_v.v
-        if found_v.curvature is not None:
-            report_curvature("the inner problem of tasks", self.adaptation.report, found_v)
-        report.dual.append(found_v.residual.reshape(-1))
-        report.count("jvp", tasks)
-        found: list[Tensor | None] = []
-        if self.reached:
-            products = torch.autograd.grad(self.gradient, self.reached, v, retain_graph=True, allow_unused=True)
-            found = [None if each is None else -each for each in products]
-        return self.adaptation.penalty * v, found
+    def _adjoint(self, here: Linearization, u: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """``-J v`` with ``H v = u``: ``penalty v`` for the centre, and that of each tensor that is reached."""
+        assert self.linear is not None
+        solution = solve_adjoint(here, u, self.linear, caller="the inner problem of tasks", about=self.report)
+        self.report.dual.append(solution.residual.reshape(-1))
+        return self.penalty * solution.v, here.pull_back(solution.v)
 
 
 class _Implicit(torch.autograd.Function):
@@ -189,14 +174,16 @@ class _Implicit(torch.autograd.Function):
     pass, so that nothing of the network runs in a thread of autograd's own."""
 
     @staticmethod
-    def forward(ctx: Any, system: _System, y: Tensor, centre: Tensor, *reached: Tensor) -> Tensor:
-        ctx.system = system
+    def forward(
+        ctx: Any, adjoint: Callable[[Tensor], tuple[Tensor, list[Tensor]]], y: Tensor, centre: Tensor, *reached: Tensor
+    ) -> Tensor:
+        ctx.adjoint = adjoint
         return y.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
-        of_centre, of_reached = ctx.system.adjoint(cotangent)
+        of_centre, of_reached = ctx.adjoint(cotangent)
         return None, None, of_centre, *of_reached
 
 

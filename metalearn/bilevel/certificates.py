@@ -102,7 +102,7 @@ def sharpen(
         there = oracles.linearize(x, y, inner)
         gradient = oracles.outer_gradient(x, y, outer)
         v, dual, *_ = solver.solve(there.hvp, gradient.of_y, v)
-        better = (gradient.of_x - there.jvp(v)) / oracles.averages
+        better = (gradient.of_x + there.pull_back(v)[0]) / oracles.averages
         bound = error_bound(constants, y, v, norm(there.residual), dual)
         if problem.shared_x:
             bound = bound.mean()

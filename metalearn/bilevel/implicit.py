@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from metalearn.bilevel.adjoint import solve_adjoint
 from metalearn.bilevel.estimators.base import inner_gradient
 from metalearn.bilevel.hypergradients import check_problem
-from metalearn.bilevel.oracles import Linearization, OracleCounts, Oracles, Sample, finite
+from metalearn.bilevel.oracles import OracleCounts, Oracles, Sample, check_finite
 from metalearn.bilevel.problem import BilevelProblem
-from metalearn.bilevel.solvers.curvature import curvature_error
-from metalearn.bilevel.solvers.indefinite import CGOrMinRes, report_curvature
+from metalearn.bilevel.solvers.indefinite import CGOrMinRes
 from metalearn.bilevel.solvers.inner import InnerSolver
 from metalearn.bilevel.solvers.linear import LinearSolver
 from metalearn.bilevel.streams import Fixed
@@ -105,19 +105,19 @@ class _Setting:
                 "but it can have one axis of problems; drop batched, or one vmap"
             )
         problem = dataclasses.replace(self.problem, batched=size, shared_x=False, shared_batch=False)
-        x, y = (dataclasses.replace(each, problems=size) for each in (self.x, self.y))
+        x, y = (dataclasses.replace(layout, problems=size) for layout in (self.x, self.y))
         return dataclasses.replace(self, problem=problem, x=x, y=y)
 
 
 def _stack(size: int, tensors: Sequence[Any], dims: Sequence[int | None]) -> list[Any]:
     """Tensors with the mapped axis in front, also those that had none."""
-    found = []
+    stacked = []
     for tensor, dim in zip(tensors, dims, strict=True):
         if not isinstance(tensor, Tensor):
-            found.append(tensor)
+            stacked.append(tensor)
         else:
-            found.append(tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0))
-    return found
+            stacked.append(tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0))
+    return stacked
 
 
 class _Solve(torch.autograd.Function):
@@ -127,7 +127,7 @@ class _Solve(torch.autograd.Function):
     def forward(setting: _Setting, x: Tensor, y: Tensor, *leaves: Any) -> Tensor:
         oracles, _ = setting.oracles([leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves])
         try:
-            found = setting.inner.solve(inner_gradient(oracles, x.detach(), setting.step), y, setting.step)
+            solution = setting.inner.solve(inner_gradient(oracles, x.detach(), setting.step), y, setting.step)
         except RuntimeError as error:
             if "escaped from inside a function being vmapped" in str(error):
                 raise BilevelError(
@@ -135,8 +135,8 @@ class _Solve(torch.autograd.Function):
                     "inner batch; pass it by with_batch(inner=...)"
                 ) from error
             raise
-        finite(found.y, "y", setting.step)
-        return found.y.clone() if found.y is y else found.y
+        check_finite(solution.y, "y", setting.step)
+        return solution.y.clone() if solution.y is y else solution.y
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -152,8 +152,8 @@ class _Solve(torch.autograd.Function):
         leaves = [next(kept) if other is _TENSOR else other for other in ctx.others]
         wanted = tuple(ctx.needs_input_grad[3:])
         of_x, *of_leaves = _Adjoint.apply(ctx.setting, wanted, x, y, cotangents[0], *leaves)
-        given = iter(of_leaves)
-        return None, of_x, None, *(next(given) if want else None for want in wanted)
+        products = iter(of_leaves)
+        return None, of_x, None, *(next(products) if want else None for want in wanted)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -177,18 +177,16 @@ class _Adjoint(torch.autograd.Function):
             )
         oracles, sample = setting.oracles(leaves)
         chosen = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
-        here = Linearization(oracles, x, y, sample, chosen)
-        solved = (setting.solver or _precise(u)).solve(here.hvp, u.detach())
-        if solved.curvature is not None:
-            if oracles.constants(x).mu is not None:
-                raise curvature_error("CG", float(solved.curvature.min()))
-            report_curvature("solve_inner", setting.problem.inner_loss, solved)
-        v = solved.v
-        finite(v, "v", setting.step)
-        found = tuple(-each for each in here.vjp(v))
-        for each in found:
-            finite(each, "the implicit gradient", setting.step)
-        return found
+        here = oracles.linearize(x, y, sample, chosen)
+        solution = solve_adjoint(
+            here, u.detach(), setting.solver or _precise(u), caller="solve_inner", about=setting.problem.inner_loss,
+            is_convex=lambda: oracles.constants(x).mu is not None,
+        )  # fmt: skip
+        check_finite(solution.v, "v", setting.step)
+        products = here.pull_back(solution.v)
+        for product in products:
+            check_finite(product, "the implicit gradient", setting.step)
+        return tuple(products)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -208,8 +206,8 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], setting: _Setting, wanted: Any, *tensors: Any) -> tuple[Any, Any]:
         stacked = _stack(info.batch_size, tensors, in_dims[2:])
-        found = _Adjoint.apply(setting.mapped(info.batch_size), wanted, *stacked)
-        return found, (0,) * len(found)
+        products = _Adjoint.apply(setting.mapped(info.batch_size), wanted, *stacked)
+        return products, (0,) * len(products)
 
 
 def _forward_mode() -> BilevelError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,13 +19,14 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
 from metalearn.bilevel.checks import calling, check_second_derivative
+from metalearn.bilevel.linearization import Linearization, Oracle
 from metalearn.bilevel.problem import BilevelProblem, Constants
 from metalearn.bilevel.streams import Draw, Term
 from metalearn.bilevel.trees import Layout, Tree, all_finite
 from metalearn.checks import check_kind
 from metalearn.errors import BilevelError, DivergenceError, ShapeError
 
-__all__ = ["Linearization", "OracleCounts", "Oracles", "OuterGradient", "Sample", "finite", "independent_of_y", "total"]
+__all__ = ["OracleCounts", "Oracles", "OuterGradient", "Sample", "check_finite", "independent_of_y", "total"]
 
 
 @dataclass
@@ -42,6 +44,16 @@ class OracleCounts:
     gc_g: int = 0
     jvp: int = 0
     hvp: int = 0
+
+    def __add__(self, other: OracleCounts) -> OracleCounts:
+        """Both together; ``sum(counts, OracleCounts())`` adds many."""
+        if not isinstance(other, OracleCounts):
+            return NotImplemented
+        return OracleCounts(self.gc_f + other.gc_f, self.gc_g + other.gc_g, self.jvp + other.jvp, self.hvp + other.hvp)
+
+    def add(self, oracle: Oracle, times: int) -> None:
+        """Count calls of one oracle, in place."""
+        setattr(self, oracle, getattr(self, oracle) + times)
 
     def as_dict(self) -> dict[str, int]:
         """The counts in plain types."""
@@ -93,14 +105,14 @@ class Oracles:
             )
         self.problem, self.x, self.y, self.seed = problem, x, y, seed
         self.counts = counts if counts is not None else OracleCounts()
-        self.each = problem.batched or 1
+        self.problems = problem.batched or 1
         self.draws = 1
         self._examined = False
 
     @property
     def averages(self) -> int:
         """What sums over problems are divided by: ``Phi`` is a mean where they share ``x``."""
-        return self.each if self.problem.shared_x else 1
+        return self.problems if self.problem.shared_x else 1
 
     def sample(self, term: Term, step: int, index: int = 0, size: int | None = None) -> Sample:
         """The batch of a term, see :class:`~metalearn.bilevel.streams.Draw`."""
@@ -126,9 +138,9 @@ class Oracles:
         """The outer step of a draw's number, for messages: an algorithm that takes several draws in each sets ``draws``."""
         return draw // self.draws
 
-    def count(self, name: str, sample: Sample, times: int = 1) -> None:
-        """Add ``times`` evaluations on a batch."""
-        setattr(self.counts, name, getattr(self.counts, name) + times * sample.weight * self.each)
+    def count(self, oracle: Oracle, sample: Sample) -> None:
+        """Count one evaluation on a batch: of each problem, and of each of its examples where data are drawn."""
+        self.counts.add(oracle, sample.weight * self.problems)
 
     def repeated(self, times: int) -> Oracles:
         """The same problem that many times at once, each with its own ``x``; counted in the same place."""
@@ -182,9 +194,13 @@ class Oracles:
             of_x = x.new_zeros(()).expand_as(x)  # takes no memory
         return OuterGradient(losses.detach(), of_x.detach(), of_y.detach(), reaches_x)
 
-    def linearize(self, x: Tensor, y: Tensor, sample: Sample) -> Linearization:
-        """The inner problem's second derivatives at a point."""
-        return Linearization(self, x, y, sample)
+    def linearize(self, x: Tensor, y: Tensor, sample: Sample, others: Sequence[Tensor] = ()) -> Linearization:
+        """The inner gradient with its graph, which reaches ``x``, and ``others``, tensors of the batch."""
+        with torch.enable_grad():
+            x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
+            gradient = self._inner_gradient(x, y, sample.data, create_graph=True)
+        guard = partial(calling, "the second derivative of inner_loss", x=x, y=y)
+        return Linearization(gradient, y, [x, *others], partial(self.count, sample=sample), guard)
 
     def _inner_gradient(self, x: Tensor, y: Tensor, data: Tree, create_graph: bool) -> Tensor:
         losses = self.inner_losses(x, y, data, twice=create_graph)
@@ -225,67 +241,6 @@ class Oracles:
             raise
 
 
-class Linearization:
-    """``grad_y g`` at a point with its graph, from which any number of second-derivative products are taken."""
-
-    def __init__(self, oracles: Oracles, x: Tensor, y: Tensor, sample: Sample, others: Sequence[Tensor] = ()) -> None:
-        """Evaluate the gradient.
-
-        Args:
-            oracles: where products are counted.
-            x: the outer point.
-            y: the inner point.
-            sample: the batch of ``g``.
-            others: tensors of that batch that :meth:`vjp` differentiates by, too.
-        """
-        self.oracles, self.sample = oracles, sample
-        with torch.enable_grad():
-            self.x, self.y = x.detach().requires_grad_(), y.detach().requires_grad_()
-            self.others = list(others)
-            self.gradient = oracles._inner_gradient(self.x, self.y, sample.data, create_graph=True)
-        self._counted = False
-
-    @property
-    def residual(self) -> Tensor:
-        """``grad_y g``, counted when it is first asked for."""
-        if not self._counted:
-            self.oracles.count("gc_g", self.sample)
-            self._counted = True
-        return self.gradient.detach()
-
-    def hvp(self, v: Tensor) -> Tensor:
-        """``grad_yy g v``, ``[D]`` or ``[B, D]``."""
-        self.oracles.count("hvp", self.sample)
-        return self._products(v, [self.y])[0]
-
-    def jvp(self, v: Tensor) -> Tensor:
-        """``grad_xy g v``, ``[P]``, summed over problems where they share ``x``, or ``[B, P]``."""
-        return self.vjp(v)[0]
-
-    def vjp(self, v: Tensor) -> list[Tensor]:
-        """:meth:`jvp`, and the same product for each of ``others``."""
-        self.oracles.count("jvp", self.sample)
-        return self._products(v, [self.x, *self.others])
-
-    @property
-    def reaches_x(self) -> bool:
-        """Whether ``grad_y g`` depends on ``x``."""
-        if not self.gradient.requires_grad:
-            return False
-        with calling("the second derivative of inner_loss", x=self.x, y=self.y):
-            (found,) = torch.autograd.grad(
-                self.gradient, self.x, torch.zeros_like(self.gradient), retain_graph=True, allow_unused=True
-            )
-        return found is not None
-
-    def _products(self, v: Tensor, by: list[Tensor]) -> list[Tensor]:
-        if not self.gradient.requires_grad:  # g is linear in y
-            return [torch.zeros_like(each) for each in by]
-        with calling("the second derivative of inner_loss", x=self.x, y=self.y):
-            found = torch.autograd.grad(self.gradient, by, v, retain_graph=True, materialize_grads=True)
-        return [each.detach() for each in found]
-
-
 def total(losses: Tensor) -> Tensor:
     """The sum over problems; of one problem its loss itself, since each node of a graph costs."""
     return losses.sum() if losses.ndim else losses
@@ -298,7 +253,7 @@ def independent_of_y() -> BilevelError:
     )
 
 
-def finite(tensor: Tensor, term: str, step: int) -> None:
+def check_finite(tensor: Tensor, term: str, step: int) -> None:
     """Raise a DivergenceError that names the term and the outer step if an entry is not finite."""
     if not all_finite(tensor):
         bad = tensor.detach()[~tensor.isfinite()].flatten()[0]

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from metalearn.bilevel.algorithms import Algorithm, BiO
 from metalearn.bilevel.algorithms.base import State
 from metalearn.bilevel.hypergradients import check_problem
-from metalearn.bilevel.oracles import OracleCounts, Oracles, finite
+from metalearn.bilevel.oracles import OracleCounts, Oracles, check_finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Tree
 from metalearn.carried import read_entry
@@ -173,7 +173,7 @@ class BilevelCore(L.LightningModule):
         oracles = Oracles(problem, of_x, of_y, OracleCounts(**before["counts"]), before["seed"])
         given = {**before, "x": of_x.ravel(before["x"]), "y": of_y.ravel(before["y"])}
         value, changed = algorithm.direction(oracles, given)
-        finite(value, "the hypergradient", before["step"])
+        check_finite(value, "the hypergradient", before["step"])
         after = {
             **before, **changed, "y": of_y.unravel(changed["y"]), "step": before["step"] + 1,
             "counts": oracles.counts.as_dict(),
@@ -189,8 +189,7 @@ class BilevelCore(L.LightningModule):
         values = torch.tensor(spent, device=self.device)
         if self._trainer is not None:
             values = self.trainer.strategy.reduce(values, reduce_op="sum")
-        for name, value in zip(after["counts"], values.tolist(), strict=True):
-            setattr(self._total, name, getattr(self._total, name) + value)
+        self._total += OracleCounts(**dict(zip(after["counts"], values.tolist(), strict=True)))
         if self._trainer is None:
             return
         self.log("train/loss", after["loss"], prog_bar=True, batch_size=1, sync_dist=True)

@@ -81,9 +81,10 @@ class IMAML(BilevelTasks):
         check_choice("linear_solver", linear_solver, ["auto", "cg", "normal_cg"])
         check_number("inner_lr", inner_lr, "use 0.1", above=0)
         self.lam, self.damping, self._step = lam, damping, inner_lr
-        self._linear: LinearSolver = CGOrMinRes(iterations=cg_steps, max_iterations=20 * cg_steps)
+        self._linear: LinearSolver = CGOrMinRes(iterations=cg_steps, max_iterations=20 * cg_steps, damping=damping)
         if linear_solver != "auto":
-            self._linear = CG(iterations=cg_steps) if linear_solver == "cg" else NormalCG(iterations=cg_steps)
+            plain = CG if linear_solver == "cg" else NormalCG
+            self._linear = plain(iterations=cg_steps, damping=damping)
         self.counts = OracleCounts()
         self.advice = (
             f"lam + damping is {lam + damping:g} and must exceed the negative curvature of the support loss: raise damping, or "
@@ -118,6 +119,5 @@ class IMAML(BilevelTasks):
             inner=GradientDescent(step_size=self._step, steps=self.inner_steps),
             linear=self._linear,
             penalty=self.lam,
-            damping=self.damping,
             learns_start=True,
         )

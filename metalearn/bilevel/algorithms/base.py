@@ -12,7 +12,7 @@ from torch import Tensor
 from metalearn.bilevel.certificates import sharpen
 from metalearn.bilevel.estimators.base import Estimate, Estimator
 from metalearn.bilevel.hypergradients import plain_certificate
-from metalearn.bilevel.oracles import OracleCounts, Oracles, finite
+from metalearn.bilevel.oracles import OracleCounts, Oracles, check_finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers.inner import GROWTH
 from metalearn.bilevel.trees import Tree, all_finite
@@ -73,7 +73,7 @@ class Algorithm(ABC):
             terms = {"grad_y g": changed.get("u"), "y": changed["y"], "x": changed["x"]}
             for name, term in terms.items():
                 if term is not None:
-                    finite(term, name, state["step"])
+                    check_finite(term, name, state["step"])
         return {
             **state,
             **changed,

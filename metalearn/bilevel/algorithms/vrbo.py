@@ -9,7 +9,7 @@ from torch import Tensor
 from metalearn.bilevel.algorithms.base import Algorithm, State, accumulate_growth, describe_estimate, take_step
 from metalearn.bilevel.estimators import Estimator
 from metalearn.bilevel.estimators.base import deterministic
-from metalearn.bilevel.oracles import Oracles, finite
+from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers.inner import check_step_size, measure_growth
 from metalearn.bilevel.trees import norm
@@ -86,7 +86,7 @@ class VRBO(Algorithm):
             estimate = self.estimator.estimate(oracles, *point, None, draw)
             v = v + estimate.value - self.estimator.estimate(oracles, *last, None, draw).value
             u = u + oracles.inner_gradient(*point, sample) - oracles.inner_gradient(*last, sample)
-            finite(u, "grad_y g", step)
+            check_finite(u, "grad_y g", step)
             first = u if index == 0 else first
             last = point
             if index < self.inner_steps:

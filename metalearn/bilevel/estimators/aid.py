@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from metalearn.bilevel.adjoint import solve_adjoint
 from metalearn.bilevel.certificates import NEEDED, error_bound
-from metalearn.bilevel.estimators.base import Estimate, Estimator, check_reach, check_result, deterministic, reach_first
-from metalearn.bilevel.oracles import Linearization, Oracles, OuterGradient, finite
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, reach_first
+from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.problem import Constants
-from metalearn.bilevel.solvers.curvature import curvature_error
-from metalearn.bilevel.solvers.indefinite import CGOrMinRes, report_curvature
+from metalearn.bilevel.solvers.indefinite import CGOrMinRes
 from metalearn.bilevel.solvers.inner import InnerSolution, check_growth, measure_growth
-from metalearn.bilevel.solvers.linear import LinearSolution, LinearSolver
+from metalearn.bilevel.solvers.linear import LinearSolver
 from metalearn.bilevel.trees import norm
 from metalearn.checks import check_kind, check_number
 from metalearn.errors import BilevelError, ConfigError
@@ -70,42 +70,29 @@ class AID(Estimator):
         self, oracles: Oracles, x: Tensor, solved: InnerSolution, v: Tensor | None, step: int, solver: LinearSolver
     ) -> Estimate:
         y = solved.y
-        finite(y, "y", oracles.outer_step(step))
+        check_finite(y, "y", oracles.outer_step(step))
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
-        here = oracles.linearize(x, y, oracles.sample("hessian", step))
-        finite(here.gradient, "grad_y g", oracles.outer_step(step))
+        hessian = oracles.sample("hessian", step)
+        here = oracles.linearize(x, y, hessian)
+        check_finite(here.gradient, "grad_y g", oracles.outer_step(step))
         residual = norm(here.residual) if deterministic(oracles) else None  # of one batch it says nothing
         if residual is not None and solved.first is not None and self.inner is not None:
             check_growth(solved.first, residual, solved.steps, self.inner.step_size, oracles.outer_step(step))
         with reach_first(outer, here):
-            found = solver.solve(here.hvp, outer.of_y, v)
-            self._check_fallback(oracles, x, outer, here, found)
+            solution = solve_adjoint(
+                here, outer.of_y, solver, v, caller="AID", about=oracles.problem.inner_loss,
+                is_convex=lambda: oracles.constants(x).mu is not None,
+            )  # fmt: skip
         jacobian = oracles.sample("jacobian", step)
-        if jacobian.data is not here.sample.data:
+        if jacobian.data is not hessian.data:
             here = oracles.linearize(x, y, jacobian)
-        value = (outer.of_x - here.jvp(found.v)) / oracles.averages
-        check_result(oracles, x, y, outer, value, step, found.v)
+        v = solution.v
+        value = (outer.of_x + here.pull_back(v)[0]) / oracles.averages
+        check_result(oracles, x, y, outer, value, step, v)
         # of the system without damping, at most
-        dual = found.residual + solver.damping * norm(found.v) if solver.damping else found.residual
+        dual = solution.residual + solver.damping * norm(v) if solver.damping else solution.residual
         change = measure_growth(solved.first, residual) if solved.first is not None and residual is not None else None
-        return Estimate(value, y, found.v, outer.losses, residual, dual, solved.steps, found.iterations, change)
-
-    def _check_fallback(
-        self, oracles: Oracles, x: Tensor, outer: OuterGradient, here: Linearization, found: LinearSolution
-    ) -> None:
-        """Raise where the solver has met curvature that the constants exclude; else say that it has."""
-        if found.curvature is None:
-            return
-        check_reach(outer, here)
-        if bool(((norm(found.v) == 0) & (norm(outer.of_y) > 0)).any()):
-            raise BilevelError(
-                "grad_yy g is 0 along grad_y f, so that inner_loss is linear in y there and has no minimum, or its second "
-                "derivative is lost; make it curved, and compute it without detach(), no_grad() or functions that are "
-                "differentiable once"
-            )
-        if oracles.constants(x).mu is not None:
-            raise curvature_error("CG", float(found.curvature.min()))
-        report_curvature("AID", oracles.problem.inner_loss, found)
+        return Estimate(value, y, v, outer.losses, residual, dual, solved.steps, solution.iterations, change)
 
     def _to_tolerance(
         self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int, tolerance: float

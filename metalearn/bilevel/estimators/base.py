@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from metalearn.bilevel.oracles import Linearization, Oracles, OuterGradient, finite
+from metalearn.bilevel.linearization import Linearization
+from metalearn.bilevel.oracles import Oracles, OuterGradient, check_finite
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers.inner import Gradient, InnerSolution, InnerSolver, check_growth
 from metalearn.bilevel.streams import Fixed
@@ -117,14 +118,14 @@ def check_result(
             if name == "v" and v is not None and not bool(v.isfinite().all()):
                 _check_products(oracles, x, y, outer, step)
             if term is not None:
-                finite(term, name, oracles.outer_step(step))
+                check_finite(term, name, oracles.outer_step(step))
     if not outer.reaches_x and not bool(value.any()):
         check_reach(outer, oracles.linearize(x, y, oracles.sample("inner", step)))
 
 
 def check_reach(outer: OuterGradient, here: Linearization) -> None:
     """Raise a BilevelError if neither loss depends on ``x``."""
-    if not outer.reaches_x and not here.reaches_x:
+    if not outer.reaches_x and not here.depends_on(here.reached[0]):
         raise BilevelError(
             "neither outer_loss nor inner_loss depends on x, but x is what is optimised; compute one of them from x, "
             "without detach() or .item()"
@@ -144,5 +145,5 @@ def reach_first(outer: OuterGradient, here: Linearization) -> Iterator[None]:
 def _check_products(oracles: Oracles, x: Tensor, y: Tensor, outer: OuterGradient, step: int) -> None:
     """Raise if what ``v`` is made of is not finite."""
     here = oracles.linearize(x, y, oracles.sample("hessian", step))
-    finite(here.gradient, "grad_y g", oracles.outer_step(step))
-    finite(here.hvp(outer.of_y), "grad_yy g", oracles.outer_step(step))
+    check_finite(here.gradient, "grad_y g", oracles.outer_step(step))
+    check_finite(here.hvp(outer.of_y), "grad_yy g", oracles.outer_step(step))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_reach, check_result, deterministic
-from metalearn.bilevel.oracles import Oracles, finite
+from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.trees import norm
 from metalearn.checks import UNBOUNDED, check_whole
 from metalearn.errors import BilevelError, ConfigError
@@ -44,13 +44,13 @@ class Exact(Estimator):
             )
         solved = self.solve_inner(oracles, x, y, step)
         y = solved.y
-        finite(y, "y", oracles.outer_step(step))
+        check_finite(y, "y", oracles.outer_step(step))
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
         here = oracles.linearize(x, y, oracles.sample("hessian", step))
         units = torch.eye(size, dtype=y.dtype, device=y.device)
         matrix = torch.stack([here.hvp(unit.expand_as(y)) for unit in units], -1)
-        finite(here.gradient, "grad_y g", oracles.outer_step(step))
-        finite(matrix, "grad_yy g", oracles.outer_step(step))
+        check_finite(here.gradient, "grad_y g", oracles.outer_step(step))
+        check_finite(matrix, "grad_yy g", oracles.outer_step(step))
         matrix = (matrix + matrix.mT) / 2
         factor, info = torch.linalg.cholesky_ex(matrix)
         if bool(info.any()):
@@ -61,7 +61,7 @@ class Exact(Estimator):
                 "regularisation, solve the inner problem further, or use AID(), which falls back, or ITD"
             )
         v = torch.cholesky_solve(outer.of_y.unsqueeze(-1), factor).squeeze(-1)
-        value = (outer.of_x - here.jvp(v)) / oracles.averages
+        value = (outer.of_x + here.pull_back(v)[0]) / oracles.averages
         check_result(oracles, x, y, outer, value, step, v)
         residual = norm((matrix * v.unsqueeze(-2)).sum(-1) - outer.of_y)
         return Estimate(

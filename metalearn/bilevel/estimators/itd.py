@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from metalearn.bilevel.estimators.shared import Steps
 from metalearn.bilevel.oracles import Oracles, independent_of_y, total
 from metalearn.bilevel.solvers.inner import Gradient, check_growth, measure_growth
 from metalearn.bilevel.trees import all_finite, norm
+from metalearn.bilevel.unrolled import count_step
 from metalearn.checks import check_choice, check_whole
 from metalearn.errors import ConfigError
 from metalearn.inner.memory import MEMORY_MODES, MemoryMode, gradient
@@ -71,7 +73,7 @@ class ITD(Estimator):
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             steps = Steps(leaf)
-            late = _measured(self._recorded(oracles, steps, step, count - kept), sizes, count)
+            late = _measured(self._recorded(oracles, steps, step), sizes, count)
             end, _ = self.inner.unroll(late, y, last, count - kept, kept)
         y = end.detach()
         if not all_finite(y):
@@ -88,15 +90,11 @@ class ITD(Estimator):
         check_result(oracles, x, y, outer, value, step)
         return Estimate(value, y, None, outer.losses, inner_steps=count, growth=change)
 
-    def _recorded(self, oracles: Oracles, steps: Steps, step: int, first: int) -> Gradient:
+    def _recorded(self, oracles: Oracles, steps: Steps, step: int) -> Gradient:
         """The inner gradient, through which the hypergradient passes."""
 
         def find(y: Tensor, index: int) -> Tensor:
             sample = oracles.sample("inner", step, index)
-            oracles.count("gc_g", sample)
-            oracles.count("jvp", sample)  # in the backward pass, which is certain to come
-            if index > first:
-                oracles.count("hvp", sample)
 
             def objective(adapted: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
                 losses = oracles.inner_losses(others[0], adapted[0], sample.data, twice=True)
@@ -104,12 +102,12 @@ class ITD(Estimator):
                     raise independent_of_y()
                 return total(losses)
 
-            if not y.requires_grad and self.memory == "store":
-                y = y.detach().requires_grad_()
-            (found,) = gradient(objective, [y], [steps.x], 2, self.memory)
-            if self.memory == "store":
-                steps.add(found, y, sample.data)
-            return found
+            stores = self.memory == "store"
+            point = y.detach().requires_grad_() if stores and not y.requires_grad else y
+            (slope,) = gradient(objective, [point], [steps.x], 2, self.memory)
+            if stores:
+                steps.add(slope, point, sample.data)
+            return count_step(slope, y, partial(oracles.count, sample=sample))
 
         return find
 

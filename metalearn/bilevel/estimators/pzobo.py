@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, inner_gradient
-from metalearn.bilevel.oracles import Oracles, finite
+from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.streams import Draw
 from metalearn.bilevel.trees import dot
 from metalearn.checks import check_number, check_whole
@@ -56,7 +56,7 @@ class PZOBO(Estimator):
         with _whole_digits(x):
             solved = self.solve_inner(oracles, x, start, step)
         y, steps = solved.y, solved.steps
-        finite(y, "y", oracles.outer_step(step))
+        check_finite(y, "y", oracles.outer_step(step))
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
         response = torch.zeros_like(x)
         for first in range(0, self.Q, self.at_once):

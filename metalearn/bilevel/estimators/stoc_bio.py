@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, reach_first
-from metalearn.bilevel.oracles import Oracles, finite
+from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers.curvature import curvature_along
 from metalearn.bilevel.solvers.inner import check_step_size
@@ -75,7 +75,7 @@ class StocBiONeumann(Estimator):
     def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
         solved = self.solve_inner(oracles, x, y, step)
         y = solved.y
-        finite(y, "y", oracles.outer_step(step))
+        check_finite(y, "y", oracles.outer_step(step))
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step, 0, self.outer_size))
         before = term = total = outer.of_y
         for index, size in enumerate(self.sizes(oracles.problem.constants)):
@@ -87,7 +87,7 @@ class StocBiONeumann(Estimator):
         del here  # and its graph
         v = self.eta * total
         jacobian = oracles.sample("jacobian", step, 0, self.jacobian_size)
-        value = (outer.of_x - oracles.linearize(x, y, jacobian).jvp(v)) / oracles.averages
+        value = (outer.of_x + oracles.linearize(x, y, jacobian).pull_back(v)[0]) / oracles.averages
         check_result(oracles, x, y, outer, value, step, v)
         return Estimate(
             value,

@@ -74,8 +74,7 @@ class BilevelTasks(MetaModule):
         values = torch.tensor(list(report.counts.as_dict().values()), device=self.device)
         if self._trainer is not None:
             values = self.trainer.strategy.reduce(values, reduce_op="sum")
-        for name, value in zip(report.counts.as_dict(), values.tolist(), strict=True):
-            setattr(self.counts, name, getattr(self.counts, name) + value)
+        self.counts += OracleCounts(*values.tolist())
         if self._trainer is None or not self.trainer.training:
             return
         for name, found in (("inner", report.inner), ("dual", report.dual)):
