@@ -82,10 +82,12 @@ class _Block(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         layers = self._modules
         run_block = getattr(layers.get("norm"), "run_block", None)
-        if run_block is None or not _is_fusible(list(layers.values())):
-            found: Tensor = super().forward(x)
-            return found
-        return run_block(x, layers["conv"], "pool" in layers, True)
+        if run_block is not None and _is_fusible(list(layers.values())):
+            y: Tensor | None = run_block(x, layers["conv"], "pool" in layers)
+            if y is not None:
+                return y
+        result: Tensor = super().forward(x)
+        return result
 
 
 def _is_fusible(layers: list[nn.Module | None]) -> bool:

@@ -20,8 +20,8 @@ from metalearn.bilevel.solvers.linear import LinearSolver
 from metalearn.bilevel.trees import Layout, norm
 from metalearn.bilevel.unrolled import count_step
 from metalearn.inner.adaptation import Adaptation
+from metalearn.inner.ambient import recording
 from metalearn.inner.losses import Loss
-from metalearn.inner.norm.task_norm import recording
 from metalearn.inner.rules import Params, StepSizes
 
 __all__ = ["BilevelAdaptation", "Report", "half_squared_error"]

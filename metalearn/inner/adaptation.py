@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metalearn.inner.kernels.attention import twice_differentiable
+from metalearn.inner.ambient import twice_differentiable
 from metalearn.inner.learner import Learner
 from metalearn.inner.losses import Loss, compute_loss, loss_tensors, network_tensors
 from metalearn.inner.memory import MemoryMode, gradient

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn.errors import ConfigError, MetalearnError, ShapeError
-from metalearn.inner.kernels import own_kernels
+from metalearn.inner.ambient import own_kernels
 from metalearn.inner.learner import Learner
 from metalearn.inner.network.copying import deepcopy_state
 from metalearn.inner.rules import Params

@@ -16,9 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
+from metalearn.inner.ambient import recording
 from metalearn.inner.learner import Learner
 from metalearn.inner.memory import random_state, same_random
-from metalearn.inner.norm.task_norm import recording
 
 __all__ = ["find_written", "writable_buffers", "write_buffers"]
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from metalearn.errors import ConfigError
+from metalearn.inner.ambient import own_kernels, statistics
 from metalearn.inner.head_calls import find_coupling, watching
-from metalearn.inner.kernels import own_kernels
 from metalearn.inner.learner import Learner
 from metalearn.inner.network.structure import Mode
-from metalearn.inner.norm.task_norm import TaskNorm, statistics
+from metalearn.inner.norm.task_norm import TaskNorm
 from metalearn.inner.rules import Params
 
 __all__ = ["FeatureLearner", "HeadLearner"]

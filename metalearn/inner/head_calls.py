@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from metalearn.inner.memory import random_state, same_random
-from metalearn.inner.norm.task_norm import recording
 from metalearn.inner.rules import Params
 
 __all__ = ["HeadCalls", "find_coupling", "watching"]
@@ -113,7 +112,7 @@ def find_coupling(
     if outside is not None:
         return outside, False
     start = random_state(x)
-    with torch.inference_mode(False), torch.enable_grad(), recording(False):
+    with torch.inference_mode(False), torch.enable_grad():
         with watching(head, closely=True) as calls, same_random(start):
             result = run(network, params, (x,))
         fault = calls.find_fault(result)

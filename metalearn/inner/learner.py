@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metalearn.errors import ShapeError
+from metalearn.inner.ambient import statistics
 from metalearn.inner.network.structure import Mode, Structure
-from metalearn.inner.norm.task_norm import NormOperators, NormPolicy, TaskNorm, statistics
+from metalearn.inner.norm.calls import ForwardPass
+from metalearn.inner.norm.policies import NormPolicy, Policy, Support, Transductive
+from metalearn.inner.norm.task_norm import TaskNorm
 from metalearn.inner.rules import Params
 
 __all__ = ["Learner", "PlainLearner", "evaluating"]
@@ -50,17 +53,23 @@ class Learner:
     Attributes:
         backbone: the caller's network.
         structure: its layers.
+        policy: what batch normalisation normalises by; the only place that says so.
     """
 
     encodes = False
 
     def __init__(self, backbone: nn.Module, norm: TaskNorm) -> None:
         self.backbone = backbone
-        self.norm: NormPolicy = norm.policy
+        self.policy: Policy = norm.policy
         self.structure = Structure(backbone, norm.replace)
         self._as_given = self._in_double = self._evaluates = False
         self._worker = 0
         self._moved: frozenset[str] = frozenset()
+
+    @property
+    def norm(self) -> NormPolicy:
+        """The name of the policy of batch normalisation."""
+        return self.policy.name
 
     @property
     def network(self) -> nn.Module:
@@ -106,11 +115,11 @@ class Learner:
 
     def with_batch_statistics(self: Self) -> Self:
         """The same strategy under the policy ``"transductive"``."""
-        return self._varied(norm="transductive")
+        return self._varied(policy=Transductive())
 
     def with_support_statistics(self: Self) -> Self:
         """The same strategy under the policy ``"support"``."""
-        return self._varied(norm="support")
+        return self._varied(policy=Support())
 
     @property
     def needs_many_queries(self) -> bool:
@@ -190,9 +199,10 @@ class Learner:
         """Copies of the buffers of the network as it is now."""
         return {name: value.detach().clone() for name, value in self.structure.buffers(self.network)}
 
-    def _operators(self) -> NormOperators:
+    def _operators(self) -> ForwardPass:
         """What answers for batch normalisation and convolutions in a forward pass."""
-        return NormOperators(self.norm, self._evaluates, self.structure.frozen, self.structure.checkpoints)
+        leaves_frozen = self.structure.frozen or not self._evaluates
+        return ForwardPass(self.policy, leaves_frozen, self.structure.checkpoints)
 
     def _tensors(self, network: nn.Module, params: Params, within: str = "") -> Params:
         """All that a forward pass of the layer ``within`` needs: ``params``, buffers perhaps among them, and buffers of this

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from metalearn.inner.kernels import own_kernels
-from metalearn.inner.norm.task_norm import recording
+from metalearn.inner.ambient import own_kernels, recording
 
 __all__ = ["MEMORY_MODES", "MemoryMode", "Objective", "gradient"]
 

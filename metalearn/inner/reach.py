@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from metalearn.errors import ConfigError
-from metalearn.inner.kernels import own_kernels
+from metalearn.inner.ambient import own_kernels
 from metalearn.inner.learner import Learner
 from metalearn.inner.network.layers import name_layers
 from metalearn.inner.network.structure import Mode
-from metalearn.inner.norm.task_norm import recording, transductive
 from metalearn.inner.rules import Params
 
 __all__ = ["check_reach"]
@@ -48,8 +47,6 @@ def check_reach(learner: Learner, sets: list[Tensor], mode: Mode) -> list[str]:
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         learner.structure.undisturbed(),
         own_kernels(),
-        recording(False),
-        transductive(),
         torch.enable_grad(),
         learner.as_given().running(mode) as given,
     ):

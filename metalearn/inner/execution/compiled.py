@@ -17,9 +17,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from metalearn.episode import Batch, Episode
 from metalearn.inner.adaptation import Adaptation
+from metalearn.inner.ambient import is_own, own_kernels
 from metalearn.inner.execution.differentiate import Part, differentiate
 from metalearn.inner.execution.schedule import Schedule
-from metalearn.inner.kernels import own_kernels
 from metalearn.inner.rules import Params, StepSizes
 
 __all__ = ["CompiledPart"]
@@ -116,7 +116,7 @@ class CompiledPart:
             return part.loss.detach(), part.logits, *part.grads
 
         # the composed normalisation is fused by the compiler, and asks nothing of the data
-        with own_kernels("conv"):
+        with own_kernels(*["conv"] if is_own("conv") else []):
             graph = make_fx(run, tracing_mode="fake", _allow_non_fake_inputs=True)(*values)
         on_gpu = values[0].is_cuda
         compiled = torch.compile(graph, dynamic=False, mode="reduce-overhead" if on_gpu else "default")

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from metalearn.errors import ConfigError
-from metalearn.inner.kernels import own_kernels
+from metalearn.inner.ambient import own_kernels
 from metalearn.inner.learner import Learner
 from metalearn.inner.losses import HALVES
 from metalearn.inner.network.structure import Mode
-from metalearn.inner.norm.task_norm import recording
 
 __all__ = ["check_independence"]
 
@@ -36,7 +35,6 @@ def check_independence(learner: Learner, support: Tensor, query: Tensor, mode: M
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         learner.structure.undisturbed(),
         own_kernels(),
-        recording(False),
         learner.as_given().running(mode) as given,
     ):
         params = given.outer()

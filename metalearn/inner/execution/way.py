@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from metalearn.inner.ambient import OPERATORS
 from metalearn.inner.memory import MemoryMode
 
 __all__ = ["Way", "operator_names"]
@@ -31,5 +32,5 @@ class Way(NamedTuple):
 
 
 def operator_names(own_operators: bool) -> list[str]:
-    """The names of our operators for :func:`~metalearn.inner.kernels.own_kernels`, or none of them."""
-    return ["conv", "norm"] if own_operators else []
+    """The names of our operators for :func:`~metalearn.inner.ambient.own_kernels`, or none of them."""
+    return list(OPERATORS) if own_operators else []

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ATTENTION", "attend", "needs_plain_products", "twice_differentiable"]
+from metalearn.inner.ambient import current
+
+__all__ = ["ATTENTION", "attend", "needs_plain_products"]
 
 ATTENTION: frozenset[Callable[..., Any]] = frozenset((F.scaled_dot_product_attention, F.multi_head_attention_forward))
 """Functions of torch that may call a fused kernel."""
-
-_twice: ContextVar[bool] = ContextVar("metalearn_twice_differentiable", default=False)
-
-
-@contextlib.contextmanager
-def twice_differentiable(enabled: bool) -> Iterator[None]:
-    """Whether attention within this context must have a second derivative."""
-    token = _twice.set(enabled)
-    try:
-        yield
-    finally:
-        _twice.reset(token)
 
 
 def needs_plain_products() -> bool:
     """Whether a second derivative or a batching rule is needed, which fused kernels have not."""
     mapped = torch._C._functorch.maybe_current_level() is not None
-    return mapped or (_twice.get() and torch.is_grad_enabled())
+    return mapped or (current().twice_differentiable and torch.is_grad_enabled())
 
 
 def attend(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -58,7 +46,7 @@ def _multiply(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
-    found: Tensor = torch.ops.aten._scaled_dot_product_attention_math(
+    result: Tensor = torch.ops.aten._scaled_dot_product_attention_math(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )[0]
-    return found
+    return result

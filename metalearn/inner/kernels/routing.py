@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,61 +10,79 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from metalearn.inner.ambient import is_own, keeping_everything
+from metalearn.inner.kernels.attention import ATTENTION, attend
 from metalearn.inner.kernels.conv import Geometry, conv2d
+from metalearn.inner.kernels.weight_norm import normalise_weight
 
-__all__ = ["OwnOperators", "is_own", "own_kernels"]
+__all__ = ["KERNEL_ANSWERS", "Answer", "Routing"]
 
-_own: ContextVar[frozenset[str]] = ContextVar("metalearn_own_kernels", default=frozenset(("conv", "norm")))
-
-
-@contextlib.contextmanager
-def own_kernels(*names: str) -> Iterator[None]:
-    """Within this context only these of our operators (``"conv"``, ``"norm"``) are used; torch's, composed, for the others.
-
-    Without a name: for forward-mode differentiation, and as an oracle. With ``"conv"``: for compilation.
-    """
-    token = _own.set(frozenset(names))
-    try:
-        yield
-    finally:
-        _own.reset(token)
+Answer = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+"""``answer(function, args, kwargs)`` stands for a call of the function."""
 
 
-def is_own(name: str) -> bool:
-    """Whether our operator of this name is in use."""
-    return name in _own.get()
+class Routing(TorchFunctionMode):
+    """Within this context calls of some of torch's functions are answered by ours.
 
-
-class OwnOperators(TorchFunctionMode):
-    """Within this context ``F.conv2d`` is ours where ours is faster, and ``F.linear`` obeys autocast under vmap too.
-
-    Attributes:
-        answered: the functions that are looked at. Every call of torch comes by, hundreds in a forward pass, and for all others
-            one look-up must do.
+    Args:
+        answers: by function. Every call of torch comes by, hundreds in a forward pass, and for all others one look-up must do.
+        keeps_everything: whether what is saved for the backward pass is kept as it is.
     """
 
-    answered: frozenset[Callable[..., Any]] = frozenset((torch.conv2d, F.linear, F.adaptive_avg_pool2d))
+    def __init__(self, answers: Mapping[Callable[..., Any], Answer], keeps_everything: bool = False) -> None:
+        super().__init__()
+        self._answers = answers
+        self._keeps_everything = keeps_everything
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func not in self.answered:
+        answer = self._answers.get(func)
+        if self._keeps_everything:
+            with keeping_everything():
+                return answer(func, args, kwargs or {}) if answer else func(*args, **(kwargs or {}))
+        if answer is None:
             return func(*args, **kwargs) if kwargs else func(*args)
-        return self.answer(func, args, kwargs or {})
+        return answer(func, args, kwargs or {})
 
-    def answer(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What stands for a call of one of the functions that are looked at."""
-        if func is torch.conv2d and is_own("conv"):
-            found = _read_conv2d(*args, **kwargs)
-            if found is not None:
-                return conv2d(*found)
-        if func is F.linear and torch.is_autocast_enabled(args[0].device.type):
-            kind = torch.get_autocast_dtype(args[0].device.type)
-            args = tuple(x.to(kind) if isinstance(x, Tensor) and x.is_floating_point() else x for x in args)
-        if func is F.adaptive_avg_pool2d and _pair(args[1] if len(args) > 1 else kwargs["output_size"]) == (1, 1):
-            x = args[0] if args else kwargs["input"]
-            return x.mean((-2, -1), keepdim=True)  # torch's has no batching rule in channels-last order
-        return func(*args, **kwargs)
+
+def _answer_convolution(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if is_own("conv"):
+        call = _read_conv2d(*args, **kwargs)
+        if call is not None:
+            return conv2d(*call)
+    return func(*args, **kwargs)
+
+
+def _answer_linear(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Obey autocast under vmap too, where torch's does not."""
+    device = args[0].device.type
+    if torch.is_autocast_enabled(device):
+        kind = torch.get_autocast_dtype(device)
+        args = tuple(x.to(kind) if isinstance(x, Tensor) and x.is_floating_point() else x for x in args)
+    return func(*args, **kwargs)
+
+
+def _answer_average_pool(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The mean: torch's has no batching rule in channels-last order, which our convolutions bring about."""
+    if is_own("conv") and _pair(args[1] if len(args) > 1 else kwargs["output_size"]) == (1, 1):
+        x = args[0] if args else kwargs["input"]
+        return x.mean((-2, -1), keepdim=True)
+    return func(*args, **kwargs)
+
+
+def _answer_weight_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return normalise_weight(*args, **kwargs)
+
+
+KERNEL_ANSWERS: dict[Callable[..., Any], Answer] = {
+    torch.conv2d: _answer_convolution,
+    F.linear: _answer_linear,
+    F.adaptive_avg_pool2d: _answer_average_pool,
+    torch._weight_norm: _answer_weight_norm,
+    **dict.fromkeys(ATTENTION, attend),
+}
+"""What stands for torch's functions, but for normalisation, which has a policy."""
 
 
 def _read_conv2d(

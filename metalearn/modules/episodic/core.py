@@ -114,7 +114,6 @@ class MetaCore(TaskReader):
                 f"or one of the optimisers {', '.join(RULES)}"
             )
         self.backbone = backbone
-        self.norm: NormPolicy = norm
         self.norm_statistics = StepStatistics(backbone, inner_steps) if norm == "per_step" else None
         self.expect(loss)
         self.inner_steps = inner_steps
@@ -174,6 +173,11 @@ class MetaCore(TaskReader):
         self._first_loss: float | None = None
         self._end: float | None = None
         self._results: dict[tuple[int, str, int], Interval] = {}
+
+    @property
+    def norm(self) -> NormPolicy:
+        """The policy of batch normalisation, as the learner has it."""
+        return self._learner.norm
 
     def make_adaptation(self, adaptation: Adaptation) -> Adaptation:
         """The inner loop; an algorithm whose inner problem is solved otherwise replaces it."""

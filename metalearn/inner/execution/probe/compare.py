@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metalearn.episode import Episode
 from metalearn.inner.adaptation import Adaptation
+from metalearn.inner.ambient import own_kernels
 from metalearn.inner.execution.meta_loss import evaluate, meta_loss
 from metalearn.inner.execution.plan import Plan
 from metalearn.inner.execution.probe.failure import check_second_derivative, first_line
@@ -22,11 +23,9 @@ from metalearn.inner.execution.probe.noise import make_noise, shorten
 from metalearn.inner.execution.probe.undrawn import WithoutDropout
 from metalearn.inner.execution.schedule import Schedule
 from metalearn.inner.execution.way import Way
-from metalearn.inner.kernels import own_kernels
 from metalearn.inner.learner import Learner, PlainLearner
 from metalearn.inner.losses import double_loss
 from metalearn.inner.network.structure import Mode
-from metalearn.inner.norm.task_norm import transductive
 
 __all__ = ["TOLERANCE", "Probe"]
 
@@ -142,8 +141,7 @@ class Probe:
     def _try(self, learner: Learner, way: Way) -> _Outcome | str:
         """What one way gives, or a clause that says in which layer it fails or leaves something behind."""
         with contextlib.ExitStack() as stack:
-            if not way.own_operators:
-                stack.enter_context(own_kernels())
+            stack.enter_context(own_kernels(*way.operators))
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("error", message="There is a performance drop")
             entered: list[str] = []
@@ -165,7 +163,6 @@ class Probe:
             torch.random.fork_rng([x.device] if x.device.type == "cuda" else []),
             torch.autocast(x.device.type, enabled=False),
             sdpa_kernel(SDPBackend.MATH),
-            transductive(),
             learner.structure.undisturbed(),
             self._undrawn,
             learner.running(self._mode) as running,
@@ -200,7 +197,6 @@ class Probe:
     def _read_outputs(self, learner: Learner, way: Way) -> list[tuple[str, Tensor]]:
         """The output of every layer for a query set, in the order of calls."""
         with (
-            transductive(),
             learner.structure.undisturbed(),
             self._undrawn,
             learner.running(self._mode) as running,

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from metalearn.inner.ambient import keeping_everything
 from metalearn.inner.kernels.weight_norm import normalise_weight
-from metalearn.inner.norm.task_norm import keeping_everything
 
 __all__ = ["WithoutDropout"]
 
