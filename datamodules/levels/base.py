@@ -51,7 +51,7 @@ class TermBatches(NamedTuple):
     """A training batch of a stochastic algorithm: independent batches for each term of its estimator.
 
     Each attribute is :class:`Examples` with a leading axis of the numbers: ``index`` ``[batches, n]``, and so on.
-    ``metalearn.bilevel.problems.cleaning.Drawn`` makes a problem's stream of it.
+    ``metalearn.bilevel.problems.drawn.Drawn`` makes a problem's stream of it.
     """
 
     inner: Examples

@@ -36,14 +36,16 @@ from metalearn.bilevel.implicit import solve_inner
 from metalearn.bilevel.oracles import OracleCounts, Oracles
 from metalearn.bilevel.problem import BilevelProblem, Constants, parameters_as_inner
 from metalearn.bilevel.problems.cleaning import (
-    Drawn,
     cleaning_constants,
     cleaning_problem,
     detection_auroc,
     linear_logits,
 )
-from metalearn.bilevel.problems.quadratics import Quadratic, WorstCase, quadratic, simple_worst_case, worst_case
-from metalearn.bilevel.problems.regularization import SparseRows, regularization_constants, regularization_problem
+from metalearn.bilevel.problems.drawn import Drawn
+from metalearn.bilevel.problems.quadratics import Quadratic, quadratic
+from metalearn.bilevel.problems.regularization import regularization_constants, regularization_problem
+from metalearn.bilevel.problems.sparse import SparseRows
+from metalearn.bilevel.problems.worst_cases import WorstCase, simple_worst_case, worst_case
 from metalearn.bilevel.solvers.indefinite import CGOrMinRes, MinRes, NormalCG
 from metalearn.bilevel.solvers.inner import GradientDescent, HeavyBall, InnerSolver, Nesterov
 from metalearn.bilevel.solvers.linear import CG, FixedPoint, HeavyBallLinear, LinearSolver, Neumann

@@ -28,7 +28,7 @@ from metalearn.bilevel import (
     regularization_problem,
     run,
 )
-from metalearn.bilevel.problems.cleaning import Drawn
+from metalearn.bilevel.problems.drawn import Drawn
 from metalearn.errors import BilevelError, ConfigError, ShapeError
 
 Part = tuple[Tensor, Tensor, Tensor]

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn.bilevel.problem import BilevelProblem, Constants
+from metalearn.bilevel.problems.examples import check_examples
 from metalearn.bilevel.problems.softmax_bounds import GRADIENT, HESSIAN, THIRD, design_of
-from metalearn.bilevel.streams import Draw, Fixed, Sampled
+from metalearn.bilevel.streams import Fixed, Sampled
 from metalearn.checks import check_number, check_whole
-from metalearn.errors import BilevelError, ConfigError, ShapeError
+from metalearn.errors import ConfigError
 
-__all__ = ["Drawn", "cleaning_constants", "cleaning_problem", "detection_auroc", "linear_logits"]
+__all__ = ["cleaning_constants", "cleaning_problem", "detection_auroc", "linear_logits"]
 
 Examples = tuple[Tensor, Tensor, Tensor]
 """``(index [n] int64, x [n, features], y [n] int64)``, such as :class:`metalearn.datamodules.Examples`."""
@@ -47,7 +48,7 @@ def cleaning_problem(
 
     Args:
         train: ``(index, x, y)``: ``index[i]`` is the entry of ``x`` that weighs example ``i``; the inner loss's examples.
-            ``None`` where each step brings its own, by ``problem.with_batch`` or :class:`Drawn`.
+            ``None`` where each step brings its own, by ``problem.with_batch`` or :class:`~metalearn.bilevel.Drawn`.
         val: the same of the outer loss, whose ``index`` is not used.
         features: of an example, where ``train`` is ``None``.
         classes: of ``y``.
@@ -70,12 +71,7 @@ def cleaning_problem(
         )
     dtype: torch.dtype | None = None
     if train is not None and val is not None:
-        for name, part in (("train", train), ("val", val)):
-            _check(part, name, classes)
-        if train[1].shape[1] != val[1].shape[1]:
-            raise ShapeError(
-                f"train has {train[1].shape[1]} features and val {val[1].shape[1]}, but they must be alike; check the data"
-            )
+        check_examples(train, val, classes, reads_index=True)
         features, dtype = train[1].shape[1], train[1].dtype
     assert features is not None
     shape = (classes, features + 1)
@@ -93,8 +89,8 @@ def cleaning_problem(
 
 def _inner_loss(l2: float, x: Tensor, y: Tensor, batch: Any) -> Tensor:
     index, inputs, labels = batch
-    each = F.cross_entropy(linear_logits(y, inputs), labels, reduction="none")
-    return (x[index].sigmoid() * each).mean() + l2 * y.square().sum()
+    losses = F.cross_entropy(linear_logits(y, inputs), labels, reduction="none")
+    return (x[index].sigmoid() * losses).mean() + l2 * y.square().sum()
 
 
 def _outer_loss(x: Tensor, y: Tensor, batch: Any) -> Tensor:
@@ -118,11 +114,11 @@ def cleaning_constants(train: Examples, val: Examples, l2: float) -> Constants:
     1, so that step sizes are not held to it. See :mod:`metalearn.bilevel.problems.softmax_bounds`.
     """
     inner, outer = design_of(train[1], bias=True), design_of(val[1], bias=True)
-    slope, each = 0.25, math.sqrt(inner.eigenvalue * int(train[0].bincount().max()) / len(train[2]))
+    slope, root = 0.25, math.sqrt(inner.eigenvalue * int(train[0].bincount().max()) / len(train[2]))
     return Constants(
         mu=2 * l2,
-        L_xy=slope * GRADIENT * each,
-        rho_J=slope * HESSIAN * inner.row * each,
+        L_xy=slope * GRADIENT * root,
+        rho_J=slope * HESSIAN * inner.row * root,
         rho_H=THIRD * inner.row * inner.eigenvalue,
         L_fxx=0.0,
         L_fxy=0.0,
@@ -132,69 +128,19 @@ def cleaning_constants(train: Examples, val: Examples, l2: float) -> Constants:
     )
 
 
-class Drawn:
-    """A stream of the batches that a loader has drawn for one step, each used for one draw.
-
-    The draws of a term take its batches in the order in which they first come; a draw that comes again, as in MRBO and
-    VRBO at their second point, gets the same batch.
-    """
-
-    def __init__(self, batches: Any) -> None:
-        """Take the batches.
-
-        Args:
-            batches: for each term (attribute or key) ``(index, x, y)``, each with a leading axis of the batches; as
-                :class:`metalearn.datamodules.TermBatches`.
-        """
-        self._batches = batches._asdict() if hasattr(batches, "_asdict") else dict(batches)
-        self._places: dict[tuple[str, int, int], int] = {}
-
-    def __call__(self, draw: Draw) -> Examples:
-        batches, size = self._batches[draw.term], self.samples(draw)
-        key = (draw.term, draw.step, draw.number)
-        if key not in self._places:
-            place = sum(other[0] == draw.term for other in self._places)
-            if place >= len(batches[0]):
-                raise BilevelError(
-                    f"the estimator draws {place + 1} batches of the term {draw.term!r} in a step, but the data have drawn "
-                    f"{len(batches[0])}; raise the data module's draws={{{draw.term!r}: ...}}"
-                )
-            self._places[key] = place
-        index, x, y = (tensor[self._places[key], :size] for tensor in batches)
-        return index, x, y
-
-    def samples(self, draw: Draw) -> int:
-        """Examples of the batch."""
-        drawn = int(self._batches[draw.term][0].shape[1])
-        return drawn if draw.size is None else min(draw.size, drawn)
-
-
 def detection_auroc(x: Tensor, corrupted: Tensor) -> float:
-    """The area under the ROC curve of ``1 - sigmoid(x)`` as a detector of corrupted labels: the chance that a corrupted example
-    weighs less than a clean one, ties counted half.
+    """Return the area under the ROC curve of ``1 - sigmoid(x)`` as a detector of corrupted labels.
+
+    It is the chance that a corrupted example weighs less than a clean one, ties counted half; nan without both kinds.
 
     Args:
         x: ``[n]``.
         corrupted: ``[n]`` bool.
     """
-    wrong = int(corrupted.sum())
-    right = len(corrupted) - wrong
-    if wrong == 0 or right == 0:
-        return float("nan")
-    _, inverse, counts = torch.unique(-x.detach().double(), return_inverse=True, return_counts=True)
-    ends = counts.cumsum(0).double()
-    ranks = (ends - (counts.double() - 1) / 2)[inverse]
-    return (float(ranks[corrupted].sum()) - wrong * (wrong + 1) / 2) / (wrong * right)
+    from torchmetrics.functional.classification import binary_auroc  # here, since the room needs torch alone
 
-
-def _check(part: Any, name: str, classes: int) -> None:
-    index, x, y = part
-    if x.ndim != 2 or index.shape != x.shape[:1] or y.shape != x.shape[:1]:
-        raise ShapeError(
-            f"{name} has index {list(index.shape)}, x {list(x.shape)} and y {list(y.shape)}, but they must be [n], [n, features] "
-            "and [n]; check how they are built"
-        )
-    if int(y.min()) < 0 or int(y.max()) >= classes:
-        raise ShapeError(
-            f"{name} has labels from {int(y.min())} to {int(y.max())}, but classes={classes}; they must lie in 0..{classes - 1}"
-        )
+    if not 0 < int(corrupted.sum()) < len(corrupted):
+        return math.nan
+    # places from 0 to 1, since torchmetrics would round logits by a sigmoid
+    places = torch.unique(-x.detach(), return_inverse=True)[1] / len(x)
+    return float(binary_auroc(places, corrupted.long()))

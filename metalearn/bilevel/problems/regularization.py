@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,49 +11,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from metalearn.bilevel.problem import BilevelProblem, Constants
+from metalearn.bilevel.problems.examples import check_examples
 from metalearn.bilevel.problems.softmax_bounds import GRADIENT, HESSIAN, THIRD, design_of
+from metalearn.bilevel.problems.sparse import with_transpose
 from metalearn.bilevel.streams import Fixed
-from metalearn.errors import ConfigError, ShapeError
+from metalearn.errors import ConfigError
 
-__all__ = ["SparseRows", "feature_logits", "regularization_constants", "regularization_problem"]
+__all__ = ["feature_logits", "regularization_constants", "regularization_problem"]
 
 Examples = tuple[Tensor, Any, Tensor]
 """``(index [n] int64, x [n, features] dense or sparse, y [n] int64)``, such as :class:`metalearn.datamodules.Examples`."""
 
 
-class SparseRows:
-    """A sparse matrix beside its transpose, so that products with it can be differentiated any number of times.
-
-    Attributes:
-        matrix: CSR ``[n, features]``.
-        transposed: CSR ``[features, n]``.
-    """
-
-    def __init__(self, matrix: Tensor) -> None:
-        """Transpose a matrix in any sparse layout, once; one of 16 bits is widened, since few devices multiply it."""
-        if matrix.dtype in (torch.float16, torch.bfloat16):
-            matrix = matrix.float()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            self.matrix = matrix if matrix.layout is torch.sparse_csr else matrix.to_sparse_csr()
-            self.transposed = matrix.to_sparse_coo().t().coalesce().to_sparse_csr()
-
-    @property
-    def shape(self) -> torch.Size:
-        """``[n, features]``."""
-        return self.matrix.shape
-
-    def __matmul__(self, dense: Tensor) -> Tensor:
-        """``X D``, ``[n, k]``, for ``D`` ``[features, k]``."""
-        return _Product.apply(self.matrix, self.transposed, dense)
-
-
 def feature_logits(weights: Tensor, x: Any) -> Tensor:
     """``X W``, ``[n, classes]``, for ``weights`` ``[features, classes]`` and dense or sparse ``x``."""
-    return _rows(x) @ weights
+    return with_transpose(x) @ weights
 
 
 def regularization_problem(
@@ -91,14 +64,9 @@ def regularization_problem(
     stream = None
     if train is not None and val is not None:
         classes = int(train[2].max()) + 1 if classes is None else classes
-        for name, part in (("train", train), ("val", val)):
-            _check(part, name, classes)
-        if train[1].shape[1] != val[1].shape[1]:
-            raise ShapeError(
-                f"train has {train[1].shape[1]} features and val {val[1].shape[1]}, but they must be alike; check the data"
-            )
+        check_examples(train, val, classes, reads_index=False)
         features, dtype = int(train[1].shape[1]), train[1].dtype
-        inner, outer = ((part[0], _rows(part[1]), part[2]) for part in (train, val))
+        inner, outer = ((part[0], with_transpose(part[1]), part[2]) for part in (train, val))
         stream = Fixed(outer, inner)
     assert features is not None
     assert classes is not None
@@ -150,43 +118,3 @@ def _constants_at(fixed: Constants, smoothness: float, classes: int, x: Tensor) 
     if not 0 < low <= high < math.inf:  # out of range, or not a number, which is told elsewhere
         return fixed
     return replace(fixed, mu=low, rho_J=high, L_upper=smoothness + high)
-
-
-class _Product(torch.autograd.Function):
-    """``A D`` for a constant sparse ``A``; its backward pass is the same function of the transpose."""
-
-    @staticmethod
-    def forward(ctx: Any, matrix: Tensor, transposed: Tensor, dense: Tensor) -> Tensor:
-        ctx.pair = transposed, matrix
-        # autocast would take both to 16 bits, for which there is no sparse product on the CPU
-        with torch.autocast(dense.device.type, enabled=False):
-            return (matrix @ dense.to(matrix.dtype)).to(dense.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return None, None, _Product.apply(*ctx.pair, gradients[0])
-
-
-_KNOWN = WeakTensorKeyDictionary()
-"""Matrices that a loader hands out again and again, with their transposes."""
-
-
-def _rows(x: Any) -> Any:
-    """What products are taken with: a dense tensor as it is, a sparse one beside its transpose."""
-    if not isinstance(x, Tensor) or x.layout is torch.strided:
-        return x
-    if x not in _KNOWN:
-        _KNOWN[x] = SparseRows(x)
-    return _KNOWN[x]
-
-
-def _check(part: Any, name: str, classes: int) -> None:
-    _, x, y = part
-    if len(x.shape) != 2 or y.shape != (x.shape[0],):
-        raise ShapeError(
-            f"{name} has x {list(x.shape)} and y {list(y.shape)}, but they must be [n, features] and [n]; check both"
-        )
-    if int(y.min()) < 0 or int(y.max()) >= classes:
-        raise ShapeError(
-            f"{name} has labels from {int(y.min())} to {int(y.max())}, but classes={classes}; they must lie in 0..{classes - 1}"
-        )

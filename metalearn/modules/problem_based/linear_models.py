@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric
 
 from metalearn.bilevel.algorithms import Algorithm
 from metalearn.bilevel.problem import BilevelProblem
-from metalearn.bilevel.problems.cleaning import Drawn
+from metalearn.bilevel.problems.drawn import Drawn
 from metalearn.carried import check_sizes, count_elements
 from metalearn.errors import ConfigError
 from metalearn.modules.bilevel import BilevelCore
