@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metalearn.datamodules.checks import Count
+from metalearn.checks import Count
 from metalearn.datamodules.episodes.classes import ClassEpisodes, Pool
 from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, left_empty

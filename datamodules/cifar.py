@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from metalearn.datamodules.checks import Count, check_at_least
+from metalearn.checks import MOST_OF_A_WIDTH, Count, check_whole
 from metalearn.datamodules.episodes.listed import ListedImages
 from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.sources.archives import Member
@@ -67,7 +67,7 @@ class _Cifar100Classes(ListedImages):
             cache_dir,
             options,
         )
-        check_at_least("image_size", image_size, 8, 4096)
+        check_whole("image_size", image_size, 8, MOST_OF_A_WIDTH)
         self.root = Path(root)
         self.image_spec = ImageSpec(channels=3, size=image_size)
         self.download = download

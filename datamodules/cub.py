@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from metalearn.datamodules.checks import Count, check_at_least
+from metalearn.checks import MOST_OF_A_WIDTH, Count, check_whole
 from metalearn.datamodules.episodes.listed import ListedImages
 from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.sources.forms import Form, find_classes, list_folder, list_split_folders
@@ -87,7 +87,7 @@ class CUB200DataModule(ListedImages):
             cache_dir,
             options,
         )
-        check_at_least("image_size", image_size, 8, 4096)
+        check_whole("image_size", image_size, 8, MOST_OF_A_WIDTH)
         self.root = Path(root)
         self.image_spec = ImageSpec(channels=3, size=image_size)
 

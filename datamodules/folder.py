@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from metalearn.datamodules.checks import Count, check_at_least
+from metalearn.checks import MOST_OF_A_WIDTH, Count, check_whole
 from metalearn.datamodules.episodes.listed import ListedImages
 from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, left_empty
@@ -81,7 +81,7 @@ class ImageFolderEpisodes(ListedImages):
             cache_dir,
             options,
         )
-        check_at_least("image_size", image_size, 8, 4096)
+        check_whole("image_size", image_size, 8, MOST_OF_A_WIDTH)
         if channels not in (1, 3):
             raise ConfigError(f"channels is {channels!r}, but images are grey (1) or coloured (3); use channels=3")
         self.root = Path(root)

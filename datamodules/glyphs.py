@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from metalearn.datamodules.checks import Count, check_at_least
+from metalearn.checks import Count, check_whole
 from metalearn.datamodules.episodes.image_episodes import ImageEpisodes
 from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.sources.images import ImageSpec
@@ -99,7 +99,7 @@ class GlyphsDataModule(ImageEpisodes):
             cache_dir,
             options,
         )
-        check_at_least("variants", variants, 1)
+        check_whole("variants", variants, 1)
         most = len(FACES) * variants
         if self.recipe.most > most:
             raise ConfigError(

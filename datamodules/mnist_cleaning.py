@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metalearn.checks import check_seed
-from metalearn.datamodules.checks import check_at_least
+from metalearn.checks import check_seed, check_whole
 from metalearn.datamodules.levels.base import BilevelDataModule, Examples
 from metalearn.datamodules.sources.mnist_idx import read_mnist
 from metalearn.errors import ConfigError, DataError
@@ -75,7 +74,7 @@ class MNISTCleaningDataModule(BilevelDataModule):
         if not 0 <= corruption < 1:
             raise ConfigError(f"corruption is {corruption}, but it is a share, at least 0 and below 1; use 0.4")
         for name, value in (("train", train), ("val", val), ("test", test)):
-            check_at_least(name, value, 1)
+            check_whole(name, value, 1)
         check_seed("mask_seed", mask_seed)
         self.root, self.corruption, self.mask_seed = root, corruption, mask_seed
         self.sizes = {"train": train, "val": val, "test": test}

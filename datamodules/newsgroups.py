@@ -14,8 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import torch
 
-from metalearn.checks import check_seed
-from metalearn.datamodules.checks import check_at_least
+from metalearn.checks import check_seed, check_whole
 from metalearn.datamodules.levels.base import BilevelDataModule, Examples
 from metalearn.datamodules.sources.archives import check_name, unsafe
 from metalearn.errors import ConfigError, DataError
@@ -98,7 +97,7 @@ class NewsgroupsDataModule(BilevelDataModule):
     ) -> None:
         super().__init__(None, None, steps_per_epoch, 1 << 30, seed, 0)
         if vocabulary is not None:
-            check_at_least("vocabulary", vocabulary, 1)
+            check_whole("vocabulary", vocabulary, 1)
         if not 0 < val_share < 1:
             raise ConfigError(f"val_share is {val_share}, but it is a share, above 0 and below 1; use 0.5")
         if not 0 <= held_share < 1:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from metalearn.datamodules.checks import Count, check_at_least
+from metalearn.checks import MOST_OF_A_WIDTH, Count, check_whole
 from metalearn.datamodules.episodes.image_episodes import ImageEpisodes
 from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.episodes.splits import split_by_hash
@@ -101,7 +101,7 @@ class OmniglotDataModule(ImageEpisodes):
         )
         if self.options.rotations:
             raise ConfigError("options.rotations is true, but Omniglot has its own argument for it; use rotations=True")
-        check_at_least("image_size", image_size, 8, 4096)
+        check_whole("image_size", image_size, 8, MOST_OF_A_WIDTH)
         self.root = Path(root)
         self.rotations = rotations
         self.download = download

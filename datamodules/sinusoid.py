@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from metalearn.datamodules.checks import check_at_least
+from metalearn.checks import check_whole
 from metalearn.datamodules.episodes.base import EpisodicDataModule
 from metalearn.datamodules.episodes.randomness import draw_uniform
 from metalearn.episode import Batch, Episode
@@ -43,8 +43,8 @@ class SinusoidDataModule(EpisodicDataModule):
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
-        check_at_least("shots", shots, 1)
-        check_at_least("queries", queries, 1)
+        check_whole("shots", shots, 1)
+        check_whole("queries", queries, 1)
         super().__init__(tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers)
         self.shots, self.queries = shots, queries
 

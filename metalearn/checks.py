@@ -16,6 +16,7 @@ from metalearn.errors import ConfigError
 __all__ = [
     "MOST",
     "MOST_OF_A_TASK",
+    "MOST_OF_A_WIDTH",
     "MOST_STEPS",
     "UNBOUNDED",
     "Count",
@@ -37,6 +38,8 @@ UNBOUNDED = 2**63 - 1
 """The largest whole number of 64 bits, for what may be as large as a user likes."""
 MOST_STEPS = 1_000_000
 """Steps or iterations of one run, at most."""
+MOST_OF_A_WIDTH = 4096
+"""Channels, filters, or pixels of a side of an image."""
 MOST_OF_A_TASK = 100_000
 """Ways, shots or queries."""
 Range = tuple[int, int]

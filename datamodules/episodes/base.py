@@ -8,8 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from metalearn.checks import check_seed
-from metalearn.datamodules.checks import check_at_least
+from metalearn.checks import check_seed, check_whole
 from metalearn.datamodules.episodes.augmentation import HOOKS
 from metalearn.datamodules.episodes.loader import EpisodeDataset, EpisodeLoader, EpisodeSampler, as_it_is
 from metalearn.datamodules.sources.images import ImageSpec
@@ -43,8 +42,8 @@ class EpisodicDataModule(L.LightningDataModule):
         sizes = {"tasks_per_batch": tasks_per_batch, "train_tasks": train_tasks, "val_tasks": val_tasks,
                  "test_tasks": test_tasks}  # fmt: skip
         for name, value in sizes.items():
-            check_at_least(name, value, 1, MOST_TASKS)
-        check_at_least("num_workers", num_workers, 0, 1024)
+            check_whole(name, value, 1, MOST_TASKS)
+        check_whole("num_workers", num_workers, 0, 1024)
         check_seed("seed", seed)
         if train_tasks < tasks_per_batch:
             raise ConfigError(

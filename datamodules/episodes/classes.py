@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metalearn.datamodules.checks import Count, check_range
+from metalearn.checks import Count, check_range
 from metalearn.datamodules.episodes.base import EpisodicDataModule
 from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.episodes.pool import Pool

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from metalearn.datamodules.checks import Count
+from metalearn.checks import Count
 from metalearn.datamodules.episodes.augmentation import HOOKS, augment_tasks, task_seeds
 from metalearn.datamodules.episodes.classes import ClassEpisodes, Pool
 from metalearn.datamodules.episodes.likeness import Statistics, describe_images

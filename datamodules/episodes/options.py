@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from metalearn.datamodules.checks import check_at_least
+from metalearn.checks import check_whole
 from metalearn.errors import ConfigError
 
 __all__ = ["EpisodeOptions"]
@@ -47,8 +47,8 @@ class EpisodeOptions:
     test_tasks_file: str | None = None
 
     def __post_init__(self) -> None:
-        check_at_least("unlabeled", self.unlabeled, 0)
-        check_at_least("distractors", self.distractors, 0)
+        check_whole("unlabeled", self.unlabeled, 0)
+        check_whole("distractors", self.distractors, 0)
         if self.distractors and not self.unlabeled:
             raise ConfigError(
                 f"distractors is {self.distractors}, but unlabeled is 0, so they would have no images; use unlabeled=5"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metalearn.datamodules.checks import Count
+from metalearn.checks import Count
 from metalearn.datamodules.episodes.sampling import Recipe
 from metalearn.errors import ConfigError
 

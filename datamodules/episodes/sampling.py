@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metalearn.datamodules.checks import Range
+from metalearn.checks import Range
 from metalearn.datamodules.episodes.randomness import ORDER, SHAPES, draw_words
 
 __all__ = ["Draw", "Recipe", "TaskRows", "draw_episodes", "draw_order", "draw_task"]

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metalearn.checks import check_seed
-from metalearn.datamodules.checks import check_at_least
+from metalearn.checks import check_seed, check_whole
 from metalearn.datamodules.episodes.loader import EpisodeDataset, EpisodeLoader, EpisodeSampler, as_it_is
 from metalearn.errors import ConfigError
 
@@ -84,15 +83,15 @@ class BilevelDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size is not None:
-            check_at_least("batch_size", batch_size, 1)
-        check_at_least("steps_per_epoch", steps_per_epoch, 1)
-        check_at_least("eval_batch_size", eval_batch_size, 1)
+            check_whole("batch_size", batch_size, 1)
+        check_whole("steps_per_epoch", steps_per_epoch, 1)
+        check_whole("eval_batch_size", eval_batch_size, 1)
         check_seed("seed", seed)
-        check_at_least("num_workers", num_workers, 0, 1024)
+        check_whole("num_workers", num_workers, 0, 1024)
         for name, value in (draws or {}).items():
             if name not in TERMS:
                 raise ConfigError(f"draws has {name!r}, but its keys must be among {', '.join(TERMS)}; drop it")
-            check_at_least(f"draws[{name!r}]", value, 1)
+            check_whole(f"draws[{name!r}]", value, 1)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.draws = dict.fromkeys(TERMS, 1) | dict(draws or {})
         self.steps_per_epoch, self.seed, self.num_workers = steps_per_epoch, seed, num_workers

@@ -7,7 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from metalearn.backbones.arguments import check_size
+from metalearn.checks import MOST_OF_A_WIDTH, check_choice, check_whole
+from metalearn.errors import ConfigError
 
 __all__ = ["Conv4"]
 
@@ -41,19 +42,18 @@ class Conv4(nn.Module):
         zero_head: bool = False,
     ) -> None:
         super().__init__()
-        check_size("ways", ways, most=100_000)
-        check_size("in_channels", in_channels)
-        check_size("hidden", hidden)
-        check_size("image_size", image_size)
-        if downsample not in ("pool", "stride"):
-            raise ValueError(f"downsample is {downsample!r}, but it must be 'pool' or 'stride'; use 'pool'")
+        check_whole("ways", ways, 1, 100_000)
+        check_whole("in_channels", in_channels, 1, MOST_OF_A_WIDTH)
+        check_whole("hidden", hidden, 1, MOST_OF_A_WIDTH)
+        check_whole("image_size", image_size, 1, MOST_OF_A_WIDTH, "use 28 or 84")
+        check_choice("downsample", downsample, ["pool", "stride"])
         blocks: list[nn.Module] = []
         size = image_size
         for block in range(4):
             blocks.append(_block(in_channels if block == 0 else hidden, hidden, downsample))
             size = size // 2 if downsample == "pool" else (size + 1) // 2
         if size < 1:
-            raise ValueError(f"image_size is {image_size}, but four halvings need at least 16; use larger images")
+            raise ConfigError(f"image_size is {image_size}, but four halvings need at least 16; use larger images")
         self.body = nn.Sequential(*blocks, nn.Flatten())
         self.head = nn.Linear(hidden * size * size, ways)
         for layer in self.modules():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from metalearn.backbones.arguments import check_size
+from metalearn.checks import check_whole
 
 __all__ = ["MLP"]
 
@@ -27,10 +27,10 @@ class MLP(nn.Module):
 
     def __init__(self, outputs: int = 1, inputs: int = 1, hidden: Sequence[int] = (40, 40)) -> None:
         super().__init__()
-        check_size("outputs", outputs, most=100_000)
-        check_size("inputs", inputs, most=10_000_000)
+        check_whole("outputs", outputs, 1, 100_000)
+        check_whole("inputs", inputs, 1, 10_000_000)
         for layer, width in enumerate(hidden):
-            check_size(f"hidden[{layer}]", width, most=100_000)
+            check_whole(f"hidden[{layer}]", width, 1, 100_000)
         layers: list[nn.Module] = [nn.Flatten()]
         for width_in, width_out in zip([inputs, *hidden], hidden, strict=False):
             layers += [nn.Linear(width_in, width_out), nn.ReLU()]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from metalearn.backbones.arguments import check_size
+from metalearn.checks import MOST_OF_A_WIDTH, check_whole
+from metalearn.errors import ConfigError
 
 __all__ = ["ResNet12"]
 
@@ -25,12 +26,12 @@ class ResNet12(nn.Module):
 
     def __init__(self, ways: int = 5, in_channels: int = 3, widths: Sequence[int] = (64, 128, 256, 512)) -> None:
         super().__init__()
-        check_size("ways", ways, most=100_000)
-        check_size("in_channels", in_channels)
+        check_whole("ways", ways, 1, 100_000)
+        check_whole("in_channels", in_channels, 1, MOST_OF_A_WIDTH)
         if not len(widths):
-            raise ValueError("widths is empty, but there must be a stage; use widths=[64, 128, 256, 512]")
+            raise ConfigError("widths is empty, but there must be a stage; use widths=[64, 128, 256, 512]")
         for stage, width in enumerate(widths):
-            check_size(f"widths[{stage}]", width)
+            check_whole(f"widths[{stage}]", width, 1, MOST_OF_A_WIDTH)
         pairs = zip([in_channels, *widths], widths, strict=False)
         self.body = nn.Sequential(*(_Stage(a, b) for a, b in pairs), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(widths[-1], ways)

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAvera
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from metalearn.carried import is_name, read_checkpoint
+from metalearn.checks import check_range
 from metalearn.cli import bilevel_outcome, data, outcome, study
 from metalearn.cli.arguments import DEFAULT_CONFIG, shipped_configs
 from metalearn.cli.ending import Ending
@@ -22,7 +23,6 @@ from metalearn.cli.processes import check_devices, take_torchrun
 from metalearn.cli.run_files import NAMES, find_checkpoint, run_folder
 from metalearn.cli.trainer_checks import check_monitors, check_optimizer, check_run_name, check_trainer
 from metalearn.cli.trainer_options import barebones, check_finders, names, with_whole_checkpoints
-from metalearn.datamodules.checks import check_range
 from metalearn.errors import ConfigError, DataError, MetalearnError, suggest_space
 from metalearn.modules import MetaModule
 from metalearn.modules.bilevel import BilevelCore

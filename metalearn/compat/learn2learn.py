@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metalearn.checks import check_whole
 from metalearn.datamodules import EpisodicDataModule
-from metalearn.datamodules.checks import check_at_least
 from metalearn.datamodules.episodes.loader import EpisodeLoader
 from metalearn.datamodules.episodes.randomness import draw_words
 from metalearn.episode import Batch, Episode
@@ -83,9 +83,9 @@ class TasksetDataModule(EpisodicDataModule):
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
-        check_at_least("ways", ways, 2)
-        check_at_least("shots", shots, 1)
-        check_at_least("queries", queries, 1)
+        check_whole("ways", ways, 2)
+        check_whole("shots", shots, 1)
+        check_whole("queries", queries, 1)
         super().__init__(tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers)
         self.ways, self.shots, self.queries = ways, shots, queries
         self.tasksets: dict[str, Taskset] = {}

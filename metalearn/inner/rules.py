@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metalearn.checks import check_number
 from metalearn.errors import ConfigError
 
 __all__ = ["RULES", "SGD", "Adam", "AdamW", "Momentum", "Params", "StepSizes", "UpdateRule", "get_rule"]
@@ -18,11 +19,6 @@ __all__ = ["RULES", "SGD", "Adam", "AdamW", "Momentum", "Params", "StepSizes", "
 Params = dict[str, Tensor]
 StepSizes = Sequence[Mapping[str, Tensor | float]]
 """For every inner step, the step size of each adapted tensor; the last entry serves all later steps."""
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise ConfigError(f"{name} is {value}, but it must be at least 0 and below 1; use 0.9")
 
 
 class UpdateRule(ABC):
@@ -77,7 +73,7 @@ class Momentum(UpdateRule):
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        _check_share("momentum", self.momentum)
+        check_number("momentum", self.momentum, "use 0.9", least=0, below=1)
 
     def step(
         self, params: Params, grads: Params, state: Any, step_sizes: Mapping[str, Tensor | float]
@@ -102,7 +98,7 @@ class Adam(UpdateRule):
 
     def __post_init__(self) -> None:
         for index, beta in enumerate(self.betas):
-            _check_share(f"betas[{index}]", beta)
+            check_number(f"betas[{index}]", beta, "use (0.9, 0.999)", least=0, below=1)
 
     def step(
         self, params: Params, grads: Params, state: Any, step_sizes: Mapping[str, Tensor | float]
