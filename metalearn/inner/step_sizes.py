@@ -11,12 +11,31 @@ from torch import Tensor, nn
 from metalearn.checks import check_number
 from metalearn.errors import ConfigError
 
-__all__ = ["InnerLR", "InnerStepSizes", "Learned"]
+__all__ = ["REMEDY", "InnerLR", "InnerStepSizes", "Learned", "check_inner_lr"]
 
 REMEDY = "use 0.4 for Omniglot or 0.01 for miniImageNet"
+"""What a step size should be instead."""
 
 Learned = Literal["learn", "learn_per_step", "learn_per_element"]
 InnerLR = float | list[float] | dict[str, float] | Learned
+
+
+def check_inner_lr(name: str, value: object) -> None:
+    """Raise unless ``value`` says step sizes, or how they are learned; whether it fits a network is another question."""
+    if isinstance(value, str):
+        if value not in get_args(Learned):
+            raise ConfigError(
+                f"{name} is {value!r}, but it must be a number, a list, a mapping or one of {', '.join(get_args(Learned))}; "
+                f"use {name}=0.4"
+            )
+    elif isinstance(value, Mapping):
+        for prefix, size in value.items():
+            check_number(f"{name}[{prefix!r}]", size, REMEDY, above=0)
+    elif isinstance(value, Sequence):
+        for step, size in enumerate(value):
+            check_number(f"{name}[{step}]", size, REMEDY, above=0)
+    else:
+        check_number(name, value, REMEDY, above=0)
 
 
 class InnerStepSizes(nn.Module):
@@ -39,30 +58,21 @@ class InnerStepSizes(nn.Module):
 
     def __init__(self, inner_lr: InnerLR, inner_steps: int, initial: float, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self._given, self._steps, self._initial = inner_lr, inner_steps, float(initial)
+        check_inner_lr("inner_lr", inner_lr)
+        self.inner_lr, self._steps, self._initial = inner_lr, inner_steps, float(initial)
         self._tensors = {} if isinstance(inner_lr, str) else dict(tensors)
         self.learned: nn.Parameter | None = None
         self.elements: nn.ParameterList | None = None
         if isinstance(inner_lr, str):
-            if inner_lr not in get_args(Learned):
-                raise ConfigError(
-                    f"inner_lr is {inner_lr!r}, but it must be a number, a list, a mapping or one of "
-                    f"{', '.join(get_args(Learned))}; use inner_lr=0.4"
-                )
             check_number("initial_inner_lr", initial, REMEDY, above=0)
             self.follow(tensors)
         elif isinstance(inner_lr, Mapping):
-            self._read(inner_lr, list(tensors))
-        elif isinstance(inner_lr, Sequence):
-            if len(inner_lr) != inner_steps:
-                raise ConfigError(
-                    f"inner_lr lists {len(inner_lr)} step sizes, but there are {inner_steps} inner steps; give one number a "
-                    "step, or a single number for all"
-                )
-            for step, value in enumerate(inner_lr):
-                check_number(f"inner_lr[{step}]", value, REMEDY, above=0)
-        else:
-            check_number("inner_lr", inner_lr, REMEDY, above=0)
+            _spread(inner_lr, list(tensors))
+        elif isinstance(inner_lr, Sequence) and len(inner_lr) != inner_steps:
+            raise ConfigError(
+                f"inner_lr lists {len(inner_lr)} step sizes, but there are {inner_steps} inner steps; give one number a step, or "
+                "a single number for all"
+            )
 
     def forward(self, tensors: Mapping[str, Tensor] | None = None) -> list[dict[str, Tensor | float]]:
         """For every step, the step size of each of these tensors (of all); the last entry serves all later steps.
@@ -71,17 +81,17 @@ class InnerStepSizes(nn.Module):
             ConfigError: step sizes are learned, and there is none for a tensor.
         """
         tensors = self._tensors if tensors is None else tensors
-        if isinstance(self._given, Mapping):
-            return [self._read(self._given, list(tensors))]
-        if isinstance(self._given, Sequence) and not isinstance(self._given, str):
-            return [dict.fromkeys(tensors, float(value)) for value in self._given]
-        if not isinstance(self._given, str):
-            return [dict.fromkeys(tensors, float(self._given))]
+        if isinstance(self.inner_lr, Mapping):
+            return [_spread(self.inner_lr, list(tensors))]
+        if isinstance(self.inner_lr, Sequence) and not isinstance(self.inner_lr, str):
+            return [dict.fromkeys(tensors, float(value)) for value in self.inner_lr]
+        if not isinstance(self.inner_lr, str):
+            return [dict.fromkeys(tensors, float(self.inner_lr))]
         places = self._find(tensors)
         for name, place in places.items():
             if place is None:
                 raise ConfigError(
-                    f"inner_lr is {self._given!r}, but {name} came into the network after its step sizes were made, so it has "
+                    f"inner_lr is {self.inner_lr!r}, but {name} came into the network after its step sizes were made, so it has "
                     "none that the outer optimiser trains; change layers before fit, or use a number"
                 )
         rows = self._rows()
@@ -91,12 +101,12 @@ class InnerStepSizes(nn.Module):
     def follow(self, tensors: Mapping[str, Tensor]) -> None:
         """Learn a step size for each of these tensors, and for no others: those that are known keep theirs, under whatever
         name they have now. For layers that were replaced or renamed; the outer optimiser must be made afterwards."""
-        if not isinstance(self._given, str):
+        if not isinstance(self.inner_lr, str):
             return
         places = self._find(tensors)
         same = list(places.values()) == list(range(len(self._tensors))) and bool(self._tensors)
         if not same:
-            if self._given == "learn_per_element":
+            if self.inner_lr == "learn_per_element":
                 old = list(self.elements or [])
                 self.elements = nn.ParameterList(
                     torch.full_like(tensor, self._initial, requires_grad=True) if place is None else old[place]
@@ -104,7 +114,7 @@ class InnerStepSizes(nn.Module):
                 )
             else:
                 rows = self.learned
-                shape = (len(places),) if self._given == "learn" else (self._steps, len(places))
+                shape = (len(places),) if self.inner_lr == "learn" else (self._steps, len(places))
                 fresh = torch.full(shape, self._initial) if rows is None else rows.new_full(shape, self._initial)
                 for index, place in enumerate(places.values()):
                     if place is not None and rows is not None:
@@ -121,31 +131,31 @@ class InnerStepSizes(nn.Module):
     def _find(self, tensors: Mapping[str, Tensor]) -> dict[str, int | None]:
         """The place of each tensor among those that have a step size: by name, or, if it was renamed, by what it is."""
         places = {name: index for index, name in enumerate(self._tensors)}
-        found: dict[str, int | None] = {}
+        by_name: dict[str, int | None] = {}
         for name, tensor in tensors.items():
             place = places.get(name)
             if place is None:
                 place = next((places[other] for other, value in self._tensors.items() if value is tensor), None)
             if place is not None and self.elements is not None and self.elements[place].shape != tensor.shape:
                 place = None
-            found[name] = place
-        return found
+            by_name[name] = place
+        return by_name
 
-    @staticmethod
-    def _read(inner_lr: Mapping[str, float], names: Sequence[str]) -> dict[str, Tensor | float]:
-        for prefix, value in inner_lr.items():
-            check_number(f"inner_lr[{prefix!r}]", value, REMEDY, above=0)
-            if not any(name.startswith(prefix) for name in names):
-                raise ConfigError(
-                    f"inner_lr names {prefix!r}, but no adapted tensor's name begins so; there are {', '.join(names[:6])}"
-                )
-        found: dict[str, Tensor | float] = {}
-        for name in names:
-            fitting = [prefix for prefix in inner_lr if name.startswith(prefix)]
-            if not fitting:
-                raise ConfigError(
-                    f"inner_lr says no step size for {name}, but every adapted tensor needs one; add an entry whose name "
-                    f"begins like it, or '' for all others"
-                )
-            found[name] = float(inner_lr[max(fitting, key=len)])
-        return found
+
+def _spread(inner_lr: Mapping[str, float], names: Sequence[str]) -> dict[str, Tensor | float]:
+    """The step size of each tensor, by the longest beginning of its name in a mapping."""
+    for prefix in inner_lr:
+        if not any(name.startswith(prefix) for name in names):
+            raise ConfigError(
+                f"inner_lr names {prefix!r}, but no adapted tensor's name begins so; there are {', '.join(names[:6])}"
+            )
+    sizes: dict[str, Tensor | float] = {}
+    for name in names:
+        fitting = [prefix for prefix in inner_lr if name.startswith(prefix)]
+        if not fitting:
+            raise ConfigError(
+                f"inner_lr says no step size for {name}, but every adapted tensor needs one; add an entry whose name "
+                f"begins like it, or '' for all others"
+            )
+        sizes[name] = float(inner_lr[max(fitting, key=len)])
+    return sizes

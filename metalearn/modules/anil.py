@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Literal, get_args
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -11,55 +12,70 @@ from torch import Tensor, nn
 
 from metalearn.checks import check_choice, check_number
 from metalearn.errors import ConfigError
-from metalearn.inner import Adaptation, HeadLearner, Learner, NormPolicy, TaskNorm, UpdateRule
-from metalearn.inner.execution.choice import ExecutionName
+from metalearn.inner import Adaptation, HeadLearner, Learner, MemoryMode, NormPolicy, TaskNorm, UpdateRule
+from metalearn.inner.inner_loop import ExecutionName, InnerLoop, setting
+from metalearn.inner.losses import LossFunction
 from metalearn.inner.ridge import RidgeAdaptation
-from metalearn.modules.episodic.base import InnerLR, LossFunction, MemoryMode, MetaModule, Scheduler
+from metalearn.inner.step_sizes import InnerLR
+from metalearn.modules.episodic.base import MetaModule, Scheduler
 from metalearn.modules.episodic.scores import Metrics
 
-__all__ = ["ANIL"]
+__all__ = ["ANIL", "HeadLoop"]
+
+HeadSolver = Literal["gradient", "ridge"]
+
+
+@dataclass(frozen=True)
+class HeadLoop(InnerLoop):
+    """The options of :class:`ANIL`."""
+
+    head: str = setting("head", 'the name of the submodule that adapts, such as ``"fc"`` in torchvision\'s ResNets.')
+    head_solver: HeadSolver = setting(
+        "gradient",
+        '``"gradient"`` takes inner steps. With ``"ridge"`` the head, a ``torch.nn.Linear``, is the ridge regression of the '
+        "support set's one-hot labels on its features, solved in closed form and differentiated exactly, times a learned scale "
+        "(R2-D2, Bertinetto et al. 2019). There are no inner steps then.",
+        partial(check_choice, choices=get_args(HeadSolver)),
+    )
+    initial_ridge: float = setting(
+        1.0,
+        "where the learned weight of the squared norm starts, against the mean squared error of an example.",
+        partial(check_number, remedy="use 1.0", above=0),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head_solver == "gradient":
+            return
+        unused = {
+            "inner_lr": isinstance(self.inner_lr, str), "inner_optimizer": self.inner_optimizer != "sgd",
+            "inner_weight_decay": bool(self.inner_weight_decay), "inner_clip_norm": self.inner_clip_norm is not None,
+            "support_chunk": self.support_chunk is not None, "multi_step_loss": self.multi_step_loss is not None,
+        }  # fmt: skip
+        for name in (name for name, is_set in unused.items() if is_set):
+            raise ConfigError(
+                f"{name} is given with head_solver='ridge', but a head that is solved in closed form takes no inner "
+                f"steps; leave {name} out, or use head_solver='gradient'"
+            )
 
 
 class ANIL(MetaModule):
-    """ANIL (Raghu et al. 2020): the inner loop adapts the head ``w`` alone, on features ``z = body(x)``; the outer loop trains
-    body and head. Tensors outside the head, such as a scale after it, are outer parameters.
+    """Almost no inner loop: only the head adapts, on features that are learned (Raghu et al. 2020).
 
-    With ``w_{m+1} = w_m - inner_lr * grad_w l_S(w_m, z_S)``, the body's gradient is the derivative of ``l_Q(w_N, z_Q)``
-    through both ``z_Q`` and, by way of ``w_N``, ``z_S``.
+    The inner loop adapts the head ``w`` on features ``z = body(x)``; the outer loop trains body and head. Tensors outside the
+    head, such as a scale after it, are outer parameters. With ``w_{m+1} = w_m - inner_lr * grad_w l_S(w_m, z_S)``, the body's
+    gradient is the derivative of ``l_Q(w_N, z_Q)`` through both ``z_Q`` and, by way of ``w_N``, ``z_S``.
 
     Args:
         backbone: any network ``[n, ...] -> [n, ways]``. Where its output is what the head gives for one tensor, features are
-            computed once per episode; where something follows the head, the head is called several times, or it shares a tensor
+            computed once per episode. Where something follows the head, the head is called several times, or it shares a tensor
             with other layers, the whole network is run at every inner step, which one line says.
-        inner_steps: see :class:`MAML`, as for all other arguments.
-        inner_lr: see :class:`MAML`.
-        first_order: see :class:`MAML`.
-        eval_inner_steps: see :class:`MAML`.
-        loss: see :class:`MAML`.
-        inner_optimizer: see :class:`MAML`.
-        execution: see :class:`MAML`.
-        memory: see :class:`MAML`.
-        norm: see :class:`MAML`. Support and query images are normalised apart, as MAML does.
-        initial_inner_lr: see :class:`MAML`.
-        outer_optimizer: see :class:`MAML`.
-        outer_scheduler: see :class:`MAML`.
-        inner_weight_decay: see :class:`MAML`.
-        inner_clip_norm: see :class:`MAML`.
-        support_chunk: see :class:`MAML`.
-        multi_step_loss: see :class:`MAML`.
-        tasks_at_once: see :class:`MAML`.
-        compile: see :class:`MAML`.
-        kernels: see :class:`MAML`.
-        metrics: see :class:`MAML`.
-        head: the name of the submodule that adapts, such as ``"fc"`` in torchvision's ResNets.
-        head_solver: ``"gradient"``: inner steps; ``"ridge"``: the head, a ``torch.nn.Linear``, is the ridge regression of the
-            support set's one-hot labels on its features, solved in closed form and differentiated exactly, times a learned
-            scale (R2-D2, Bertinetto et al. 2019). There are no inner steps then.
-        initial_ridge: where the learned weight of the squared norm starts, against the mean squared error of an example.
 
     Raises:
         ConfigError: an argument is out of range, or the backbone has no such head.
     """
+
+    options_class = HeadLoop
 
     def __init__(
         self,
@@ -85,48 +101,14 @@ class ANIL(MetaModule):
         kernels: bool = True,
         metrics: Metrics = None,
         head: str = "head",
-        head_solver: Literal["gradient", "ridge"] = "gradient",
+        head_solver: HeadSolver = "gradient",
         initial_ridge: float = 1.0,
     ) -> None:
-        self._head_name, self._solver, self._initial_ridge = head, head_solver, initial_ridge
-        check_choice("head_solver", head_solver, ["gradient", "ridge"])
-        check_number("initial_ridge", initial_ridge, "use 1.0", above=0)
+        options = HeadLoop.of(locals())
         if head_solver == "ridge":
-            unused = {
-                "inner_lr": isinstance(inner_lr, str), "inner_optimizer": inner_optimizer != "sgd",
-                "inner_weight_decay": bool(inner_weight_decay), "inner_clip_norm": inner_clip_norm is not None,
-                "support_chunk": support_chunk is not None, "multi_step_loss": multi_step_loss is not None,
-            }  # fmt: skip
-            for name in (name for name, given in unused.items() if given):
-                raise ConfigError(
-                    f"{name} is given with head_solver='ridge', but a head that is solved in closed form takes no inner "
-                    f"steps; leave {name} out, or use head_solver='gradient'"
-                )
-            inner_steps, eval_inner_steps = 1, None
-        super().__init__(
-            backbone=backbone,
-            inner_steps=inner_steps,
-            inner_lr=inner_lr,
-            first_order=first_order,
-            eval_inner_steps=eval_inner_steps,
-            loss=loss,
-            inner_optimizer=inner_optimizer,
-            execution=execution,
-            memory=memory,
-            norm=norm,
-            initial_inner_lr=initial_inner_lr,
-            outer_optimizer=outer_optimizer,
-            outer_scheduler=outer_scheduler,
-            inner_weight_decay=inner_weight_decay,
-            inner_clip_norm=inner_clip_norm,
-            support_chunk=support_chunk,
-            multi_step_loss=multi_step_loss,
-            tasks_at_once=tasks_at_once,
-            compile=compile,
-            kernels=kernels,
-            metrics=metrics,
-        )
-        self.save_hyperparameters({"head": head, "head_solver": head_solver, "initial_ridge": initial_ridge})
+            options = replace(options, inner_steps=1, eval_inner_steps=None)
+        self._head_name, self._solver, self._initial_ridge = head, head_solver, initial_ridge
+        super().__init__(backbone, options, outer_optimizer, outer_scheduler, metrics)
 
     def make_learner(self, backbone: nn.Module, norm: TaskNorm) -> Learner:
         needed_by = "head_solver='ridge'" if self._solver == "ridge" else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Literal
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Literal, get_args
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -15,63 +16,99 @@ from metalearn.bilevel.oracles import OracleCounts
 from metalearn.bilevel.solvers.indefinite import NormalCG
 from metalearn.bilevel.solvers.inner import GradientDescent, InnerSolver, Nesterov
 from metalearn.bilevel.solvers.linear import CG, FixedPoint, LinearSolver, Neumann
-from metalearn.checks import MOST_STEPS, check_choice, check_number, check_whole
+from metalearn.checks import check_choice, check_number
 from metalearn.errors import ConfigError
-from metalearn.inner import Adaptation, HeadLearner, Learner, NormPolicy, TaskNorm
-from metalearn.inner.execution.choice import ExecutionName
-from metalearn.modules.episodic.base import LossFunction, MemoryMode, Scheduler
+from metalearn.inner import MEMORY_MODES, Adaptation, HeadLearner, Learner, MemoryMode, NormPolicy, TaskNorm
+from metalearn.inner.inner_loop import ExecutionName, InnerLoop, check_steps, setting
+from metalearn.inner.losses import LossFunction
+from metalearn.modules.episodic.base import Scheduler
 from metalearn.modules.episodic.bilevel_tasks import BilevelTasks
 from metalearn.modules.episodic.scores import Metrics
 
-__all__ = ["BilevelFewShot", "LinearSolverName"]
+__all__ = ["BilevelFewShot", "HeadProblem", "LinearSolverName"]
 
+HeadLoss = Literal["softmax", "ridge"]
+Estimator = Literal["aid", "itd"]
 LinearSolverName = Literal["cg", "normal_cg", "fixed_point", "neumann"]
 
 
-class BilevelFewShot(BilevelTasks):
-    """The few-shot setting of bilevel optimisation (arXiv 2108.00330, section 2.5): the body ``x`` is shared, and each task
-    solves ``y* = argmin_w l_S(w, z_S) + l2 |w|^2 / 2`` for its own head ``w`` on the features ``z = body(images)``.
+@dataclass(frozen=True)
+class HeadProblem(InnerLoop):
+    """The options of :class:`BilevelFewShot`."""
 
+    inner_steps: int = setting(20, "inner steps in training.", check_steps)
+    inner_lr: float = setting(
+        0.1,
+        "the size of these steps, below 2 over the curvature.",
+        partial(check_number, remedy="use 0.1", above=0),
+    )
+    memory: MemoryMode = setting(
+        "store",
+        'what ITD keeps of the inner steps: ``"store"`` their graph, ``"remat"`` the iterates, ``"mixed"`` as little by '
+        "forward-over-reverse products.",
+        partial(check_choice, choices=MEMORY_MODES),
+    )
+    head: str = setting("head", 'the name of the submodule that adapts, such as ``"fc"`` in torchvision\'s ResNets.')
+    head_loss: HeadLoss = setting(
+        "softmax",
+        'the loss of the support set: ``"softmax"`` is that of the query set, ``"ridge"`` half the squared error to the one-hot '
+        "labels, where outputs are multiplied by a learned scale.",
+        partial(check_choice, choices=get_args(HeadLoss)),
+    )
+    l2: float = setting(
+        0.01,
+        "the weight of ``|w|^2 / 2``, which makes the inner problem strongly convex.",
+        partial(check_number, remedy="use 0.01", above=0),
+    )
+    estimator: Estimator = setting(
+        "aid",
+        '``"aid"`` is the implicit derivative, ``"itd"`` the one through the inner steps.',
+        partial(check_choice, choices=get_args(Estimator)),
+    )
+    inner_momentum: float = setting(0.0, "the momentum of Nesterov's method; 0 for gradient descent.")
+    linear_solver: LinearSolverName = setting(
+        "cg",
+        'solves ``H v = grad_w l_Q``; ``"fixed_point"`` and ``"neumann"`` take steps of ``inner_lr``.',
+        partial(check_choice, choices=get_args(LinearSolverName)),
+    )
+    linear_steps: int = setting(10, "the iterations of the linear solver.", check_steps)
+    initial_scale: float = setting(
+        5.0, "where the scale of a ridge head starts.", partial(check_number, remedy="use 5.0", above=0)
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.estimator == "aid" and self.memory != "store":
+            raise ConfigError(
+                f"memory is {self.memory!r} with estimator='aid', but AID keeps no inner step; use memory='store', or "
+                "estimator='itd'"
+            )
+
+
+class BilevelFewShot(BilevelTasks):
+    """Few-shot learning as a bilevel problem: a shared body, and one head for each task (arXiv 2108.00330, section 2.5).
+
+    Each task solves ``y* = argmin_w l_S(w, z_S) + l2 |w|^2 / 2`` for its own head ``w`` on the features ``z = body(images)``.
     The body's hypergradient is the derivative of ``l_Q(y*, z_Q)`` through ``z_Q`` plus, by way of ``y*``, through ``z_S``:
     ``-J v`` with ``H v = grad_w l_Q`` (``estimator="aid"``) or through the inner steps (``"itd"``). Features are computed once
     for all tasks, whose heads are one batched problem. The head is not meta-learned: it starts at 0.
 
     Args:
-        backbone: see :class:`ANIL`, as for all other arguments. Its head is set to 0, and stays there.
-        head: see :class:`ANIL`.
-        head_loss: the loss of the support set: ``"softmax"``: that of the query set; ``"ridge"``: half the squared error to the
-            one-hot labels, where outputs are multiplied by a learned scale.
-        l2: the weight of ``|w|^2 / 2``, which makes the inner problem strongly convex.
-        estimator: ``"aid"``: implicit; ``"itd"``: through the inner steps.
-        inner_steps: in training.
-        inner_lr: their size, below 2 over the curvature.
-        inner_momentum: of Nesterov's method; 0 for gradient descent.
-        linear_solver: of ``H v = grad_w l_Q``; ``"fixed_point"`` and ``"neumann"`` take steps of ``inner_lr``.
-        linear_steps: its iterations.
-        initial_scale: where the scale of a ridge head starts.
-        eval_inner_steps: see :class:`ANIL`.
-        loss: see :class:`ANIL`.
-        execution: see :class:`ANIL`.
-        memory: see :class:`ANIL`; of ITD.
-        norm: see :class:`ANIL`.
-        outer_optimizer: see :class:`ANIL`.
-        outer_scheduler: see :class:`ANIL`.
-        support_chunk: see :class:`ANIL`.
-        tasks_at_once: see :class:`ANIL`.
-        kernels: see :class:`ANIL`.
-        metrics: see :class:`ANIL`.
+        backbone: any network ``[n, ...] -> [n, ways]`` with a head. The head is set to 0, and stays there.
 
     Raises:
         ConfigError: an argument is out of range, or the backbone has no such head.
     """
 
+    options_class = HeadProblem
+
     def __init__(
         self,
         backbone: nn.Module,
         head: str = "head",
-        head_loss: Literal["softmax", "ridge"] = "softmax",
+        head_loss: HeadLoss = "softmax",
         l2: float = 0.01,
-        estimator: Literal["aid", "itd"] = "aid",
+        estimator: Estimator = "aid",
         inner_steps: int = 20,
         inner_lr: float = 0.1,
         inner_momentum: float = 0.0,
@@ -90,19 +127,7 @@ class BilevelFewShot(BilevelTasks):
         kernels: bool = True,
         metrics: Metrics = None,
     ) -> None:
-        check_choice("head_loss", head_loss, ["softmax", "ridge"])
-        check_choice("estimator", estimator, ["aid", "itd"])
-        check_choice("linear_solver", linear_solver, ["cg", "normal_cg", "fixed_point", "neumann"])
-        check_number("l2", l2, "use 0.01", above=0)
-        check_number("initial_scale", initial_scale, "use 5.0", above=0)
-        check_number("inner_lr", inner_lr, "use 0.1", above=0)
-        check_whole("linear_steps", linear_steps, 1, MOST_STEPS)
-        check_whole("inner_steps", inner_steps, 1, MOST_STEPS)
-        if estimator == "aid" and memory != "store":
-            raise ConfigError(
-                f"memory is {memory!r} with estimator='aid', but AID keeps no inner step; use memory='store', or "
-                "estimator='itd'"
-            )
+        options = HeadProblem.of(locals())
         if inner_momentum:
             self._inner: InnerSolver = Nesterov(step_size=inner_lr, momentum=inner_momentum, steps=inner_steps)
         else:
@@ -112,34 +137,12 @@ class BilevelFewShot(BilevelTasks):
         self._initial_scale = initial_scale
         self.counts = OracleCounts()
         self.advice = f"l2 is {l2:g}: raise it, or lower inner_lr={inner_lr:g}"
-        super().__init__(
-            backbone=backbone,
-            inner_steps=inner_steps,
-            inner_lr=inner_lr,
-            eval_inner_steps=eval_inner_steps,
-            loss=loss,
-            execution=execution,
-            memory=memory,
-            norm=norm,
-            outer_optimizer=outer_optimizer,
-            outer_scheduler=outer_scheduler,
-            support_chunk=support_chunk,
-            tasks_at_once=tasks_at_once,
-            kernels=kernels,
-            metrics=metrics,
-        )
+        super().__init__(backbone, options, outer_optimizer, outer_scheduler, metrics)
         layer = self.backbone.get_submodule(head)
         check_zeroed(self.backbone, layer, head)
         with torch.no_grad():
             for value in layer.parameters():
                 value.zero_()
-        self.save_hyperparameters(
-            {
-                "head": head, "head_loss": head_loss, "l2": l2, "estimator": estimator, "inner_momentum": inner_momentum,
-                "linear_solver": linear_solver, "linear_steps": linear_steps, "initial_scale": initial_scale,
-                "memory": memory,
-            }
-        )  # fmt: skip
 
     def make_learner(self, backbone: nn.Module, norm: TaskNorm) -> Learner:
         needed_by = "head_loss='ridge'" if self.head_loss == "ridge" else None

@@ -12,10 +12,10 @@ __all__ = ["Pooled"]
 
 
 class Pooled(MAML):
-    """Train one network on the support and query examples of all tasks, without adaptation; evaluate it as MAML does.
+    """Train one network on all examples of all tasks, without adaptation, and evaluate it as MAML does.
 
     This is the "pretrained" baseline of Finn et al. 2017 for regression. For classification it is at chance by design:
-    the labels of an episode mean nothing outside of it. The arguments are those of :class:`MAML`.
+    the labels of an episode mean nothing outside of it.
     """
 
     def _loss_order(self) -> int:

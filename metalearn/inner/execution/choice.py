@@ -7,9 +7,7 @@ from typing import Literal, NamedTuple
 from metalearn.inner.execution.way import operator_names
 from metalearn.inner.memory import MemoryMode
 
-__all__ = ["Choice", "ExecutionName"]
-
-ExecutionName = Literal["auto", "sequential", "vectorized"]
+__all__ = ["Choice"]
 
 
 class Choice(NamedTuple):

@@ -8,13 +8,14 @@ from typing import Literal
 from metalearn.episode import Episode
 from metalearn.errors import ConfigError
 from metalearn.inner.adaptation import Adaptation
-from metalearn.inner.execution.choice import Choice, ExecutionName
+from metalearn.inner.execution.choice import Choice
 from metalearn.inner.execution.plan import fills_caches
 from metalearn.inner.execution.probe import Probe
 from metalearn.inner.execution.probe.failure import explain_failure
 from metalearn.inner.execution.probe.forward_pass import draws_random_numbers
 from metalearn.inner.execution.schedule import Schedule
 from metalearn.inner.execution.way import Way
+from metalearn.inner.inner_loop import ExecutionName
 from metalearn.inner.memory import MemoryMode
 from metalearn.inner.network.layers import find_hooked_layer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -15,7 +15,9 @@ from metalearn.carried import read_entry
 from metalearn.episode import Episode
 from metalearn.errors import CheckpointError, ConfigError, DivergenceError
 from metalearn.inner import recording
+from metalearn.inner.inner_loop import InnerLoop
 from metalearn.metrics import count_right
+from metalearn.modules.episodic.argument_texts import complete_docstring
 from metalearn.modules.episodic.batches import as_groups
 from metalearn.modules.episodic.core import InnerLR, LossFunction, MemoryMode, Scheduler
 from metalearn.modules.episodic.evaluation import Evaluation
@@ -33,8 +35,24 @@ EXPLOSION = 1e3
 class MetaModule(Evaluation):
     """A LightningModule whose training step adapts to each task of an :class:`~metalearn.episode.Episode`.
 
-    Subclasses say which parameters adapt by :meth:`make_learner`. See :class:`~metalearn.modules.MAML` for the arguments.
+    Subclasses say which parameters adapt by :meth:`make_learner`.
+
+    Args:
+        backbone: any network ``[n, ...] -> [n, ways]``. It stays as it is. In the inner loop its batch normalisation is that of
+            one task, as ``norm`` says.
+        options: of the inner loop.
+        outer_optimizer: makes the outer optimiser from the parameters.
+        outer_scheduler: makes its schedule, counted in outer steps; ``"cosine"`` anneals to 0 at the end of the run.
+        metrics: a torchmetrics metric, a collection, a list or a mapping by name. Copies are updated with the query outputs and
+            targets of all tasks, and logged as ``val/<name>`` and ``test/<name>``.
     """
+
+    options_class: ClassVar[type[InnerLoop]] = InnerLoop
+    """The options that the algorithm takes; their texts join its docstring."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        complete_docstring(cls, cls.options_class.help_texts())
 
     def training_step(self, batch: Episode | list[Episode], batch_idx: int) -> Tensor:
         """The mean query loss over the ``B`` tasks after adaptation, with its graph to the outer parameters.

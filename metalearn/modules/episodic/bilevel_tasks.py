@@ -33,19 +33,6 @@ class BilevelTasks(MetaModule):
     counts: OracleCounts
     advice: str = "use more inner steps, or a larger penalty"
 
-    def __init__(self, **given: Any) -> None:
-        """Take the arguments of :class:`MetaModule` that an inner problem leaves open; the others say nothing of it."""
-        super().__init__(
-            first_order=False,
-            inner_optimizer="sgd",
-            initial_inner_lr=0.1,
-            inner_weight_decay=0.0,
-            inner_clip_norm=None,
-            multi_step_loss=None,
-            compile=False,
-            **given,
-        )
-
     def probed_adaptation(self) -> Adaptation:
         adaptation = self._adaptation
         assert isinstance(adaptation, BilevelAdaptation)

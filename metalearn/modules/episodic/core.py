@@ -12,11 +12,9 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from metalearn.checks import MOST_STEPS, check_choice, check_number, check_whole
 from metalearn.episode import Batch, Episode, check_batch
 from metalearn.errors import ConfigError, MemoryLimitError
 from metalearn.inner import (
-    MEMORY_MODES,
     RULES,
     Adaptation,
     AdaptedModel,
@@ -28,17 +26,17 @@ from metalearn.inner import (
     Schedule,
     StepStatistics,
     TaskNorm,
-    UpdateRule,
     meta_loss,
     own_kernels,
 )
 from metalearn.inner.backbones import check_backbone
-from metalearn.inner.execution.choice import Choice, ExecutionName
+from metalearn.inner.execution.choice import Choice
 from metalearn.inner.execution.choose import choose_execution
 from metalearn.inner.execution.compiled import CompiledPart
 from metalearn.inner.execution.independence import check_independence
 from metalearn.inner.execution.plan import make_plan
 from metalearn.inner.grad_mode import evaluation_gradients, usable
+from metalearn.inner.inner_loop import ExecutionName, InnerLoop, check_steps
 from metalearn.inner.losses import LossFunction, get_loss
 from metalearn.inner.network.copying import deepcopy_state
 from metalearn.inner.network.structure import Mode
@@ -52,7 +50,7 @@ from metalearn.modules.episodic.scores import Metrics, Scores, read_metrics
 from metalearn.modules.episodic.update_rule import find_rule
 from metalearn.modules.episodic.written_buffers import WrittenBuffers
 from metalearn.modules.training.checkpoint import describe_backbone
-from metalearn.modules.training.outer import check_outer, name_default
+from metalearn.modules.training.outer import adam, check_outer, name_default
 from metalearn.modules.training.precision import say_if_slow
 
 __all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaCore", "Scheduler"]
@@ -66,96 +64,48 @@ class MetaCore(TaskReader):
     def __init__(
         self,
         backbone: nn.Module,
-        inner_steps: int,
-        inner_lr: InnerLR,
-        first_order: bool,
-        eval_inner_steps: int | None,
-        loss: LossFunction,
-        inner_optimizer: str | UpdateRule,
-        execution: ExecutionName,
-        memory: MemoryMode,
-        norm: NormPolicy,
-        initial_inner_lr: float,
-        outer_optimizer: OptimizerCallable,
-        outer_scheduler: Scheduler,
-        inner_weight_decay: float,
-        inner_clip_norm: float | None,
-        support_chunk: int | None,
-        multi_step_loss: int | None,
-        tasks_at_once: int | None,
-        compile: bool,
-        kernels: bool,
-        metrics: Metrics,
+        options: InnerLoop,
+        outer_optimizer: OptimizerCallable = adam,
+        outer_scheduler: Scheduler = None,
+        metrics: Metrics = None,
     ) -> None:
         super().__init__()
         check_backbone(backbone)
-        check_whole("inner_steps", inner_steps, 1, MOST_STEPS)
-        for name, value in (
-            ("eval_inner_steps", eval_inner_steps), ("support_chunk", support_chunk),
-            ("multi_step_loss", multi_step_loss), ("tasks_at_once", tasks_at_once),
-        ):  # fmt: skip
-            if value is not None:
-                check_whole(name, value, 1, MOST_STEPS)
         check_outer(outer_optimizer, outer_scheduler)
-        check_number("inner_weight_decay", inner_weight_decay, "use 0.0 for none", least=0)
-        if inner_clip_norm is not None:
-            check_number("inner_clip_norm", inner_clip_norm, "use 10.0, or None for no bound", above=0)
-        check_choice("execution", execution, ["auto", "sequential", "vectorized"])
-        check_choice("memory", memory, MEMORY_MODES)
-        if compile and multi_step_loss is not None:
+        rule = find_rule(options.inner_optimizer)
+        if not isinstance(options.inner_optimizer, str):
+            options = replace(options, inner_optimizer=rule)
+        if not rule.batches and options.memory != "store":
             raise ConfigError(
-                "compile is True with multi_step_loss, but its weights change at every step, and each would be compiled anew; "
-                "use compile=False"
+                f"memory is {options.memory!r}, but {options.inner_optimizer} keeps its state in the graph of all steps; use "
+                f"memory='store', or one of the optimisers {', '.join(RULES)}"
             )
-        rule = find_rule(inner_optimizer)
-        if not rule.batches and memory != "store":
-            raise ConfigError(
-                f"memory is {memory!r}, but {inner_optimizer} keeps its state in the graph of all steps; use memory='store', "
-                f"or one of the optimisers {', '.join(RULES)}"
-            )
+        self.options = options
         self.backbone = backbone
-        self.norm_statistics = StepStatistics(backbone, inner_steps) if norm == "per_step" else None
-        self.expect(loss)
-        self.inner_steps = inner_steps
-        self.eval_inner_steps = eval_inner_steps or inner_steps
-        self.first_order = first_order
-        self.execution: ExecutionName = execution
+        self.norm_statistics = StepStatistics(backbone, options.inner_steps) if options.norm == "per_step" else None
+        self.expect(options.loss)
+        self.inner_steps = options.inner_steps
+        self.eval_inner_steps = options.steps_in_evaluation
+        self.first_order = options.first_order
+        self.execution: ExecutionName = options.execution
         self.outer_optimizer = name_default(outer_optimizer)
         self.outer_scheduler = outer_scheduler
-        self.multi_step_loss = multi_step_loss
-        self.tasks_at_once = tasks_at_once
-        self.kernels = kernels
-        if isinstance(loss, nn.Module):
-            self.loss = loss  # moved, cast, trained and saved with the module
-        learner = self.make_learner(backbone, TaskNorm(backbone, norm, self.norm_statistics))
+        self.multi_step_loss = options.multi_step_loss
+        self.tasks_at_once = options.tasks_at_once
+        self.kernels = options.kernels
+        if isinstance(options.loss, nn.Module):
+            self.loss = options.loss  # moved, cast, trained and saved with the module
+        learner = self.make_learner(backbone, TaskNorm(backbone, options.norm, self.norm_statistics))
         self._adaptation = self.make_adaptation(
             Adaptation(
-                learner, rule, get_loss(loss, backbone), memory, float(inner_weight_decay),
-                inner_clip_norm, support_chunk,
+                learner, rule, get_loss(options.loss, backbone), options.memory, float(options.inner_weight_decay),
+                options.inner_clip_norm, options.support_chunk,
             )
         )  # fmt: skip
-        self.step_sizes = InnerStepSizes(inner_lr, inner_steps, initial_inner_lr, self._learner.able())
-        self.save_hyperparameters(
-            {
-                "inner_steps": inner_steps,
-                "inner_lr": list(inner_lr) if isinstance(inner_lr, (list, tuple)) else inner_lr,
-                "first_order": first_order,
-                "eval_inner_steps": eval_inner_steps,
-                "inner_optimizer": inner_optimizer if isinstance(inner_optimizer, str) else rule.describe(),
-                "execution": execution,
-                "memory": memory,
-                "norm": norm,
-                "initial_inner_lr": initial_inner_lr,
-                "inner_weight_decay": inner_weight_decay,
-                "inner_clip_norm": inner_clip_norm,
-                "support_chunk": support_chunk,
-                "multi_step_loss": multi_step_loss,
-                "tasks_at_once": tasks_at_once,
-                "compile": compile,
-                "kernels": kernels,
-            }
-            | ({} if callable(loss) else {"loss": loss})
+        self.step_sizes = InnerStepSizes(
+            options.inner_lr, options.inner_steps, options.initial_inner_lr, self._learner.able()
         )
+        self.save_hyperparameters(options.hyper_parameters())
         self.backbone_description = describe_backbone(self.backbone)
         self.image_spec: dict[str, Any] | None = None
         self.image_statistics: dict[str, list[float]] | None = None
@@ -167,7 +117,7 @@ class MetaCore(TaskReader):
         self._choice: Choice | None = None
         self._told: set[str] = set()
         self._written = WrittenBuffers()
-        self._compiled = CompiledPart(rank_zero_info) if compile else None
+        self._compiled = CompiledPart(rank_zero_info) if options.compile else None
         self.learning_rate: float | None = None
         """Takes the place of the outer optimiser's, where a LearningRateFinder has set it."""
         self._first_loss: float | None = None
@@ -318,7 +268,7 @@ class MetaCore(TaskReader):
         """
         support = check_batch(support, "support")
         if steps is not None and steps != 0:
-            check_whole("steps", steps, 1, MOST_STEPS)
+            check_steps("steps", steps)
         batched = Batch(support.x[None], support.y[None])
         episode, reading = self._prepare(Episode(batched, batched), ways)
         support = Batch(*(tensor[0] for tensor in episode.support))
