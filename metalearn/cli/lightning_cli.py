@@ -15,7 +15,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from metalearn.carried import is_name, read_checkpoint
 from metalearn.checks import check_range
-from metalearn.cli import bilevel_outcome, data, outcome, study
+from metalearn.cli import data, outcome, study
 from metalearn.cli.arguments import DEFAULT_CONFIG, shipped_configs
 from metalearn.cli.ending import Ending
 from metalearn.cli.parser import Parser, one_line, own_error
@@ -24,15 +24,12 @@ from metalearn.cli.run_files import NAMES, find_checkpoint, run_folder
 from metalearn.cli.trainer_checks import check_monitors, check_optimizer, check_run_name, check_trainer
 from metalearn.cli.trainer_options import barebones, check_finders, names, with_whole_checkpoints
 from metalearn.errors import ConfigError, DataError, MetalearnError, suggest_space
-from metalearn.modules import MetaModule
-from metalearn.modules.bilevel import BilevelCore
 from metalearn.modules.callbacks.measuring import PredictionTable, RunClock, StartNotice, TaskTable, folder
 from metalearn.modules.callbacks.progress import show_progress
 from metalearn.modules.callbacks.run_log import LogFromHere, RunLog
 from metalearn.modules.callbacks.saving import BestCheckpoint, LastCheckpoint
 from metalearn.modules.callbacks.stopping import StopOnSignal
-from metalearn.modules.problem_based.linear_models import LinearBilevel
-from metalearn.modules.training.resuming import check_before
+from metalearn.reports.outcome import ReportsOutcome
 
 __all__ = ["MetaCLI"]
 
@@ -117,13 +114,10 @@ class MetaCLI(LightningCLI):
         super()._set_seed()
 
     def _check_checkpoint(self) -> None:
-        built = isinstance(self.model, MetaModule) or (
-            isinstance(self.model, BilevelCore) and hasattr(self.model, "outer")
-        )
+        check = getattr(self.model, "check_checkpoint", None) if isinstance(self.model, ReportsOutcome) else None
         path = self.config_init[str(self.subcommand)].get("ckpt_path")
-        if path is not None and path != "hpc" and built:
-            checkpoint = self.checkpoint or read_checkpoint(path)
-            check_before(self.model, self.trainer, checkpoint, trains=self.subcommand == "fit")
+        if path is not None and path != "hpc" and check is not None:
+            check(self.checkpoint or read_checkpoint(path), self.trainer, trains=self.subcommand == "fit")
         self.checkpoint = None
 
     before_fit = before_validate = before_test = before_predict = _check_checkpoint
@@ -136,7 +130,7 @@ class MetaCLI(LightningCLI):
             raise own_error(error) from error
         trainer: Any = self.trainer
         check_monitors(trainer.callbacks, self.model)
-        if self.subcommand == "fit" and isinstance(self.model, (MetaModule, BilevelCore)):
+        if self.subcommand == "fit" and isinstance(self.model, ReportsOutcome):
             check_optimizer(self.model)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -154,20 +148,22 @@ class MetaCLI(LightningCLI):
         check_devices(trainer)
         check_finders(trainer.callbacks, self.model, self.datamodule)
         ours: list[L.Callback] = [self.starts]
-        is_ours = isinstance(self.model, (MetaModule, LinearBilevel))
-        if is_ours:
-            ours += [self.clock, self.tasks, *([self.predictions] if self.subcommand == "predict" else [])]
+        reports = isinstance(self.model, ReportsOutcome)
+        if reports:
+            ours.append(self.clock)
+            if hasattr(self.model, "test_table"):
+                ours += [self.tasks, *([self.predictions] if self.subcommand == "predict" else [])]
         last = None
         if self.subcommand == "fit":
             ours.append(LogFromHere())
             if asked.get("enable_checkpointing") is not False and not asked.get("fast_dev_run") and not plain:
                 last = LastCheckpoint()
-                if is_ours:
+                monitor = getattr(self.model, "checkpoint_monitor", None) if reports else None
+                if monitor is not None:
                     if not names_saver:  # then the one that is there is the Trainer's default
                         trainer.callbacks = [
                             each for each in trainer.callbacks if not isinstance(each, ModelCheckpoint)
                         ]
-                    monitor = ("val/acc", "max") if getattr(self.model, "classifies", False) else ("val/loss", "min")
                     ours.append(BestCheckpoint(*monitor))
                 ours.append(last)
         else:  # it would put back the raw weights beside the averaged ones of the checkpoint
@@ -239,39 +235,55 @@ class MetaCLI(LightningCLI):
             ) from error
 
     def after_instantiate_classes(self) -> None:
-        if isinstance(self.model, (MetaModule, BilevelCore)):
-            text = self._parser(self.subcommand).dump(self.config[self.subcommand])
-            config = yaml.safe_load(text)
-            self.model.run_config = yaml.safe_dump({key: config[key] for key in ("model", "data") if key in config})
-            name = self._get(self.config_init, "run_name") or self.run_name
-            self.model.run_name = name if is_name(name) else Path(name).name or self.run_name
-            backbone = config["model"]["init_args"].get("backbone") or {}
-            if getattr(self.model, "backbone_description", "") is None and "class_path" in backbone:
-                self.model.backbone_description = {
-                    "class_path": backbone["class_path"],
-                    "init_args": {**backbone.get("init_args", {}), **backbone.get("dict_kwargs", {})},
-                }
+        """Give the model what it writes into its checkpoints: the run's name, its configuration, and its network's."""
+        name = self._get(self.config_init, "run_name") or self.run_name
+        self.run_name = name if is_name(name) else Path(name).name or self.run_name
+        if not isinstance(self.model, ReportsOutcome):
+            return
+        model: Any = self.model
+        config = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand]))
+        if hasattr(model, "run_config"):
+            model.run_config = yaml.safe_dump({key: config[key] for key in ("model", "data") if key in config})
+        if hasattr(model, "run_name"):
+            model.run_name = self.run_name
+        backbone = config["model"]["init_args"].get("backbone") or {}
+        if getattr(model, "backbone_description", "") is None and "class_path" in backbone:
+            model.backbone_description = {
+                "class_path": backbone["class_path"],
+                "init_args": {**backbone.get("init_args", {}), **backbone.get("dict_kwargs", {})},
+            }
 
     def after_fit(self) -> None:
         """Test the best checkpoint, draw the pictures, print the summary."""
-        if isinstance(self.model, MetaModule) and not getattr(self.trainer, "fast_dev_run", False):
-            outcome.after_fit(self)
-        if isinstance(self.model, LinearBilevel) and not getattr(self.trainer, "fast_dev_run", False):
-            bilevel_outcome.after_fit(self)
+        if not getattr(self.trainer, "fast_dev_run", False):
+            self._report(outcome.after_fit)
 
     def after_test(self) -> None:
-        if isinstance(self.model, MetaModule):
-            outcome.after_test(self)
-        if isinstance(self.model, LinearBilevel):
-            bilevel_outcome.after_test(self)
+        self._report(outcome.after_test)
 
     def after_validate(self) -> None:
-        if isinstance(self.model, MetaModule):
-            outcome.after_validate(self)
+        self._report(outcome.after_validate)
 
     def after_predict(self) -> None:
-        if isinstance(self.model, MetaModule):
-            outcome.after_predict(self)
+        self._report(outcome.after_predict)
+
+    def _report(self, report: Callable[[outcome.FinishedRun], None]) -> None:
+        """Print what a model offers that is a :class:`~metalearn.reports.outcome.ReportsOutcome`."""
+        if isinstance(self.model, ReportsOutcome):
+            wants_test = bool(self.config[self.subcommand].get("test_after_fit", True))
+            trainer: Any = self.trainer
+            report(
+                outcome.FinishedRun(
+                    self.run_name,
+                    trainer,
+                    self.model,
+                    self.datamodule,
+                    self.clock,
+                    self.tasks,
+                    self.predictions,
+                    wants_test,
+                )
+            )
 
 
 def _most_ways(ways: Any) -> int:

@@ -1,117 +1,149 @@
-"""What the command line says and draws when a subcommand has ended."""
+"""What the command line does, says and draws when a subcommand has ended, whatever module has run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from metalearn.carried import read_checkpoint
 from metalearn.cli.run_files import evaluation, is_self_contained
-from metalearn.cli.task_picture import draw_task
-from metalearn.datamodules import EpisodicDataModule
-from metalearn.metrics import Interval
-from metalearn.modules import MetaModule
-from metalearn.modules.callbacks.measuring import folder
+from metalearn.modules.callbacks.measuring import PredictionTable, RunClock, TaskTable, folder
 from metalearn.modules.callbacks.saving import LastCheckpoint
-from metalearn.modules.episodic.bilevel_tasks import BilevelTasks
-from metalearn.modules.training.checkpoint import read_checkpoint
-from metalearn.reports import pictures
-from metalearn.reports.bilevel_pictures import draw_costs
 from metalearn.reports.gallery import Gallery
+from metalearn.reports.outcome import Facts, RunRecord
 from metalearn.reports.summary import print_summary
 from metalearn.reports.tables import read_csv
 
-if TYPE_CHECKING:
-    from metalearn.cli.lightning_cli import MetaCLI
-
-Facts = list[tuple[str, str]]
+__all__ = ["FinishedRun", "after_fit", "after_predict", "after_test", "after_validate"]
 
 
-def after_fit(cli: MetaCLI) -> None:
+@dataclass(frozen=True)
+class FinishedRun:
+    """A subcommand that has ended.
+
+    Attributes:
+        name: of the run.
+        trainer: that ran it.
+        model: a module that is a :class:`~metalearn.reports.outcome.ReportsOutcome`.
+        data: the data module, if there is one.
+        clock: has measured a training.
+        tasks: has written the table of test tasks, if the module has one.
+        predictions: has written the table of predictions, if there are any.
+        test_after_fit: whether the user wants a test after training.
+    """
+
+    name: str
+    trainer: L.Trainer
+    model: Any
+    data: Any
+    clock: RunClock
+    tasks: TaskTable
+    predictions: PredictionTable
+    test_after_fit: bool = True
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes; all ranks must ask."""
+        return folder(self.trainer)
+
+    @property
+    def lacks_test(self) -> bool:
+        """Whether the data have no loader to test with."""
+        return self.data is not None and not is_overridden("test_dataloader", self.data)
+
+    @property
+    def tests_after_fit(self) -> bool:
+        """Whether the training ends with a test."""
+        has_classes = getattr(self.data, "has_classes", lambda split: True)
+        can_test = self.data is not None and not self.lacks_test and has_classes("test")
+        return bool(self.test_after_fit and can_test and self.trainer.limit_test_batches != 0)
+
+
+def after_fit(run: FinishedRun) -> None:
     """Test the best checkpoint, draw the pictures, print the summary."""
-    trainer: Any = cli.trainer
-    model = cli.model
-    best = best_checkpoint(trainer)
-    facts: Facts = []
-    trained = trainer.global_step
-    tests = wants_test(cli)
+    best = find_best_checkpoint(run.trainer)
+    steps = run.trainer.global_step
+    tests = run.tests_after_fit
     if tests:
         if best is not None:
-            # not by trainer.test(ckpt_path=...): with averaged weights, Lightning would then restore the raw ones
-            model.load_state_dict(read_checkpoint(best)["state_dict"])
-        trainer.test(model, datamodule=cli.datamodule, verbose=False)
-    where = folder(trainer)
-    if not trainer.is_global_zero:
+            load_weights(run.model, best)
+        run.trainer.test(run.model, datamodule=run.data, verbose=False)
+    where = run.folder
+    if not run.trainer.is_global_zero:
         return
+    facts: Facts = []
     if tests:
-        facts += _test_facts(model)
-    elif _lacks_test(cli):
+        facts += run.model.summary_facts("test")
+    elif run.lacks_test:
         facts.append(("test", "none: the data has no test_dataloader"))
-    saved = best or last_checkpoint(trainer)
-    facts += [*training_facts(cli, trained), *oracle_calls(model), checkpoint_fact(best, saved)]
-    facts += _files(cli, where, with_curve=True, with_test=bool(tests))
-    images = model.image_spec is not None
-    commands = []
-    if saved is not None and not _lacks_test(cli):
-        commands.append(("Evaluate it again", evaluation(saved)))
-        if images and is_self_contained(saved):
-            commands.append(
-                ("Adapt it to your own images (a sub-folder per class in SUPPORT)",
-                 f"python -m metalearn predict --ckpt_path {quote(str(saved))} --support SUPPORT --query QUERIES")
-            )  # fmt: skip
-    print_summary(model.run_name, facts, commands)
+    saved = best or find_last_checkpoint(run.trainer)
+    facts += [*list_training_facts(run, steps), *run.model.summary_facts("fit"), describe_checkpoint(best, saved)]
+    facts += list_files(run, where, trained=True, tested=tests)
+    print_summary(run.name, facts, list_next_commands(run, saved))
 
 
-def after_test(cli: MetaCLI) -> None:
+def after_test(run: FinishedRun) -> None:
     """Print the test's metrics and where its files are."""
-    where = folder(cli.trainer)
-    if cli.trainer.is_global_zero:
-        tested = bool(cli.model.test_results())
-        facts = _test_facts(cli.model) + _files(cli, where, with_curve=False, with_test=tested)
-        print_summary(f"test: {cli.model.run_name}", facts)
+    where = run.folder
+    if run.trainer.is_global_zero:
+        facts = [*run.model.summary_facts("test"), *list_files(run, where, trained=False, tested=True)]
+        print_summary(f"test: {run.name}", facts)
 
 
-def after_validate(cli: MetaCLI) -> None:
+def after_validate(run: FinishedRun) -> None:
     """Print the validation metrics."""
-    if cli.trainer.is_global_zero:
-        found = cli.trainer.callback_metrics
-        facts = [(name, f"{float(found[name]):.4f}") for name in ("val/acc", "val/loss") if name in found]
-        print_summary(f"validate: {cli.model.run_name}", facts)
+    if run.trainer.is_global_zero:
+        metrics = run.trainer.callback_metrics
+        facts = [(name, f"{float(metrics[name]):.4f}") for name in ("val/acc", "val/loss") if name in metrics]
+        print_summary(f"validate: {run.name}", facts)
 
 
-def after_predict(cli: MetaCLI) -> None:
+def after_predict(run: FinishedRun) -> None:
     """Say where the predictions are."""
-    if cli.trainer.is_global_zero:
-        print_summary(f"predict: {cli.model.run_name}", [("probabilities", str(cli.predictions.path))])
+    if run.trainer.is_global_zero:
+        print_summary(f"predict: {run.name}", [("probabilities", str(run.predictions.path))])
 
 
-def best_checkpoint(trainer: Any) -> Path | None:
+def find_best_checkpoint(trainer: Any) -> Path | None:
     """The one with the best monitored value, if a validation has been."""
-    saver = next((each for each in trainer.callbacks if isinstance(each, ModelCheckpoint) and each.monitor), None)
-    return Path(saver.best_model_path) if saver is not None and saver.best_model_path else None
+    savers = [saver for saver in trainer.callbacks if isinstance(saver, ModelCheckpoint) and saver.monitor]
+    return Path(savers[0].best_model_path) if savers and savers[0].best_model_path else None
 
 
-def last_checkpoint(trainer: Any) -> Path | None:
+def find_last_checkpoint(trainer: Any) -> Path | None:
     """The last state, if it was saved."""
-    saver = next((each for each in trainer.callbacks if isinstance(each, LastCheckpoint)), None)
-    return saver.path if saver is not None and saver.path is not None and saver.path.is_file() else None
+    savers = [saver for saver in trainer.callbacks if isinstance(saver, LastCheckpoint)]
+    path = savers[0].path if savers else None
+    return path if path is not None and path.is_file() else None
 
 
-def checkpoint_fact(best: Path | None, saved: Path | None) -> tuple[str, str]:
+def load_weights(model: L.LightningModule, path: Path) -> None:
+    """Put the state of a checkpoint into a module.
+
+    ``trainer.test(ckpt_path=...)`` would put back the raw weights of a run that has averaged them.
+    """
+    checkpoint = read_checkpoint(path)
+    model.on_load_checkpoint(checkpoint)
+    model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
+
+
+def describe_checkpoint(best: Path | None, saved: Path | None) -> tuple[str, str]:
     """Which state the run is known by."""
     if best is None and saved is not None:
         return "checkpoint", f"{saved} (the last state: no validation has chosen a better one)"
     return "checkpoint", str(saved or "none: nothing was trained, or saving is turned off")
 
 
-def training_facts(cli: MetaCLI, steps: int) -> Facts:
+def list_training_facts(run: FinishedRun, steps: int) -> Facts:
     """How long training took; or why there was none."""
-    clock, trainer = cli.clock, cli.trainer
+    clock, trainer = run.clock, run.trainer
     if clock.batches == 0:
         end = f"max_steps {trainer.max_steps}" if trainer.max_steps >= 0 else f"max_epochs {trainer.max_epochs}"
         reason = (
@@ -122,110 +154,26 @@ def training_facts(cli: MetaCLI, steps: int) -> Facts:
     return facts + ([("speed", f"{clock.tasks / max(clock.training, 1e-9):.1f} tasks/s")] if clock.tasks else [])
 
 
-def wants_test(cli: MetaCLI) -> bool:
-    """Whether a fit ends with a test."""
-    asked = cli.config[cli.subcommand]["test_after_fit"]
-    data = cli.datamodule
-    is_empty = isinstance(data, EpisodicDataModule) and not data.has_classes("test")
-    is_empty = is_empty or _lacks_test(cli)
-    return bool(asked and data is not None and not is_empty and cli.trainer.limit_test_batches != 0)
-
-
-def _lacks_test(cli: MetaCLI) -> bool:
-    data = cli.datamodule
-    return data is not None and not is_overridden("test_dataloader", data)
-
-
-def oracle_calls(model: Any) -> Facts:
-    """The calls of a bilevel model; nothing for any other."""
-    counts = getattr(model, "counts", None)
-    if counts is None:
-        return []
-    return [("oracle calls", ", ".join(f"{name} {count:,}" for name, count in counts.as_dict().items()))]
-
-
-def _test_facts(model: MetaModule) -> Facts:
-    results = model.test_results()
-    last = model.eval_inner_steps
-    if not results:
-        return [("test", "no task was tested")]
-    if model.classifies:
-        facts = [
-            (
-                "test accuracy",
-                f"{_share(results['acc', last])}  {_over(results['acc', last])}",
-            ),
-            ("before adaptation", _share(results["acc", 0])),
-        ]
-    else:
-        shown = sorted({0, 1, last})
-        facts = [(f"test loss, {step} steps", _value(results["loss", step])) for step in shown]
-        facts[-1] = (facts[-1][0], f"{facts[-1][1]}  {_over(results['loss', last])}")
-    facts += better_steps(results, last, model.classifies)
-    return [*facts, ("inner steps", f"{model.inner_steps} in training, {last} at test; batch norm '{model.norm}'")]
-
-
-def better_steps(results: Mapping[tuple[str, int], Interval], last: int, classifies: bool) -> Facts:
-    """The number of inner steps that is best, where the one that is reported is worse by more than both intervals.
-
-    Args:
-        results: of a test, by metric and number of steps.
-        last: the number of steps that the headline is of.
-        classifies: whether accuracies are compared, or losses.
-    """
-    kind, sign = ("acc", 1.0) if classifies else ("loss", -1.0)
-    every = {step: found for (name, step), found in results.items() if name == kind}
-    best = max(every, key=lambda step: sign * every[step].mean)
-    gain = sign * (every[best].mean - every[last].mean)
-    if not gain > max(every[best].ci95, every[last].ci95):
-        return []
-    found = _share(every[best]) if classifies else _value(every[best])
-    if best == 0:
-        return [("better without", f"{found} before adaptation: the inner steps do harm; use a smaller inner_lr")]
-    steps = f"{best} inner step{'s' * (best > 1)}"
-    return [("better earlier", f"{found} after {steps} of {last}: use --model.eval_inner_steps {best}")]
-
-
-def _share(found: Interval) -> str:
-    return f"{100 * found.mean:.2f} %" + (f" ± {100 * found.ci95:.2f}" if found.tasks > 1 else "")
-
-
-def _value(found: Interval) -> str:
-    return f"{found.mean:.4f}" + (f" ± {found.ci95:.4f}" if found.tasks > 1 else "")
-
-
-def _over(found: Interval) -> str:
-    return f"(95 % interval over {found.tasks} tasks)" if found.tasks > 1 else "(one task, so no interval)"
-
-
-def _files(cli: MetaCLI, where: Path, with_curve: bool, with_test: bool) -> Facts:
+def list_files(run: FinishedRun, where: Path, trained: bool, tested: bool) -> Facts:
+    """The tables and pictures of a run, which are drawn here; and which picture could not be drawn, and why."""
     facts: Facts = []
-    if with_curve and isinstance(cli.trainer.logger, CSVLogger):
-        facts.append(("metrics", str(where / "metrics.csv")))
-    if with_test and cli.tasks.path is not None:
-        facts.append(("per-task results", str(cli.tasks.path)))
-    return [*facts, *draw(cli, where, with_curve, with_test)]
-
-
-def draw(cli: MetaCLI, where: Path, with_curve: bool, with_test: bool) -> Facts:
-    """Draw what the run has to show: the files, and which picture could not be drawn and why."""
-    model: MetaModule = cli.model
-    gallery = Gallery(where)
-    if with_test:
-        if hasattr(cli.datamodule, "episode"):
-            gallery.add("episode.png", lambda path: draw_task(path, cli.datamodule, model))
-        results = model.test_results()
-        kind, scale = ("acc", 100.0) if model.classifies else ("loss", 1.0)
-        values = {step: scale * results[kind, step].mean for step in range(model.eval_inner_steps + 1)}
-        label = "test accuracy (%)" if model.classifies else "test loss"
-        gallery.add(
-            "inner_steps.png", lambda path: pictures.draw_steps(path, values, model.inner_steps, label, model.run_name)
-        )
     metrics = where / "metrics.csv"
-    if with_curve and metrics.is_file():
-        rows = read_csv(metrics)
-        if any(row.get("train/loss") for row in rows):
-            gallery.add("training.png", lambda path: pictures.draw_curve(path, rows, model.run_name))
-            if isinstance(model, BilevelTasks):
-                gallery.add("costs.png", lambda path: draw_costs(path, rows, model.run_name))
-    return gallery.facts()
+    is_logged = isinstance(run.trainer.logger, CSVLogger) and metrics.is_file()
+    if trained and is_logged:
+        facts.append(("metrics", str(metrics)))
+    if tested and run.tasks.path is not None:
+        facts.append(("per-task results", str(run.tasks.path)))
+    rows = read_csv(metrics) if trained and is_logged else []
+    record = RunRecord(run.name, run.data, tested, rows)
+    return [*facts, *Gallery(where).draw(lambda: run.model.pictures(record))]
+
+
+def list_next_commands(run: FinishedRun, saved: Path | None) -> list[tuple[str, str]]:
+    """What can be done with the checkpoint of a training."""
+    if saved is None or run.lacks_test:
+        return []
+    commands = [("Evaluate it again", evaluation(saved))]
+    if getattr(run.model, "image_spec", None) is not None and is_self_contained(saved):
+        predict = f"python -m metalearn predict --ckpt_path {quote(str(saved))} --support SUPPORT --query QUERIES"
+        commands.append(("Adapt it to your own images (a sub-folder per class in SUPPORT)", predict))
+    return commands

@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 from metalearn.checks import check_number, check_whole, find_nearest, quote_value
 from metalearn.errors import ConfigError
-from metalearn.modules import MetaModule
+from metalearn.reports.outcome import ReportsOutcome
 
 __all__ = ["check_monitors", "check_optimizer", "check_run_name", "check_trainer"]
 
@@ -34,7 +34,6 @@ SHARES = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "lim
 TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
 UNITS = ("weeks", "days", "hours", "minutes", "seconds", "milliseconds", "microseconds")
 PROFILERS = ("simple", "advanced", "pytorch", "xla")
-LOGGED = ("val/loss", "val/acc", "train/loss", "train/acc")
 
 
 def check_trainer(asked: Mapping[str, Any], seed: object = None) -> None:
@@ -80,11 +79,10 @@ def check_run_name(name: str | None) -> None:
 
 
 def check_monitors(callbacks: Sequence[Any], model: Any) -> None:
-    """Raise where a callback waits for a value that an episodic module of ours never logs."""
-    own = isinstance(model, MetaModule) and type(model).__module__.startswith("metalearn.")
-    if not own or getattr(model, "metrics", None):
+    """Raise where a callback waits for a value that the module, which says what it logs, never does."""
+    logged = getattr(model, "log_keys", None) if isinstance(model, ReportsOutcome) else None
+    if not logged:
         return
-    logged = [name for name in LOGGED if model.classifies or not name.endswith("/acc")]
     for callback in callbacks:
         name = getattr(callback, "monitor", None)
         if name and name not in logged and not str(name).startswith(("oracles/", "train/")):

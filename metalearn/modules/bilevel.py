@@ -23,11 +23,14 @@ from metalearn.carried import read_entry
 from metalearn.carried.classes import short
 from metalearn.checks import MOST_STEPS, check_whole, quote_value
 from metalearn.errors import CheckpointError, ConfigError, ShapeError
+from metalearn.modules.problem_based.outcome import costs_picture
 from metalearn.modules.problem_based.state import average_state, move_state, pack_state, unpack_state
 from metalearn.modules.training.checkpoint import KEY, check_state
 from metalearn.modules.training.loading import load_module
 from metalearn.modules.training.precision import say_if_slow
-from metalearn.modules.training.resuming import check_progress
+from metalearn.modules.training.resuming import check_before, check_progress
+from metalearn.reports.facts import list_oracle_calls
+from metalearn.reports.outcome import Facts, Picture, RunRecord, Stage
 
 __all__ = ["BilevelModule"]
 
@@ -266,6 +269,19 @@ class BilevelCore(L.LightningModule):
             self._packed, self._state = found, None
             self._unpack(self._initial())
             self._total = OracleCounts(**found["counts"])
+
+    def check_checkpoint(self, checkpoint: dict[str, Any], trainer: L.Trainer, trains: bool) -> None:
+        """Raise before anything is written if a run cannot go on from a checkpoint."""
+        if hasattr(self, "outer"):  # else the problem comes from the data, and is checked with them
+            check_before(self, trainer, checkpoint, trains)
+
+    def summary_facts(self, stage: Stage) -> Facts:
+        """What training has cost; see :class:`~metalearn.reports.outcome.ReportsOutcome`."""
+        return list_oracle_calls(self.counts) if stage == "fit" else []
+
+    def pictures(self, run: RunRecord) -> list[Picture]:
+        """The losses against the oracle calls."""
+        return costs_picture(run)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

@@ -14,6 +14,8 @@ from metalearn.bilevel.problems.cleaning import cleaning_constants, cleaning_pro
 from metalearn.checks import check_number
 from metalearn.modules.problem_based.linear_models import LinearBilevel
 from metalearn.modules.problem_based.names import AlgorithmName, EstimatorName, make_algorithm
+from metalearn.modules.problem_based.outcome import weights_picture
+from metalearn.reports.outcome import Picture, RunRecord
 
 __all__ = ["HyperCleaning"]
 
@@ -107,6 +109,10 @@ class HyperCleaning(LinearBilevel):
         """``[examples]``, those learned so far, in 0..1."""
         found: Tensor = self.x.sigmoid()
         return found
+
+    def pictures(self, run: RunRecord) -> list[Picture]:
+        """The learned weights, and the costs of a training."""
+        return [weights_picture(self.weights, self.corrupted, run), *super().pictures(run)]
 
     def more_results(self) -> dict[str, float]:
         data = getattr(self.trainer, "datamodule", None)

@@ -16,6 +16,8 @@ from metalearn.bilevel.solvers.prox import Box
 from metalearn.errors import ConfigError
 from metalearn.modules.problem_based.linear_models import LinearBilevel
 from metalearn.modules.problem_based.names import AlgorithmName, EstimatorName, make_algorithm
+from metalearn.modules.problem_based.outcome import penalties_picture
+from metalearn.reports.outcome import Picture, RunRecord
 
 __all__ = ["RegularizationTuning"]
 
@@ -109,3 +111,7 @@ class RegularizationTuning(LinearBilevel):
 
     def logits(self, y: Tensor, x: Any) -> Tensor:
         return feature_logits(y, x)
+
+    def pictures(self, run: RunRecord) -> list[Picture]:
+        """The learned penalties, and the costs of a training."""
+        return [penalties_picture(self.x, run), *super().pictures(run)]

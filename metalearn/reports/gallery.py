@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from metalearn.reports.outcome import Facts, Picture
 
 __all__ = ["Gallery"]
 
@@ -11,32 +13,41 @@ __all__ = ["Gallery"]
 class Gallery:
     """Draws pictures into a folder, and tells which are there.
 
+    Whatever a picture raises is told in the summary: the numbers of a run are worth more than its pictures.
+
     Args:
         folder: of the run.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._drawn: list[Path] = []
-        self._failed: list[str] = []
 
-    def add(self, name: str, draw: Callable[[Path], Path | None]) -> None:
-        """Draw a picture.
+    def draw(self, make: Callable[[], Iterable[Picture]]) -> Facts:
+        """Draw pictures.
 
         Args:
-            name: of its file.
-            draw: draws into the file and returns it; ``None`` where the data have no such picture. Whatever it raises is told in
-                the summary: the run's numbers are worth more than its pictures.
-        """
-        try:
-            path = draw(self._folder / name)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            self._failed.append(f"{name} could not be drawn ({type(error).__name__}: {reason})")
-        else:
-            self._drawn += [] if path is None else [path]
+            make: gives them.
 
-    def facts(self) -> list[tuple[str, str]]:
-        """Lines of the summary: the files, and what could not be drawn."""
-        drawn = [("" if number else "pictures", str(path)) for number, path in enumerate(self._drawn)]
-        return drawn + [("no picture", text) for text in self._failed]
+        Returns:
+            lines of the summary: the files, and what could not be drawn.
+        """
+        drawn: list[Path] = []
+        failures: list[str] = []
+        try:
+            pictures = list(make())
+        except Exception as error:
+            pictures = []
+            failures.append(f"none could be drawn ({_describe(error)})")
+        for picture in pictures:
+            try:
+                path = picture.draw(self._folder / picture.name)
+            except Exception as error:
+                failures.append(f"{picture.name} could not be drawn ({_describe(error)})")
+            else:
+                drawn += [] if path is None else [path]
+        files = [("" if number else "pictures", str(path)) for number, path in enumerate(drawn)]
+        return files + [("no picture", failure) for failure in failures]
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

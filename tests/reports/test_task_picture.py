@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from metalearn import MAML, Batch, Episode
-from metalearn.cli.outcome import better_steps
-from metalearn.cli.task_picture import draw_task
 from metalearn.metrics import Interval
+from metalearn.modules.episodic.outcome import find_better_steps
+from metalearn.modules.episodic.task_picture import draw_task
 from metalearn.reports.gallery import Gallery
+from metalearn.reports.outcome import Picture
 
 WAYS = 3
 
@@ -82,7 +83,7 @@ def test_a_picture_that_fits_the_data_or_none(
     module = MAML(
         Flat(math.prod(shape), outputs), inner_steps=2, inner_lr=0.01, loss="cross_entropy" if target is None else "mse"
     )
-    path = draw_task(tmp_path / "episode.png", Data(shape, target, whole), module)
+    path = draw_task(tmp_path / "episode.png", Data(shape, target, whole), module, "run")
     assert (path is not None) == drawn == (tmp_path / "episode.png").is_file()
     if path is not None:
         with Image.open(path) as picture:
@@ -92,20 +93,20 @@ def test_a_picture_that_fits_the_data_or_none(
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
 def test_a_module_in_another_precision_draws(kind: torch.dtype, tmp_path: Path) -> None:
     module = MAML(Flat(81, (WAYS,)), inner_steps=1, inner_lr=0.01).to(kind)
-    assert draw_task(tmp_path / "episode.png", Data((1, 9, 9), None, False), module) is not None
+    assert draw_task(tmp_path / "episode.png", Data((1, 9, 9), None, False), module, "run") is not None
 
 
 def test_a_picture_that_fails_is_told(tmp_path: Path) -> None:
     def broken(path: Path) -> Path:
         raise ValueError("no\nsuch font")
 
-    gallery = Gallery(tmp_path)
-    gallery.add("a.png", broken)
-    gallery.add("b.png", lambda path: path)
-    gallery.add("c.png", lambda path: None)
-    assert gallery.facts() == [
+    pictures = [Picture("a.png", broken), Picture("b.png", lambda path: path), Picture("c.png", lambda path: None)]
+    assert Gallery(tmp_path).draw(lambda: pictures) == [
         ("pictures", str(tmp_path / "b.png")),
         ("no picture", "a.png could not be drawn (ValueError: no such font)"),
+    ]
+    assert Gallery(tmp_path).draw(lambda: [Picture("d.png", broken)][1:2] or 1 / 0) == [  # type: ignore[arg-type, return-value]
+        ("no picture", "none could be drawn (ZeroDivisionError: division by zero)")
     ]
 
 
@@ -131,7 +132,7 @@ def results(kind: str, *values: tuple[float, float]) -> dict[tuple[str, int], In
 def test_another_number_of_steps_is_told_where_it_is_better_by_more_than_the_interval(
     found: Any, classifies: bool, told: str | None
 ) -> None:
-    facts = better_steps(found, max(step for _, step in found), classifies)
+    facts = find_better_steps(found, max(step for _, step in found), classifies)
     assert len(facts) == (told is not None)
     if told is not None:
         assert facts[0][1].startswith(told)

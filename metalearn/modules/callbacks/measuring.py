@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from metalearn.episode import count_tasks
-from metalearn.modules.episodic.base import MetaModule
 from metalearn.reports.tables import write_csv
 
 __all__ = ["PredictionTable", "RunClock", "StartNotice", "TaskTable", "folder"]
@@ -82,8 +81,10 @@ class RunClock(L.Callback):
 
 
 class TaskTable(L.Callback):
-    """Writes ``test_tasks.csv``: the metric of every test task, from which the printed interval can be recomputed; of further
-    test loaders ``test_tasks_1.csv``, ``test_tasks_2.csv``, ...
+    """Writes ``test_tasks.csv``: the metric of every test task, from which the printed interval can be recomputed.
+
+    Further test loaders have ``test_tasks_1.csv``, ``test_tasks_2.csv``, ... The module gives the rows by its
+    ``test_table(index)``, see :class:`~metalearn.reports.outcome.ReportsOutcome`.
 
     Attributes:
         path: the file, once it is written.
@@ -92,11 +93,10 @@ class TaskTable(L.Callback):
     path: Path | None = None
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not isinstance(pl_module, MetaModule) or trainer.sanity_checking:
-            return
+        module: Any = pl_module
         where = folder(trainer)
         for index in range(len(trainer.num_test_batches)):
-            header, rows = pl_module.test_table(index)
+            header, rows = module.test_table(index)
             if trainer.is_global_zero:
                 path = write_csv(where / (f"test_tasks_{index}.csv" if index else "test_tasks.csv"), header, rows)
                 self.path = self.path if index else path

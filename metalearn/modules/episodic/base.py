@@ -6,11 +6,13 @@ import math
 from pathlib import Path
 from typing import Any, ClassVar
 
+import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from metalearn.bilevel.oracles import OracleCounts
 from metalearn.carried import read_entry
 from metalearn.episode import Episode
 from metalearn.errors import CheckpointError, ConfigError, DivergenceError
@@ -21,10 +23,12 @@ from metalearn.modules.episodic.argument_texts import complete_docstring
 from metalearn.modules.episodic.batches import as_groups
 from metalearn.modules.episodic.core import InnerLR, LossFunction, MemoryMode, Scheduler
 from metalearn.modules.episodic.evaluation import Evaluation
+from metalearn.modules.episodic.outcome import list_facts, list_pictures
 from metalearn.modules.training.checkpoint import KEY, check_state, rename_old_keys
 from metalearn.modules.training.loading import load_module
 from metalearn.modules.training.outer import NEVER, make_optimizer, read_schedule
-from metalearn.modules.training.resuming import check_progress
+from metalearn.modules.training.resuming import check_before, check_progress
+from metalearn.reports.outcome import Facts, Picture, RunRecord, Stage
 
 __all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaModule", "Scheduler"]
 
@@ -45,7 +49,12 @@ class MetaModule(Evaluation):
         outer_scheduler: makes its schedule, counted in outer steps; ``"cosine"`` anneals to 0 at the end of the run.
         metrics: a torchmetrics metric, a collection, a list or a mapping by name. Copies are updated with the query outputs and
             targets of all tasks, and logged as ``val/<name>`` and ``test/<name>``.
+
+    Attributes:
+        counts: oracle calls so far of a module whose tasks are bilevel problems; ``None`` for others.
     """
+
+    counts: OracleCounts | None = None
 
     options_class: ClassVar[type[InnerLoop]] = InnerLoop
     """The options that the algorithm takes; their texts join its docstring."""
@@ -207,6 +216,32 @@ class MetaModule(Evaluation):
         resumes = self._trainer is not None and self.trainer.training and self.trainer.world_size == 1
         if resumes and entry.rng is not None:
             torch.set_rng_state(entry.rng)
+
+    @property
+    def checkpoint_monitor(self) -> tuple[str, str]:
+        """The metric by which the best checkpoint is chosen, and its direction."""
+        return ("val/acc", "max") if self.classifies else ("val/loss", "min")
+
+    @property
+    def log_keys(self) -> list[str] | None:
+        """What is logged in training and validation; ``None`` for a subclass of a user's, which may log more."""
+        if not type(self).__module__.startswith("metalearn."):
+            return None
+        kinds = ["loss", "acc"] if self.classifies else ["loss"]
+        own = [f"{stage}/{kind}" for stage in ("val", "train") for kind in kinds]
+        return [*own, *(f"val/{name}" for name in self._user_metrics)]
+
+    def check_checkpoint(self, checkpoint: dict[str, Any], trainer: L.Trainer, trains: bool) -> None:
+        """Raise before anything is written if a run cannot go on from a checkpoint."""
+        check_before(self, trainer, checkpoint, trains)
+
+    def summary_facts(self, stage: Stage) -> Facts:
+        """What a test has measured, or what training has cost; see :class:`~metalearn.reports.outcome.ReportsOutcome`."""
+        return list_facts(self, stage)
+
+    def pictures(self, run: RunRecord) -> list[Picture]:
+        """A task after adaptation, the metric after each inner step, and the training curve."""
+        return list_pictures(self, run)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

@@ -17,6 +17,8 @@ from metalearn.bilevel.problems.drawn import Drawn
 from metalearn.carried import check_sizes, count_elements
 from metalearn.errors import ConfigError
 from metalearn.modules.bilevel import BilevelCore
+from metalearn.modules.problem_based.outcome import list_test_facts
+from metalearn.reports.outcome import Facts, Stage
 
 __all__ = ["LinearBilevel"]
 
@@ -29,6 +31,7 @@ class LinearBilevel(BilevelCore):
     """
 
     classifies = True
+    checkpoint_monitor = ("val/acc", "max")
 
     def __init__(self, algorithm: Algorithm, seed: int, outer_optimizer: OptimizerCallable | None) -> None:
         super().__init__(seed, 1, outer_optimizer)
@@ -135,6 +138,10 @@ class LinearBilevel(BilevelCore):
         for name, value in found.items():
             self.log(name, value, prog_bar=name.endswith("acc"))
         self.results.update(found)
+
+    def summary_facts(self, stage: Stage) -> Facts:
+        """What a test has measured, and what training has cost."""
+        return list_test_facts(self.results) if stage == "test" else super().summary_facts(stage)
 
     def more_results(self) -> dict[str, float]:
         """Further numbers of the current ``x``."""

@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from metalearn.episode import Batch
-from metalearn.modules import MetaModule
+from metalearn.inner import AdaptedModel
 from metalearn.reports import pictures
 from metalearn.reports.points import draw_agreement, draw_points
 
-__all__ = ["draw_task"]
+__all__ = ["AdaptsToTasks", "draw_task"]
 
 
-def draw_task(path: Path, data: Any, model: MetaModule) -> Path | None:
+class AdaptsToTasks(Protocol):
+    """What the picture of a task asks of a module; see :class:`~metalearn.modules.MetaModule` for the members."""
+
+    @property
+    def classifies(self) -> bool:
+        """Whether targets are class labels."""
+
+    @property
+    def eval_inner_steps(self) -> int:
+        """Inner steps in a test."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module is."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Of the module."""
+
+    def adapt(self, support: Batch, steps: int | None = None, ways: int | None = None) -> AdaptedModel:
+        """Adapt to one task."""
+
+
+def draw_task(path: Path, data: Any, model: AdaptsToTasks, title: str) -> Path | None:
     """Draw the first test task: examples in a grid, vectors in a plane, a curve, or predictions against targets.
 
     Args:
         path: the PNG file.
         data: draws the task by its ``episode(seed, split, index)``.
         model: adapts to it.
+        title: the run's name.
 
     Returns:
         the file, or ``None`` where the data have no suitable picture: tokens, and what is not one tensor.
@@ -33,11 +58,11 @@ def draw_task(path: Path, data: Any, model: MetaModule) -> Path | None:
         return None
     support, query = (Batch(_ready(role.x, model), _ready(role.y, model)) for role in roles)
     if model.classifies and support.y.ndim == 1 and not support.y.is_floating_point():
-        return _draw_classes(path, support, query, model)
-    return _draw_targets(path, support, query, model)
+        return _draw_classes(path, support, query, model, f"{title}: test task 0")
+    return _draw_targets(path, support, query, model, f"{title}: test task 0")
 
 
-def _draw_classes(path: Path, support: Batch, query: Batch, model: MetaModule) -> Path | None:
+def _draw_classes(path: Path, support: Batch, query: Batch, model: AdaptsToTasks, title: str) -> Path | None:
     inputs = _array(support.x)
     vectors = inputs.ndim == 2 and inputs.dtype.kind == "f"
     if not vectors and not pictures.is_drawable(inputs):
@@ -47,17 +72,16 @@ def _draw_classes(path: Path, support: Batch, query: Batch, model: MetaModule) -
     draw = draw_points if vectors else pictures.draw_episode
     return draw(
         path, inputs, _array(support.y), _array(query.x), _array(query.y), predictions, [str(way) for way in range(ways)],
-        title=f"{model.run_name}: test task 0",
+        title=title,
     )  # fmt: skip
 
 
-def _draw_targets(path: Path, support: Batch, query: Batch, model: MetaModule) -> Path | None:
+def _draw_targets(path: Path, support: Batch, query: Batch, model: AdaptsToTasks, title: str) -> Path | None:
     steps = sorted({0, 1, model.eval_inner_steps})
     fits = {step: _array(model.adapt(support, steps=step)(query.x)) for step in steps}
     targets = _array(query.y)
     if any(fit.shape != targets.shape for fit in fits.values()):
         return None
-    title = f"{model.run_name}: test task 0"
     if all(part.ndim == 1 or part[0].numel() == 1 for part in (query.x, query.y)) and query.x.is_floating_point():
         points = [(_array(role.x).ravel(), _array(role.y).ravel()) for role in (support, query)]
         return pictures.draw_sinusoid(
@@ -66,9 +90,9 @@ def _draw_targets(path: Path, support: Batch, query: Batch, model: MetaModule) -
     return draw_agreement(path, targets.ravel(), {step: fit.ravel() for step, fit in fits.items()}, title)
 
 
-def _ready(value: torch.Tensor, model: MetaModule) -> torch.Tensor:
+def _ready(value: torch.Tensor, model: AdaptsToTasks) -> torch.Tensor:
     """On the module's device, and floating-point values in its precision, as a Trainer gives them to it."""
-    kind = next((each.dtype for each in model.parameters() if each.is_floating_point()), value.dtype)
+    kind = next((param.dtype for param in model.parameters() if param.is_floating_point()), value.dtype)
     return value.to(model.device, kind if value.is_floating_point() else value.dtype)
 
 

@@ -1,0 +1,99 @@
+"""What an episodic module tells in a summary, and the pictures of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from metalearn.bilevel.oracles import OracleCounts
+from metalearn.metrics import Interval
+from metalearn.modules.episodic.task_picture import AdaptsToTasks, draw_task
+from metalearn.reports.bilevel_pictures import draw_costs
+from metalearn.reports.facts import describe_interval, format_loss, format_share, list_oracle_calls
+from metalearn.reports.outcome import Facts, Picture, RunRecord, Stage
+from metalearn.reports.pictures import draw_curve, draw_steps
+
+__all__ = ["find_better_steps", "list_facts", "list_pictures"]
+
+
+class ReportedModule(AdaptsToTasks, Protocol):
+    """What the summary asks of a module."""
+
+    @property
+    def inner_steps(self) -> int:
+        """In training."""
+
+    @property
+    def norm(self) -> str:
+        """The policy of batch normalisation."""
+
+    @property
+    def counts(self) -> OracleCounts | None:
+        """The oracle calls of a module whose tasks are bilevel problems."""
+
+    def test_results(self) -> dict[tuple[str, int], Interval]:
+        """Mean and interval of ``"acc"`` and ``"loss"`` after each number of inner steps."""
+
+
+def list_facts(module: ReportedModule, stage: Stage) -> Facts:
+    """See :class:`~metalearn.reports.outcome.ReportsOutcome`."""
+    return list_oracle_calls(module.counts) if stage == "fit" else _list_test_facts(module)
+
+
+def list_pictures(module: ReportedModule, run: RunRecord) -> list[Picture]:
+    """See :class:`~metalearn.reports.outcome.ReportsOutcome`."""
+    pictures = []
+    results = module.test_results()
+    if run.tested and hasattr(run.data, "episode"):
+        pictures.append(Picture("episode.png", lambda path: draw_task(path, run.data, module, run.name)))
+    if run.tested and results:
+        kind, scale, label = ("acc", 100.0, "test accuracy (%)") if module.classifies else ("loss", 1.0, "test loss")
+        values = {step: scale * results[kind, step].mean for step in range(module.eval_inner_steps + 1)}
+        pictures.append(
+            Picture("inner_steps.png", lambda path: draw_steps(path, values, module.inner_steps, label, run.name))
+        )
+    if run.has_losses:
+        pictures.append(Picture("training.png", lambda path: draw_curve(path, run.rows, run.name)))
+        if module.counts is not None:
+            pictures.append(Picture("costs.png", lambda path: draw_costs(path, run.rows, run.name)))
+    return pictures
+
+
+def find_better_steps(results: Mapping[tuple[str, int], Interval], last: int, classifies: bool) -> Facts:
+    """The number of inner steps that is best, where the one that is reported is worse by more than both intervals.
+
+    Args:
+        results: of a test, by metric and number of steps.
+        last: the number of steps that the headline is of.
+        classifies: whether accuracies are compared, or losses.
+    """
+    kind, sign = ("acc", 1.0) if classifies else ("loss", -1.0)
+    by_steps = {step: interval for (name, step), interval in results.items() if name == kind}
+    best = max(by_steps, key=lambda step: sign * by_steps[step].mean)
+    gain = sign * (by_steps[best].mean - by_steps[last].mean)
+    if not gain > max(by_steps[best].ci95, by_steps[last].ci95):
+        return []
+    value = (format_share if classifies else format_loss)(by_steps[best])
+    if best == 0:
+        return [("better without", f"{value} before adaptation: the inner steps do harm; use a smaller inner_lr")]
+    steps = f"{best} inner step{'s' * (best > 1)}"
+    return [("better earlier", f"{value} after {steps} of {last}: use --model.eval_inner_steps {best}")]
+
+
+def _list_test_facts(module: ReportedModule) -> Facts:
+    results = module.test_results()
+    last = module.eval_inner_steps
+    if not results:
+        return [("test", "no task was tested")]
+    if module.classifies:
+        accuracy = results["acc", last]
+        facts = [
+            ("test accuracy", f"{format_share(accuracy)}  {describe_interval(accuracy)}"),
+            ("before adaptation", format_share(results["acc", 0])),
+        ]
+    else:
+        steps = sorted({0, 1, last})
+        facts = [(f"test loss, {step} steps", format_loss(results["loss", step])) for step in steps]
+        facts[-1] = (facts[-1][0], f"{facts[-1][1]}  {describe_interval(results['loss', last])}")
+    facts += find_better_steps(results, last, module.classifies)
+    return [*facts, ("inner steps", f"{module.inner_steps} in training, {last} at test; batch norm '{module.norm}'")]
