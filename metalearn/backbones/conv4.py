@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -16,8 +17,8 @@ __all__ = ["Conv4"]
 class Conv4(nn.Module):
     """Four blocks of 3x3 convolution, batch normalisation, ReLU and down-sampling, then a linear head.
 
-    The blocks pool before the ReLU: the two commute exactly, values and gradients, and the ReLU then works on a quarter
-    of the elements.
+    The blocks pool before the ReLU. The two commute exactly, values and gradients, and the ReLU then works on a quarter of the
+    elements.
 
     Args:
         ways: the number of outputs ``N``.
@@ -76,33 +77,58 @@ class Conv4(nn.Module):
         return logits
 
 
-class _Block(nn.Sequential):
-    """Convolution, normalisation, pooling and ReLU; computed as one where the layer in the normalisation's place can do that."""
+class ConvBlock(nn.Sequential):
+    """Convolution, batch normalisation, perhaps pooling, and ReLU.
+
+    It is computed as one where the layer that stands for the normalisation can do that, as that of metalearn's inner loop can.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         layers = self._modules
         run_block = getattr(layers.get("norm"), "run_block", None)
-        if run_block is not None and _is_fusible(list(layers.values())):
+        if run_block is not None and _is_fusible(layers):
             y: Tensor | None = run_block(x, layers["conv"], "pool" in layers)
             if y is not None:
                 return y
         result: Tensor = super().forward(x)
         return result
 
+    def extra_repr(self) -> str:
+        """Which layers run as one, and when."""
+        norm = self._modules.get("norm")
+        stands_in = hasattr(norm, "run_block") or type(norm) is nn.BatchNorm2d
+        if not stands_in or not _is_fusible(self._modules):
+            return "run one by one"
+        return f"{', '.join(self._modules)}: run as one in metalearn's inner loop with kernels=True, else one by one"
 
-def _is_fusible(layers: list[nn.Module | None]) -> bool:
-    """Whether the layers are those that a block is built of, without hooks: a caller may have put others in their places."""
-    conv, *rest = layers[:1] + layers[2:]
-    plain = type(conv) is nn.Conv2d and conv.bias is None and conv.padding_mode == "zeros"
-    kinds = [type(layer) for layer in rest]
-    if not plain or kinds not in ([nn.ReLU], [nn.MaxPool2d, nn.ReLU]):
+
+_ORDERS = (["conv", "norm", "relu"], ["conv", "norm", "pool", "relu"])
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _is_fusible(layers: Mapping[str, nn.Module | None]) -> bool:
+    """Whether the layers are those that a block is built of, and nobody looks inside.
+
+    A caller may have put others in their places, in another order, with other methods, or with hooks.
+    """
+    if [*layers] not in _ORDERS:
         return False
-    pool = rest[0]
-    if isinstance(pool, nn.MaxPool2d):
+    conv, pool, relu = layers["conv"], layers.get("pool"), layers["relu"]
+    if type(conv) is not nn.Conv2d or type(relu) is not nn.ReLU:
+        return False
+    if conv.bias is not None or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return False
+    if "pool" in layers:
+        if type(pool) is not nn.MaxPool2d:
+            return False
         sides = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices)
         if sides != (2, 2, 0, 1, False, False):
             return False
-    return not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers if layer is not None)
+    return not any(_is_changed(layer.__dict__) for layer in layers.values() if layer is not None)
+
+
+def _is_changed(state: Mapping[str, Any]) -> bool:
+    return "forward" in state or any(state[key] for key in _HOOKS)
 
 
 def _block(inputs: int, outputs: int, downsample: str) -> nn.Module:
@@ -115,4 +141,4 @@ def _block(inputs: int, outputs: int, downsample: str) -> nn.Module:
     if downsample == "pool":
         layers["pool"] = nn.MaxPool2d(2)
     layers["relu"] = nn.ReLU()
-    return _Block(layers)
+    return ConvBlock(layers)
