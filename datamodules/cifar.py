@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from metalearn.checks import MOST_OF_A_WIDTH, Count, check_whole
 from metalearn.datamodules.episodes.listed import ListedImages
 from metalearn.datamodules.episodes.options import EpisodeOptions
-from metalearn.datamodules.sources.archives import Member
-from metalearn.datamodules.sources.caches import array_entries, as_labels, list_caches, load_dict, to_text
+from metalearn.datamodules.sources.caches import list_caches
+from metalearn.datamodules.sources.cifar_files import GROUP_OF, download_cifar, list_official
 from metalearn.datamodules.sources.forms import Form, find_classes, list_folder, list_split_folders
 from metalearn.datamodules.sources.images import ImageSpec
-from metalearn.datamodules.sources.listing import Entry, ListedClass
-from metalearn.datamodules.sources.pixels import PixelArray
+from metalearn.datamodules.sources.listing import ListedClass
 from metalearn.datamodules.sources.places import Place
-from metalearn.datamodules.sources.published import CIFAR_FS, FC100, SUPERCLASSES, compare_splits
-from metalearn.errors import DataError
+from metalearn.datamodules.sources.published import CIFAR_FS, FC100, compare_splits
 
 __all__ = ["CIFARFSDataModule", "FC100DataModule"]
-
-log = logging.getLogger(__name__)
-
-GROUP_OF = {name: group for group, names in SUPERCLASSES.items() for name in names}
-OFFICIAL = ("train", "test", "meta")
 
 
 class _Cifar100Classes(ListedImages):
@@ -75,7 +65,7 @@ class _Cifar100Classes(ListedImages):
     def prepare_data(self) -> None:
         """Download CIFAR-100 where ``root`` holds nothing, pack the images, and check the result."""
         if self.download and not self.root.is_file():
-            _download(self.root)
+            download_cifar(self.root)
         super().prepare_data()
 
     def list_classes(self) -> Sequence[ListedClass]:
@@ -91,15 +81,8 @@ class _Cifar100Classes(ListedImages):
         return listed
 
     def _from_official(self, place: Place) -> list[ListedClass] | None:
-        files = place.folders().get("cifar-100-python", place).files()
-        if not all(name in files for name in OFFICIAL):
-            return None
-        names = _class_names(files["meta"])
-        entries: dict[str, list[Entry]] = {name: [] for name in names}
-        for part in ("train", "test"):
-            for name, found in zip(names, _read_part(files[part], len(names)), strict=True):
-                entries[name] += found
-        return self._split(entries)
+        entries = list_official(place)
+        return None if entries is None else self._split(entries)
 
     def _from_folders(self, place: Place) -> list[ListedClass] | None:
         folders = place.folders().get("data", place).folders()
@@ -201,62 +184,3 @@ class FC100DataModule(_Cifar100Classes):
 
 def _group_of(name: str) -> str:
     return GROUP_OF.get(name, "")
-
-
-def _class_names(meta: Member) -> list[str]:
-    names = load_dict(meta, "fine_label_names").get("fine_label_names")
-    found = [to_text(name) for name in names] if isinstance(names, list) else []
-    if set(found) != GROUP_OF.keys() or len(found) != len(GROUP_OF):
-        odd = sorted(set(found) ^ GROUP_OF.keys())
-        raise DataError(
-            f"pickle {meta.name} does not name the {len(GROUP_OF)} classes of CIFAR-100 (it differs in {', '.join(odd[:3])}); "
-            "fetch the official archive"
-        )
-    return found
-
-
-def _read_part(member: Member, classes: int) -> list[list[Entry]]:
-    """For each class its images; they are rows of 3 x 32 x 32 bytes."""
-    content = load_dict(member, "data and fine_labels")
-    data = content.get("data")
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
-        raise DataError(
-            f"data in {member.name} are not uint8 [n, 3072], so it is not CIFAR-100's; fetch the official archive"
-        )
-    labels = as_labels(content.get("fine_labels"), len(data), member.name)
-    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-        raise DataError(
-            f"fine_labels in {member.name} run from {labels.min()} to {labels.max()}, but there are {classes} classes; fetch the "
-            "official archive"
-        )
-    pixels = PixelArray(data.reshape(-1, 3, 32, 32), member.name)
-    names = content.get("filenames")
-    if not isinstance(names, list) or len(names) != len(data):
-        names = [f"{Path(member.name).name}/{number:05d}" for number in range(len(data))]
-    return [
-        [entry._replace(name=to_text(names[int(entry.name)])) for entry in array_entries(pixels, found, member)]
-        for found in (np.flatnonzero(labels == label) for label in range(classes))
-    ]
-
-
-def _download(root: Path) -> None:
-    """Where there is nothing but what an earlier download may have left; compare what it gave with the official checksums."""
-    from torchvision.datasets import CIFAR100
-    from torchvision.datasets.utils import check_md5, download_and_extract_archive
-
-    official = [*CIFAR100.train_list, *CIFAR100.test_list, [CIFAR100.meta["filename"], CIFAR100.meta["md5"]]]
-    files = {root / CIFAR100.base_folder / name: md5 for name, md5 in official}
-    if all(path.is_file() for path in files):
-        for path, md5 in files.items():
-            if not check_md5(str(path), md5):
-                log.warning("%s is not the official file: accuracies do not compare with published ones", path)
-        return
-    if root.is_dir() and {path.name for path in root.iterdir()} - {CIFAR100.filename, CIFAR100.base_folder}:
-        return
-    try:
-        download_and_extract_archive(CIFAR100.url, str(root), filename=CIFAR100.filename, md5=CIFAR100.tgz_md5)
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"CIFAR-100 is not in {root} and cannot be downloaded from {CIFAR100.url} ({error}); fetch it by other means, "
-            "extract it and set data.root to its folder"
-        ) from error

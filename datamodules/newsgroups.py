@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
-import lzma
 import re
-import tarfile
 import warnings
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
 from metalearn.checks import check_seed, check_whole
 from metalearn.datamodules.levels.base import BilevelDataModule, Examples
-from metalearn.datamodules.sources.archives import check_name, unsafe
+from metalearn.datamodules.sources.posts import PARTS, read_posts
 from metalearn.errors import ConfigError, DataError
 
-__all__ = ["NewsgroupsDataModule", "Posts", "read_posts"]
+__all__ = ["NewsgroupsDataModule"]
 
-ARCHIVES = ("20news-bydate.tar.xz", "20news-bydate.tar.gz", "20news-bydate.tar")
-PARTS = ("train", "test")
-LARGEST_POST = 4 << 20
-LARGEST_TOTAL = 1 << 29
-MOST_POSTS = 1_000_000
 SPLIT = 20210803
 """The constant in the seed of the split."""
 
 Cut = Literal["random", "date"]
-
-
-class Posts(NamedTuple):
-    """The posts of a part.
-
-    Attributes:
-        texts: of each.
-        groups: the name of each one's group.
-        names: of each one's file, which begins with a number that its group's server counted up.
-    """
-
-    texts: list[str]
-    groups: list[str]
-    names: list[str]
 
 
 class NewsgroupsDataModule(BilevelDataModule):
@@ -154,10 +131,10 @@ class NewsgroupsDataModule(BilevelDataModule):
             : round(self.used_share * count)
         ]
         rows: dict[str, list[np.ndarray]] = {"train": [], "val": [], "held": []}
-        for each in self._by_date(order, labels) if self.cut == "date" else [order]:
-            later = len(each) - round(self.val_share * len(each))
-            latest = len(each) - round(self.held_share * (len(each) - later))
-            for name, chosen in zip(rows, np.split(each, [later, latest]), strict=True):
+        for posts in self._by_date(order, labels) if self.cut == "date" else [order]:
+            later = len(posts) - round(self.val_share * len(posts))
+            latest = len(posts) - round(self.held_share * (len(posts) - later))
+            for name, chosen in zip(rows, np.split(posts, [later, latest]), strict=True):
                 rows[name].append(chosen)
         parts = {}
         for name, pieces in rows.items():
@@ -178,91 +155,13 @@ class NewsgroupsDataModule(BilevelDataModule):
         return [ranked[labels[ranked] == group] for group in range(len(self.classes))]
 
     def _number(self, name: str) -> int:
-        found = re.match(r"[0-9]{1,18}", name)
-        if found is None:
+        number = re.match(r"[0-9]{1,18}", name)
+        if number is None:
             raise DataError(
                 f"{self.root} has the post {name!r}, but cut='date' goes by the number at the start of a name; rename it, or "
                 "use cut='random'"
             )
-        return int(found[0])
-
-
-def read_posts(root: Path) -> dict[str, Posts]:
-    """The posts of both parts, in the order of their paths.
-
-    Raises:
-        DataError: there is neither an archive nor the two folders; the archive is damaged, or has an entry that no honest one
-            has; or a part has no posts.
-    """
-    packed = [root] if root.is_file() else [root / name for name in ARCHIVES if (root / name).is_file()]
-    folders = [root / f"20news-bydate-{part}" for part in PARTS]
-    if all(folder.is_dir() for folder in folders):
-        entries = _in_folders(root, folders)
-    elif packed:
-        entries = _in_archive(packed[0])
-    else:
-        raise DataError(
-            f"folder {root} has neither {ARCHIVES[0]} nor 20news-bydate-train and 20news-bydate-test; set root to their folder"
-        )
-    found: dict[str, list[tuple[str, str, str]]] = {part: [] for part in PARTS}
-    total = 0
-    for number, (name, data) in enumerate(entries, 1):
-        parts = [part for part in name.split("/") if part not in ("", ".")]
-        place = next((at for at, part in enumerate(parts) if part.startswith("20news-bydate-")), None)
-        if place is None or len(parts) != place + 3 or parts[place + 2].startswith("."):
-            continue
-        part = parts[place].removeprefix("20news-bydate-")
-        total += len(data)
-        if number > MOST_POSTS or total > LARGEST_TOTAL:
-            raise DataError(
-                f"{root} holds more than {MOST_POSTS} posts or {LARGEST_TOTAL} bytes, far more than 20 Newsgroups; it is not "
-                "that data set: fetch it again"
-            )
-        if part in found:
-            found[part].append((parts[place + 1], parts[place + 2], data.decode("latin-1")))
-    for part, posts in found.items():
-        if not posts:
-            raise DataError(
-                f"{root} has no posts in 20news-bydate-{part}/<group>/<number>; it is truncated or another set: fetch it again"
-            )
-        posts.sort()
-    return {part: Posts(*([post[place] for post in posts] for place in (2, 0, 1))) for part, posts in found.items()}
-
-
-def _in_archive(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Names and contents, in one pass over an archive of which nothing is extracted."""
-    try:
-        with tarfile.open(path, "r|*") as archive:
-            for info in archive:
-                check_name(path, info.name)
-                if info.isdir():
-                    continue
-                if not info.isreg() or info.issparse():
-                    raise unsafe(path, info.name, "is a link or a device")
-                if info.size > LARGEST_POST:
-                    raise unsafe(path, info.name, f"claims {info.size} bytes, more than any post")
-                file = archive.extractfile(info)
-                assert file is not None
-                data = file.read(info.size)
-                if len(data) != info.size:
-                    raise DataError(f"archive {path}: entry {info.name} is truncated; fetch the archive again")
-                yield info.name, data
-    except (tarfile.TarError, lzma.LZMAError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(
-            f"archive {path} cannot be read ({error}); it is truncated or no tar file: fetch it again"
-        ) from error
-
-
-def _in_folders(root: Path, folders: list[Path]) -> Iterator[tuple[str, bytes]]:
-    for folder in folders:
-        for path in sorted(folder.glob("*/*")):
-            if path.is_symlink() or not path.is_file():
-                continue
-            if path.stat().st_size > LARGEST_POST:
-                raise DataError(
-                    f"file {path} has {path.stat().st_size} bytes, but a post has at most {LARGEST_POST}; remove it"
-                )
-            yield path.relative_to(root).as_posix(), path.read_bytes()
+        return int(number[0])
 
 
 def _examples(matrix: Any, labels: np.ndarray) -> Examples:

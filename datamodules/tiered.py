@@ -7,28 +7,18 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from metalearn.checks import MOST_OF_A_WIDTH, Count, check_whole
 from metalearn.datamodules.episodes.listed import ListedImages
 from metalearn.datamodules.episodes.options import EpisodeOptions
-from metalearn.datamodules.sources.archives import Member
-from metalearn.datamodules.sources.caches import array_entries, as_labels, load_dict, to_text
 from metalearn.datamodules.sources.forms import Form, find_classes, list_split_folders
 from metalearn.datamodules.sources.images import ImageSpec
-from metalearn.datamodules.sources.listing import SPLITS, Entry, ListedClass, log_once
-from metalearn.datamodules.sources.numpy_files import load_npz
-from metalearn.datamodules.sources.pickles import load_arrays
-from metalearn.datamodules.sources.pixels import EncodedImages, PixelArray
-from metalearn.datamodules.sources.places import Place
-from metalearn.errors import DataError
+from metalearn.datamodules.sources.listing import SPLITS, ListedClass, log_once
+from metalearn.datamodules.sources.tiered_files import list_ren
 
 __all__ = ["TieredImageNetDataModule"]
 
 CLASSES = {"train": 351, "val": 97, "test": 160}
-NEEDS = "label_specific, label_general and their names"
 
 
 class TieredImageNetDataModule(ListedImages):
@@ -104,85 +94,18 @@ class TieredImageNetDataModule(ListedImages):
 
     def list_classes(self) -> Sequence[ListedClass]:
         forms = (
-            Form("{train,val,test}_images_png.pkl and _labels.pkl", partial(_from_pickles, images="{}_images_png.pkl")),
-            Form("{train,val,test}_images.npz and _labels.pkl", partial(_from_pickles, images="{}_images.npz")),
+            Form("{train,val,test}_images_png.pkl and _labels.pkl", partial(list_ren, images="{}_images_png.pkl")),
+            Form("{train,val,test}_images.npz and _labels.pkl", partial(list_ren, images="{}_images.npz")),
             Form("train/, val/ and test/ with a folder per class", list_split_folders),
         )
         remedy = "set data.root to it (ImageNet's terms do not allow a download by us)"
         listed = find_classes(self.root, forms, self.title, remedy)
-        found = Counter(each.split for each in listed)
-        if found != CLASSES:
-            counts = "/".join(str(found[split]) for split in SPLITS)
+        counts = Counter(listed_class.split for listed_class in listed)
+        if counts != CLASSES:
+            here = "/".join(str(counts[split]) for split in SPLITS)
             log_once(
                 logging.WARNING,
-                f"{self.title} in {self.root} has {counts} classes, published are {'/'.join(map(str, CLASSES.values()))}: "
+                f"{self.title} in {self.root} has {here} classes, published are {'/'.join(map(str, CLASSES.values()))}: "
                 "accuracies do not compare with published ones",
             )
         return listed
-
-
-def _from_pickles(place: Place, images: str) -> list[ListedClass] | None:
-    files = place.files()
-    if not all(images.format(split) in files and f"{split}_labels.pkl" in files for split in SPLITS):
-        return None
-    listed = [
-        each
-        for split in SPLITS
-        for each in _read_split(split, files[images.format(split)], files[f"{split}_labels.pkl"])
-    ]
-    count = Counter(each.name for each in listed)
-    seen: Counter[str] = Counter()
-    for place_of, each in enumerate(listed):  # ImageNet calls two of its classes crane, and two maillot
-        if count[each.name] > 1:
-            seen[each.name] += 1
-            listed[place_of] = each._replace(name=f"{each.name} {seen[each.name]}")
-    return listed
-
-
-def _read_split(split: str, images: Member, table: Member) -> list[ListedClass]:
-    content = load_dict(table, NEEDS)
-    specific = content.get("label_specific")
-    count = len(specific) if isinstance(specific, (list, np.ndarray)) else 0
-    labels = as_labels(specific, count, table.name)
-    groups = as_labels(content["label_general"], count, table.name) if "label_general" in content else None
-    if not count:
-        raise DataError(f"pickle {table.name} labels no image; fetch it again")
-    by_class = np.argsort(labels, kind="stable")
-    found, starts = np.unique(labels[by_class], return_index=True)
-    entries = _entries(images, count)
-    listed = []
-    for label, numbers in zip(found.tolist(), np.split(by_class, starts[1:]), strict=True):
-        group = ""
-        if groups is not None:
-            general = np.unique(groups[numbers])
-            if len(general) > 1:
-                raise DataError(f"pickle {table.name} has class {label} in {len(general)} categories; fetch it again")
-            group = _called(content.get("label_general_str"), int(general[0]), f"{split} category")
-        name = _called(content.get("label_specific_str"), label, f"{split} class")
-        listed.append(ListedClass(split, name, [entries[number] for number in numbers.tolist()], group))
-    return listed
-
-
-def _entries(images: Member, count: int) -> Sequence[Entry]:
-    if images.name.endswith(".npz"):
-        pixels = PixelArray(load_npz(images, "images"), images.name)
-        if len(pixels) != count:
-            raise DataError(
-                f"{images.name} holds {len(pixels)} images, but there are {count} labels; fetch both files again"
-            )
-        return array_entries(pixels, np.arange(count), images)
-    encoded = EncodedImages(partial(_load, images), count, images.name)
-    return [Entry(str(number), images.stamp, partial(encoded.read, number)) for number in range(count)]
-
-
-def _load(member: Member) -> Any:
-    return load_arrays(member.map(), member.name)
-
-
-def _called(names: Any, number: int, otherwise: str) -> str:
-    """The name of a label, as a list or a dict has it."""
-    if isinstance(names, (list, tuple, np.ndarray)) and 0 <= number < len(names):
-        return to_text(names[number])
-    if isinstance(names, dict) and number in names:
-        return to_text(names[number])
-    return f"{otherwise} {number}"

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from metalearn.datamodules.sources.archives import Member
 from metalearn.datamodules.sources.listing import SPLITS, Entry, ListedClass
+from metalearn.datamodules.sources.members import Member
 from metalearn.datamodules.sources.pickles import load_arrays
 from metalearn.datamodules.sources.pixels import PixelArray
 from metalearn.datamodules.sources.places import Place

@@ -10,11 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from metalearn.datamodules.sources.archives import Member
-from metalearn.datamodules.sources.images import IMAGES, ImageSpec, read_entry
-from metalearn.datamodules.sources.listing import SPLITS, Entry, ListedClass, check_classes, log_once
+from metalearn.datamodules.sources.images import IMAGES
+from metalearn.datamodules.sources.listing import SPLITS, Entry, ListedClass, check_classes, log_once, read_member
+from metalearn.datamodules.sources.members import Member
 from metalearn.datamodules.sources.places import Place, look_in
 from metalearn.errors import DataError
 
@@ -149,11 +147,7 @@ def _rows(table: Member) -> list[tuple[int, str, str]]:
 
 def image_entry(name: str, member: Member) -> Entry:
     """An image file."""
-    return Entry(name, member.stamp, partial(_read_member, member))
-
-
-def _read_member(member: Member, spec: ImageSpec) -> np.ndarray:
-    return read_entry(member.open, spec, member.name)
+    return Entry(name, member.stamp, partial(read_member, member))
 
 
 def _name(entry: Entry) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,9 +16,8 @@ from torch import Tensor
 
 from metalearn.errors import DataError
 
-__all__ = ["IMAGES", "ImageSpec", "Opener", "open_later", "read_entry", "read_image", "to_float"]
+__all__ = ["IMAGES", "ImageSpec", "read_image", "to_float"]
 
-Opener = Callable[[], IO[bytes]]
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 """What is opened; Pillow knows more, and hands some of them to other programs."""
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -87,24 +84,6 @@ def read_image(file: Path | IO[bytes], spec: ImageSpec, name: str | None = None)
     return 255 - pixels if spec.invert else pixels
 
 
-def read_entry(opener: Opener, spec: ImageSpec, name: str) -> np.ndarray:
-    """As :func:`read_image`, of a file or of an archive's entry.
-
-    Raises:
-        DataError: the archive's entry is damaged, or packed in a way that cannot be read.
-    """
-    try:
-        with opener() as file:
-            return read_image(file, spec, name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise DataError(f"archive entry {name} is damaged ({error}); fetch the archive again") from error
-
-
-def open_later(file: Path) -> Opener:
-    """Opens the file when it is called."""
-    return lambda: file.open("rb")
-
-
 def _plain(image: Image.Image, channels: int, name: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         deep = np.asarray(image, np.float64)
@@ -123,8 +102,8 @@ def _plain(image: Image.Image, channels: int, name: str) -> Image.Image:
 
 def to_float(images: np.ndarray, spec: ImageSpec) -> Tensor:
     """``(x / 255 - mean) / std`` as float32, for uint8 images ``[..., C, H, W]``."""
-    found = torch.from_numpy(np.ascontiguousarray(images)).float().div_(255.0)
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).float().div_(255.0)
     if any(spec.mean) or any(value != 1 for value in spec.std):
         shape = (-1, 1, 1)
-        found.sub_(torch.tensor(list(spec.mean)).view(shape)).div_(torch.tensor(list(spec.std)).view(shape))
-    return found
+        pixels.sub_(torch.tensor(list(spec.mean)).view(shape)).div_(torch.tensor(list(spec.std)).view(shape))
+    return pixels

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from metalearn.datamodules.sources.images import ImageSpec, read_image
+from metalearn.datamodules.sources.members import Member
 from metalearn.errors import DataError
 
-__all__ = ["SPLITS", "Entry", "ListedClass", "check_classes", "log_once", "make_entry", "stamp_file"]
+__all__ = ["SPLITS", "Entry", "ListedClass", "check_classes", "log_once", "make_entry", "read_member", "stamp_file"]
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,12 @@ class ListedClass(NamedTuple):
 
 def make_entry(file: Path, name: str | None = None) -> Entry:
     """An image file as an entry of a listing."""
-    return Entry(name or file.name, stamp_file(file), lambda spec: read_image(file, spec))
+    return Entry(name or file.name, stamp_file(file), partial(read_image, file))
+
+
+def read_member(member: Member, spec: ImageSpec, name: str | None = None) -> np.ndarray:
+    """An image in a folder or an archive, as :func:`~metalearn.datamodules.sources.images.read_image` reads it."""
+    return read_image(member.open(), spec, name or member.name)
 
 
 def stamp_file(file: Path) -> tuple[int, int]:

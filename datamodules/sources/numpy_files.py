@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from metalearn.datamodules.sources.archives import Member, list_archive
+from metalearn.datamodules.sources.archives import list_archive
+from metalearn.datamodules.sources.members import Member
 from metalearn.errors import DataError
 
 __all__ = ["load_npz"]

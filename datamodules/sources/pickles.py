@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from metalearn.datamodules.sources.archives import map_file
+from metalearn.datamodules.sources.members import map_file
 from metalearn.datamodules.sources.pickle_names import (
     GLOBALS,
     Name,

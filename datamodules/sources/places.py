@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from metalearn.datamodules.sources.archives import ARCHIVES, COMPRESSED, Member, list_archive, map_file
+from metalearn.datamodules.sources.archives import ARCHIVES, COMPRESSED, list_archive
+from metalearn.datamodules.sources.members import Member, map_file
 from metalearn.errors import DataError
 
 __all__ = ["Place", "look_in"]
@@ -47,13 +48,15 @@ class _Folder:
         self.name, self._path = str(path), path
 
     def folders(self) -> dict[str, Place]:
-        with os.scandir(self._path) as found:
-            names = sorted(entry.name for entry in found if entry.is_dir() and not entry.name.startswith("."))
+        with os.scandir(self._path) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
         return {name: _Folder(self._path / name) for name in names}
 
     def files(self) -> dict[str, Member]:
-        with os.scandir(self._path) as found:
-            kept = sorted((entry.name, entry) for entry in found if entry.is_file() and not entry.name.startswith("."))
+        with os.scandir(self._path) as entries:
+            kept = sorted(
+                (entry.name, entry) for entry in entries if entry.is_file() and not entry.name.startswith(".")
+            )
         members = {}
         for name, entry in kept:
             size, written = entry.stat().st_size, entry.stat().st_mtime_ns

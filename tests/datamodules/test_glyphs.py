@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from metalearn import ConfigError
 from metalearn.datamodules import GlyphsDataModule
-from metalearn.datamodules.glyphs import SCRIPTS, Letters, distort, draw_letters
+from metalearn.datamodules.sources.letters import SCRIPTS, Letters, distort, draw_letters
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,97 @@
+"""CIFAR-100's official files: pickles that are read without running anything, and their download."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from metalearn.datamodules.sources.caches import array_entries, as_labels, load_dict, to_text
+from metalearn.datamodules.sources.downloads import download
+from metalearn.datamodules.sources.listing import Entry
+from metalearn.datamodules.sources.members import Member
+from metalearn.datamodules.sources.pixels import PixelArray
+from metalearn.datamodules.sources.places import Place
+from metalearn.datamodules.sources.published import SUPERCLASSES
+from metalearn.errors import DataError
+
+__all__ = ["GROUP_OF", "download_cifar", "list_official"]
+
+log = logging.getLogger(__name__)
+
+GROUP_OF = {name: group for group, names in SUPERCLASSES.items() for name in names}
+"""The superclass of each class."""
+OFFICIAL = ("train", "test", "meta")
+
+
+def list_official(place: Place) -> dict[str, list[Entry]] | None:
+    """For each class the images of both parts; ``None`` where ``cifar-100-python`` or its three files are not there."""
+    files = place.folders().get("cifar-100-python", place).files()
+    if not all(name in files for name in OFFICIAL):
+        return None
+    names = _read_names(files["meta"])
+    entries: dict[str, list[Entry]] = {name: [] for name in names}
+    for part in ("train", "test"):
+        for name, images in zip(names, _read_part(files[part], len(names)), strict=True):
+            entries[name] += images
+    return entries
+
+
+def download_cifar(root: Path) -> None:
+    """Fetch CIFAR-100 where the folder holds nothing but what an earlier download may have left.
+
+    Files that are there are compared with the official checksums, and differences logged.
+
+    Raises:
+        DataError: it cannot be fetched.
+    """
+    from torchvision.datasets import CIFAR100  # slow to import, and seldom needed
+    from torchvision.datasets.utils import check_md5
+
+    official = [*CIFAR100.train_list, *CIFAR100.test_list, [CIFAR100.meta["filename"], CIFAR100.meta["md5"]]]
+    files = {root / CIFAR100.base_folder / name: md5 for name, md5 in official}
+    if all(path.is_file() for path in files):
+        for path, md5 in files.items():
+            if not check_md5(str(path), md5):
+                log.warning("%s is not the official file: accuracies do not compare with published ones", path)
+        return
+    if root.is_dir() and {path.name for path in root.iterdir()} - {CIFAR100.filename, CIFAR100.base_folder}:
+        return
+    download("CIFAR-100", root, CIFAR100.url, CIFAR100.tgz_md5, extract=True)
+
+
+def _read_names(meta: Member) -> list[str]:
+    labels = load_dict(meta, "fine_label_names").get("fine_label_names")
+    names = [to_text(name) for name in labels] if isinstance(labels, list) else []
+    if set(names) != GROUP_OF.keys() or len(names) != len(GROUP_OF):
+        odd = sorted(set(names) ^ GROUP_OF.keys())
+        raise DataError(
+            f"pickle {meta.name} does not name the {len(GROUP_OF)} classes of CIFAR-100 (it differs in {', '.join(odd[:3])}); "
+            "fetch the official archive"
+        )
+    return names
+
+
+def _read_part(member: Member, classes: int) -> list[list[Entry]]:
+    """For each class its images; they are rows of 3 x 32 x 32 bytes."""
+    content = load_dict(member, "data and fine_labels")
+    data = content.get("data")
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+        raise DataError(
+            f"data in {member.name} are not uint8 [n, 3072], so it is not CIFAR-100's; fetch the official archive"
+        )
+    labels = as_labels(content.get("fine_labels"), len(data), member.name)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise DataError(
+            f"fine_labels in {member.name} run from {labels.min()} to {labels.max()}, but there are {classes} classes; fetch the "
+            "official archive"
+        )
+    pixels = PixelArray(data.reshape(-1, 3, 32, 32), member.name)
+    names = content.get("filenames")
+    if not isinstance(names, list) or len(names) != len(data):
+        names = [f"{Path(member.name).name}/{number:05d}" for number in range(len(data))]
+    return [
+        [entry._replace(name=to_text(names[int(entry.name)])) for entry in array_entries(pixels, numbers, member)]
+        for numbers in (np.flatnonzero(labels == label) for label in range(classes))
+    ]
