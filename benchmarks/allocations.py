@@ -6,13 +6,13 @@ import ctypes
 import gc
 import itertools
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measure import run_apart, synchronize
 from torch.profiler import ProfilerActivity, profile
 
 from metalearn.cli.allocator import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_buffers
@@ -43,7 +43,7 @@ def peak_above(step: Callable[[], None], device: str) -> float:
     """
     step()
     if device == "cuda":
-        torch.cuda.synchronize()
+        synchronize(device)
         torch.cuda.reset_peak_memory_stats()
         base = torch.cuda.memory_allocated()
         step()
@@ -76,9 +76,7 @@ def _status(key: str) -> float:
 
 def peak_of_step(system: str, work: str, device: str) -> float:
     """See :func:`peak_above`; in a process of its own, with glibc's own allocator settings."""
-    arguments = [sys.executable, "-c", STEP, json.dumps([system, work, device])]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=sys.path[0])
-    return float(done.stdout.split()[-1])
+    return float(run_apart("-c", STEP, json.dumps([system, work, device])))
 
 
 class Allocator:

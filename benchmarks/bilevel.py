@@ -13,18 +13,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from allocations import tensor_peak
 from machine import describe
+from measure import largest_difference, run_apart, take_turns
 from torch import Tensor
 
 from metalearn.bilevel import (
@@ -86,7 +83,9 @@ def few_shot(
     def outer(x: Any, y: Tensor, batch: Any) -> Tensor:
         return F.cross_entropy(logits(x, y, batch[0]), batch[1])
 
-    train, val = ((noise(tasks, ways * each, 784), torch.arange(ways).repeat(tasks, each)) for each in (shots, queries))
+    train, val = (
+        (noise(tasks, ways * count, 784), torch.arange(ways).repeat(tasks, count)) for count in (shots, queries)
+    )
     return Work(inner, outer, x, noise(tasks, 64, ways, scale=0.01), train, val, tasks, 0.1, 10, 5)
 
 
@@ -152,10 +151,10 @@ def plain_itd(work: Work, y: Tensor, train: Any, val: Any) -> dict[str, Tensor]:
     x = {name: value.detach().requires_grad_() for name, value in work.x.items()}
     y = y.detach().requires_grad_()
     for _ in range(work.steps):
-        (found,) = torch.autograd.grad(work.inner(x, y, train), y, create_graph=True)
-        y = y - work.step_size * found
+        (gradient,) = torch.autograd.grad(work.inner(x, y, train), y, create_graph=True)
+        y = y - work.step_size * gradient
     gradients = torch.autograd.grad(work.outer(x, y, val), list(x.values()), allow_unused=True)
-    return {name: found for name, found in zip(x, gradients, strict=True) if found is not None}
+    return {name: gradient for name, gradient in zip(x, gradients, strict=True) if gradient is not None}
 
 
 def plain_aid(work: Work, y: Tensor, train: Any, val: Any) -> dict[str, Tensor]:
@@ -164,8 +163,8 @@ def plain_aid(work: Work, y: Tensor, train: Any, val: Any) -> dict[str, Tensor]:
     fixed = {name: value.detach() for name, value in x.items()}
     y = y.detach().requires_grad_()
     for _ in range(work.steps):
-        (found,) = torch.autograd.grad(work.inner(fixed, y, train), y)
-        y = (y - work.step_size * found).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(work.inner(fixed, y, train), y)
+        y = (y - work.step_size * gradient).detach().requires_grad_()
     names = list(x)
     *direct, b = torch.autograd.grad(work.outer(x, y, val), [*x.values(), y], allow_unused=True)
     (gradient,) = torch.autograd.grad(work.inner(x, y, train), y, create_graph=True)
@@ -192,31 +191,31 @@ CHUNKED = "metalearn, chunks of 4"
 SYSTEMS = {"metalearn": ours, CHUNKED: in_chunks, "plain loops": plain}
 
 
-def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """The largest of a tensor, relative to its norm."""
-    return max(float((found[name] - value).norm() / value.norm()) for name, value in expected.items())
-
-
 def peak(work: str, method: str, system: str) -> float:
     """MiB of tensors that a step holds at its peak, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--peak", work, method, system],
-        capture_output=True, text=True, check=True, cwd=Path(__file__).parent,
-    )  # fmt: skip
-    return float(done.stdout.split()[-1])
+    return float(run_apart(__file__, "--peak", work, method, system))
 
 
-def turns(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each system in each round, after two to warm up."""
-    seconds: dict[str, list[float]] = {system: [] for system in steps}
-    for number in range(rounds + 2):
-        order = list(steps) if number % 2 else list(reversed(steps))
-        for system in order:
-            begun = time.perf_counter()
-            steps[system]()
-            if number >= 2:
-                seconds[system].append(time.perf_counter() - begun)
-    return seconds
+def show(name: str, method: str, make: Callable[..., Work], rounds: int) -> None:
+    """Print a problem's rows."""
+    exact, work = make(dtype=torch.float64), make()
+    systems = {system: build for system, build in SYSTEMS.items() if work.tasks or system != CHUNKED}
+    seconds = take_turns({system: build(work, method) for system, build in systems.items()}, rounds, warmup=2)
+    theirs = seconds["plain loops"]
+    expected = plain(exact, method)()
+    for system, taken in seconds.items():
+        ratios = (
+            statistics.median(theirs) / statistics.median(taken),
+            min(theirs) / min(taken),
+            statistics.median(a / b for a, b in zip(theirs, taken, strict=True)),
+        )
+        agreement = largest_difference(systems[system](exact, method)(), expected)
+        print(
+            f"| {name} | {method} | {system} | {1000 * statistics.median(taken):.1f} | {1000 * min(taken):.1f} | "
+            f"{' | '.join(f'{ratio:.2f}' for ratio in ratios)} | {peak(name, method, system):.2f} "
+            f"| {'-' if system == 'plain loops' else f'{agreement:.0e}'} |",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -224,10 +223,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    if given.peak:
-        work, method, system = given.peak
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        work, method, system = options.peak
         print(tensor_peak(SYSTEMS[system](WORKS[work](), method)))
         return
     print(describe() + "\n")
@@ -238,23 +237,7 @@ def main() -> None:
     print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, make in WORKS.items():
         for method in ("ITD", "AID-CG"):
-            exact, work = make(dtype=torch.float64), make()
-            systems = {system: build for system, build in SYSTEMS.items() if work.tasks or system != CHUNKED}
-            seconds = turns({system: build(work, method) for system, build in systems.items()}, given.rounds)
-            theirs = seconds["plain loops"]
-            for system, taken in seconds.items():
-                ratios = (
-                    statistics.median(theirs) / statistics.median(taken),
-                    min(theirs) / min(taken),
-                    statistics.median(a / b for a, b in zip(theirs, taken, strict=True)),
-                )
-                agreement = difference(systems[system](exact, method)(), plain(exact, method)())
-                print(
-                    f"| {name} | {method} | {system} | {1000 * statistics.median(taken):.1f} | {1000 * min(taken):.1f} | "
-                    f"{' | '.join(f'{ratio:.2f}' for ratio in ratios)} | {peak(name, method, system):.2f} "
-                    f"| {'-' if system == 'plain loops' else f'{agreement:.0e}'} |",
-                    flush=True,
-                )
+            show(name, method, make, options.rounds)
 
 
 if __name__ == "__main__":

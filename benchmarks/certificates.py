@@ -45,10 +45,10 @@ def made() -> None:
         expected = hypergradient(problem, x, None, exact).value
         for steps, iterations in ((0, 1), (3, 3), (30, 10)):
             aid = AID(inner=GradientDescent(step_size=0.3, steps=steps), solver=CG(iterations=iterations))
-            found = hypergradient(problem, x, None, aid)
-            error, plain = float((found.value - expected).norm()), found.diagnostics.certificate
+            estimate = hypergradient(problem, x, None, aid)
+            error, plain = float((estimate.value - expected).norm()), estimate.diagnostics.certificate
             assert plain is not None
-            sharp = float(certify(problem, x, found).upper)
+            sharp = float(certify(problem, x, estimate).upper)
             print(
                 f"| {2 * l2:g} | {steps}, {iterations} | {error:.2g} | {float(plain) / error:.2g} | {sharp / error:.3f} |"
             )
@@ -66,23 +66,23 @@ def main() -> None:
     parser.add_argument("--mnist", help="MNIST's folder")
     parser.add_argument("--newsgroups", help="the folder of 20 Newsgroups' archive")
     parser.add_argument("--steps", type=int, default=10, help="outer steps on real data")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     made()
     print("\n| real data, float32 | norm of the hypergradient | certificate | certify |\n|---|---:|---:|---:|")
-    if given.mnist:
-        images = MNISTCleaningDataModule(given.mnist, corruption=0.4)
+    if options.mnist:
+        images = MNISTCleaningDataModule(options.mnist, corruption=0.4)
         for l2 in (0.001, 0.1):
             problem = cleaning_problem(images.part("train"), images.part("val"), l2=l2)
             aid = AID(inner=GradientDescent(step_size=0.3, steps=5), solver=CG(iterations=3))
             start = torch.zeros(len(images.part("train").y))
-            real(f"MNIST, mu = {2 * l2:g}", problem, start, BiO(estimator=aid, step_size=3e4), given.steps)
-    if given.newsgroups:
-        posts = NewsgroupsDataModule(given.newsgroups)
+            real(f"MNIST, mu = {2 * l2:g}", problem, start, BiO(estimator=aid, step_size=3e4), options.steps)
+    if options.newsgroups:
+        posts = NewsgroupsDataModule(options.newsgroups)
         problem = regularization_problem(posts.part("train"), posts.part("val"))
         aid = AID(inner=Nesterov(step_size=50.0, momentum=0.95, steps=40), solver=CG(iterations=30))
         start = torch.full((len(posts.words),), -9.0)
-        real("20 Newsgroups, penalties e^-9", problem, start, BiO(estimator=aid, step_size=1e3), given.steps)
+        real("20 Newsgroups, penalties e^-9", problem, start, BiO(estimator=aid, step_size=1e3), options.steps)
 
 
 if __name__ == "__main__":

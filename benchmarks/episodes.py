@@ -13,14 +13,15 @@ import argparse
 import itertools
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from machine import describe
+from measure import take_turns
 from PIL import Image
 from torch.utils.data import DataLoader, Sampler
 from torchvision.datasets import ImageFolder
@@ -149,22 +150,17 @@ def compare(kind: type[ImageEpisodes], root: str, folder: Path, rounds: int, tas
         "ImageFolder and a sampler": (image_folder(data, folder, 0), 16),
         "ImageFolder and a sampler, 2 workers": (image_folder(data, folder, 2), 16),
     }
-    rates: dict[str, list[float]] = {name: [] for name in rows}
-    for turn in range(rounds + 1):
-        for name, (run, count) in rows.items():
-            begun = time.perf_counter()
-            run(count)
-            if turn:  # the first round warms up
-                rates[name].append(count / (time.perf_counter() - begun))
+    seconds = take_turns({name: partial(run, count) for name, (run, count) in rows.items()}, rounds)
+    rates = {name: [rows[name][1] / spent for spent in rounds] for name, rounds in seconds.items()}
     shape = " x ".join(map(str, data.store.images.shape[1:]))
     print(
         f"{f'{kind.__name__}: {WAYS} ways x {IMAGES} images of {shape}, tasks/s':60}{'median':>9}{'min':>9}{'max':>9}{'ratio':>8}"
     )
     base = statistics.median(rates[FUSED]) if FUSED in rates else None
-    for name, found in rates.items():
-        middle = statistics.median(found)
+    for name, values in rates.items():
+        middle = statistics.median(values)
         ratio = f"{middle / base:8.2f}" if base else "       -"
-        print(f"{name:60}{middle:9.0f}{min(found):9.0f}{max(found):9.0f}{ratio}", flush=True)
+        print(f"{name:60}{middle:9.0f}{min(values):9.0f}{max(values):9.0f}{ratio}", flush=True)
     if base is None:
         print("learn2learn is not installed, so there is no ratio: .ci/build_learn2learn builds it")
 
@@ -175,15 +171,17 @@ def main() -> None:
     parser.add_argument("--miniimagenet", help="miniImageNet, or data in its format")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tasks", type=int, default=960, help="tasks a round and row")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     keep_buffers()  # as the command line does; all rows gain by it
     print(describe())
     with tempfile.TemporaryDirectory() as scratch:
-        if given.omniglot:
-            compare(OmniglotDataModule, given.omniglot, Path(scratch) / "omniglot", given.rounds, given.tasks)
-        if given.miniimagenet:
-            compare(MiniImageNetDataModule, given.miniimagenet, Path(scratch) / "mini", given.rounds, given.tasks // 4)
+        if options.omniglot:
+            compare(OmniglotDataModule, options.omniglot, Path(scratch) / "omniglot", options.rounds, options.tasks)
+        if options.miniimagenet:
+            compare(
+                MiniImageNetDataModule, options.miniimagenet, Path(scratch) / "mini", options.rounds, options.tasks // 4
+            )
 
 
 if __name__ == "__main__":

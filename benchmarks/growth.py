@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from allocations import peak_above
+from machine import load_pyplot
+from measure import run_apart, take_turns
 from systems import SYSTEMS, build
 from works import Work
 
@@ -42,28 +41,17 @@ def point(axis: str, value: int, mode: str, device: str, rounds: int, threads: i
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(threads)
-    system = next(each for each in SYSTEMS if each.name == mode)
+    system = next(system for system in SYSTEMS if system.name == mode)
     running = build(system, AXES[axis][1](value), device, torch.float32)
     peak = peak_above(running.step, device)
     keep_buffers()
-    found = []
-    for turn in range(rounds + 1):
-        begun = time.perf_counter()
-        running.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        if turn:
-            found.append(1000 * (time.perf_counter() - begun))
-    return statistics.median(found), peak
+    seconds = take_turns({mode: running.step}, rounds, device=device)[mode]
+    return 1000 * statistics.median(seconds), peak
 
 
 def sweep(path: Path, device: str, title: str, rounds: int, axes: list[str]) -> None:
     """Print a table and draw a picture, a panel an axis; every point in a process of its own."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
+    plt = load_pyplot()
     figure, panels = plt.subplots(2, len(axes), figsize=(3.2 * len(axes), 6), squeeze=False)
     for column, axis in enumerate(axes):
         values, _ = AXES[axis]
@@ -73,9 +61,7 @@ def sweep(path: Path, device: str, title: str, rounds: int, axes: list[str]) -> 
             times, peaks = [], []
             for value in values:
                 arguments = json.dumps([axis, value, mode, device, rounds, torch.get_num_threads()])
-                command = [sys.executable, "-c", POINT, arguments]
-                done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=sys.path[0])
-                spent, peak = json.loads(done.stdout.splitlines()[-1])
+                spent, peak = json.loads(run_apart("-c", POINT, arguments))
                 times.append(spent)
                 peaks.append(peak)
                 print(f"| {value:24} | {mode:18} | {spent:8.0f} | {spent / value:11.2f} | {peak:7.0f} |", flush=True)

@@ -7,6 +7,7 @@ memory is measured apart, each system in a process of its own. A gradient is com
 python benchmarks/inner_loop.py                                  (the table of docs/performance.md)
 python benchmarks/inner_loop.py --profile --works second_order   (what bounds it)
 python benchmarks/inner_loop.py --sweep                          (growth with tasks, steps, examples and width; one PNG)
+python benchmarks/inner_loop.py --against PATH --rounds 20       (our rows beside those of another checkout)
 PYTHONPATH=. python benchmarks/inner_loop.py --device cuda       (on a GPU, with torch >= 2.10; --compile adds compiled rows)
 """
 
@@ -15,75 +16,59 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from against import compare_checkouts
 from allocations import Allocator, peak_of_step
 from growth import AXES, sweep
-from machine import describe, gemm_peak
+from machine import describe, gemm_peak, load_pyplot
+from measure import largest_difference, take_turns
+from rows import ROWS
 from shares import show_shares
 from systems import SYSTEMS, System, build, reference_gradient
-from torch import Tensor
 from works import WORKS, Work, flops
 
 warnings.filterwarnings("ignore")
 LEARN2LEARN = "learn2learn 0.2.0"
 
 
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def largest_error(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
-    """Of a tensor, relative to its norm, or to a millionth of the largest norm where the gradient vanishes."""
-    floor = 1e-6 * max(float(value.norm()) for value in exact.values())
-    return max(
-        float((found[name].double() - value).norm()) / max(float(value.norm()), floor) for name, value in exact.items()
-    )
-
-
-def measure(work: Work, systems: list[System], given: argparse.Namespace) -> list[dict[str, object]]:
+def measure(work: Work, systems: list[System], options: argparse.Namespace) -> list[dict[str, object]]:
     """One row a system: milliseconds of a forward and backward pass, alternately."""
-    allocator = Allocator(given.allocator)
     exact = reference_gradient(work)
-    steps: dict[str, Callable[[], None]] = {}
     rows: dict[str, dict[str, object]] = {}
     for system in systems:
-        row: dict[str, object] = {"system": system.name}
-        rows[system.name] = row
-        row["agreement"] = largest_error(build(system, work, "cpu", torch.float64).gradient(), exact)
-        if given.no_timing:
-            continue
-        steps[system.name] = build(system, work, given.device, torch.float32).step
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(given.rounds + given.warmup):
+        gradient = build(system, work, "cpu", torch.float64).gradient()
+        rows[system.name] = {"system": system.name, "agreement": largest_difference(gradient, exact)}
+    if not options.no_timing:
+        times = time_systems(work, systems, options)
+        base = statistics.median(times[LEARN2LEARN]) if LEARN2LEARN in times else None
+        peak = gemm_peak() if options.device == "cpu" else None
+        for name, spent in times.items():
+            middle = statistics.median(spent)
+            rows[name] |= {
+                "ms": middle, "min": min(spent), "max": max(spent), "ratio": base / middle if base else None,
+                "share": flops(work) / middle / 1e6 / peak if peak and "bf16" not in name else None,
+            }  # fmt: skip
+    if options.memory:
         for system in systems:
-            if system.name not in steps:
-                continue
-            if allocator.use(ours=system.ours):
-                steps[system.name]()  # memory that went back to the kernel with the last settings is fetched again
-            synchronize(given.device)
-            begun = time.perf_counter()
-            steps[system.name]()
-            synchronize(given.device)
-            if turn >= given.warmup:
-                times[system.name].append(1000 * (time.perf_counter() - begun))
-    base = statistics.median(times[LEARN2LEARN]) if times.get(LEARN2LEARN) else None
-    peak = gemm_peak() if given.device == "cpu" else None
-    for name, found in times.items():
-        middle = statistics.median(found)
-        rows[name] |= {
-            "ms": middle, "min": min(found), "max": max(found), "ratio": base / middle if base else None,
-            "share": flops(work) / middle / 1e6 / peak if peak and "bf16" not in name else None,
-        }  # fmt: skip
-    if given.memory:
-        for system in systems:
-            rows[system.name]["peak"] = peak_of_step(system.name, work.name, given.device)
+            rows[system.name]["peak"] = peak_of_step(system.name, work.name, options.device)
     return list(rows.values())
+
+
+def time_systems(work: Work, systems: list[System], options: argparse.Namespace) -> dict[str, list[float]]:
+    """Milliseconds of each system's step, under the allocator settings that its own user gets."""
+    allocator = Allocator(options.allocator)
+    steps = {system.name: build(system, work, options.device, torch.float32).step for system in systems}
+    ours = {system.name for system in systems if system.ours}
+
+    def prepare(name: str) -> None:
+        if allocator.use(ours=name in ours):
+            steps[name]()  # memory that went back to the kernel with the last settings is fetched again
+
+    seconds = take_turns(steps, options.rounds, options.warmup, options.device, prepare)
+    return {name: [1000 * spent for spent in rounds] for name, rounds in seconds.items()}
 
 
 def show(work: Work, rows: list[dict[str, object]]) -> None:
@@ -106,11 +91,7 @@ def show(work: Work, rows: list[dict[str, object]]) -> None:
 
 def draw(path: Path, results: dict[str, list[dict[str, object]]], title: str) -> None:
     """Bars of the ratio to learn2learn, a panel a work."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
+    plt = load_pyplot()
     shown = {name: [row for row in rows if row.get("ratio")] for name, rows in results.items()}
     shown = {name: rows for name, rows in shown.items() if rows}
     if not shown:
@@ -122,7 +103,7 @@ def draw(path: Path, results: dict[str, list[dict[str, object]]], title: str) ->
     for axis, (name, rows) in zip(axes[:, 0], shown.items(), strict=True):
         names = [str(row["system"]) for row in rows][::-1]
         ratios = [float(row["ratio"]) for row in rows][::-1]  # type: ignore[arg-type]
-        colours = ["tab:blue" if each.startswith("ours") else "tab:grey" for each in names]
+        colours = ["tab:blue" if name.startswith("ours") else "tab:grey" for name in names]
         bars = axis.barh(names, ratios, color=colours)
         axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
         axis.axvline(1, color="black", linewidth=0.8)
@@ -136,7 +117,7 @@ def draw(path: Path, results: dict[str, list[dict[str, object]]], title: str) ->
     print(f"\n{path}")
 
 
-def main() -> None:
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
@@ -153,29 +134,42 @@ def main() -> None:
     parser.add_argument("--sweep", action="store_true", help="growth with tasks, steps, examples and width instead")
     parser.add_argument("--axes", nargs="*", default=list(AXES), choices=list(AXES), help="of the sweep")
     parser.add_argument("--profile", action="store_true", help="the operators of our step instead, on one thread")
+    parser.add_argument("--against", type=Path, help="the folder of another checkout: our rows beside its own instead")
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS), help="of --against")
     parser.add_argument("--png", type=Path, default=Path("inner_loop.png"))
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    head = f"{describe()}, device {given.device}, allocator {given.allocator}"
+    return parser.parse_args()
+
+
+def choose_systems(work: Work, options: argparse.Namespace) -> list[System]:
+    """The systems that the work and the options ask for."""
+    systems = [system for system in SYSTEMS if system.fits(work, options.device)]
+    if not options.compile:
+        systems = [system for system in systems if "compiled" not in system.name]
+    if options.systems:
+        systems = [system for system in systems if any(word in system.name for word in options.systems)]
+    return systems
+
+
+def main() -> None:
+    options = read_options()
+    torch.set_num_threads(options.threads)
+    head = f"{describe()}, device {options.device}, allocator {options.allocator}"
     print(head)
-    if given.sweep:
-        sweep(given.png.with_name("growth.png"), given.device, head, max(given.rounds // 2, 3), given.axes)
+    if options.against:
+        same = compare_checkouts(options.against, options.rows, options.rounds, options.warmup, options.threads)
+        raise SystemExit(0 if same else 1)
+    if options.sweep:
+        sweep(options.png.with_name("growth.png"), options.device, head, max(options.rounds // 2, 3), options.axes)
         return
-    if given.profile:
-        for name in given.works:
+    if options.profile:
+        for name in options.works:
             show_shares(name)
         return
     results = {}
-    for name in given.works:
-        work = WORKS[name]
-        systems = [
-            each for each in SYSTEMS if each.fits(work, given.device) and (given.compile or "compiled" not in each.name)
-        ]
-        if given.systems:
-            systems = [each for each in systems if any(word in each.name for word in given.systems)]
-        results[name] = measure(copy.deepcopy(work), systems, given)
-        show(work, results[name])
-    draw(given.png, results, head)
+    for name in options.works:
+        results[name] = measure(copy.deepcopy(WORKS[name]), choose_systems(WORKS[name], options), options)
+        show(WORKS[name], results[name])
+    draw(options.png, results, head)
 
 
 if __name__ == "__main__":

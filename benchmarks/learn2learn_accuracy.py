@@ -15,14 +15,13 @@ from typing import Any
 
 import learn2learn as l2l
 import torch
-import yaml
 from lightning import seed_everything
 from machine import describe
+from shipped import make_data, make_network, read_config
 from torch import Tensor, nn
 
 from metalearn import Conv4, Episode, datamodules
-from metalearn.cli.arguments import config_path
-from metalearn.metrics import interval
+from metalearn.metrics import Interval, interval
 
 Loss = nn.functional.cross_entropy
 
@@ -53,6 +52,39 @@ def single(episode: Episode, task: int) -> tuple[Any, Any]:
     return support, query
 
 
+def train(learner: Learner, optimizer: torch.optim.Optimizer, loader: Any, inner_steps: int, steps: int) -> None:
+    """Outer steps on the tasks of the loader, in their order."""
+    begun = time.perf_counter()
+    done = 0
+    while done < steps:
+        for episode in loader:
+            tasks = len(episode.support.x)
+            optimizer.zero_grad()
+            total = 0.0
+            for task in range(tasks):
+                support, query = single(episode, task)
+                loss = Loss(learner.query_logits(support, query, inner_steps), query.y) / tasks
+                loss.backward()
+                total += loss.item()
+            optimizer.step()
+            done += 1
+            if done % 10 == 0 or done == steps:
+                print(f"step {done}: loss {total:.4f}, {time.perf_counter() - begun:.0f} s", flush=True)
+            if done == steps:
+                break
+
+
+def test(learner: Learner, loader: Any, inner_steps: int) -> Interval:
+    """The accuracy over the tasks of the loader."""
+    accuracies = []
+    for episode in loader:
+        for task in range(len(episode.support.x)):
+            support, query = single(episode, task)
+            logits = learner.query_logits(support, query, inner_steps, first_order=True).detach()
+            accuracies.append((logits.argmax(-1) == query.y).float().mean())
+    return interval(torch.stack(accuracies))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True)
@@ -60,46 +92,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--tasks", help="the table of test tasks; without it, those that the data module draws")
     parser.add_argument("--test_tasks", type=int, default=600)
-    given = parser.parse_args()
-    config = yaml.safe_load(config_path(given.config).read_text())
-    model, data_args = config["model"]["init_args"], config["data"]["init_args"]
-    kind = getattr(datamodules, config["data"]["class_path"])
-    more = {"options": datamodules.EpisodeOptions(test_tasks_file=given.tasks)} if given.tasks else {}
-    data = kind(**{**data_args, "root": given.root, "test_tasks": given.test_tasks}, **more)
+    options = parser.parse_args()
+    config = read_config(options.config)
+    model = config["model"]["init_args"]
+    more = {"options": datamodules.EpisodeOptions(test_tasks_file=options.tasks)} if options.tasks else {}
+    data = make_data(config, options.root, test_tasks=options.test_tasks, **more)
     seed_everything(config["seed_everything"])
-    network = Conv4(ways=data_args["ways"], **model["backbone"]["init_args"])
-    learner = Learner(config["model"]["class_path"], network, model["inner_lr"], model["first_order"])
+    learner = Learner(config["model"]["class_path"], make_network(config), model["inner_lr"], model["first_order"])
     optimizer = torch.optim.Adam(learner.parameters(), **model["outer_optimizer"]["init_args"])
-    loader = data.train_dataloader()
     begun = time.perf_counter()
-    done = 0
-    while done < given.steps:
-        for episode in loader:
-            tasks = len(episode.support.x)
-            optimizer.zero_grad()
-            total = 0.0
-            for task in range(tasks):
-                support, query = single(episode, task)
-                loss = Loss(learner.query_logits(support, query, model["inner_steps"]), query.y) / tasks
-                loss.backward()
-                total += loss.item()
-            optimizer.step()
-            done += 1
-            if done % 10 == 0 or done == given.steps:
-                print(f"step {done}: loss {total:.4f}, {time.perf_counter() - begun:.0f} s", flush=True)
-            if done == given.steps:
-                break
-    accuracies = []
-    for episode in data.test_dataloader():
-        for task in range(len(episode.support.x)):
-            support, query = single(episode, task)
-            logits = learner.query_logits(support, query, model["eval_inner_steps"], first_order=True).detach()
-            accuracies.append((logits.argmax(-1) == query.y).float().mean())
-    found = interval(torch.stack(accuracies))
+    train(learner, optimizer, data.train_dataloader(), model["inner_steps"], options.steps)
+    accuracy = test(learner, data.test_dataloader(), model["eval_inner_steps"])
     print(describe())
     print(
-        f"learn2learn {l2l.__version__}, {given.config}, {given.steps} steps: {100 * found.mean:.2f} % ± {100 * found.ci95:.2f} "
-        f"over {found.tasks} tasks, {time.perf_counter() - begun:.0f} s in all"
+        f"learn2learn {l2l.__version__}, {options.config}, {options.steps} steps: {100 * accuracy.mean:.2f} % ± "
+        f"{100 * accuracy.ci95:.2f} over {accuracy.tasks} tasks, {time.perf_counter() - begun:.0f} s in all"
     )
 
 

@@ -11,35 +11,33 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.fabric.utilities import move_data_to_device
 from machine import describe
+from measure import run_apart, synchronize
+from shipped import make_data, make_network, read_config
 
-from metalearn import ANIL, MAML, Conv4, datamodules
+from metalearn import ANIL, MAML
 from metalearn.cli.allocator import keep_buffers
-from metalearn.cli.arguments import config_path
 
 CONFIGS = ["maml_omniglot_5w1s", "anil_omniglot_5w1s", "maml_miniimagenet_5w1s", "anil_miniimagenet_5w1s"]
 
 
 def build(name: str, roots: dict[str, str | None], workers: int) -> tuple[Any, Any] | None:
     """The module and the data of a shipped config; ``None`` without its data."""
-    config = yaml.safe_load(config_path(name).read_text())
+    config = read_config(name)
     root = roots["miniimagenet" if "miniimagenet" in name else "omniglot"]
     if root is None:
         return None
-    data_args, model_args = config["data"]["init_args"], config["model"]["init_args"]
-    data = getattr(datamodules, config["data"]["class_path"])(**{**data_args, "root": root, "num_workers": workers})
-    backbone = Conv4(ways=data_args["ways"], **model_args.pop("backbone")["init_args"])
-    kept = {key: value for key, value in model_args.items() if not key.startswith("outer_")}
-    return {"MAML": MAML, "ANIL": ANIL}[config["model"]["class_path"]](backbone, **kept), data
+    arguments = config["model"]["init_args"]
+    inner = {key: value for key, value in arguments.items() if key != "backbone" and not key.startswith("outer_")}
+    module = {"MAML": MAML, "ANIL": ANIL}[config["model"]["class_path"]](make_network(config), **inner)
+    return module, make_data(config, root, num_workers=workers)
 
 
 def share(name: str, roots: dict[str, str | None], workers: int, steps: int, device: str) -> str:
@@ -54,24 +52,18 @@ def share(name: str, roots: dict[str, str | None], workers: int, steps: int, dev
     for turn in range(steps + 2):
         begun = time.perf_counter()
         batch = move_data_to_device(next(batches), torch.device(device))
-        wait(device)
+        synchronize(device)
         loaded = time.perf_counter()
         loss = module.training_step(batch, turn)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        wait(device)
+        synchronize(device)
         if turn > 1:  # the first choose the execution
             loads.append(loaded - begun)
             works.append(time.perf_counter() - loaded)
     load, work = statistics.median(loads), statistics.median(works)
     return f"{1000 * load:10.1f} ms {1000 * work:10.1f} ms {100 * load / (load + work):8.2f} %"
-
-
-def wait(device: str) -> None:
-    """Until the device has done what it was given."""
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def resident() -> int:
@@ -92,22 +84,21 @@ def print_resident(name: str, roots: dict[str, str | None], workers: int) -> Non
     built = build(name, roots, workers)
     assert built is not None
     batches = iter(built[1].train_dataloader())
-    found = []
+    sizes = []
     for turn in range(200):
         next(batches)
         if turn % 20 == 19:
-            found.append(resident())
-    print(statistics.median(found))
+            sizes.append(resident())
+    print(statistics.median(sizes))
 
 
 def memory(name: str, arguments: list[str]) -> None:
     """Print the memory with 1, 2 and 4 workers, each in a fresh process, whose workers are forked."""
     base = None
     for workers in (1, 2, 4):
-        command = [sys.executable, __file__, *arguments, "--resident", f"{name}:{workers}"]
-        found = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-        base = base or found
-        print(f"{name:28}{workers:3d} workers {found / 2**20:10.0f} MiB {found / base:8.2f} of one", flush=True)
+        size = float(run_apart(__file__, *arguments, "--resident", f"{name}:{workers}"))
+        base = base or size
+        print(f"{name:28}{workers:3d} workers {size / 2**20:10.0f} MiB {size / base:8.2f} of one", flush=True)
 
 
 def main() -> None:
@@ -118,19 +109,19 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda, of the steps")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--resident", help="CONFIG:WORKERS: print the memory of these workers alone")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     keep_buffers()  # as the command line does
-    roots = {"omniglot": given.omniglot, "miniimagenet": given.miniimagenet}
-    if given.resident:
-        name, _, workers = given.resident.partition(":")
+    roots = {"omniglot": options.omniglot, "miniimagenet": options.miniimagenet}
+    if options.resident:
+        name, _, workers = options.resident.partition(":")
         print_resident(name, roots, int(workers))
         return
     print(describe())
     print(f"{'a training step':28}{'workers':>9}{'loading':>13}{'the step':>14}{'loading':>11}")
     for name in CONFIGS:
         for workers in (0, 2):
-            print(f"{name:28}{workers:9d}{share(name, roots, workers, given.steps, given.device)}", flush=True)
+            print(f"{name:28}{workers:9d}{share(name, roots, workers, options.steps, options.device)}", flush=True)
     if Path("/proc/self/smaps_rollup").is_file():
         for name in ("maml_omniglot_5w1s", "maml_miniimagenet_5w1s"):
             if roots["miniimagenet" if "miniimagenet" in name else "omniglot"]:

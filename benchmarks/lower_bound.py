@@ -15,6 +15,7 @@ import time
 from typing import NamedTuple
 
 import torch
+from machine import load_pyplot
 
 from metalearn.bilevel import AID, CG, Algorithm, BiO, GradientDescent, WorstCase, acc_bio, acc_bio_bg, run, worst_case
 
@@ -64,12 +65,12 @@ def algorithm(name: str, case: WorstCase) -> Algorithm:
 def measure(name: str, case: WorstCase, tolerance: float, most: int) -> Point:
     """Run to the tolerance; ``most`` outer steps without it are an error."""
     method, size = algorithm(name, case), case.solution.norm()
-    found = run(
+    result = run(
         case.problem, method, torch.zeros_like(case.solution), most,
         callback=lambda state, _: bool((method.solution(state) - case.solution).norm() <= tolerance * size),
     )  # fmt: skip
-    last = found.history[-1]
-    if (found.x - case.solution).norm() > tolerance * size:
+    last = result.history[-1]
+    if (result.x - case.solution).norm() > tolerance * size:
         raise SystemExit(
             f"{NAMES[name]} at condition number {case.kappa_x:.0f} has not ended in {most} steps; raise --most"
         )
@@ -84,21 +85,17 @@ def slope(points: list[Point]) -> float:
     return float((centred[:, 0] * centred[:, 1]).sum() / (centred[:, 0] ** 2).sum())
 
 
-def draw(found: dict[str, list[Point]], path: str, tolerance: float) -> None:
+def draw(results: dict[str, list[Point]], path: str, tolerance: float) -> None:
     """Steps, and calls over the bound, against the condition number."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
+    plt = load_pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
-    for name, points in found.items():
+    for name, points in results.items():
         kappas = [point.kappa for point in points]
         (line,) = left.loglog(
             kappas, [p.steps for p in points], "o-", label=f"{NAMES[name]}: slope {slope(points):.3f}"
         )
         right.loglog(kappas, [point.calls for point in points], "o-", color=line.get_color(), label=NAMES[name])
-    bounds = sorted({(point.kappa, point.least) for points in found.values() for point in points})
+    bounds = sorted({(point.kappa, point.least) for points in results.values() for point in points})
     right.loglog(*zip(*bounds, strict=True), "k--", label="lower bound")
     left.set_ylabel(f"outer steps to a relative error of {tolerance:g}")
     right.set_ylabel("oracle calls")
@@ -126,7 +123,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    found: dict[str, list[Point]] = {}
+    results: dict[str, list[Point]] = {}
     print(
         "| method    | kappa of Phi | outer steps | steps/kappa | steps/sqrt | oracle calls | lower bound | seconds |"
     )
@@ -140,7 +137,7 @@ def main() -> None:
             kappa = least * (largest / least) ** (number / (arguments.points - 1))
             begun = time.perf_counter()
             point = measure(name, instance(kappa), arguments.tolerance, arguments.most)
-            found.setdefault(name, []).append(point)
+            results.setdefault(name, []).append(point)
             print(
                 f"| {NAMES[name]:9} | {point.kappa:12.1f} | {point.steps:11} | {point.steps / point.kappa:11.3f} "
                 f"| {point.steps / point.kappa**0.5:10.2f} | {point.calls:12} | {point.least:11.0f} "
@@ -148,9 +145,9 @@ def main() -> None:
                 flush=True,
             )
     if arguments.picture:
-        draw(found, arguments.picture, arguments.tolerance)
+        draw(results, arguments.picture, arguments.tolerance)
     failed = False
-    for name, points in found.items():
+    for name, points in results.items():
         right = abs(slope(points) - SLOPES[name]) <= 0.05
         beaten = any(point.calls < point.least for point in points)
         failed |= beaten or not right

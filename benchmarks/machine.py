@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,3 +37,13 @@ def describe() -> str:
         f"{processor()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}, "
         f"GEMM peak {gemm_peak():.0f} GFLOP/s"
     )
+
+
+def load_pyplot() -> Any:
+    """matplotlib.pyplot, drawing into files alone."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    return plt

@@ -15,11 +15,13 @@ CONVOLUTIONS = ("aten::convolution_backward", "aten::mkldnn_convolution")
 def show_shares(work: str, rows: int = 12) -> None:
     """Print each operator's own share of the CPU time, the convolutions' first."""
     torch.set_num_threads(1)
-    running = build(next(each for each in SYSTEMS if each.name == "ours: auto"), WORKS[work], "cpu", torch.float32)
+    running = build(
+        next(system for system in SYSTEMS if system.name == "ours: auto"), WORKS[work], "cpu", torch.float32
+    )
     for _ in range(3):  # the profiler's own buffers must be there too
-        with profile(activities=[ProfilerActivity.CPU]) as found:
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
             running.step()
-    events = [event for event in found.key_averages() if event.self_cpu_time_total > 0]
+    events = [event for event in profiler.key_averages() if event.self_cpu_time_total > 0]
     total = sum(event.self_cpu_time_total for event in events)
     events.sort(key=lambda event: (event.key not in CONVOLUTIONS, -event.self_cpu_time_total))
     print(f"\n### {WORKS[work].title}, one thread, {total / 1000:.0f} ms under the profiler\n")

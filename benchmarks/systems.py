@@ -167,7 +167,7 @@ def _higher(work: Work, net: nn.Module, episode: Episode, steps: int) -> Running
     inner = torch.optim.SGD(net.parameters(), lr=work.lr)
 
     def constant(grads: list[Tensor]) -> list[Tensor]:
-        return [each.detach() for each in grads] if work.order == 1 else grads
+        return [gradient.detach() for gradient in grads] if work.order == 1 else grads
 
     def run() -> None:
         for task in range(len(xs)):
@@ -192,7 +192,8 @@ def _task_loss(work: Work, net: nn.Module, steps: int) -> Callable[..., Tensor]:
     def task(params: Params, xs: Tensor, ys: Tensor, xq: Tensor, yq: Tensor) -> Tensor:
         for _ in range(steps):
             grads = grad(loss)(params, xs, ys)
-            grads = {name: each.detach() for name, each in grads.items()} if work.order == 1 else grads
+            if work.order == 1:
+                grads = {name: gradient.detach() for name, gradient in grads.items()}
             params = {name: value - work.lr * grads[name] for name, value in params.items()}
         return loss(params, xq, yq)
 
@@ -207,8 +208,8 @@ def _func_loop(work: Work, net: nn.Module, episode: Episode, steps: int) -> Runn
         params = {name: value.detach() for name, value in net.named_parameters()}
         total: Params = {}
         for index in range(len(xs)):
-            found = grad(task)(params, xs[index], ys[index], xq[index], yq[index])
-            total = {name: total.get(name, 0) + value / len(xs) for name, value in found.items()}
+            gradients = grad(task)(params, xs[index], ys[index], xq[index], yq[index])
+            total = {name: total.get(name, 0) + value / len(xs) for name, value in gradients.items()}
         return total
 
     return Running(lambda: [gradient(), None][1], gradient)

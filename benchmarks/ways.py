@@ -19,16 +19,16 @@ def main() -> None:
     parser.add_argument("checkpoint", help="a checkpoint that was trained on Glyphs")
     parser.add_argument("--ways", type=int, nargs="+", default=[3, 5, 10, 20])
     parser.add_argument("--tasks", type=int, default=200)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    module, _ = load_module(given.checkpoint)
-    for ways in given.ways:
-        data = GlyphsDataModule(ways=ways, shots=1, queries=5, test_tasks=given.tasks)
-        found = []
-        for index in range(given.tasks):
+    module, _ = load_module(options.checkpoint)
+    for ways in options.ways:
+        data = GlyphsDataModule(ways=ways, shots=1, queries=5, test_tasks=options.tasks)
+        accuracies = []
+        for index in range(options.tasks):
             support, query = data.episode(data.seed, "test", index)
-            found.append((module.adapt(support, ways=ways)(query.x).argmax(-1) == query.y).float().mean())
-        print(f"{ways:3d} ways: {interval(torch.stack(found))}")
+            accuracies.append((module.adapt(support, ways=ways)(query.x).argmax(-1) == query.y).float().mean())
+        print(f"{ways:3d} ways: {interval(torch.stack(accuracies))}")
 
 
 if __name__ == "__main__":
