@@ -1,8 +1,8 @@
 """Gradient-based meta-learning and bilevel optimisation on PyTorch Lightning."""
 
-from metalearn.cli.interrupts import quiet_import
+from metalearn.early_signals import end_quietly_on_signals
 
-quiet_import()  # before the imports that take long
+end_quietly_on_signals()  # before the imports that take long
 
 from metalearn.backbones import MLP, Conv4, ResNet12
 from metalearn.episode import Batch, Episode

@@ -1,13 +1,9 @@
-"""``predict --ckpt_path CKPT --support FOLDER --query FOLDER``: adapt a checkpoint to a user's own classes."""
+"""A classifier of a user's own classes of images, adapted from a checkpoint."""
 
 from __future__ import annotations
 
-import argparse
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import torch
@@ -18,77 +14,11 @@ from metalearn.datamodules.episodes.likeness import Statistics, find_unlikeness
 from metalearn.datamodules.sources.folders import list_images, read_queries, read_support
 from metalearn.datamodules.sources.images import ImageSpec, to_float
 from metalearn.episode import Batch
-from metalearn.errors import CheckpointError, ConfigError
+from metalearn.errors import CheckpointError
 from metalearn.inner import AdaptedModel
 from metalearn.modules import MetaModule
-from metalearn.reports.pictures import draw_predictions
-from metalearn.reports.summary import print_summary
-from metalearn.reports.tables import write_csv
 
-__all__ = ["ImageClassifier", "adapt_to_folder", "load_module", "predict"]
-
-
-log = logging.getLogger(__name__)
-
-OPTIONS = ("--support", "--query", "--output")
-"""Any of them says that a user's own images are meant."""
-
-
-class _Arguments(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"predict with --support: {message}; see python -m metalearn predict --support X --help")
-
-
-def predict(args: Sequence[str]) -> None:
-    """Adapt to the support folder, classify the query folder, and write a table and a picture.
-
-    Raises:
-        MetalearnError: a folder, an image or the checkpoint cannot be used.
-    """
-    parser = _Arguments(
-        prog="metalearn predict", allow_abbrev=False, description="Adapt a checkpoint to your own classes of images."
-    )
-    parser.add_argument("--ckpt_path", required=True, help="the checkpoint")
-    parser.add_argument("--support", required=True, type=_folder, help="labelled images: a sub-folder per class")
-    parser.add_argument("--query", required=True, type=_folder, help="images to classify")
-    parser.add_argument("--output", type=_folder, default=Path("predictions"), help="the folder to write to")
-    given = parser.parse_args(list(args))
-    classifier = adapt_to_folder(given.ckpt_path, given.support)
-    queries, paths = read_queries(given.query, classifier.spec)
-    warn_of_unlikeness(
-        {
-            "support": classifier.unlike,
-            "query": find_unlikeness(queries, paths, classifier.spec, classifier.statistics),
-        }
-    )
-    names = classifier.names
-    shares = classifier(queries)
-    best = shares.argmax(-1)
-    chosen = [names[index] for index in best]
-    rows = ([str(path), name, *map(float, row)] for path, name, row in zip(paths, chosen, shares, strict=True))
-    table = write_csv(given.output / "predictions.csv", ["image", "predicted", *names], rows)
-    picture = draw_predictions(
-        given.output / "predictions.png",
-        queries,
-        chosen,
-        list(shares[np.arange(len(best)), best]),
-        f"adapted to {given.support}",
-    )
-    print_summary(
-        "predict",
-        [
-            ("support", f"{classifier.support} images of {len(names)} classes: {', '.join(names)}"),
-            ("queries", str(len(paths))),
-            ("probabilities", str(table)),
-            ("picture", str(picture)),
-        ],
-    )
-
-
-def _folder(given: str) -> Path:
-    if not given:  # a shell's variable that is not set
-        raise argparse.ArgumentTypeError("it is empty, but it must name a folder; write . for the working folder")
-    return Path(given)
+__all__ = ["ImageClassifier", "adapt_to_folder", "load_module"]
 
 
 @dataclass(frozen=True)
@@ -113,8 +43,7 @@ class ImageClassifier:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Class probabilities ``[n, N]`` of uint8 images ``[n, C, H, W]`` as :func:`read_queries` gives them."""
-        found: np.ndarray = self.adapted.probabilities(to_float(images, self.spec)).numpy()
-        return found
+        return np.asarray(self.adapted.probabilities(to_float(images, self.spec)).numpy())
 
     def classify_folder(self, folder: str | Path) -> dict[Path, str]:
         """The class of every image in a folder and all folders below it.
@@ -138,18 +67,10 @@ def adapt_to_folder(checkpoint: str | Path, support: str | Path) -> ImageClassif
     module, spec = load_module(checkpoint)
     images, labels, names = read_support(Path(support), spec)
     adapted = module.adapt(Batch(to_float(images, spec), torch.from_numpy(labels)), ways=len(names))
-    known = module.image_statistics
-    files = [file for found in list_images(Path(support)).values() for file in found]
-    return ImageClassifier(names, spec, adapted, len(labels), known, find_unlikeness(images, files, spec, known))
-
-
-def warn_of_unlikeness(found: dict[str, str | None]) -> None:
-    """Say in one line which images are unlike the training images, and how."""
-    told = [
-        f"the {name} images are unlike the training images: {how}" for name, how in found.items() if how is not None
-    ]
-    if told:
-        log.warning(f"{'; '.join(told)}. The probabilities say little there; train on images like these")
+    statistics = module.image_statistics
+    files = [file for files_of_class in list_images(Path(support)).values() for file in files_of_class]
+    unlike = find_unlikeness(images, files, spec, statistics)
+    return ImageClassifier(names, spec, adapted, len(labels), statistics, unlike)
 
 
 def load_module(path: str | Path) -> tuple[MetaModule, ImageSpec]:

@@ -1,4 +1,4 @@
-"""The former name of :mod:`metalearn.image_classifier`, importable for one release."""
+"""The former name of :mod:`metalearn.image_classifier`: importable in this release, gone in the next."""
 
 from metalearn.image_classifier import ImageClassifier, adapt_to_folder
 

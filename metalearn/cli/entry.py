@@ -13,14 +13,13 @@ from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from metalearn import image_classifier
-from metalearn.cli import data, study
+from metalearn.cli import data, predict, study
 from metalearn.cli.allocator import keep_buffers
 from metalearn.cli.arguments import check_command, prepare_arguments
 from metalearn.cli.ending import Ending
 from metalearn.cli.lightning_cli import MetaCLI
 from metalearn.cli.parser import one_line
-from metalearn.cli.terminal import HeldMessages, close_output, plain_output, told
+from metalearn.cli.terminal import HeldMessages, close_output, describe_os_error, plain_output
 from metalearn.errors import MetalearnError
 
 __all__ = ["main"]
@@ -32,15 +31,15 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: what follows ``python -m metalearn``; ``None`` for the process's own arguments.
     """
-    given = list(sys.argv[1:] if args is None else args)
-    debug = "--debug" in given
-    given = [arg for arg in given if arg != "--debug"] or ["--help"]
-    _quieten()
+    words = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"] or ["--help"]
+    _quieten_libraries()
     keep_buffers()
     ending = Ending()
     with plain_output(), ending.signals.installed(whole=args is None):
         try:
-            _run(given, debug, ending)
+            _run(words, debug, ending)
         except BaseException as error:
             if ending.signals.signum is not None:
                 sys.exit(ending.leave())  # whatever is raised after a signal comes of it
@@ -51,47 +50,50 @@ def main(args: Sequence[str] | None = None) -> None:
             close_output()
 
 
-def _run(given: list[str], debug: bool, ending: Ending) -> None:
-    held = HeldMessages()
+def _run(args: list[str], debug: bool, ending: Ending) -> None:
+    messages = HeldMessages()
     if not debug:
-        held.hold()
+        messages.hold()
     try:
-        _dispatch(given, ending, held.release)
+        _dispatch(args, ending, messages.release)
     except (MetalearnError, MisconfigurationException, OSError, ModuleNotFoundError) as error:
-        said = _said(error)
-        if debug or said is None:
+        line = _describe(error)
+        if debug or line is None:
             raise
-        held.release(drop=True)
-        print(f"metalearn: error: {one_line(said)}", file=sys.stderr)
+        messages.release(drop=True)
+        print(f"metalearn: error: {one_line(line)}", file=sys.stderr)
         sys.exit(2)
     finally:
-        held.release()
+        messages.release()
 
 
-def _said(error: Exception) -> str | None:
+def _describe(error: Exception) -> str | None:
     """What is wrong that a user can put right; ``None`` where that is something else."""
-    if isinstance(error, ModuleNotFoundError) and not isinstance(error, MetalearnError):
+    if isinstance(error, MetalearnError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
         # raised by hand for a package that an option needs; an import of the user's own that fails keeps its traceback
         return str(error) if error.name is None else None
-    return told(error) if isinstance(error, OSError) and not isinstance(error, MetalearnError) else str(error)
+    return describe_os_error(error) if isinstance(error, OSError) else str(error)
 
 
-def _dispatch(given: list[str], ending: Ending, say_held: Callable[[], None]) -> None:
+def _dispatch(args: list[str], ending: Ending, release_messages: Callable[[], None]) -> None:
     os.getcwd()  # a working folder that is gone is told now: some libraries end the process at its first sum
-    check_command(given)
-    if given[0] == "predict" and any(arg.split("=")[0] in image_classifier.OPTIONS for arg in given):
-        image_classifier.predict(given[1:])
-    elif given[0] == "data":
-        data.run(given[1:] or ["--help"])
-    elif given[0] == "study":
-        study.run(given[1:] or ["--help"])
+    check_command(args)
+    command, *options = args
+    if command == "predict" and any(arg.split("=")[0] in predict.OPTIONS for arg in args):
+        predict.run(options)
+    elif command == "data":
+        data.run(options or ["--help"])
+    elif command == "study":
+        study.run(options or ["--help"])
     else:
         with tempfile.TemporaryDirectory(prefix="metalearn-") as scratch:
-            arguments, name = prepare_arguments(given, Path(scratch))
-            MetaCLI(arguments, name, ending, say_held)
+            arguments, name = prepare_arguments(args, Path(scratch))
+            MetaCLI(arguments, name, ending, release_messages)
 
 
-def _quieten() -> None:
+def _quieten_libraries() -> None:
     """Drop what says nothing about the run: advertisements, deprecations between libraries, and that a test saves nothing."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
         for handler in (logger := logging.getLogger(name)).handlers:

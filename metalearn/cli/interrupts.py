@@ -1,7 +1,4 @@
-"""How SIGINT and SIGTERM end the command line: at a step's end where a model is trained, at once elsewhere.
-
-Nothing heavy is imported here: the first lines of the package ask for :func:`quiet_import`.
-"""
+"""How SIGINT and SIGTERM end the command line: at a step's end where a model is trained, at once elsewhere."""
 
 from __future__ import annotations
 
@@ -12,13 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
-from typing import Any
 
-__all__ = ["Interrupted", "Signals", "quiet_import"]
+from metalearn.early_signals import ENDING
 
-ENDING = (signal.SIGINT, signal.SIGTERM)
+__all__ = ["RELAYED", "Interrupted", "Signals"]
+
 RELAYED = {getattr(signal, "SIGUSR1", None): signal.SIGINT, getattr(signal, "SIGUSR2", None): signal.SIGTERM}
 """By what a process of a run tells the others which signal it has received: nobody takes these for a second Ctrl-C."""
 
@@ -125,26 +121,6 @@ class Signals:
         if os.isatty(1):
             os.write(1, b"\x1b[?25h")  # a progress bar may have hidden the cursor
         os._exit(128 + signum)
-
-
-def quiet_import() -> None:
-    """Where this process is the command line, end it without a traceback if a signal comes while modules are imported."""
-    if _is_command_line() and threading.current_thread() is threading.main_thread():
-        for signum in ENDING:
-            if signal.getsignal(signum) in (signal.default_int_handler, signal.SIG_DFL):
-                signal.signal(signum, _leave)
-
-
-def _is_command_line() -> bool:
-    if sys.argv[:1] == ["-m"]:  # while ``python -m NAME`` looks for NAME
-        return "metalearn" in [
-            name for flag, name in zip(sys.orig_argv, sys.orig_argv[1:], strict=False) if flag == "-m"
-        ]
-    return Path(sys.argv[0] if sys.argv else "").stem == "metalearn"
-
-
-def _leave(signum: int, frame: FrameType | None) -> Any:
-    os._exit(128 + signum)
 
 
 def _nobody(signum: int) -> None:

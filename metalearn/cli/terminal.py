@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-__all__ = ["HeldMessages", "close_output", "plain_output", "told"]
+__all__ = ["HeldMessages", "close_output", "describe_os_error", "plain_output"]
 
 SPELLED = {"±": "+/-", "•": "*", "…": "...", "—": "-", "–": "-", "’": "'", "×": "x", "─": "-", "━": "-", "╸": "-", "╺": "-",
            "│": "|", "╭": "+", "╮": "+", "╰": "+", "╯": "+"}  # fmt: skip
@@ -112,7 +112,7 @@ class _Gate(logging.Filter):
         return False
 
 
-def told(error: OSError) -> str | None:
+def describe_os_error(error: OSError) -> str | None:
     """What the system refused, in words; ``None`` where that is no matter of a user's files."""
     remedies = {
         errno.ENOSPC: "free some space, or write elsewhere",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from metalearn.cli import main
-from metalearn.cli.terminal import HeldMessages, plain_output, told
+from metalearn.cli.terminal import HeldMessages, describe_os_error, plain_output
 from metalearn.reports.summary import print_summary
 
 
@@ -83,8 +83,8 @@ def test_a_place_that_cannot_be_written_is_one_line(where: str, tmp_path: Path, 
 
 
 def test_what_is_no_matter_of_files_is_not_told_as_one() -> None:
-    assert told(OSError("no number at all")) is None
-    assert "shorten it" in str(told(OSError(36, os.strerror(36), "x" * 300))) or sys.platform != "linux"
+    assert describe_os_error(OSError("no number at all")) is None
+    assert "shorten it" in str(describe_os_error(OSError(36, os.strerror(36), "x" * 300))) or sys.platform != "linux"
 
 
 def test_messages_are_held_until_a_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:

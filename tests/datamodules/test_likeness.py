@@ -14,10 +14,11 @@ from PIL import Image
 
 from metalearn import MAML
 from metalearn.backbones import Conv4
+from metalearn.cli.predict import run as predict
 from metalearn.datamodules import GlyphsDataModule
 from metalearn.datamodules.episodes.likeness import describe_images
 from metalearn.errors import CheckpointError
-from metalearn.image_classifier import adapt_to_folder, predict
+from metalearn.image_classifier import adapt_to_folder
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +74,12 @@ def test_statistics_are_those_of_the_pixels_in_plain_floats(checkpoint: Path) ->
 
 def run_predict(checkpoint: Path, folder: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
     caplog.clear()
-    with caplog.at_level(logging.WARNING, logger="metalearn.image_classifier"):
+    with caplog.at_level(logging.WARNING, logger="metalearn.cli.predict"):
         predict([
             "--ckpt_path", str(checkpoint), "--support", str(folder / "support"), "--query", str(folder / "query"), "--output",
             str(folder / "out"),
         ])  # fmt: skip
-    return [record.getMessage() for record in caplog.records if record.name == "metalearn.image_classifier"]
+    return [record.getMessage() for record in caplog.records if record.name == "metalearn.cli.predict"]
 
 
 def test_photographs_are_told_from_glyphs(checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,93 @@
+"""``python -m metalearn predict --ckpt_path CKPT --support FOLDER --query FOLDER``: classify a user's own images."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from metalearn.datamodules.episodes.likeness import find_unlikeness
+from metalearn.datamodules.sources.folders import read_queries
+from metalearn.errors import ConfigError
+from metalearn.image_classifier import adapt_to_folder
+from metalearn.reports.pictures import draw_predictions
+from metalearn.reports.summary import print_summary
+from metalearn.reports.tables import write_csv
+
+__all__ = ["OPTIONS", "run"]
+
+log = logging.getLogger(__name__)
+
+OPTIONS = ("--support", "--query", "--output")
+"""Any of them says that a user's own images are meant."""
+
+
+class _Arguments(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"predict with --support: {message}; see python -m metalearn predict --support X --help")
+
+
+def run(args: Sequence[str]) -> None:
+    """Adapt to the support folder, classify the query folder, and write a table and a picture.
+
+    Raises:
+        MetalearnError: a folder, an image or the checkpoint cannot be used.
+    """
+    asked = _parse(args)
+    classifier = adapt_to_folder(asked.ckpt_path, asked.support)
+    queries, paths = read_queries(asked.query, classifier.spec)
+    unlike = find_unlikeness(queries, paths, classifier.spec, classifier.statistics)
+    warn_of_unlikeness({"support": classifier.unlike, "query": unlike})
+    names = classifier.names
+    shares = classifier(queries)
+    best = shares.argmax(-1)
+    chosen = [names[index] for index in best]
+    rows = ([str(path), name, *map(float, row)] for path, name, row in zip(paths, chosen, shares, strict=True))
+    table = write_csv(asked.output / "predictions.csv", ["image", "predicted", *names], rows)
+    largest = list(shares[np.arange(len(best)), best])
+    picture = draw_predictions(
+        asked.output / "predictions.png", queries, chosen, largest, f"adapted to {asked.support}"
+    )
+    print_summary(
+        "predict",
+        [
+            ("support", f"{classifier.support} images of {len(names)} classes: {', '.join(names)}"),
+            ("queries", str(len(paths))),
+            ("probabilities", str(table)),
+            ("picture", str(picture)),
+        ],
+    )
+
+
+def _parse(args: Sequence[str]) -> argparse.Namespace:
+    parser = _Arguments(
+        prog="metalearn predict", allow_abbrev=False, description="Adapt a checkpoint to your own classes of images."
+    )
+    parser.add_argument("--ckpt_path", required=True, help="the checkpoint")
+    parser.add_argument("--support", required=True, type=_folder, help="labelled images: a sub-folder per class")
+    parser.add_argument("--query", required=True, type=_folder, help="images to classify")
+    parser.add_argument("--output", type=_folder, default=Path("predictions"), help="the folder to write to")
+    return parser.parse_args(list(args))
+
+
+def _folder(text: str) -> Path:
+    if not text:  # a shell's variable that is not set
+        raise argparse.ArgumentTypeError("it is empty, but it must name a folder; write . for the working folder")
+    return Path(text)
+
+
+def warn_of_unlikeness(reasons: dict[str, str | None]) -> None:
+    """Say in one line which images are unlike the training images, and how.
+
+    Args:
+        reasons: for each role of images how they differ; ``None`` where nothing is seen.
+    """
+    lines = [
+        f"the {role} images are unlike the training images: {how}" for role, how in reasons.items() if how is not None
+    ]
+    if lines:
+        log.warning(f"{'; '.join(lines)}. The probabilities say little there; train on images like these")
