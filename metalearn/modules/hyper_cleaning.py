@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,16 +14,60 @@ from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.problems.cleaning import cleaning_constants, cleaning_problem, detection_auroc, linear_logits
 from metalearn.checks import check_number
 from metalearn.modules.problem_based.linear_models import LinearBilevel
-from metalearn.modules.problem_based.names import AlgorithmName, EstimatorName, make_algorithm
+from metalearn.modules.problem_based.names import AlgorithmName, AlgorithmOptions, EstimatorName
 from metalearn.modules.problem_based.outcome import weights_picture
 from metalearn.reports.outcome import Picture, RunRecord
 
 __all__ = ["HyperCleaning"]
 
 
+def find_corrupted(data: Any) -> Tensor | None:
+    """Return which training labels a data module knows to be wrong, ``[n]`` bool; ``None`` unless some are and some are not."""
+    corrupted: Tensor | None = getattr(data, "corrupted", None)
+    return None if corrupted is None or not 0 < int(corrupted.sum()) < len(corrupted) else corrupted
+
+
+@dataclass(frozen=True)
+class _Cleaning:
+    """The problem of :class:`HyperCleaning`."""
+
+    l2: float
+    initial_scale: float
+    seed: int
+
+    size_names = "examples", "features", "classes"
+
+    def read_sizes(self, data: Any) -> dict[str, int]:
+        train = data.part("train")
+        largest = max(train.y.max(), data.part("val").y.max())
+        return {"examples": len(train.y), "features": train.x.shape[1], "classes": 1 + int(largest)}
+
+    def make(self, sizes: dict[str, int]) -> tuple[BilevelProblem, Tensor]:
+        problem = cleaning_problem(
+            features=sizes["features"],
+            classes=sizes["classes"],
+            l2=self.l2,
+            init_scale=self.initial_scale,
+            seed=self.seed,
+        )
+        return problem, torch.zeros(sizes["examples"])
+
+    def add_constants(self, problem: BilevelProblem, train: Any, val: Any, sizes: dict[str, int]) -> BilevelProblem:
+        return dataclasses.replace(problem, constants=cleaning_constants(train, val, self.l2))
+
+    def logits(self, y: Tensor, x: Any) -> Tensor:
+        return linear_logits(y, x)
+
+    def measure(self, x: Tensor, data: Any) -> dict[str, float]:
+        corrupted = find_corrupted(data)
+        return {} if corrupted is None else {"auroc": detection_auroc(x, corrupted)}
+
+
 class HyperCleaning(LinearBilevel):
-    """Learn a weight ``sigmoid(x_i)`` for each training example such that the linear model that minimises the weighted loss does
-    well on clean validation examples (arXiv 2108.00330, section 4.4.1):
+    """Learn a weight for each training example, such that wrong labels weigh little.
+
+    The linear model that minimises the weighted loss is to do well on clean validation examples (arXiv 2108.00330, section
+    4.4.1); a weight is ``sigmoid(x_i)``:
 
         min_x mean_val CE(W*),  W* = argmin_W mean_i sigmoid(x_i) CE_i(W) + l2 |W|^2.
 
@@ -71,53 +116,25 @@ class HyperCleaning(LinearBilevel):
     ) -> None:
         check_number("l2", l2, "use 0.001", above=0)
         check_number("initial_scale", initial_scale, "use 0.01", least=0)
-        made = make_algorithm(
-            algorithm, estimator, outer_lr, inner_lr, inner_steps, inner_momentum, linear_steps, linear_lr, period
-        )
-        super().__init__(made, seed, outer_optimizer)
+        options = AlgorithmOptions(
+            algorithm=algorithm, estimator=estimator, outer_lr=outer_lr, inner_lr=inner_lr, inner_steps=inner_steps,
+            inner_momentum=inner_momentum, linear_steps=linear_steps, linear_lr=linear_lr, period=period,
+        )  # fmt: skip
+        super().__init__(_Cleaning(l2, initial_scale, seed), options.make(), seed, outer_optimizer)
         self.save_hyperparameters(ignore=["outer_optimizer"])
         self.l2, self.initial_scale = l2, initial_scale
-        self.corrupted: Tensor | None = None
-
-    @property
-    def size_names(self) -> tuple[str, ...]:
-        return "examples", "features", "classes"
-
-    def sizes(self, data: Any) -> dict[str, int]:
-        train = data.part("train")
-        largest = max(train.y.max(), data.part("val").y.max())
-        return {"examples": len(train.y), "features": train.x.shape[1], "classes": 1 + int(largest)}
-
-    def make_problem(self, sizes: dict[str, int]) -> tuple[BilevelProblem, Tensor]:
-        problem = cleaning_problem(
-            features=sizes["features"],
-            classes=sizes["classes"],
-            l2=self.l2,
-            init_scale=self.initial_scale,
-            seed=self.seed,
-        )
-        return problem, torch.zeros(sizes["examples"])
-
-    def with_constants(self, problem: BilevelProblem, train: Any, val: Any) -> BilevelProblem:
-        return dataclasses.replace(problem, constants=cleaning_constants(train, val, self.l2))
-
-    def logits(self, y: Tensor, x: Any) -> Tensor:
-        return linear_logits(y, x)
 
     @property
     def weights(self) -> Tensor:
-        """``[examples]``, those learned so far, in 0..1."""
-        found: Tensor = self.x.sigmoid()
-        return found
+        """Those learned so far, ``[examples]``, in 0..1."""
+        weights: Tensor = self.x.sigmoid()
+        return weights
+
+    @property
+    def corrupted(self) -> Tensor | None:
+        """Which training labels the data module knows to be wrong, ``[examples]`` bool; ``None`` where it knows of none."""
+        return find_corrupted(self.data)
 
     def pictures(self, run: RunRecord) -> list[Picture]:
-        """The learned weights, and the costs of a training."""
-        return [weights_picture(self.weights, self.corrupted, run), *super().pictures(run)]
-
-    def more_results(self) -> dict[str, float]:
-        data = getattr(self.trainer, "datamodule", None)
-        corrupted = getattr(data, "corrupted", None)
-        if corrupted is None or not 0 < int(corrupted.sum()) < len(corrupted):
-            return {}
-        self.corrupted = corrupted
-        return {"auroc": detection_auroc(self.x.cpu(), corrupted)}
+        """Return the learned weights, and the costs of a training."""
+        return [weights_picture(self.weights, find_corrupted(run.data), run), *super().pictures(run)]

@@ -3,28 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from metalearn.bilevel.algorithms import BiO, ProximalBiO
+from metalearn.bilevel.algorithms import Algorithm, BiO, ProximalBiO
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.problems.regularization import feature_logits, regularization_constants, regularization_problem
 from metalearn.bilevel.solvers.prox import Box
 from metalearn.errors import ConfigError
 from metalearn.modules.problem_based.linear_models import LinearBilevel
-from metalearn.modules.problem_based.names import AlgorithmName, EstimatorName, make_algorithm
+from metalearn.modules.problem_based.names import AlgorithmName, AlgorithmOptions, EstimatorName
 from metalearn.modules.problem_based.outcome import penalties_picture
 from metalearn.reports.outcome import Picture, RunRecord
 
 __all__ = ["RegularizationTuning"]
 
 
+@dataclass(frozen=True)
+class _Regularization:
+    """The problem of :class:`RegularizationTuning`."""
+
+    initial_log_penalty: float
+
+    size_names = "features", "classes"
+
+    def read_sizes(self, data: Any) -> dict[str, int]:
+        train = data.part("train")
+        return {"features": train.x.shape[1], "classes": 1 + int(max(train.y.max(), data.part("val").y.max()))}
+
+    def make(self, sizes: dict[str, int]) -> tuple[BilevelProblem, Tensor]:
+        problem = regularization_problem(features=sizes["features"], classes=sizes["classes"])
+        return problem, torch.full((sizes["features"],), float(self.initial_log_penalty))
+
+    def add_constants(self, problem: BilevelProblem, train: Any, val: Any, sizes: dict[str, int]) -> BilevelProblem:
+        return dataclasses.replace(problem, constants_at=regularization_constants(train, val, int(sizes["classes"])))
+
+    def logits(self, y: Tensor, x: Any) -> Tensor:
+        return feature_logits(y, x)
+
+    def measure(self, x: Tensor, data: Any) -> dict[str, float]:
+        return {}
+
+
 class RegularizationTuning(LinearBilevel):
-    """Learn the penalty ``exp(x_j)`` of each feature of a linear model such that it does well on validation examples
-    (arXiv 2108.00330, section 2.4; Grazzi et al. 2020):
+    """Learn an l2 penalty for each feature of a linear model, such that it does well on validation examples.
+
+    A penalty is ``exp(x_j)`` (arXiv 2108.00330, section 2.4; Grazzi et al. 2020):
 
         min_x mean_val CE(W*),  W* = argmin_W mean_train CE(W) + sum_j exp(x_j) mean_c W_jc^2 / 2.
 
@@ -34,17 +62,18 @@ class RegularizationTuning(LinearBilevel):
         initial_log_penalty: where every ``x_j`` starts.
         log_penalty_range: the least and the largest ``x_j``, by proximal steps of ``"bio"``; ``None`` for no bounds. Above
             ``log(classes / inner_lr)`` a penalty alone takes up half of the curvature that a step of ``inner_lr`` bears.
-        algorithm: see :class:`HyperCleaning`, as for all other arguments; the data module's batches are all examples.
-        estimator: see :class:`HyperCleaning`.
+        algorithm: ``"bio"`` (AID-BiO, ITD-BiO, stocBiO, PZOBO by their estimator), ``"mrbo"`` or ``"vrbo"``; the data module's
+            batches are all examples.
+        estimator: ``"aid_cg"``, ``"aid_fp"``, ``"aid_neumann"``, ``"itd"``, ``"stoc_bio"`` or ``"pzobo"``.
         outer_lr: step size of ``x``.
-        inner_lr: see :class:`HyperCleaning`.
-        inner_steps: see :class:`HyperCleaning`.
-        inner_momentum: see :class:`HyperCleaning`.
-        linear_steps: see :class:`HyperCleaning`.
-        linear_lr: see :class:`HyperCleaning`.
-        period: see :class:`HyperCleaning`.
-        outer_optimizer: see :class:`HyperCleaning`.
-        seed: see :class:`HyperCleaning`.
+        inner_lr: step size of ``W``.
+        inner_steps: steps of ``W`` in an outer step.
+        inner_momentum: of Nesterov's method; 0 for gradient descent.
+        linear_steps: iterations for the linear system; ``Q`` of stocBiO and PZOBO.
+        linear_lr: step size of the fixed point and the Neumann series.
+        period: of VRBO, outer steps between its large batches.
+        outer_optimizer: makes another optimiser of ``x`` for ``"bio"``; ``None`` for SGD with ``outer_lr``.
+        seed: of the directions of PZOBO.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -72,46 +101,35 @@ class RegularizationTuning(LinearBilevel):
             raise ConfigError(
                 f"initial_log_penalty is {initial_log_penalty}, but it is a logarithm, from -50 to 50; use -9"
             )
-        made = make_algorithm(
-            algorithm, estimator, outer_lr, inner_lr, inner_steps, inner_momentum, linear_steps, linear_lr, period
-        )
+        options = AlgorithmOptions(
+            algorithm=algorithm, estimator=estimator, outer_lr=outer_lr, inner_lr=inner_lr, inner_steps=inner_steps,
+            inner_momentum=inner_momentum, linear_steps=linear_steps, linear_lr=linear_lr, period=period,
+        )  # fmt: skip
+        made = options.make()
         if log_penalty_range is not None:
-            low, high = log_penalty_range
-            box = Box(low, high)  # refuses a range that is the wrong way round
-            if not low <= initial_log_penalty <= high:
-                raise ConfigError(
-                    f"initial_log_penalty is {initial_log_penalty}, outside of log_penalty_range=({low}, {high}); start within it"
-                )
-            if not isinstance(made, BiO) or outer_optimizer is not None:
-                raise ConfigError(
-                    f"log_penalty_range is ({low}, {high}), but only the steps of algorithm='bio' without an outer_optimizer are "
-                    "projected; leave one of them out"
-                )
-            made = ProximalBiO(estimator=made.estimator, step_size=outer_lr, prox=box)
-        super().__init__(made, seed, outer_optimizer)
+            made = _project(made, log_penalty_range, initial_log_penalty, outer_optimizer is not None)
+        super().__init__(_Regularization(initial_log_penalty), made, seed, outer_optimizer)
         self.save_hyperparameters(ignore=["outer_optimizer"])
         self.initial_log_penalty = initial_log_penalty
 
-    @property
-    def size_names(self) -> tuple[str, ...]:
-        return "features", "classes"
-
-    def sizes(self, data: Any) -> dict[str, int]:
-        train = data.part("train")
-        return {"features": train.x.shape[1], "classes": 1 + int(max(train.y.max(), data.part("val").y.max()))}
-
-    def make_problem(self, sizes: dict[str, int]) -> tuple[BilevelProblem, Tensor]:
-        problem = regularization_problem(features=sizes["features"], classes=sizes["classes"])
-        return problem, torch.full((sizes["features"],), float(self.initial_log_penalty))
-
-    def with_constants(self, problem: BilevelProblem, train: Any, val: Any) -> BilevelProblem:
-        return dataclasses.replace(
-            problem, constants_at=regularization_constants(train, val, int(self.hparams["classes"]))
-        )
-
-    def logits(self, y: Tensor, x: Any) -> Tensor:
-        return feature_logits(y, x)
-
     def pictures(self, run: RunRecord) -> list[Picture]:
-        """The learned penalties, and the costs of a training."""
+        """Return the learned penalties, and the costs of a training."""
         return [penalties_picture(self.x, run), *super().pictures(run)]
+
+
+def _project(
+    algorithm: Algorithm, bounds: tuple[float, float], initial_log_penalty: float, has_optimizer: bool
+) -> ProximalBiO:
+    """Make the algorithm whose steps stay within the bounds."""
+    low, high = bounds
+    box = Box(low, high)  # refuses a range that is the wrong way round
+    if not low <= initial_log_penalty <= high:
+        raise ConfigError(
+            f"initial_log_penalty is {initial_log_penalty}, outside of log_penalty_range=({low}, {high}); start within it"
+        )
+    if not isinstance(algorithm, BiO) or has_optimizer:
+        raise ConfigError(
+            f"log_penalty_range is ({low}, {high}), but only the steps of algorithm='bio' without an outer_optimizer are "
+            "projected; leave one of them out"
+        )
+    return ProximalBiO(estimator=algorithm.estimator, step_size=algorithm.step_size, prox=box)

@@ -1,38 +1,42 @@
-"""Algorithms and estimators of bilevel optimisation by name, for configurations."""
+"""Algorithms, estimators and linear solvers of bilevel optimisation by name, for configurations."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 from metalearn.bilevel.algorithms import MRBO, VRBO, Algorithm, BiO
 from metalearn.bilevel.estimators import AID, ITD, PZOBO, Estimator, StocBiONeumann
+from metalearn.bilevel.solvers.indefinite import NormalCG
 from metalearn.bilevel.solvers.inner import GradientDescent, InnerSolver, Nesterov
-from metalearn.bilevel.solvers.linear import CG, FixedPoint, Neumann
+from metalearn.bilevel.solvers.linear import CG, FixedPoint, LinearSolver, Neumann
 from metalearn.checks import MOST_STEPS, check_choice, check_number, check_whole
 from metalearn.errors import ConfigError
 
-__all__ = ["AlgorithmName", "EstimatorName", "make_algorithm"]
+__all__ = [
+    "ALGORITHMS",
+    "ESTIMATORS",
+    "LINEAR_SOLVERS",
+    "AlgorithmName",
+    "AlgorithmOptions",
+    "EstimatorName",
+    "LinearSolverName",
+    "make_inner_solver",
+]
 
 AlgorithmName = Literal["bio", "mrbo", "vrbo"]
 EstimatorName = Literal["aid_cg", "aid_fp", "aid_neumann", "itd", "stoc_bio", "pzobo"]
+LinearSolverName = Literal["cg", "normal_cg", "fixed_point", "neumann"]
 
 
-def make_algorithm(
-    algorithm: AlgorithmName,
-    estimator: EstimatorName,
-    outer_lr: float,
-    inner_lr: float,
-    inner_steps: int,
-    inner_momentum: float,
-    linear_steps: int,
-    linear_lr: float,
-    period: int,
-) -> Algorithm:
-    """An algorithm from plain arguments.
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmOptions:
+    """An algorithm in plain arguments.
 
-    Args:
-        algorithm: ``"bio"`` takes any estimator; ``"mrbo"`` and ``"vrbo"`` move ``y`` themselves and take ``"stoc_bio"`` alone.
-        estimator: of the hypergradient.
+    Attributes:
+        algorithm: a key of :data:`ALGORITHMS`.
+        estimator: of the hypergradient, a key of :data:`ESTIMATORS`.
         outer_lr: the step size of ``x``.
         inner_lr: that of ``y``.
         inner_steps: of ``y`` in an outer step; MRBO takes one.
@@ -44,39 +48,87 @@ def make_algorithm(
     Raises:
         ConfigError: an argument is out of range, or the algorithm does not take the estimator.
     """
-    check_choice("algorithm", algorithm, get_args(AlgorithmName))
-    check_choice("estimator", estimator, get_args(EstimatorName))
-    for name, size in (("outer_lr", outer_lr), ("inner_lr", inner_lr), ("linear_lr", linear_lr)):
-        check_number(name, size, "leave it out for its default", above=0)
-    for name, count in (("inner_steps", inner_steps), ("linear_steps", linear_steps), ("period", period)):
-        check_whole(name, count, 1, MOST_STEPS)
-    if algorithm != "bio":
-        if estimator != "stoc_bio":
+
+    algorithm: AlgorithmName
+    estimator: EstimatorName
+    outer_lr: float
+    inner_lr: float
+    inner_steps: int
+    inner_momentum: float
+    linear_steps: int
+    linear_lr: float
+    period: int
+
+    def __post_init__(self) -> None:
+        check_choice("algorithm", self.algorithm, list(ALGORITHMS))
+        check_choice("estimator", self.estimator, list(ESTIMATORS))
+        for name in ("outer_lr", "inner_lr", "linear_lr"):
+            check_number(name, getattr(self, name), "leave it out for its default", above=0)
+        for name in ("inner_steps", "linear_steps", "period"):
+            check_whole(name, getattr(self, name), 1, MOST_STEPS)
+        if self.algorithm != "bio" and self.estimator != "stoc_bio":
             raise ConfigError(
-                f"estimator is {estimator!r} with algorithm={algorithm!r}, but it takes its direction from a Neumann series at a "
-                "point; use estimator='stoc_bio'"
+                f"estimator is {self.estimator!r} with algorithm={self.algorithm!r}, but it takes its direction from a Neumann "
+                "series at a point; use estimator='stoc_bio'"
             )
-        point = StocBiONeumann(eta=linear_lr, Q=linear_steps)
-        if algorithm == "mrbo":
-            return MRBO(estimator=point, step_size=outer_lr, inner_step_size=inner_lr, d=2.0, m=8.0)
-        return VRBO(
-            estimator=point, anchor=point, step_size=outer_lr, inner_step_size=inner_lr, period=period,
-            inner_steps=inner_steps,
-        )  # fmt: skip
-    inner: InnerSolver = GradientDescent(step_size=inner_lr, steps=inner_steps)
-    if inner_momentum:
-        inner = Nesterov(step_size=inner_lr, momentum=inner_momentum, steps=inner_steps)
-    return BiO(estimator=_estimator(estimator, inner, linear_steps, linear_lr), step_size=outer_lr)
+
+    def make(self) -> Algorithm:
+        """Make the algorithm."""
+        return ALGORITHMS[self.algorithm](self)
 
 
-def _estimator(name: EstimatorName, inner: InnerSolver, steps: int, step_size: float) -> Estimator:
-    if name == "itd":
-        return ITD(inner=inner)
-    if name == "stoc_bio":
-        return StocBiONeumann(inner=inner, eta=step_size, Q=steps)
-    if name == "pzobo":
-        return PZOBO(inner=inner, mu=0.1, Q=steps)
-    if name == "aid_cg":
-        return AID(inner=inner, solver=CG(iterations=steps))
-    solver = FixedPoint if name == "aid_fp" else Neumann
-    return AID(inner=inner, solver=solver(iterations=steps, step_size=step_size))
+def make_inner_solver(step_size: float, momentum: float, steps: int) -> InnerSolver:
+    """Make Nesterov's method, or gradient descent where the momentum is 0."""
+    if momentum:
+        return Nesterov(step_size=step_size, momentum=momentum, steps=steps)
+    return GradientDescent(step_size=step_size, steps=steps)
+
+
+def _make_bio(options: AlgorithmOptions) -> BiO:
+    inner = make_inner_solver(options.inner_lr, options.inner_momentum, options.inner_steps)
+    estimator = ESTIMATORS[options.estimator](inner, options.linear_steps, options.linear_lr)
+    return BiO(estimator=estimator, step_size=options.outer_lr)
+
+
+def _make_mrbo(options: AlgorithmOptions) -> MRBO:
+    point = StocBiONeumann(eta=options.linear_lr, Q=options.linear_steps)
+    return MRBO(estimator=point, step_size=options.outer_lr, inner_step_size=options.inner_lr, d=2.0, m=8.0)
+
+
+def _make_vrbo(options: AlgorithmOptions) -> VRBO:
+    point = StocBiONeumann(eta=options.linear_lr, Q=options.linear_steps)
+    return VRBO(
+        estimator=point, anchor=point, step_size=options.outer_lr, inner_step_size=options.inner_lr, period=options.period,
+        inner_steps=options.inner_steps,
+    )  # fmt: skip
+
+
+ALGORITHMS: dict[str, Callable[[AlgorithmOptions], Algorithm]] = {
+    "bio": _make_bio,
+    "mrbo": _make_mrbo,
+    "vrbo": _make_vrbo,
+}
+"""``"bio"`` takes any estimator; ``"mrbo"`` and ``"vrbo"`` move ``y`` themselves and take ``"stoc_bio"`` alone."""
+
+LINEAR_SOLVERS: dict[str, Callable[[int, float], LinearSolver]] = {
+    "cg": lambda iterations, step_size: CG(iterations=iterations),
+    "normal_cg": lambda iterations, step_size: NormalCG(iterations=iterations),
+    "fixed_point": lambda iterations, step_size: FixedPoint(iterations=iterations, step_size=step_size),
+    "neumann": lambda iterations, step_size: Neumann(iterations=iterations, step_size=step_size),
+}
+"""Of a number of iterations and a step size, which conjugate gradients have none of."""
+
+
+def _make_aid(solver: LinearSolverName) -> Callable[[InnerSolver, int, float], Estimator]:
+    return lambda inner, iterations, step_size: AID(inner=inner, solver=LINEAR_SOLVERS[solver](iterations, step_size))
+
+
+ESTIMATORS: dict[str, Callable[[InnerSolver, int, float], Estimator]] = {
+    "aid_cg": _make_aid("cg"),
+    "aid_fp": _make_aid("fixed_point"),
+    "aid_neumann": _make_aid("neumann"),
+    "itd": lambda inner, iterations, step_size: ITD(inner=inner),
+    "stoc_bio": lambda inner, iterations, step_size: StocBiONeumann(inner=inner, eta=step_size, Q=iterations),
+    "pzobo": lambda inner, iterations, step_size: PZOBO(inner=inner, mu=0.1, Q=iterations),
+}
+"""Of an inner solver, a number of iterations (or of directions) and the step size of the linear iteration."""
