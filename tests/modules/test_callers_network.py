@@ -292,19 +292,6 @@ def test_frozen_statistics_stay_frozen_in_evaluation() -> None:
     torch.testing.assert_close(MAML(net, inner_lr=0.1).adapt(support, steps=0)(query.x), net.train()(query.x))
 
 
-def test_two_modules_over_one_network_keep_their_policies() -> None:
-    torch.manual_seed(0)
-    net = TinyConv().double()
-    for value in net.buffers():
-        if value.is_floating_point():
-            value.add_(torch.rand_like(value))
-    support, query = (Batch(role.x[0], role.y[0]) for role in noise_episode(shape=SHAPE))
-    first, second = MAML(net, inner_lr=0.1, norm="running"), MAML(net, inner_lr=0.1)
-    expected = copy.deepcopy(net).eval()(query.x), copy.deepcopy(net).train()(query.x)
-    for module, outputs in ((first, expected[0]), (second, expected[1]), (first, expected[0])):
-        torch.testing.assert_close(module.adapt(support, steps=0)(query.x), outputs)
-
-
 def test_layers_that_come_later_are_followed() -> None:
     """Another layer, a hook, an attribute: what the network is at the time is what runs."""
     torch.manual_seed(0)
@@ -434,23 +421,3 @@ def test_a_lazy_layer_that_has_seen_data_is_a_layer() -> None:
     net(episode.support.x[0])
     expected = plain_loop(copy.deepcopy(net), episode, 1, 0.1, False)
     close(MAML(net, inner_steps=1, inner_lr=0.1).meta_gradient(episode), expected)
-
-
-@pytest.mark.parametrize("kernels", [True, False])
-@pytest.mark.parametrize("norm", ["transductive", "support"])
-def test_our_operators_are_a_matter_of_speed(kernels: bool, norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without them nothing of ours is called, and everything is the same."""
-    if not kernels:
-        for name in (
-            "metalearn.inner.norm.task_norm.normalise",
-            "metalearn.inner.norm.task_norm.first_block",
-            "metalearn.inner.kernels.routing.conv2d",
-        ):
-            monkeypatch.setattr(name, None)
-    torch.manual_seed(0)
-    net, episode = TinyConv().double(), noise_episode(shape=SHAPE)
-    reference = MAML(copy.deepcopy(net), inner_steps=2, inner_lr=0.1, norm=norm, kernels=False)  # type: ignore[arg-type]
-    module = MAML(net, inner_steps=2, inner_lr=0.1, norm=norm, kernels=kernels)  # type: ignore[arg-type]
-    close(module.meta_gradient(episode), reference.meta_gradient(episode))
-    if norm == "transductive":
-        close(module.meta_gradient(episode), plain_loop(copy.deepcopy(net), episode, 2, 0.1, False))

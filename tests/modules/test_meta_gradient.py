@@ -48,16 +48,18 @@ def plain_loop(
 @pytest.mark.parametrize("steps", [1, 5])
 @pytest.mark.parametrize("algorithm", ["maml", "anil"])
 def test_equals_a_plain_autograd_loop(algorithm: str, steps: int, first_order: bool, execution: str) -> None:
+    """With our operators and without any."""
     torch.manual_seed(0)
     net = TinyConv().double()
     episode = noise_episode()
     head = "head" if algorithm == "anil" else ""
     expected = plain_loop(copy.deepcopy(net), episode, steps, 0.3, first_order, head)
     kind = ANIL if algorithm == "anil" else MAML
-    module = kind(net, inner_steps=steps, inner_lr=0.3, first_order=first_order, execution=execution)  # type: ignore[arg-type]
-    assert largest_error(module.meta_gradient(episode), expected) < 1e-9
-    assert module.choice is not None
-    assert module.choice.name == execution
+    for kernels in (True, False):
+        module = kind(net, steps, 0.3, first_order=first_order, execution=execution, kernels=kernels)  # type: ignore[arg-type]
+        assert largest_error(module.meta_gradient(episode), expected) < 1e-9
+        assert module.choice is not None
+        assert (module.choice.name, module.choice.own_operators) == (execution, kernels)
 
 
 @pytest.mark.parametrize("together", [1, 2])
@@ -157,38 +159,6 @@ def test_equals_finite_differences() -> None:
             down = value()
             flat[index] = saved
             assert (up - down) / 2e-5 == pytest.approx(float(found[name].view(-1)[index]), rel=1e-6, abs=1e-9)
-
-
-def test_support_policy_normalises_queries_by_the_support_set() -> None:
-    """Against a plain loop that does the normalisation by hand with the support set's mean and variance."""
-    torch.manual_seed(0)
-    body, norm, head = nn.Linear(3, 4, bias=False).double(), nn.BatchNorm1d(4).double(), nn.Linear(4, 3).double()
-    episode = noise_episode(shape=(3,))
-    net = nn.Sequential(body, norm, nn.Tanh(), head)
-    names = [name for name, _ in net.named_parameters()]
-
-    def forward(params: list[Tensor], x: Tensor, support: Tensor) -> Tensor:
-        w, scale, shift, hw, hb = params
-        z, s = x @ w.T, support @ w.T
-        z = (z - s.mean(0)) / (s.var(0, correction=0) + norm.eps).sqrt() * scale + shift
-        return z.tanh() @ hw.T + hb
-
-    total = torch.zeros((), dtype=torch.float64)
-    start = list(net.parameters())
-    for task in range(3):
-        params, support = start, episode.support.x[task]
-        for _ in range(2):
-            inner = F.cross_entropy(forward(params, support, support), episode.support.y[task])
-            params = [
-                p - 0.3 * g for p, g in zip(params, torch.autograd.grad(inner, params, create_graph=True), strict=True)
-            ]
-        total = total + F.cross_entropy(forward(params, episode.query.x[task], support), episode.query.y[task]) / 3
-    expected = {f"backbone.{k}": g for k, g in zip(names, torch.autograd.grad(total, start), strict=True)}
-    for execution in EXECUTIONS:
-        module = MAML(net, inner_steps=2, inner_lr=0.3, norm="support", execution=execution)  # type: ignore[arg-type]
-        assert largest_error(module.meta_gradient(episode), expected) < 1e-9
-        assert module.choice is not None
-        assert module.choice.name == execution
 
 
 def test_support_policy_predicts_each_query_alone() -> None:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from metalearn import MAML, ConfigError, Conv4
 from metalearn.inner.execution.plan import make_plan
 from metalearn.inner.kernels import conv
-from metalearn.inner.norm.task_norm import TaskBatchNorm
 from tests.modules.test_meta_gradient import largest_error, plain_loop
 from tests.networks import PlainWeightNorm, TinyConv, noise_episode
 
@@ -233,35 +232,6 @@ def test_tasks_at_once_bounds_what_is_computed_together() -> None:
     assert largest_error(module.meta_gradient(episode), expected) < 1e-9
     assert module.choice is not None
     assert make_plan(module.choice, module._adaptation, episode, 2).tasks == 2
-
-
-def test_a_shipped_block_is_computed_as_one_unless_somebody_looks_inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a hook on a layer, another layer in its place, or ``kernels=False`` the block runs layer by layer; always the same."""
-    fused: list[int] = []
-    real = TaskBatchNorm.run_block
-    monkeypatch.setattr(TaskBatchNorm, "run_block", lambda *args: fused.append(1) or real(*args))
-    episode = noise_episode(shape=(1, 16, 16))
-    torch.manual_seed(0)
-    net = Conv4(3, hidden=36, image_size=16).double()
-
-    def check(changed: nn.Module, fuses: bool, **arguments: bool) -> None:
-        fused.clear()
-        expected = plain_loop(copy.deepcopy(changed), episode, 1, 0.2, False)
-        found = MAML(changed, inner_steps=1, inner_lr=0.2, **arguments).meta_gradient(episode)
-        assert largest_error(found, expected) < 1e-9
-        assert bool(fused) == fuses
-
-    check(copy.deepcopy(net), True)
-    check(copy.deepcopy(net), True, kernels=False)
-    watched = copy.deepcopy(net)
-    seen: list[tuple[int, ...]] = []
-    watched.body[0].pool.register_forward_hook(lambda layer, args, out: seen.append(args[0].shape))
-    check(watched, False)
-    assert set(seen) == {(6, 36, 16, 16), (8, 36, 16, 16), (9, 36, 16, 16)}
-    smooth = copy.deepcopy(net)
-    for block in smooth.body[:4]:
-        block.relu = nn.Softplus()
-    check(smooth, False)
 
 
 @pytest.mark.parametrize("execution", ["sequential", "vectorized"])

@@ -59,9 +59,10 @@ def meta_loss(
     extra = list(extra)
     run = compiled or differentiate
     tasks = len(episode.support.x)
+    leaves = {name: _without_hooks(value) for name, value in params.items()}
 
     def run_part(adaptation: Adaptation, first: int, last: int) -> Part:
-        return run(adaptation, params, extra, _slice(episode, first, last), schedule, plan.queries)
+        return run(adaptation, leaves, extra, _slice(episode, first, last), schedule, plan.queries)
 
     parts = run_parts(run_part, adaptation, tasks, plan)
     grads = list(parts[0].grads)
@@ -103,6 +104,11 @@ def evaluate(
         plan = plan._replace(tasks=min(plan.tasks, plan.queries))
     rows = run_parts(run_part, adaptation, len(episode.support.x), plan)
     return {step: torch.cat(column) for step, column in zip(wanted, zip(*rows, strict=True), strict=True)}
+
+
+def _without_hooks(value: Tensor) -> Tensor:
+    """A leaf of the same values: a parameter's own hooks are called once, in the backward pass of the meta-loss."""
+    return value.detach().requires_grad_() if value._backward_hooks else value
 
 
 def _slice(episode: Episode, first: int, last: int) -> Episode:
