@@ -9,7 +9,7 @@ import pytest
 
 import metalearn
 from metalearn.inner import own_kernels, recording, statistics
-from metalearn.inner.ambient import current
+from metalearn.inner.ambient import Ambient, current
 
 ROOT = Path(metalearn.__file__).parent
 HOME = "inner/ambient.py"
@@ -23,14 +23,15 @@ def test_one_file_makes_context_variables() -> None:
 
 def test_every_field_is_documented_with_who_sets_and_who_reads_it() -> None:
     table = ast.get_docstring(ast.parse((ROOT / HOME).read_text())) or ""
-    assert [field for field in current()._fields if f"``{field}``" not in table] == []
+    assert [field for field in Ambient.__annotations__ if f"``{field}``" not in table] == []
 
 
 def test_changes_nest_and_are_put_back_whatever_happens() -> None:
     before = current()
     with own_kernels("conv"), recording(True), statistics(rows=3, step=2):
-        assert current() == before._replace(operators=frozenset(["conv"]), recording=True, rows=3, step=2)
+        inside = Ambient(frozenset(["conv"]), rows=3, step=2, recording=True)
+        assert current() == inside
         with pytest.raises(ZeroDivisionError), own_kernels(), statistics():
             1 / (len(current().operators) + (current().rows or 0))
-        assert current().rows == 3
+        assert current() == inside
     assert current() is before
