@@ -209,7 +209,7 @@ def test_chunks_see_their_share(size: int) -> None:
 
 def test_chunks_have_the_inner_solver_of_their_estimator() -> None:
     assert Chunked(estimator=ITD(inner=STEPS), size=2).inner == STEPS
-    with pytest.raises(ConfigError, match=r"Chunked\(size=0\), but a chunk has at least 1 problem; use 4"):
+    with pytest.raises(ConfigError, match=r"Chunked\(size=0\), but it must be a whole number, at least 1; use 4"):
         Chunked(estimator=AID(), size=0)
     with pytest.raises(ConfigError, match=r"Chunked\(inner=GradientDescent.*give inner to the estimator alone"):
         Chunked(estimator=AID(), inner=STEPS, size=2)
