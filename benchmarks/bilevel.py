@@ -43,7 +43,8 @@ class Work(NamedTuple):
     """A problem and how it is solved.
 
     Attributes:
-        inner, outer: the losses of one problem.
+        inner, outer: the losses of one problem; ``inner`` gets what ``prepare`` returns.
+        prepare: what ``inner`` needs of ``x`` and its batch alone.
         x: the outer variables, a dict.
         y: the inner ones, ``[B, ...]`` or ``[...]``.
         train, val: the batch of ``inner`` and of ``outer``, with a leading axis of tasks where there is one.
@@ -53,6 +54,7 @@ class Work(NamedTuple):
 
     inner: Loss
     outer: Loss
+    prepare: Callable[[Any, Any], Any] | None
     x: dict[str, Tensor]
     y: Tensor
     train: Any
@@ -61,6 +63,10 @@ class Work(NamedTuple):
     step_size: float
     steps: int
     iterations: int
+
+    def inner_loss(self, x: Any, y: Tensor, batch: Any) -> Tensor:
+        """The inner loss of a batch, for the plain loops."""
+        return self.inner(x, y, batch if self.prepare is None else self.prepare(x, batch))
 
 
 def few_shot(
@@ -74,19 +80,21 @@ def few_shot(
 
     x = {"first": noise(784, 64, scale=784**-0.5), "second": noise(64, 64, scale=0.125)}
 
-    def logits(x: dict[str, Tensor], y: Tensor, inputs: Tensor) -> Tensor:
-        return torch.relu(torch.relu(inputs @ x["first"]) @ x["second"]) @ y
+    def encode(x: dict[str, Tensor], batch: Any) -> tuple[Tensor, Tensor]:
+        return torch.relu(torch.relu(batch[0] @ x["first"]) @ x["second"]), batch[1]
 
-    def inner(x: Any, y: Tensor, batch: Any) -> Tensor:
-        return F.cross_entropy(logits(x, y, batch[0]), batch[1]) + 0.01 * y.square().sum()
+    def inner(x: Any, y: Tensor, prepared: Any) -> Tensor:
+        features, labels = prepared
+        return F.cross_entropy(features @ y, labels) + 0.01 * y.square().sum()
 
     def outer(x: Any, y: Tensor, batch: Any) -> Tensor:
-        return F.cross_entropy(logits(x, y, batch[0]), batch[1])
+        features, labels = encode(x, batch)
+        return F.cross_entropy(features @ y, labels)
 
     train, val = (
         (noise(tasks, ways * count, 784), torch.arange(ways).repeat(tasks, count)) for count in (shots, queries)
     )
-    return Work(inner, outer, x, noise(tasks, 64, ways, scale=0.01), train, val, tasks, 0.1, 10, 5)
+    return Work(inner, outer, encode, x, noise(tasks, 64, ways, scale=0.01), train, val, tasks, 0.1, 10, 5)
 
 
 def cleaning(dtype: torch.dtype = torch.float32) -> Work:
@@ -105,7 +113,7 @@ def cleaning(dtype: torch.dtype = torch.float32) -> Work:
         return problem.outer_loss(x["x"], y, batch)
 
     y = 0.01 * torch.randn(10, 785, generator=generator).to(dtype)
-    return Work(inner, outer, {"x": torch.zeros(6000, dtype=dtype)}, y, *parts, None, 0.01, 10, 5)
+    return Work(inner, outer, None, {"x": torch.zeros(6000, dtype=dtype)}, y, *parts, None, 0.01, 10, 5)
 
 
 WORKS: dict[str, Callable[..., Work]] = {
@@ -117,7 +125,7 @@ WORKS: dict[str, Callable[..., Work]] = {
 
 def ours(work: Work, method: str, chunk: int | None = None) -> Callable[[], dict[str, Tensor]]:
     """One hypergradient by the package; of ``chunk`` tasks at a time, ``None`` for all at once."""
-    problem = BilevelProblem(work.outer, work.inner, lambda _: work.y, batched=work.tasks)
+    problem = BilevelProblem(work.outer, work.inner, lambda _: work.y, batched=work.tasks, prepare=work.prepare)
     problem = problem.with_batch(outer=work.val, inner=work.train)
     solver = GradientDescent(step_size=work.step_size, steps=work.steps)
     estimator: Estimator = (
@@ -151,7 +159,7 @@ def plain_itd(work: Work, y: Tensor, train: Any, val: Any) -> dict[str, Tensor]:
     x = {name: value.detach().requires_grad_() for name, value in work.x.items()}
     y = y.detach().requires_grad_()
     for _ in range(work.steps):
-        (gradient,) = torch.autograd.grad(work.inner(x, y, train), y, create_graph=True)
+        (gradient,) = torch.autograd.grad(work.inner_loss(x, y, train), y, create_graph=True)
         y = y - work.step_size * gradient
     gradients = torch.autograd.grad(work.outer(x, y, val), list(x.values()), allow_unused=True)
     return {name: gradient for name, gradient in zip(x, gradients, strict=True) if gradient is not None}
@@ -163,11 +171,11 @@ def plain_aid(work: Work, y: Tensor, train: Any, val: Any) -> dict[str, Tensor]:
     fixed = {name: value.detach() for name, value in x.items()}
     y = y.detach().requires_grad_()
     for _ in range(work.steps):
-        (gradient,) = torch.autograd.grad(work.inner(fixed, y, train), y)
+        (gradient,) = torch.autograd.grad(work.inner_loss(fixed, y, train), y)
         y = (y - work.step_size * gradient).detach().requires_grad_()
     names = list(x)
     *direct, b = torch.autograd.grad(work.outer(x, y, val), [*x.values(), y], allow_unused=True)
-    (gradient,) = torch.autograd.grad(work.inner(x, y, train), y, create_graph=True)
+    (gradient,) = torch.autograd.grad(work.inner_loss(x, y, train), y, create_graph=True)
     v, r = torch.zeros_like(b), b
     p, square = r, (r * r).sum()
     for _ in range(work.iterations):

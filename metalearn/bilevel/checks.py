@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,11 +20,12 @@ RAISED = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeEr
 """What a function raises that gets something else than it expects."""
 
 
-def check_second_derivative(end: Node) -> None:
+def check_second_derivative(end: Node, borders: Collection[Node | None] = ()) -> None:
     """Raise if a graph holds torch's fused weight normalisation, whose second derivative differs from difference quotients.
 
     Args:
         end: the last node of the graph.
+        borders: nodes that are not looked at, nor what lies behind them.
 
     Raises:
         BilevelError: it does.
@@ -37,7 +38,7 @@ def check_second_derivative(end: Node) -> None:
                 "inner_loss uses weight_norm, but torch's second derivative of its fused kernel is wrong; compute the weight as "
                 "v * (g / torch.linalg.vector_norm(v, dim=..., keepdim=True)) in inner_loss"
             )
-        following = {each for each, _ in node.next_functions if each is not None} - seen
+        following = {before for before, _ in node.next_functions if before is not None and before not in borders} - seen
         seen |= following
         left += following
 

@@ -61,10 +61,17 @@ class OracleCounts:
 
 
 class Sample(NamedTuple):
-    """A batch and the number of its examples."""
+    """What a loss gets.
+
+    Attributes:
+        data: a batch, or what ``prepare`` made of it.
+        weight: the number of its examples.
+        is_prepared: which of the two the data are.
+    """
 
     data: Tree
     weight: int
+    is_prepared: bool = False
 
 
 class OuterGradient(NamedTuple):
@@ -150,15 +157,44 @@ class Oracles:
         found.draws = self.draws
         return found
 
-    def inner_losses(self, x: Tensor, y: Tensor, data: Tree, twice: bool = False) -> Tensor:
+    def prepare(self, x: Tensor, sample: Sample) -> Sample:
+        """What the inner loss gets for a sample: what the problem's ``prepare`` makes of it, with its graph, or itself."""
+        function = self.problem.prepare
+        if function is None or sample.is_prepared:
+            return sample
+        dims = (self._axis_of_x, self._axis_of_batch(sample.data))
+        maps = self.problem.batched is not None and dims != (None, None)
+        if maps and dims[1] == 0:  # vmap over the batch alone takes any length
+            self._check_axis("prepare", sample.data)
+
+        def prepare(x: Tensor, batch: Tree) -> Tree:
+            tree = self.x.unravel(x)
+            with calling("prepare", x=tree, batch=batch):
+                prepared = function(tree, batch)
+            for leaf in tree_leaves(prepared) if maps else ():
+                if not isinstance(leaf, Tensor):
+                    raise ShapeError(
+                        f"prepare returns a {type(leaf).__name__} with batched={self.problem.batched}, but then all that it "
+                        "returns must be tensors; let inner_loss close over the rest"
+                    )
+            return prepared
+
+        with torch.enable_grad():
+            prepared = self._map(prepare, "prepare", (x, sample.data), dims) if maps else prepare(x, sample.data)
+        return Sample(prepared, sample.weight, is_prepared=True)
+
+    def inner_losses(self, x: Tensor, y: Tensor, sample: Sample, twice: bool = False) -> Tensor:
         """``g``, ``[]`` or ``[B]``, not counted; differentiable, also ``twice``, which is examined once.
 
         Raises:
             BilevelError: torch's second derivative of an operator in ``g`` is wrong.
         """
-        losses = self._losses(self.problem.inner_loss, "inner_loss", x, y, data)
+        sample = self.prepare(x, sample)
+        losses = self._losses(self.problem.inner_loss, "inner_loss", x, y, sample)
         if twice and not self._examined and losses.grad_fn is not None:
-            check_second_derivative(losses.grad_fn)
+            # what is prepared is differentiated once
+            ends = tree_leaves(sample.data) if sample.is_prepared else ()
+            check_second_derivative(losses.grad_fn, {leaf.grad_fn for leaf in ends if isinstance(leaf, Tensor)})
             self._examined = True
         return losses
 
@@ -167,7 +203,7 @@ class Oracles:
         self.count("gc_g", sample)
         with torch.enable_grad():
             leaf = y.detach().requires_grad_()
-            return self._inner_gradient(x.detach(), leaf, sample.data, create_graph=False)
+            return self._inner_gradient(x.detach(), leaf, sample, create_graph=False)
 
     def outer_gradient(self, x: Tensor, y: Tensor, sample: Sample) -> OuterGradient:
         """``f``, ``grad_x f`` and ``grad_y f``.
@@ -178,7 +214,7 @@ class Oracles:
         self.count("gc_f", sample)
         with torch.enable_grad():
             x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
-            losses = self._losses(self.problem.outer_loss, "outer_loss", x, y, sample.data)
+            losses = self._losses(self.problem.outer_loss, "outer_loss", x, y, sample)
             of_x = of_y = None
             if losses.requires_grad:
                 with calling("the derivative of outer_loss", x=x, y=y, batch=sample.data):
@@ -198,24 +234,31 @@ class Oracles:
         """The inner gradient with its graph, which reaches ``x``, and ``others``, tensors of the batch."""
         with torch.enable_grad():
             x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
-            gradient = self._inner_gradient(x, y, sample.data, create_graph=True)
+            gradient = self._inner_gradient(x, y, sample, create_graph=True)
         guard = partial(calling, "the second derivative of inner_loss", x=x, y=y)
         return Linearization(gradient, y, [x, *others], partial(self.count, sample=sample), guard)
 
-    def _inner_gradient(self, x: Tensor, y: Tensor, data: Tree, create_graph: bool) -> Tensor:
-        losses = self.inner_losses(x, y, data, twice=create_graph)
+    def _inner_gradient(self, x: Tensor, y: Tensor, sample: Sample, create_graph: bool) -> Tensor:
+        losses = self.inner_losses(x, y, sample, twice=create_graph)
         if losses.requires_grad:
-            with calling("the derivative of inner_loss", x=x, y=y, batch=data):
-                (found,) = torch.autograd.grad(total(losses), y, create_graph=create_graph, allow_unused=True)
-            if found is not None:
-                return found
+            with calling("the derivative of inner_loss", x=x, y=y, batch=sample.data):
+                (gradient,) = torch.autograd.grad(total(losses), y, create_graph=create_graph, allow_unused=True)
+            if gradient is not None:
+                return gradient
         raise independent_of_y()
 
-    def _losses(self, loss: Any, name: str, x: Tensor, y: Tensor, data: Tree) -> Tensor:
-        def one(x: Tensor, y: Tensor, data: Tree) -> Tensor:
-            given = {"x": self.x.unravel(x), "y": self.y.unravel(y), "batch": data}
-            with calling(name, **given):
-                value: Tensor = loss(*given.values())
+    @property
+    def _axis_of_x(self) -> int | None:
+        return None if self.problem.shared_x else 0
+
+    def _axis_of_batch(self, data: Tree) -> int | None:
+        return None if data is None or self.problem.shared_batch else 0
+
+    def _losses(self, loss: Any, name: str, x: Tensor, y: Tensor, sample: Sample) -> Tensor:
+        def call(x: Tensor, y: Tensor, data: Tree) -> Tensor:
+            arguments = {"x": self.x.unravel(x), "y": self.y.unravel(y), "batch": data}
+            with calling(name, **arguments):
+                value: Tensor = loss(*arguments.values())
             if not isinstance(value, Tensor) or value.ndim or value.is_complex():
                 shape: Any = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 shape = value.dtype if isinstance(value, Tensor) and value.is_complex() else shape
@@ -225,20 +268,31 @@ class Oracles:
             return value
 
         if self.problem.batched is None:
-            return one(x, y, data)
-        of_data = None if data is None or self.problem.shared_batch else 0
-        dims = (None if self.problem.shared_x else 0, 0, of_data)
+            return call(x, y, sample.data)
+        axis = self._axis_of_batch(sample.data)
+        if sample.is_prepared:
+            axis = None if self._axis_of_x is None and axis is None else 0
+        losses: Tensor = self._map(call, name, (x, y, sample.data), (self._axis_of_x, 0, axis))
+        return losses
+
+    def _map(self, function: Any, name: str, arguments: tuple[Any, ...], axes: tuple[int | None, ...]) -> Any:
+        """A function of one problem on all of them; the last argument is the batch."""
         try:
-            return vmap(one, in_dims=dims)(x, y, data)
-        except ValueError as error:
-            for leaf in tree_leaves(data) if of_data == 0 else ():
-                if not isinstance(leaf, Tensor) or leaf.shape[:1] != (self.problem.batched,):
-                    has = f"tensor of shape {list(leaf.shape)}" if isinstance(leaf, Tensor) else type(leaf).__name__
-                    raise ShapeError(
-                        f"the batch of {name} has a {has}, but the first axis of all its tensors must be the "
-                        f"{self.problem.batched} problems; stack them, or set shared_batch=True"
-                    ) from error
+            return vmap(function, in_dims=axes)(*arguments)
+        except ValueError:
+            if axes[-1] == 0:
+                self._check_axis(name, arguments[-1])
             raise
+
+    def _check_axis(self, name: str, batch: Tree) -> None:
+        """Raise a ShapeError unless the first axis of every tensor of a batch is that of problems."""
+        for leaf in tree_leaves(batch):
+            if not isinstance(leaf, Tensor) or leaf.shape[:1] != (self.problem.batched,):
+                kind = f"tensor of shape {list(leaf.shape)}" if isinstance(leaf, Tensor) else type(leaf).__name__
+                raise ShapeError(
+                    f"the batch of {name} has a {kind}, but the first axis of all its tensors must be the "
+                    f"{self.problem.batched} problems; stack them, or set shared_batch=True"
+                )
 
 
 def total(losses: Tensor) -> Tensor:

@@ -97,6 +97,8 @@ class BilevelProblem:
         shared_x: of ``B`` problems, whether they share one ``x``, and ``Phi`` is their mean; otherwise ``x`` too has the
             leading axis and each problem its own hypergradient.
         shared_batch: of ``B`` problems, whether they see one batch, whose tensors have no leading axis.
+        prepare: ``(x, batch) -> prepared``, what the inner loss computes from ``x`` and its batch alone, such as features; the
+            loss is then ``g(x, y, prepared)``. It is made once for all inner steps on a batch, and ITD goes back through it once.
     """
 
     outer_loss: Callable[[Any, Any, Any], Tensor]
@@ -108,6 +110,7 @@ class BilevelProblem:
     shared_x: bool = True
     shared_batch: bool = False
     constants_at: Callable[[Any], Constants] | None = None
+    prepare: Callable[[Any, Any], Tree] | None = None
 
     def __post_init__(self) -> None:
         remedy = "write a function f(x, y, batch) -> scalar"
@@ -117,6 +120,8 @@ class BilevelProblem:
         }  # fmt: skip
         if self.constants_at is not None:
             called["constants_at"] = self.constants_at, "write a function x -> Constants(...), or give constants="
+        if self.prepare is not None:
+            called["prepare"] = self.prepare, "write a function of x and an inner batch, or leave it out"
         if self.stream is not None:
             called["stream"] = self.stream, "use problem.with_batch(outer=..., inner=...), Fixed(...) or Sampled(...)"
         for name, (value, advice) in called.items():

@@ -10,12 +10,13 @@ import torch
 
 def test_the_example_of_the_guide() -> None:
     text = (Path(__file__).parents[2] / "docs" / "bilevel.md").read_text()
-    code, fit = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code, prepare, fit = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         names: dict[str, object] = {}
         exec(compile(code, "bilevel.md", "exec"), names)
         x, found, result = names["x"], names["found"], names["result"]
+        exec(compile(prepare, "bilevel.md", "exec"), names)
         exec(compile(fit, "bilevel.md", "exec"), names)
     assert isinstance(x, torch.Tensor)
     assert x.grad is not None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metalearn.bilevel.linearization import Linearization
 from metalearn.bilevel.oracles import Oracles, OuterGradient, check_finite
+from metalearn.bilevel.prepared import Prepared
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers.inner import Gradient, InnerSolution, InnerSolver, check_growth
 from metalearn.bilevel.streams import Fixed
@@ -92,8 +93,10 @@ class Estimator(ABC):
 def inner_gradient(oracles: Oracles, x: Tensor, step: int) -> Gradient:
     """``grad_y g`` at ``x`` as a function of ``y`` and of the number of the inner step, which draws the batch."""
 
+    prepared = Prepared(oracles, x.detach())
+
     def gradient(y: Tensor, index: int) -> Tensor:
-        return oracles.inner_gradient(x, y, oracles.sample("inner", step, index))
+        return oracles.inner_gradient(x, y, prepared.of(oracles.sample("inner", step, index)))
 
     return gradient
 

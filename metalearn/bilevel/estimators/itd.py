@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, inner_gradient
-from metalearn.bilevel.estimators.shared import Steps
-from metalearn.bilevel.oracles import Oracles, independent_of_y, total
+from metalearn.bilevel.oracles import Oracles, Sample, independent_of_y, total
+from metalearn.bilevel.prepared import Prepared
 from metalearn.bilevel.solvers.inner import Gradient, check_growth, measure_growth
 from metalearn.bilevel.trees import all_finite, norm
 from metalearn.bilevel.unrolled import count_step
@@ -71,9 +72,8 @@ class ITD(Estimator):
         early = _measured(inner_gradient(oracles, x, step), sizes, count)
         y, last = self.inner.unroll(early, y, last, 0, count - kept)
         with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            steps = Steps(leaf)
-            late = _measured(self._recorded(oracles, steps, step), sizes, count)
+            prepared = Prepared(oracles, x.detach().requires_grad_())
+            late = _measured(self._recorded(oracles, prepared, step), sizes, count)
             end, _ = self.inner.unroll(late, y, last, count - kept, kept)
         y = end.detach()
         if not all_finite(y):
@@ -86,30 +86,44 @@ class ITD(Estimator):
         if torch.equal(y, start):
             inner_gradient(oracles, x, step)(y, 0)  # raises if it has none
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
-        value = (outer.of_x + steps.pull(end, outer.of_y)) / oracles.averages
+        value = (outer.of_x + prepared.pull_back(end, outer.of_y)) / oracles.averages
         check_result(oracles, x, y, outer, value, step)
         return Estimate(value, y, None, outer.losses, inner_steps=count, growth=change)
 
-    def _recorded(self, oracles: Oracles, steps: Steps, step: int) -> Gradient:
+    def _recorded(self, oracles: Oracles, prepared: Prepared, step: int) -> Gradient:
         """The inner gradient, through which the hypergradient passes."""
 
-        def find(y: Tensor, index: int) -> Tensor:
-            sample = oracles.sample("inner", step, index)
+        def evaluate(y: Tensor, index: int) -> Tensor:
+            sample = prepared.of(oracles.sample("inner", step, index))
+            features, join = _take_apart(sample)
 
             def objective(adapted: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-                losses = oracles.inner_losses(others[0], adapted[0], sample.data, twice=True)
+                losses = oracles.inner_losses(others[0], adapted[0], join(others[1:]), twice=True)
                 if adapted[0].requires_grad and not losses.requires_grad:
                     raise independent_of_y()
                 return total(losses)
 
-            stores = self.memory == "store"
-            point = y.detach().requires_grad_() if stores and not y.requires_grad else y
-            (slope,) = gradient(objective, [point], [steps.x], 2, self.memory)
-            if stores:
-                steps.add(slope, point, sample.data)
+            point = y.detach().requires_grad_() if self.memory == "store" and not y.requires_grad else y
+            (slope,) = gradient(objective, [point], [prepared.x, *features], 2, self.memory)
             return count_step(slope, y, partial(oracles.count, sample=sample))
 
-        return find
+        return evaluate
+
+
+def _take_apart(sample: Sample) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Sample]]:
+    """The tensors of a sample that were made of ``x``, and the sample as a function of them: a memory mode recomputes it."""
+    if not sample.is_prepared:
+        return [], lambda _: sample
+    values, spec = tree_flatten(sample.data)
+    places = [place for place, value in enumerate(values) if isinstance(value, Tensor) and value.requires_grad]
+
+    def join(features: Sequence[Tensor]) -> Sample:
+        again = list(values)
+        for place, value in zip(places, features, strict=True):
+            again[place] = value
+        return sample._replace(data=tree_unflatten(again, spec))
+
+    return [values[place] for place in places], join
 
 
 def _measured(gradient: Gradient, sizes: list[Tensor], steps: int) -> Gradient:
