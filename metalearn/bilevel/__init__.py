@@ -20,6 +20,7 @@ from metalearn.bilevel.algorithms import (
     stoc_bio,
 )
 from metalearn.bilevel.certificates import Certificate, error_bound
+from metalearn.bilevel.counts import OracleCounts
 from metalearn.bilevel.estimators import (
     AID,
     ITD,
@@ -33,7 +34,7 @@ from metalearn.bilevel.estimators import (
 )
 from metalearn.bilevel.hypergradients import Diagnostics, Hypergradient, certify, hypergradient
 from metalearn.bilevel.implicit import solve_inner
-from metalearn.bilevel.oracles import OracleCounts, Oracles
+from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem, Constants, parameters_as_inner
 from metalearn.bilevel.problems.cleaning import (
     cleaning_constants,

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from metalearn.bilevel.adjoint import solve_adjoint
-from metalearn.bilevel.linearization import Count, Linearization, Oracle
-from metalearn.bilevel.oracles import OracleCounts
+from metalearn.bilevel.counts import Count, Oracle, OracleCounts
+from metalearn.bilevel.linearization import Linearization
 from metalearn.bilevel.solvers.inner import GradientDescent, InnerSolver
 from metalearn.bilevel.solvers.linear import LinearSolver
 from metalearn.bilevel.trees import Layout, norm

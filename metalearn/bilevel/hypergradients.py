@@ -7,9 +7,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from metalearn.bilevel.certificates import NEEDED, Certificate, error_bound, sharpen
+from metalearn.bilevel.counts import OracleCounts
 from metalearn.bilevel.estimators.aid import AID
 from metalearn.bilevel.estimators.base import Estimate, Estimator, deterministic
-from metalearn.bilevel.oracles import OracleCounts, Oracles
+from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Layout, Tree, check_alike
 from metalearn.checks import UNBOUNDED, check_kind, check_whole, quote_value

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from metalearn.bilevel.adjoint import solve_adjoint
+from metalearn.bilevel.counts import OracleCounts
 from metalearn.bilevel.estimators.base import inner_gradient
 from metalearn.bilevel.hypergradients import check_problem
-from metalearn.bilevel.oracles import OracleCounts, Oracles, Sample, check_finite
+from metalearn.bilevel.oracles import Oracles, Sample, check_finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers.indefinite import CGOrMinRes
 from metalearn.bilevel.solvers.inner import InnerSolver

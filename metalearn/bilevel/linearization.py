@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["Count", "Linearization", "Oracle"]
+from metalearn.bilevel.counts import Count
 
-Oracle = Literal["gc_f", "gc_g", "jvp", "hvp"]
-"""What is counted, see :class:`metalearn.bilevel.oracles.OracleCounts`."""
-
-Count = Callable[[Oracle], None]
-"""Counts one call of an oracle."""
+__all__ = ["Linearization"]
 
 
 class Linearization:

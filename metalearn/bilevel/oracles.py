@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,45 +18,15 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
 from metalearn.bilevel.checks import calling, check_second_derivative
-from metalearn.bilevel.linearization import Linearization, Oracle
+from metalearn.bilevel.counts import Oracle, OracleCounts
+from metalearn.bilevel.linearization import Linearization
 from metalearn.bilevel.problem import BilevelProblem, Constants
 from metalearn.bilevel.streams import Draw, Term
 from metalearn.bilevel.trees import Layout, Tree, all_finite
 from metalearn.checks import check_kind
 from metalearn.errors import BilevelError, DivergenceError, ShapeError
 
-__all__ = ["OracleCounts", "Oracles", "OuterGradient", "Sample", "check_finite", "independent_of_y", "total"]
-
-
-@dataclass
-class OracleCounts:
-    """How often each oracle was asked.
-
-    Attributes:
-        gc_f: gradients of ``f``; one in ``x`` and ``y`` together is one.
-        gc_g: gradients of ``g`` in ``y``.
-        jvp: products with ``grad_xy g``.
-        hvp: products with ``grad_yy g``.
-    """
-
-    gc_f: int = 0
-    gc_g: int = 0
-    jvp: int = 0
-    hvp: int = 0
-
-    def __add__(self, other: OracleCounts) -> OracleCounts:
-        """Both together; ``sum(counts, OracleCounts())`` adds many."""
-        if not isinstance(other, OracleCounts):
-            return NotImplemented
-        return OracleCounts(self.gc_f + other.gc_f, self.gc_g + other.gc_g, self.jvp + other.jvp, self.hvp + other.hvp)
-
-    def add(self, oracle: Oracle, times: int) -> None:
-        """Count calls of one oracle, in place."""
-        setattr(self, oracle, getattr(self, oracle) + times)
-
-    def as_dict(self) -> dict[str, int]:
-        """The counts in plain types."""
-        return dataclasses.asdict(self)
+__all__ = ["Oracles", "OuterGradient", "Sample", "check_finite", "independent_of_y", "total"]
 
 
 class Sample(NamedTuple):

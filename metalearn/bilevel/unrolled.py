@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metalearn.bilevel.linearization import Count
+from metalearn.bilevel.counts import Count
 
 __all__ = ["count_step"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from metalearn.bilevel.adaptation import BilevelAdaptation, half_squared_error
-from metalearn.bilevel.oracles import OracleCounts
+from metalearn.bilevel.counts import OracleCounts
 from metalearn.bilevel.solvers.indefinite import NormalCG
 from metalearn.bilevel.solvers.inner import GradientDescent, InnerSolver, Nesterov
 from metalearn.bilevel.solvers.linear import CG, FixedPoint, LinearSolver, Neumann

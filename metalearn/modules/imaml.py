@@ -11,7 +11,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
 from metalearn.bilevel.adaptation import BilevelAdaptation
-from metalearn.bilevel.oracles import OracleCounts
+from metalearn.bilevel.counts import OracleCounts
 from metalearn.bilevel.solvers.indefinite import CGOrMinRes, NormalCG
 from metalearn.bilevel.solvers.inner import GradientDescent
 from metalearn.bilevel.solvers.linear import CG, LinearSolver

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metalearn.bilevel.oracles import OracleCounts
+from metalearn.bilevel.counts import OracleCounts
 from metalearn.metrics import Interval
 from metalearn.reports.outcome import Facts
 

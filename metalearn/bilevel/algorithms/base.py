@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.certificates import sharpen
+from metalearn.bilevel.counts import OracleCounts
 from metalearn.bilevel.estimators.base import Estimate, Estimator
 from metalearn.bilevel.hypergradients import plain_certificate
-from metalearn.bilevel.oracles import OracleCounts, Oracles, check_finite
+from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers.inner import GROWTH
 from metalearn.bilevel.trees import Tree, all_finite

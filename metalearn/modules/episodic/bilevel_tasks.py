@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from metalearn.bilevel.adaptation import BilevelAdaptation, Report
-from metalearn.bilevel.oracles import OracleCounts
+from metalearn.bilevel.counts import OracleCounts
 from metalearn.bilevel.solvers.indefinite import NormalCG
 from metalearn.carried import read_entry
 from metalearn.episode import Episode

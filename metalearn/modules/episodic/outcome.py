@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from metalearn.bilevel.oracles import OracleCounts
+from metalearn.bilevel.counts import OracleCounts
 from metalearn.metrics import Interval
 from metalearn.modules.episodic.task_picture import AdaptsToTasks, draw_task
 from metalearn.reports.bilevel_pictures import draw_costs

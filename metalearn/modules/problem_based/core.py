@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from metalearn.bilevel.algorithms import Algorithm, BiO
 from metalearn.bilevel.algorithms.base import State
-from metalearn.bilevel.oracles import OracleCounts
+from metalearn.bilevel.counts import OracleCounts
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Tree
 from metalearn.carried import read_entry

@@ -11,8 +11,9 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from metalearn.bilevel.algorithms import Algorithm, BiO
 from metalearn.bilevel.algorithms.base import State
+from metalearn.bilevel.counts import OracleCounts
 from metalearn.bilevel.hypergradients import check_problem
-from metalearn.bilevel.oracles import OracleCounts, Oracles, check_finite
+from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Tree
 from metalearn.carried.classes import short
