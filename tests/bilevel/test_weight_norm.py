@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils.parametrizations import weight_norm
 
 from metalearn.bilevel import AID, ITD, PZOBO, BilevelProblem, GradientDescent, hypergradient
 from metalearn.errors import BilevelError
@@ -18,8 +20,22 @@ def plain(v: Tensor, g: Tensor) -> Tensor:
     return v * (g / torch.linalg.vector_norm(v, dim=1, keepdim=True))
 
 
+class Weight(nn.Module):
+    """A weight that is a module's output."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(rows, columns))
+
+    def forward(self) -> Tensor:
+        return self.weight
+
+
 def fused(v: Tensor, g: Tensor) -> Tensor:
-    return torch._weight_norm(v, g, 0)
+    """By torch's own parametrization."""
+    names = ("parametrizations.weight.original0", "parametrizations.weight.original1")
+    module = weight_norm(Weight(*v.shape))
+    return functional_call(module, dict(zip(names, (g, v), strict=True)), ())
 
 
 def make_problem(weight: Callable[[Tensor, Tensor], Tensor]) -> BilevelProblem:
