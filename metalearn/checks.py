@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from numbers import Real
+from os import PathLike
 from types import FunctionType
 from typing import Any
 
@@ -22,9 +23,12 @@ __all__ = [
     "Count",
     "Range",
     "check_choice",
+    "check_flag",
     "check_function",
     "check_kind",
     "check_number",
+    "check_numbers",
+    "check_path",
     "check_range",
     "check_seed",
     "check_whole",
@@ -63,7 +67,7 @@ def check_whole(
         value: what the user gave.
         least: the least that will do; ``None`` for any.
         most: the most that will do.
-        remedy: what the user can do; ``None`` to name the bound.
+        remedy: what the user can do; ``None`` for the nearest value that will do.
         owner: the class or function that takes the argument, if the line should name it.
         loose: whether ``3.0`` and a tensor of one entry will do as well.
 
@@ -76,10 +80,8 @@ def check_whole(
     too_small = number is not None and least is not None and number < least
     if not is_whole or too_large or too_small:
         bound = f", at most {most}" if too_large else "" if least is None else f", at least {least}"
-        nearest = most if too_large else least or 0
-        raise ConfigError(
-            f"{_assign(name, value, owner)}, but it must be a whole number{bound}; {remedy or f'use {name}={nearest}'}"
-        )
+        default = "lower it" if too_large else f"use {name}={least or 0}"
+        raise ConfigError(f"{_assign(name, value, owner)}, but it must be a whole number{bound}; {remedy or default}")
 
 
 def check_seed(name: str, value: object) -> None:
@@ -129,6 +131,27 @@ def check_number(
         limits = " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
         kind = "a finite number" if finite else "a number"
         raise ConfigError(f"{_assign(name, value, owner)}, but it must be {f'{kind} {limits}'.strip()}; {remedy}")
+
+
+def check_flag(name: str, value: Any, owner: str = "") -> None:
+    """Raise unless a value is ``True`` or ``False``; 1 and 0 will do, a text will not, since every text is true."""
+    if isinstance(value, (str, Tensor)) or not any(value is flag or value == flag for flag in (True, False)):
+        raise ConfigError(
+            f"{_assign(name, value, owner)}, but it must be True or False; use {name}=True or {name}=False"
+        )
+
+
+def check_numbers(name: str, value: Any, remedy: str, count: int | None = None) -> None:
+    """Raise unless a value is a list or tuple, and of that length; its entries are checked one by one by the caller."""
+    if not isinstance(value, (list, tuple)) or (count is not None and len(value) != count):
+        length = "a list of numbers" if count is None else f"a list of {count} numbers"
+        raise ConfigError(f"{name} is {quote_value(value)}, but it must be {length}; {remedy}")
+
+
+def check_path(name: str, value: object, remedy: str) -> None:
+    """Raise unless a value is a path, as text or as an object."""
+    if not isinstance(value, (str, PathLike)):
+        raise ConfigError(f"{name} is {quote_value(value)}, but it must be a path; {remedy}")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str], owner: str = "") -> None:

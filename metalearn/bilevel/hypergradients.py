@@ -13,7 +13,7 @@ from metalearn.bilevel.estimators.base import Estimate, Estimator, deterministic
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Layout, Tree, check_alike
-from metalearn.checks import UNBOUNDED, check_kind, check_whole, quote_value
+from metalearn.checks import UNBOUNDED, check_flag, check_kind, check_whole, quote_value
 from metalearn.errors import ConfigError, ShapeError
 
 __all__ = ["Diagnostics", "Hypergradient", "certify", "check_problem", "hypergradient", "plain_certificate"]
@@ -99,6 +99,7 @@ def hypergradient(
         raise ConfigError(f"estimator is {quote_value(estimator)}, but it must be an estimator such as AID(); {remedy}")
     for name, value in (("step", step), ("seed", seed)):
         check_whole(name, value, None, UNBOUNDED, "use 0", owner="hypergradient", loose=True)
+    check_flag("sharp", sharp, owner="hypergradient")
     if counts is not None:
         check_kind("counts", counts, OracleCounts, "use OracleCounts(), or leave it out")
     of_x, of_y, y = problem.layouts(x, y)

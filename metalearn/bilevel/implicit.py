@@ -22,7 +22,7 @@ from metalearn.bilevel.solvers.inner import InnerSolver
 from metalearn.bilevel.solvers.linear import LinearSolver
 from metalearn.bilevel.streams import Fixed
 from metalearn.bilevel.trees import Layout, Tree
-from metalearn.checks import check_kind
+from metalearn.checks import UNBOUNDED, check_kind, check_whole
 from metalearn.errors import BilevelError, ConfigError
 
 __all__ = ["solve_inner"]
@@ -67,6 +67,10 @@ def solve_inner(
     check_kind("the inner of solve_inner", inner, InnerSolver, "use inner=GradientDescent(step_size=..., steps=...)")
     if solver is not None:
         check_kind("the solver of solve_inner", solver, LinearSolver, "use solver=CG(iterations=10), or leave it out")
+    for name, value in (("step", step), ("seed", seed)):
+        check_whole(name, value, None, UNBOUNDED, "use 0", owner="solve_inner", loose=True)
+    if counts is not None:
+        check_kind("counts", counts, OracleCounts, "use OracleCounts(), or leave it out")
     of_x, of_y, y = problem.layouts(x, y)
     inner.check(problem.constants)
     if solver is not None:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 from metalearn.bilevel.checks import calling
 from metalearn.bilevel.streams import Fixed, Stream
 from metalearn.bilevel.trees import Layout, Tree
-from metalearn.checks import check_function, check_kind, check_number, check_whole
+from metalearn.checks import check_flag, check_function, check_kind, check_number, check_whole
 from metalearn.errors import ConfigError, ShapeError
 
 __all__ = ["BilevelProblem", "Constants", "parameters_as_inner"]
@@ -129,6 +129,8 @@ class BilevelProblem:
         check_kind("constants", self.constants, Constants, "use Constants(mu=..., L=...)")
         if self.batched is not None:
             check_whole("batched", self.batched, 1, remedy="use None for a single problem", loose=True)
+        check_flag("shared_x", self.shared_x)
+        check_flag("shared_batch", self.shared_batch)
 
     def with_batch(self, outer: Tree, inner: Tree) -> BilevelProblem:
         """The same problem on this data, such as the query and the support sets of a step's tasks."""

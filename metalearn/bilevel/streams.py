@@ -95,7 +95,7 @@ class Sampled:
         for name, size in (("outer_size", self.outer_size), ("inner_size", self.inner_size)):
             if size is not None:
                 check_whole(name, size, 1, remedy="use None for all of them", loose=True)
-
+        check_whole("axis", self.axis, remedy="use 0, or 1 where axis 0 is that of problems")
         for name, data in (("outer", self.outer), ("inner", self.inner)):
             leaves = tree_leaves(data)
             if not leaves or not all(isinstance(leaf, Tensor) and leaf.ndim > self.axis for leaf in leaves):

@@ -17,7 +17,7 @@ from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers.inner import GROWTH
 from metalearn.bilevel.trees import Tree, all_finite
-from metalearn.checks import check_kind
+from metalearn.checks import check_flag, check_kind
 from metalearn.errors import ConfigError, DivergenceError
 
 __all__ = ["Algorithm", "State", "accumulate_growth", "check_below_smoothness", "describe_estimate", "take_step"]
@@ -45,6 +45,7 @@ class Algorithm(ABC):
     def __post_init__(self) -> None:
         name = type(self).__name__
         check_kind(f"the estimator of {name}", self.estimator, Estimator, "use AID(...), ITD(...) or another one")
+        check_flag("certify", self.certify, owner=name)
 
     def init(self, problem: BilevelProblem, x: Tree, y: Tree | None = None, seed: int = 0) -> State:
         """The state before the first step.

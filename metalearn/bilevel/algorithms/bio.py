@@ -22,7 +22,7 @@ from metalearn.bilevel.problem import BilevelProblem, Constants
 from metalearn.bilevel.solvers.inner import GradientDescent
 from metalearn.bilevel.solvers.linear import CG
 from metalearn.bilevel.solvers.step_sizes import inner_steps, smoothness_of_phi
-from metalearn.checks import check_number
+from metalearn.checks import check_flag, check_number
 
 __all__ = ["BiO", "aid_bio", "itd_bio", "stoc_bio"]
 
@@ -43,6 +43,7 @@ class BiO(Algorithm):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("step_size", self.step_size, "use 0.1", above=0, owner="BiO", loose=True)
+        check_flag("warm_start", self.warm_start, owner="BiO")
 
     def check(self, problem: BilevelProblem) -> None:
         super().check(problem)

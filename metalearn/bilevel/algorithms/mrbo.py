@@ -10,7 +10,7 @@ from metalearn.bilevel.algorithms.base import Algorithm, State, describe_estimat
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers.inner import check_step_size
-from metalearn.checks import check_number
+from metalearn.checks import check_number, check_whole
 from metalearn.errors import ConfigError
 
 __all__ = ["MRBO"]
@@ -44,6 +44,10 @@ class MRBO(Algorithm):
         super().__post_init__()
         for name in ("step_size", "inner_step_size", "d", "m", "c1", "c2"):
             check_number(name, getattr(self, name), "use 0.1", above=0, owner="MRBO", loose=True)
+        if self.inner_size is not None:
+            check_whole(
+                "inner_size", self.inner_size, 1, remedy="use None for the size of the stream", owner="MRBO", loose=True
+            )
         if self.estimator.inner is not None:
             raise ConfigError(
                 f"MRBO(estimator={type(self.estimator).__name__}(inner=...)), but it moves y itself; give an "

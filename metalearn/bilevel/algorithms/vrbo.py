@@ -53,6 +53,11 @@ class VRBO(Algorithm):
             check_number(name, getattr(self, name), "use 0.1", above=0, owner="VRBO", loose=True)
         for name in ("period", "inner_steps"):
             check_whole(name, getattr(self, name), 1, remedy="use 3", owner="VRBO", loose=True)
+        for name in ("inner_size", "anchor_size"):
+            if getattr(self, name) is not None:
+                check_whole(
+                    name, getattr(self, name), 1, remedy="use None for the size of the stream", owner="VRBO", loose=True
+                )
         check_kind("the anchor of VRBO", self.anchor, Estimator, "use StocBiONeumann(...) or another one")
         for name in ("estimator", "anchor"):
             if getattr(self, name).inner is not None:

@@ -14,7 +14,7 @@ from metalearn.bilevel.problem import BilevelProblem, Constants
 from metalearn.bilevel.problems.examples import check_examples
 from metalearn.bilevel.problems.softmax_bounds import GRADIENT, HESSIAN, THIRD, design_of
 from metalearn.bilevel.streams import Fixed, Sampled
-from metalearn.checks import check_number, check_whole
+from metalearn.checks import UNBOUNDED, check_number, check_whole
 from metalearn.errors import ConfigError
 
 __all__ = ["cleaning_constants", "cleaning_problem", "detection_auroc", "linear_logits"]
@@ -65,6 +65,13 @@ def cleaning_problem(
     """
     check_number("l2", l2, "use 0.001, since the inner loss must be strongly convex", above=0, loose=True)
     check_whole("classes", classes, 2, remedy="use 10", loose=True)
+    check_number("init_scale", init_scale, "use 0.01, or 0 to start at zero", least=0, loose=True)
+    check_whole("seed", seed, remedy="use 0", most=UNBOUNDED)
+    if features is not None:
+        check_whole("features", features, 1, remedy="give the number of entries of an example", loose=True)
+    for name, size in (("inner_size", inner_size), ("outer_size", outer_size)):
+        if size is not None:
+            check_whole(name, size, 1, remedy="use None for all examples", loose=True)
     if (train is None) != (val is None) or (train is None and features is None):
         raise ConfigError(
             "cleaning_problem got neither train and val nor features, but one of them must say the shapes; give both sets"

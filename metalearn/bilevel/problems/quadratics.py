@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.problem import BilevelProblem, Constants
-from metalearn.checks import check_number, check_whole
+from metalearn.checks import UNBOUNDED, check_flag, check_number, check_whole
 
 __all__ = ["Quadratic", "quadratic"]
 
@@ -94,6 +94,8 @@ def quadratic(size: int, outer_size: int, kappa: float, seed: int, coupled: bool
     check_whole("size", size, 1, remedy="use 5", loose=True)
     check_whole("outer_size", outer_size, 1, remedy="use 5", loose=True)
     check_number("kappa", kappa, "use 10", least=1, loose=True)
+    check_whole("seed", seed, remedy="use 0", most=UNBOUNDED)
+    check_flag("coupled", coupled)
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:

@@ -17,6 +17,7 @@ from metalearn.bilevel.problems.examples import check_examples
 from metalearn.bilevel.problems.softmax_bounds import GRADIENT, HESSIAN, THIRD, design_of
 from metalearn.bilevel.problems.sparse import with_transpose
 from metalearn.bilevel.streams import Fixed
+from metalearn.checks import check_whole
 from metalearn.errors import ConfigError
 
 __all__ = ["feature_logits", "regularization_constants", "regularization_problem"]
@@ -55,6 +56,11 @@ def regularization_problem(
         ConfigError: neither ``train`` and ``val`` nor ``features`` and ``classes`` are given.
         ShapeError: the examples do not fit together.
     """
+    for name, size, least in (("features", features, 1), ("classes", classes, 2)):
+        if size is not None:
+            check_whole(
+                name, size, least, remedy=f"leave it out, and give train and val, which say the {name}", loose=True
+            )
     if (train is None) != (val is None) or (train is None and (features is None or classes is None)):
         raise ConfigError(
             "regularization_problem got neither train and val nor features and classes, but one pair must say the shapes; give "

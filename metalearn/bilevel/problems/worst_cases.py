@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metalearn.bilevel.problem import BilevelProblem, Constants
-from metalearn.checks import check_whole
+from metalearn.checks import check_number, check_whole
 from metalearn.errors import ConfigError
 
 __all__ = ["WorstCase", "simple_worst_case", "worst_case"]
@@ -80,12 +80,17 @@ def worst_case(
         ConfigError: constants out of order.
     """
     check_whole("size", size, 2, remedy="use 50", loose=True)
+    smoothness = {} if L_inner is None else {"L_inner": L_inner}
+    for name, value in (
+        {"mu_x": mu_x, "mu_y": mu_y, "L_x": L_x, "L_y": L_y, "L_inner_xy": L_inner_xy} | smoothness
+    ).items():
+        check_number(name, value, "use 1.0, and less for mu_x and mu_y", above=0, owner="worst_case", loose=True)
+    check_number("L_xy", L_xy, "use 0.0", least=0, owner="worst_case", loose=True)
     smooth = 1.5 * mu_y if L_inner is None else L_inner
-    if not (0 < mu_x < L_x and 0 < mu_y < smooth and L_y > 0 and L_inner_xy > 0 and L_xy >= 0):
+    if not (mu_x < L_x and mu_y < smooth):
         raise ConfigError(
-            f"worst_case(mu_x={mu_x}, L_x={L_x}, mu_y={mu_y}, L_inner={smooth}, L_y={L_y}, L_xy={L_xy}, "
-            f"L_inner_xy={L_inner_xy}), but 0 < mu_x < L_x, 0 < mu_y < L_inner, 0 < L_y, 0 < L_inner_xy and 0 <= "
-            "L_xy must hold; lower mu_x and mu_y"
+            f"worst_case(mu_x={mu_x}, L_x={L_x}, mu_y={mu_y}, L_inner={smooth}), but mu_x < L_x and mu_y < L_inner must hold; "
+            "lower mu_x and mu_y"
         )
     a, b0, t = (L_x - mu_x) / 4, (smooth - mu_y) / 4, L_inner_xy
     den = mu_x * b0**2 + a * b0 * mu_y + L_xy * t * b0 / 2
@@ -128,11 +133,8 @@ def simple_worst_case(size: int, *, mu_x: float, mu_y: float, L_y: float = 1.0, 
         L_inner_xy: the coupling.
     """
     check_whole("size", size, 2, remedy="use 50", loose=True)
-    if not (mu_x > 0 and mu_y > 0 and L_y > 0 and L_inner_xy > 0):
-        raise ConfigError(
-            f"simple_worst_case(mu_x={mu_x}, mu_y={mu_y}, L_y={L_y}, L_inner_xy={L_inner_xy}), but all must be above "
-            "0; use 0.1"
-        )
+    for name, value in (("mu_x", mu_x), ("mu_y", mu_y), ("L_y", L_y), ("L_inner_xy", L_inner_xy)):
+        check_number(name, value, "use 0.1", above=0, owner="simple_worst_case", loose=True)
     t = L_inner_xy
     q = 4 * mu_x * mu_y**2 / (L_y * t**2)
     r = 2 / (2 + q + math.sqrt((2 + q) ** 2 - 4))
