@@ -54,8 +54,8 @@ def main(max_steps: int = 400) -> float:
     trainer = L.Trainer(max_steps=max_steps, accelerator="cpu", logger=False, enable_checkpointing=False)
     data = RingsDataModule()
     trainer.fit(module, datamodule=data)
-    (found,) = trainer.test(module, datamodule=data)
-    return found["test/acc"]
+    (results,) = trainer.test(module, datamodule=data)
+    return results["test/acc"]
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ def main(max_steps: int = 30, test_tasks: int = 50) -> float:
         max_steps=max_steps, limit_val_batches=0, accelerator="cpu", logger=False, enable_checkpointing=False
     )
     trainer.fit(module, datamodule=data)
-    (found,) = trainer.test(module, datamodule=data)
-    return found["test/acc"]
+    (results,) = trainer.test(module, datamodule=data)
+    return results["test/acc"]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from metalearn.cli import main
 from tests.cli.test_configs import SMALL, TINY
 from tests.made import run_cli
 
@@ -33,6 +34,20 @@ def test_own_datamodule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load("own_module").main(max_steps=30, test_tasks=50) > 0.5  # chance is a fifth
+
+
+def test_own_module_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    main(["fit", "--model", "own_module.Prototypes", "--data", "GlyphsDataModule", *TINY])
+    summary = capsys.readouterr().out
+    run = Path("runs/custom/version_0")
+    assert "test accuracy" in summary
+    assert str(run / "confusion.png") in summary
+    assert (run / "confusion.png").is_file()
+    assert str(run / "checkpoints/best.ckpt") in summary
 
 
 def test_torchvision_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,7 +246,7 @@ class MetaCLI(LightningCLI):
             model.run_config = yaml.safe_dump({key: config[key] for key in ("model", "data") if key in config})
         if hasattr(model, "run_name"):
             model.run_name = self.run_name
-        backbone = config["model"]["init_args"].get("backbone") or {}
+        backbone = config["model"].get("init_args", {}).get("backbone") or {}
         if getattr(model, "backbone_description", "") is None and "class_path" in backbone:
             model.backbone_description = {
                 "class_path": backbone["class_path"],

@@ -10,11 +10,13 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader
 
 from metalearn import Batch, Episode
 from metalearn.cli import main
+from metalearn.reports.outcome import Facts, Picture, RunRecord, Stage
 
 HERE = "tests.cli.test_own_classes"
 RUN = ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
@@ -64,6 +66,46 @@ class Network(nn.Module):
         return self.layer(x)
 
 
+class Counts(L.LightningModule):
+    """Counts its steps, and is best after the second; nothing of ours is among its bases."""
+
+    checkpoint_monitor = ("val/acc", "max")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = nn.Parameter(torch.zeros(()))
+        self.tested = -1.0
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return -self.steps
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/acc", 1.0 - (self.steps - 2.0).abs() / 10.0)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.tested = float(self.steps)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+    def summary_facts(self, stage: Stage) -> Facts:
+        return [("tested at", f"{self.tested:g}")] if stage == "test" else [("cost", "nothing")]
+
+    def pictures(self, run: RunRecord) -> list[Picture]:
+        def draw(path: Path) -> Path:
+            path.write_text(f"{run.name} {run.tested} {len(run.rows)}")
+            return path
+
+        return [Picture("picture.txt", draw)]
+
+
+class Averaged(WeightAveraging):
+    """The mean of all states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -99,6 +141,24 @@ def test_data_without_a_test_end_with_a_summary(capsys: pytest.CaptureFixture[st
     assert "none: the data has no test_dataloader" in said
     assert "runs/custom/version_0/checkpoints/best.ckpt" in said
     assert "Evaluate it" not in said
+
+
+@pytest.mark.parametrize("averages", [False, True])
+def test_a_module_of_a_users_own_joins_the_summary(averages: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its best checkpoint is tested; with averaged weights it holds those, here the mean of the first steps."""
+    run = ["--trainer.max_steps", "6", "--trainer.val_check_interval", "1", *RUN[2:]]
+    options = ["--trainer.callbacks", f"{HERE}.Averaged"] if averages else []
+    main(["fit", "--model", f"{HERE}.Counts", "--data", f"{HERE}.PointsToTest", "--run_name", "own", *run, *options])
+    summary = capsys.readouterr().out
+    folder = Path("runs/own/version_0")
+    state = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert f"tested at {float(state['steps']):g} " in " ".join(summary.split())
+    assert averages or float(state["steps"]) == 2.0
+    assert f"checkpoint {folder}/checkpoints/best.ckpt" in " ".join(summary.split())
+    assert (folder / "picture.txt").read_text().startswith("own True")
+    main(shlex.split(re.search(r"Evaluate it again:\n +python -m metalearn (.+)", summary)[1]))  # type: ignore[index]
+    assert "test: own" in (again := capsys.readouterr().out)
+    assert f"tested at {float(state['steps']):g} " in " ".join(again.split())
 
 
 def test_a_function_is_no_network(capsys: pytest.CaptureFixture[str]) -> None:
