@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.linalg import vector_norm
 
 from metalearn.bilevel.adjoint import solve_adjoint
 from metalearn.bilevel.counts import Count, Oracle, OracleCounts
 from metalearn.bilevel.linearization import Linearization
 from metalearn.bilevel.solvers.inner import GradientDescent, InnerSolver
 from metalearn.bilevel.solvers.linear import LinearSolver
-from metalearn.bilevel.trees import Layout, norm
+from metalearn.bilevel.trees import Layout
 from metalearn.bilevel.unrolled import count_step
 from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.ambient import recording
@@ -156,7 +157,7 @@ class BilevelAdaptation(Adaptation):
                 layout, point, centre.detach(), dict(zip(others, leaves[1:], strict=True)), leaves[0], targets, step, True
             )  # fmt: skip
         here = Linearization(gradient, point, [leaf for leaf in leaves if leaf.requires_grad], count)
-        self.report.inner.append(norm(here.residual).reshape(-1))
+        self.report.inner.append(vector_norm(here.residual, dim=-1).reshape(-1))
         live = [value for value in reached if value.requires_grad]
         attached: Tensor = _Implicit.apply(partial(self._adjoint, here), point.detach(), centre, *live)
         return attached

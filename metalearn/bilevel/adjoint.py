@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from metalearn.bilevel.linearization import Linearization
 from metalearn.bilevel.solvers.curvature import curvature_error
 from metalearn.bilevel.solvers.indefinite import report_curvature
 from metalearn.bilevel.solvers.linear import LinearSolution, LinearSolver
-from metalearn.bilevel.trees import norm
 from metalearn.errors import BilevelError
 
 __all__ = ["solve_adjoint"]
@@ -49,7 +49,7 @@ def solve_adjoint(
     solution = solver.solve(here.hvp, u, start)
     if solution.curvature is None:
         return solution
-    if bool(((norm(solution.v) == 0) & (norm(u) > 0)).any()):
+    if bool(((vector_norm(solution.v, dim=-1) == 0) & (vector_norm(u, dim=-1) > 0)).any()):
         raise BilevelError(
             "grad_yy g is 0 along grad_y f, so that inner_loss is linear in y there and has no minimum, or its second "
             "derivative is lost; make it curved, and compute it without detach(), no_grad() or functions that are "

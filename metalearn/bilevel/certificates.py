@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers.linear import CG
 from metalearn.bilevel.streams import Fixed
-from metalearn.bilevel.trees import norm
 from metalearn.errors import ConfigError
 
 __all__ = ["NEEDED", "Certificate", "error_bound", "sharpen"]
@@ -56,9 +56,9 @@ def error_bound(constants: Constants, y: Tensor, v: Tensor, inner: Tensor, dual:
         dual: ``r_2``.
     """
     mu, l_xy, l_fxy, l_fyy, rho_j, rho_h = constants.need("a certificate", *NEEDED)
-    length, digits = norm(v), ROUNDING * torch.finfo(v.dtype).eps
+    length, digits = vector_norm(v, dim=-1), ROUNDING * torch.finfo(v.dtype).eps
     smooth = constants.L or constants.L_upper or mu
-    distance = (inner + digits * smooth * norm(y)) / mu
+    distance = (inner + digits * smooth * vector_norm(y, dim=-1)) / mu
     missed = dual + digits * smooth * length
     bound = distance * (l_fxy + rho_j * length) + l_xy / mu * (missed + distance * (l_fyy + rho_h * length))
     return bound + digits * l_xy * length
@@ -103,10 +103,10 @@ def sharpen(
         gradient = oracles.outer_gradient(x, y, outer)
         v, dual, *_ = solver.solve(there.hvp, gradient.of_y, v)
         better = (gradient.of_x + there.pull_back(v)[0]) / oracles.averages
-        bound = error_bound(constants, y, v, norm(there.residual), dual)
+        bound = error_bound(constants, y, v, vector_norm(there.residual, dim=-1), dual)
         if problem.shared_x:
             bound = bound.mean()
-        distance = norm(value - better)
+        distance = vector_norm(value - better, dim=-1)
         now = Certificate(distance + bound, (distance - bound).clamp(min=0))
         best = now if best is None else Certificate(*_tighter(best, now))
         if bool((bound <= distance / 2).all()):

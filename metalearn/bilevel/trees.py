@@ -12,7 +12,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from metalearn.errors import ShapeError
 
-__all__ = ["Layout", "Tree", "all_finite", "check_alike", "dot", "norm", "scale"]
+__all__ = ["Layout", "Tree", "all_finite", "check_alike", "dot", "scale"]
 
 Tree = Any
 """A tensor, or a dict, list, tuple or NamedTuple of trees."""
@@ -108,11 +108,6 @@ def all_finite(*tensors: Tensor) -> bool:
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """The inner product of each problem, ``[]`` or ``[B]``."""
     return (a * b).sum(-1)
-
-
-def norm(a: Tensor) -> Tensor:
-    """The Euclidean norm of each problem, ``[]`` or ``[B]``."""
-    return torch.linalg.vector_norm(a, dim=-1)
 
 
 def scale(factor: Tensor, vector: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from metalearn.bilevel.algorithms.base import Algorithm, State, accumulate_growth, describe_estimate, take_step
 from metalearn.bilevel.estimators import Estimator
@@ -12,7 +13,6 @@ from metalearn.bilevel.estimators.base import deterministic
 from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers.inner import check_step_size, measure_growth
-from metalearn.bilevel.trees import norm
 from metalearn.checks import check_kind, check_number, check_whole
 from metalearn.errors import ConfigError
 
@@ -96,7 +96,11 @@ class VRBO(Algorithm):
             last = point
             if index < self.inner_steps:
                 point = (point[0], take_step(point[1], u, self.inner_step_size))
-        change = accumulate_growth(state, measure_growth(norm(first), norm(u))) if deterministic(oracles) else None
+        change = (
+            accumulate_growth(state, measure_growth(vector_norm(first, dim=-1), vector_norm(u, dim=-1)))
+            if deterministic(oracles)
+            else None
+        )
         return {
             "x": point[0],
             "y": point[1],

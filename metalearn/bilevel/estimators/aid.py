@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from metalearn.bilevel.adjoint import solve_adjoint
 from metalearn.bilevel.certificates import NEEDED, error_bound
@@ -15,7 +16,6 @@ from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers.indefinite import CGOrMinRes
 from metalearn.bilevel.solvers.inner import InnerSolution, check_growth, measure_growth
 from metalearn.bilevel.solvers.linear import LinearSolver
-from metalearn.bilevel.trees import norm
 from metalearn.checks import check_kind, check_number
 from metalearn.errors import BilevelError, ConfigError
 
@@ -75,7 +75,9 @@ class AID(Estimator):
         hessian = oracles.sample("hessian", step)
         here = oracles.linearize(x, y, hessian)
         check_finite(here.gradient, "grad_y g", oracles.outer_step(step))
-        residual = norm(here.residual) if deterministic(oracles) else None  # of one batch it says nothing
+        residual = (
+            vector_norm(here.residual, dim=-1) if deterministic(oracles) else None
+        )  # of one batch it says nothing
         if residual is not None and solved.first is not None and self.inner is not None:
             check_growth(solved.first, residual, solved.steps, self.inner.step_size, oracles.outer_step(step))
         with reach_first(outer, here):
@@ -90,7 +92,7 @@ class AID(Estimator):
         value = (outer.of_x + here.pull_back(v)[0]) / oracles.averages
         check_result(oracles, x, y, outer, value, step, v)
         # of the system without damping, at most
-        dual = solution.residual + solver.damping * norm(v) if solver.damping else solution.residual
+        dual = solution.residual + solver.damping * vector_norm(v, dim=-1) if solver.damping else solution.residual
         change = measure_growth(solved.first, residual) if solved.first is not None and residual is not None else None
         return Estimate(value, y, v, outer.losses, residual, dual, solved.steps, solution.iterations, change)
 
@@ -100,7 +102,7 @@ class AID(Estimator):
         constants = oracles.constants(x)
         mu, l_xy, l_fxy, l_fyy, rho_j, rho_h = constants.need("AID(tolerance=...)", *NEEDED)
         assert self.inner is not None
-        length = 0.0 if v is None else float(norm(v).max())
+        length = 0.0 if v is None else float(vector_norm(v, dim=-1).max())
         dual = tolerance * mu / (2 * max(l_xy, 1e-12))
         steps = iterations = 0
         for _ in range(ROUNDS):
@@ -119,7 +121,7 @@ class AID(Estimator):
             if bool((bound <= tolerance).all()):
                 return found._replace(inner_steps=steps, iterations=iterations)
             y, v = found.y, found.v
-            longest = float(norm(v).max())
+            longest = float(vector_norm(v, dim=-1).max())
             length = longest if longest > length else 2 * length  # the next target is at most half of this one
         raise BilevelError(
             f"AID certified an error of {float(torch.max(bound)):.3g} at outer step {oracles.outer_step(step)}, but "

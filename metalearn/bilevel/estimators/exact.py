@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_reach, check_result, deterministic
 from metalearn.bilevel.oracles import Oracles, check_finite
-from metalearn.bilevel.trees import norm
 from metalearn.checks import UNBOUNDED, check_whole
 from metalearn.errors import BilevelError, ConfigError
 
@@ -63,13 +63,13 @@ class Exact(Estimator):
         v = torch.cholesky_solve(outer.of_y.unsqueeze(-1), factor).squeeze(-1)
         value = (outer.of_x + here.pull_back(v)[0]) / oracles.averages
         check_result(oracles, x, y, outer, value, step, v)
-        residual = norm((matrix * v.unsqueeze(-2)).sum(-1) - outer.of_y)
+        residual = vector_norm((matrix * v.unsqueeze(-2)).sum(-1) - outer.of_y, dim=-1)
         return Estimate(
             value,
             y,
             v,
             outer.losses,
-            norm(here.residual),
+            vector_norm(here.residual, dim=-1),
             residual,
             solved.steps,
             size,

@@ -8,13 +8,14 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, inner_gradient
 from metalearn.bilevel.oracles import Oracles, Sample, independent_of_y, total
 from metalearn.bilevel.prepared import Prepared
 from metalearn.bilevel.solvers.inner import Gradient, check_growth, measure_growth
-from metalearn.bilevel.trees import all_finite, norm
+from metalearn.bilevel.trees import all_finite
 from metalearn.bilevel.unrolled import count_step
 from metalearn.checks import check_choice, check_whole
 from metalearn.errors import ConfigError
@@ -132,7 +133,7 @@ def _measured(gradient: Gradient, sizes: list[Tensor], steps: int) -> Gradient:
     def find(y: Tensor, index: int) -> Tensor:
         found = gradient(y, index)
         if index in (0, steps - 1):
-            sizes.append(norm(found.detach()))
+            sizes.append(vector_norm(found.detach(), dim=-1))
         return found
 
     return find

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, reach_first
 from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers.curvature import curvature_along
 from metalearn.bilevel.solvers.inner import check_step_size
-from metalearn.bilevel.trees import dot, norm
+from metalearn.bilevel.trees import dot
 from metalearn.checks import check_number, check_whole
 from metalearn.errors import BilevelError
 
@@ -103,7 +104,7 @@ class StocBiONeumann(Estimator):
         """Of the last product: the terms turn to the curvature that lies furthest from ``1/eta``."""
         length = dot(before, before)
         curvature = torch.where(length > 0, dot(before, before - last) / length, 0.0) / self.eta
-        wrong = norm(last) > 10 * norm(first)
+        wrong = vector_norm(last, dim=-1) > 10 * vector_norm(first, dim=-1)
         if deterministic(oracles):  # a batch alone may be bent
             wrong = wrong | (curvature < -100 * torch.finfo(first.dtype).eps / self.eta)
         if bool(wrong.any()):

@@ -12,12 +12,13 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from metalearn.bilevel.solvers.curvature import SetAside
 from metalearn.bilevel.solvers.iteration import LinearSolution, Product, damp, tolerance_error
 from metalearn.bilevel.solvers.least_residual import minimise_residual, rounding_of
 from metalearn.bilevel.solvers.linear import CG, LinearSolver, iterate_conjugate_gradients
-from metalearn.bilevel.trees import dot, norm, scale
+from metalearn.bilevel.trees import dot, scale
 
 __all__ = ["CGOrMinRes", "MinRes", "NormalCG", "report_curvature"]
 
@@ -31,12 +32,12 @@ class NormalCG(LinearSolver):
 
     def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         z = product(r)
-        floor = torch.finfo(b.dtype).eps * norm(b)
+        floor = torch.finfo(b.dtype).eps * vector_norm(b, dim=-1)
         p, square = z, dot(z, z)
         while True:
             along = product(p)
             length = dot(along, along)
-            moves = ~((norm(r) <= floor) | (length <= 0))
+            moves = ~((vector_norm(r, dim=-1) <= floor) | (length <= 0))
             if not bool(moves.any()):
                 return
             step = torch.where(moves, square / torch.where(moves, length, 1.0), 0.0)
@@ -60,7 +61,7 @@ class MinRes(LinearSolver):
 
     def solve(self, product: Product, b: Tensor, v: Tensor | None = None) -> LinearSolution:
         limit = self.max_iterations if self.iterations is None else self.iterations
-        goal = torch.full_like(norm(b), self.tolerance or 0.0)
+        goal = torch.full_like(vector_norm(b, dim=-1), self.tolerance or 0.0)
         solution = minimise_residual(damp(product, self.damping), b, v, limit, goal)
         if self.tolerance is not None and bool((solution.residual > goal).any()):
             raise tolerance_error(type(self).__name__, solution.residual, solution.iterations, self.tolerance)
@@ -99,7 +100,7 @@ class CGOrMinRes(LinearSolver):
         )
 
     def _solve_over(self, product: Product, b: Tensor, v: Tensor | None, chosen: Tensor) -> LinearSolution:
-        length = norm(b)
+        length = vector_norm(b, dim=-1)
         goal = max(1e-8, rounding_of(b.dtype)) * length
         if self.tolerance is not None:
             goal = torch.full_like(length, self.tolerance)

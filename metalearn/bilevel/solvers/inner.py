@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from metalearn.bilevel.problem import Constants
-from metalearn.bilevel.trees import all_finite, norm
+from metalearn.bilevel.trees import all_finite
 from metalearn.checks import UNBOUNDED, check_number, check_whole
 from metalearn.errors import BilevelError, ConfigError, DivergenceError
 
@@ -129,7 +130,7 @@ class InnerSolver(ABC):
             point = self.point(current, last)
             slope = gradient(point, step)
             if step in (0, self.steps - 1):
-                size = norm(slope)
+                size = vector_norm(slope, dim=-1)
                 first = size if first is None else first
             current, last = self.move(point, current, last, slope), current
         if not all_finite(current):
@@ -150,7 +151,7 @@ class InnerSolver(ABC):
         for step in range(self.max_steps + 1):
             point = self.point(y, last)
             slope = gradient(point, step)
-            size = norm(slope)
+            size = vector_norm(slope, dim=-1)
             if first is None or done is None or residual is None:
                 first, residual, done = size, size, torch.zeros_like(size, dtype=torch.bool)
             answer = torch.where(done.unsqueeze(-1), answer, point)

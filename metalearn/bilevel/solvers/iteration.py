@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from metalearn.bilevel.solvers.curvature import Faults, curvature_along
-from metalearn.bilevel.trees import norm
 from metalearn.errors import BilevelError
 
 __all__ = ["Iteration", "LinearSolution", "Product", "damp", "tolerance_error"]
@@ -84,7 +84,7 @@ class Iteration:
         """
         start = _start(product, b, v)
         del v  # no vector is held that is not needed: each is as long as y
-        first = norm(start.residual)
+        first = vector_norm(start.residual, dim=-1)
         if self.iterations == 0 or (self.tolerance is not None and bool((first <= self.tolerance).all())):
             return LinearSolution(start.v, first, 0)
         if self.tolerance is not None:
@@ -93,7 +93,7 @@ class Iteration:
         for end in self._advance(product, b, start):  # noqa: B007  # the last one is what counts
             pass
         self._diagnose(product, b, start, end)
-        return LinearSolution(end.v, norm(end.residual), end.number)
+        return LinearSolution(end.v, vector_norm(end.residual, dim=-1), end.number)
 
     def _advance(self, product: Product, b: Tensor, start: _Iterate) -> Iterator[_Iterate]:
         """Yield where the iteration stands after each step, up to the last that is allowed."""
@@ -107,12 +107,12 @@ class Iteration:
 
     def _approach(self, product: Product, b: Tensor, start: _Iterate, tolerance: float) -> LinearSolution:
         """Iterate until each problem has a residual that is short enough."""
-        answer, length, end = start.v, norm(start.residual), start
+        answer, length, end = start.v, vector_norm(start.residual, dim=-1), start
         is_done = length <= tolerance
         for end in self._advance(product, b, start):
             # each problem keeps the first solution that is good enough, whatever the others do
             answer = torch.where(is_done.unsqueeze(-1), answer, end.v)
-            length = torch.where(is_done, length, norm(end.residual))
+            length = torch.where(is_done, length, vector_norm(end.residual, dim=-1))
             is_done = (length <= tolerance) | self.faults.set_aside(length)
             if bool(is_done.all()):
                 break
@@ -126,23 +126,23 @@ class Iteration:
         """Report the curvature where the last residuals tell that ``H`` is not positive definite."""
         if self.check_last is not None:
             self.check_last(b, end.before, end.residual)
-        first, residual = norm(start.residual), end.residual
-        floor = torch.finfo(b.dtype).eps ** 0.5 * norm(b)  # below it growth is rounding
-        has_grown = _exceeds(norm(residual), self.growth * first, floor)
+        first, residual = vector_norm(start.residual, dim=-1), end.residual
+        floor = torch.finfo(b.dtype).eps ** 0.5 * vector_norm(b, dim=-1)  # below it growth is rounding
+        has_grown = _exceeds(vector_norm(residual, dim=-1), self.growth * first, floor)
         if not bool(has_grown.any()):
             return
-        if bool(_exceeds(norm(residual), FAR * first, floor).any()):
+        if bool(_exceeds(vector_norm(residual, dim=-1), FAR * first, floor).any()):
             residual = self._repeat_until_far(product, b, start, floor)
-            has_grown = _exceeds(norm(residual), FAR * first, floor)
-        last = norm(residual)
+            has_grown = _exceeds(vector_norm(residual, dim=-1), FAR * first, floor)
+        last = vector_norm(residual, dim=-1)
         if bool(last.isfinite().all()):  # else it is for the caller, who knows the term and the step
             self.faults.meet_growth(first, last, curvature_along(residual, product(residual)), has_grown)
 
     def _repeat_until_far(self, product: Product, b: Tensor, start: _Iterate, floor: Tensor) -> Tensor:
         """Run again, up to where the residual still tells the curvature."""
-        limit, residual = FAR * norm(start.residual), start.residual
+        limit, residual = FAR * vector_norm(start.residual, dim=-1), start.residual
         for _, residual in self.iterates(product, b, start.v, start.residual):
-            if bool(_exceeds(norm(residual), limit, floor).any()):
+            if bool(_exceeds(vector_norm(residual, dim=-1), limit, floor).any()):
                 break
         return residual
 

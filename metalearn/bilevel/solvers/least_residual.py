@@ -6,9 +6,10 @@ import math
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from metalearn.bilevel.solvers.iteration import LinearSolution, Product
-from metalearn.bilevel.trees import dot, norm, scale
+from metalearn.bilevel.trees import dot, scale
 
 __all__ = ["minimise_residual", "rounding_of"]
 
@@ -46,7 +47,7 @@ def minimise_residual(
     v = torch.zeros_like(b) if v is None else v
     r = r if chosen is None else scale(chosen.to(b.dtype), r)
     limit = min(limit, b.shape[-1], max(1, KEPT // b.numel()))
-    length = norm(r)
+    length = vector_norm(r, dim=-1)
     if limit == 0 or not bool((length > goal).any()):
         return LinearSolution(v, length, 0)
     space = _KrylovSpace(r, length)
@@ -62,7 +63,7 @@ def minimise_residual(
         space.extend()
     v = v + (weights.unsqueeze(-2) @ space.basis).squeeze(-2)
     # that of T alone would be far below the rounding of the products
-    return LinearSolution(v, norm(product(v) - b), count)
+    return LinearSolution(v, vector_norm(product(v) - b, dim=-1), count)
 
 
 class _KrylovSpace:
@@ -87,7 +88,7 @@ class _KrylovSpace:
         self._diagonal.append(dot(w, q))
         for _ in range(2):  # once leaves rounding that grows
             w = w - ((self.basis @ w.unsqueeze(-1)).mT @ self.basis).squeeze(-2)
-        length = norm(w)
+        length = vector_norm(w, dim=-1)
         self._largest = torch.maximum(self._largest, torch.maximum(self._diagonal[-1].abs(), length))
         self._below.append(torch.where(length > self._rounding * self._largest, length, 0.0))
         self._rest = w
@@ -113,7 +114,7 @@ class _KrylovSpace:
         first = length.to("cpu", torch.float64).unsqueeze(-1)
         right = torch.cat([first, torch.zeros_like(diagonal)], -1).unsqueeze(-1)
         y = torch.linalg.pinv(t, rtol=self._rounding) @ right
-        return y.squeeze(-1).to(length), norm((t @ y - right).squeeze(-1)).to(length)
+        return y.squeeze(-1).to(length), vector_norm((t @ y - right).squeeze(-1), dim=-1).to(length)
 
 
 def _unit(w: Tensor, length: Tensor) -> Tensor:
