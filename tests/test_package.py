@@ -43,7 +43,7 @@ The room's own ``__init__`` comes last.
 ONLY: dict[str, set[str]] = {
     "backbones": {"errors", "checks"},
     "metrics": set(),
-    "datamodules": {"errors", "episode", "checks"},
+    "datamodules": {"errors", "episode", "checks", "docstrings"},
     "reports": {"errors", "checks", "metrics", "inner", "bilevel"},
 }
 """Rooms that import nothing of ours but these."""

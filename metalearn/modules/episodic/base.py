@@ -14,12 +14,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from metalearn.bilevel.counts import OracleCounts
 from metalearn.carried import read_entry
+from metalearn.docstrings import complete_docstring
 from metalearn.episode import Episode
 from metalearn.errors import CheckpointError, ConfigError, DivergenceError
 from metalearn.inner import recording
 from metalearn.inner.inner_loop import InnerLoop
 from metalearn.metrics import count_right
-from metalearn.modules.episodic.argument_texts import complete_docstring
 from metalearn.modules.episodic.batches import as_groups
 from metalearn.modules.episodic.core import InnerLR, LossFunction, MemoryMode, Scheduler
 from metalearn.modules.episodic.evaluation import Evaluation

@@ -1,4 +1,4 @@
-"""The texts of arguments in the docstrings of algorithms, which the command line's help reads."""
+"""The texts of arguments in the docstrings of algorithms and data sets, which the command line's help reads."""
 
 from __future__ import annotations
 
