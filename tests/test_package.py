@@ -24,7 +24,7 @@ from tests.house import (
 Layers = list[set[str]]
 ORDER: dict[str, Layers] = {
     "metalearn": [
-        {"errors", "early_signals"}, {"episode"}, {"checks"}, {"backbones", "metrics", "datamodules"}, {"inner"},
+        {"errors", "early_signals"}, {"episode"}, {"checks", "docstrings"}, {"backbones", "metrics", "datamodules"}, {"inner"},
         {"compat.higher"}, {"bilevel"}, {"reports"}, {"carried"}, {"modules"}, {"image_classifier"},
         {"studies", "compat.learn2learn"}, {"cli"}, {"*"},
     ],
