@@ -45,10 +45,10 @@ def gradient(
     """
     if order == 2 and memory != "store":
         return _Recomputed.apply(objective, memory, len(adapted), *adapted, *others)
-    found = torch.autograd.grad(
+    grads = torch.autograd.grad(
         objective(adapted, others), list(adapted), create_graph=order == 2, materialize_grads=True
     )
-    return found if order == 2 else tuple(grad.detach() for grad in found)
+    return grads if order == 2 else tuple(grad.detach() for grad in grads)
 
 
 class _Recomputed(torch.autograd.Function):
@@ -71,8 +71,8 @@ class _Recomputed(torch.autograd.Function):
         tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[3:]
         with torch.enable_grad(), same_random(ctx.random):
             product = _mixed_product if ctx.memory == "mixed" else _reverse_product
-            found = ctx.context.run(_unrecorded, product, ctx.objective, tensors, ctx.count, wanted, cotangents)
-        return None, None, None, *found
+            products = ctx.context.run(_unrecorded, product, ctx.objective, tensors, ctx.count, wanted, cotangents)
+        return None, None, None, *products
 
 
 def _unrecorded(function: Callable[..., list[Tensor | None]], *args: Any) -> list[Tensor | None]:
@@ -90,12 +90,12 @@ def _reverse_product(
     # a gradient that is linear in nothing has no graph
     pairs = [(g, c) for g, c in zip(grads, cotangents, strict=True) if g.requires_grad]
     chosen = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
-    found = iter(
+    products = iter(
         torch.autograd.grad([g for g, _ in pairs], chosen, [c for _, c in pairs], materialize_grads=True)
         if pairs
         else [torch.zeros_like(leaf) for leaf in chosen]
     )
-    return [next(found) if want else None for want in wanted]
+    return [next(products) if want else None for want in wanted]
 
 
 def _mixed_product(
@@ -118,8 +118,8 @@ def _mixed_product(
     start = tuple(tensor.detach().contiguous() for tensor in tensors[:count])  # of its own, also if expanded over tasks
     with own_kernels():
         along = torch.func.jvp(first, (start,), (tuple(cotangents),))[1]
-    found = iter(along)
-    return [next(found) if want else None for want in wanted]
+    products = iter(along)
+    return [next(products) if want else None for want in wanted]
 
 
 @cache

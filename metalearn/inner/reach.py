@@ -48,10 +48,10 @@ def check_reach(learner: Learner, sets: list[Tensor], mode: Mode) -> list[str]:
         learner.structure.undisturbed(),
         own_kernels(),
         torch.enable_grad(),
-        learner.as_given().running(mode) as given,
+        learner.as_given().running(mode) as running,
     ):
         for x in itertools.islice(_variants(sets), TRIES):
-            outputs = _run(given, params, x)
+            outputs = _run(running, params, x)
             if not isinstance(outputs, Tensor):
                 return []
             unreached = _without_gradient(outputs, params, unreached)
@@ -60,7 +60,7 @@ def check_reach(learner: Learner, sets: list[Tensor], mode: Mode) -> list[str]:
         for name in unreached:
             if name in moving:
                 moved = {**params, name: params[name].detach() * 1.5 + 0.25}
-                raise _refusal(name, any(_differs(given, params, moved, x) for x in sets[:2]))
+                raise _refusal(name, any(_differs(running, params, moved, x) for x in sets[:2]))
     return unreached
 
 
@@ -88,17 +88,19 @@ def _variants(sets: list[Tensor]) -> Iterator[Tensor]:
     yield from itertools.cycle(sets)
 
 
-def _run(given: Learner, params: Params, x: Tensor) -> Any:
+def _run(learner: Learner, params: Params, x: Tensor) -> Any:
     """A forward pass with its graph, which must hold no reentrant checkpoint; ``None`` where it fails, as it will again."""
     x = x.detach().clone().requires_grad_(x.is_floating_point())
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            outputs = given.outputs(params, x)
+            outputs = learner.outputs(params, x)
         except (RuntimeError, ValueError, TypeError):
             return None
-    where = _find_reentrant(outputs, given.backbone)
-    if where is None and any("None of the inputs have requires_grad=True" in str(each.message) for each in told):
+    where = _find_reentrant(outputs, learner.backbone)
+    if where is None and any(
+        "None of the inputs have requires_grad=True" in str(warning.message) for warning in caught
+    ):
         where = "a part"
     if where is not None:
         raise ConfigError(
@@ -127,13 +129,13 @@ def _without_gradient(outputs: Tensor, params: Params, names: list[str]) -> list
     if not names or not outputs.requires_grad:
         return names
     tensors = [params[name] for name in names]
-    found = torch.autograd.grad(outputs.sum(), tensors, retain_graph=True, allow_unused=True)
-    return [name for name, grad in zip(names, found, strict=True) if grad is None]
+    grads = torch.autograd.grad(outputs.sum(), tensors, retain_graph=True, allow_unused=True)
+    return [name for name, grad in zip(names, grads, strict=True) if grad is None]
 
 
 @torch.no_grad()
-def _differs(given: Learner, params: Params, moved: Params, x: Tensor) -> bool:
+def _differs(learner: Learner, params: Params, moved: Params, x: Tensor) -> bool:
     torch.manual_seed(0)
-    before = given.outputs(params, x)
+    before = learner.outputs(params, x)
     torch.manual_seed(0)
-    return not torch.allclose(given.outputs(moved, x), before, rtol=1e-6, atol=0.0, equal_nan=True)
+    return not torch.allclose(learner.outputs(moved, x), before, rtol=1e-6, atol=0.0, equal_nan=True)

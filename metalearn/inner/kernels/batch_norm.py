@@ -6,9 +6,11 @@ allow. Under ``torch.func.vmap`` torch's own layer has silently wrong second der
 
 For each task and channel, with ``m`` values, ``c = x - mean(x)``, ``r = (mean(c^2) + eps)^(-1/2)``, ``z`` the pooled ``c`` and
 ``s = weight * r``, the output is ``relu(s z + bias)``. With ``g`` the gradient where the output is positive, ``G`` its image
-under un-pooling, ``S0 = sum g`` and ``S1 = sum g z``, the gradients are::
+under un-pooling, ``s0 = sum g`` and ``s1 = sum g z``, the gradients are::
 
-    x: s (G - S0 / m - r^2 S1 c / m)    weight: r S1    bias: S0
+    x: s (G - s0 / m - r^2 s1 c / m)    weight: r s1    bias: s0
+
+In the code ``z`` is the pooled ``x``, which is kept anyway, so that ``z - mean`` stands for it.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from metalearn.inner.kernels.conv import channels_last, merge
+from metalearn.inner.kernels.conv import as_channels_last, merge
 
-__all__ = ["accumulator", "images", "normalise", "pick", "pool", "rows_of", "unpool"]
+__all__ = ["as_images", "as_rows", "choose_accumulator", "normalise", "pick", "pool", "unpool"]
 
 
 def normalise(
@@ -39,34 +41,34 @@ def normalise(
         relu: whether rectification follows.
     """
     with torch.autocast(x.device.type, enabled=False):
-        kind = accumulator(x)
+        kind = choose_accumulator(x)
         weight = torch.ones(x.shape[1], device=x.device, dtype=kind) if weight is None else weight.to(kind)
         bias = torch.zeros(x.shape[1], device=x.device, dtype=kind) if bias is None else bias.to(kind)
         y: Tensor = _Normalise.apply(x[None], weight[None], bias[None], eps, pool, relu)[0]
         return y.squeeze(0)  # indexing would cost a copy in the backward pass
 
 
-def accumulator(x: Tensor) -> torch.dtype:
+def choose_accumulator(x: Tensor) -> torch.dtype:
     """What sums over ``x`` are kept in: 8 bits of mantissa do not carry a mean over many values."""
     return torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
 
 
-def rows_of(x: Tensor) -> Tensor:
+def as_rows(x: Tensor) -> Tensor:
     """``[B, n, C, H, W]`` as ``[B, n H W, C]``."""
-    return channels_last(x).permute(0, 1, 3, 4, 2).flatten(1, 3)
+    return as_channels_last(x).permute(0, 1, 3, 4, 2).flatten(1, 3)
 
 
-def images(rows: Tensor, like: Tensor) -> Tensor:
+def as_images(rows: Tensor, like: Tensor) -> Tensor:
     """``[B, n H W, C]`` as ``[B, n, C, H, W]``, the axes of ``like``."""
     tasks, n, _, height, width = like.shape
     return rows.view(tasks, n, height, width, -1).permute(0, 1, 4, 2, 3)
 
 
 def _sum(rows: Tensor) -> Tensor:
-    return rows.sum(1, keepdim=True, dtype=accumulator(rows))
+    return rows.sum(1, keepdim=True, dtype=choose_accumulator(rows))
 
 
-def _affine(rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def _scale_and_shift(rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """``scale * rows + shift`` with ``[B, 1, C]`` factors."""
     return torch.addcmul(shift.to(rows.dtype), rows, scale.to(rows.dtype))
 
@@ -84,10 +86,10 @@ def pick(x: Tensor, index: Tensor) -> Tensor:
 
 def unpool(values: Tensor, index: Tensor, like: Tensor) -> Tensor:
     """Put pooled values back at the places they came from, among zeros."""
-    found = torch.ops.aten.max_pool2d_with_indices_backward(
+    full = torch.ops.aten.max_pool2d_with_indices_backward(
         values.flatten(0, 1), like.flatten(0, 1), [2, 2], [2, 2], [0, 0], [1, 1], False, index.flatten(0, 1)
     )
-    return found.unflatten(0, like.shape[:2])
+    return full.unflatten(0, like.shape[:2])
 
 
 class _Normalise(torch.autograd.Function):
@@ -95,8 +97,8 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, pools: bool, relu: bool) -> tuple[Tensor, ...]:
-        x = channels_last(x)
-        rows = rows_of(x)
+        x = as_channels_last(x)
+        rows = as_rows(x)
         count = rows.shape[1]
         mean = _sum(rows) / count
         centred = rows - mean.to(rows.dtype)
@@ -104,15 +106,19 @@ class _Normalise(torch.autograd.Function):
         scale = weight[:, None] * r
         shift = bias[:, None] - scale * mean
         if not pools:
-            y = _affine(rows, scale, shift)
-            return images(y.relu_() if relu else y, x).data, mean, r  # no view, so that it may be written to in place
+            y = _scale_and_shift(rows, scale, shift)
+            return (
+                as_images(y.relu_() if relu else y, x).data,
+                mean,
+                r,
+            )  # no view, so that it may be written to in place
         if x.device.type == "cpu" and bool((scale > 0).all()):  # elsewhere the question would wait for the device
             z, index = pool(x)
         else:
-            _, index = pool(images(rows * scale.sign().to(rows.dtype), x))
+            _, index = pool(as_images(rows * scale.sign().to(rows.dtype), x))
             z = pick(x, index)
-        y = _affine(rows_of(z), scale, shift)
-        return images(y.relu_() if relu else y, z).data, mean, r, z, index
+        y = _scale_and_shift(as_rows(z), scale, shift)
+        return as_images(y.relu_() if relu else y, z).data, mean, r, z, index
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -133,8 +139,8 @@ class _Normalise(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
         tasks = info.batch_size
         x, weight, bias = (merge(args[i], in_dims[i], tasks) for i in range(3))
-        found = _Normalise.apply(x.expand(tasks, *x.shape[1:]), weight, bias, *args[3:])
-        return tuple(each.unsqueeze(1) for each in found), (0,) * len(found)
+        outputs = _Normalise.apply(x.expand(tasks, *x.shape[1:]), weight, bias, *args[3:])
+        return tuple(output.unsqueeze(1) for output in outputs), (0,) * len(outputs)
 
 
 class _NormaliseGradient(torch.autograd.Function):
@@ -149,53 +155,74 @@ class _NormaliseGradient(torch.autograd.Function):
         ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, r: Tensor, z: Tensor | None,
         index: Tensor | None, y: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        x, grad = channels_last(x), channels_last(grad)
+        x, grad = as_channels_last(x), as_channels_last(grad)
         g = grad if y is None else torch.ops.aten.threshold_backward(grad, y, 0)
-        rows, kind = rows_of(g), g.dtype
+        rows, kind = as_rows(g), g.dtype
         s0 = _sum(rows)
-        s1 = _sum(rows * (rows_of(x if z is None else z) - mean.to(kind)))
+        s1 = _sum(rows * (as_rows(x if z is None else z) - mean.to(kind)))
         m = x.shape[1] * x.shape[3] * x.shape[4]
         scale = weight[:, None] * r
         slope = -scale * r * r * s1 / m
-        of_x = _affine(rows_of(x), slope, -scale * s0 / m - slope * mean)
-        if index is None:
-            of_x = of_x.addcmul_(rows, scale.to(kind))
-        else:
-            of_x = of_x.add_(rows_of(unpool(images(rows * scale.to(kind), g), index, x)))
+        of_x = _scale_and_shift(as_rows(x), slope, -scale * s0 / m - slope * mean)
+        of_x = _add_unpooled(of_x, rows, scale, index, g, x)
         ctx.save_for_backward(g, x, weight, mean, r, z, index, y, s0, s1)
-        return images(of_x, x), _shared((r * s1)[:, 0], weight), _shared(s0[:, 0], weight)
+        return as_images(of_x, x), _sum_shared((r * s1)[:, 0], weight), _sum_shared(s0[:, 0], weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, v: Tensor, a: Tensor, b: Tensor) -> tuple[Any, ...]:
-        """From cotangents of the three gradients to those of ``grad``, ``x`` and ``weight``."""
+        """From cotangents ``v``, ``a``, ``b`` of the gradients of x, weight and bias to those of ``grad``, ``x`` and ``weight``.
+
+        With ``at`` the values of ``v`` at the places that pooling chose, the cotangents make one scalar of the three gradients::
+
+            L = s t + a r s1 + b s0    t = p - s0 v0 / m - q s1 v1    s = weight r    q = r^2 / m
+            p = sum g at    v0 = sum v    v1 = sum v c
+
+        It depends on ``g`` by way of ``p``, ``s0`` and ``s1``, and on ``c = x - mean`` by way of ``s1``, ``v1`` and ``r``. With
+        ``dr / dc = -r^3 c / m`` and::
+
+            k1 = dL / ds1 = a r - s q v1
+            k2 = dL / dv1 = -s q s1
+            k3 = -r^3 / m dL / dr    dL / dr = weight t + a s1 - 2 s r s1 v1 / m
+
+        its gradients are, the first where the output is positive::
+
+            grad: s at - s v0 / m + k1 (z - mean) + b
+            x: k1 G + k2 v + k3 c - (k1 s0 + k2 v0) / m
+            weight: r t
+        """
         g, x, weight, mean, r, z, index, y, s0, s1 = ctx.saved_tensors
         kind = g.dtype
         m = x.shape[1] * x.shape[3] * x.shape[4]
-        v = channels_last(v)
-        along, a, b = rows_of(v), a[:, None], b[:, None]
-        centred = rows_of(x) - mean.to(kind)
-        s, q = weight[:, None] * r, r * r / m
-        rows = rows_of(g)
-        at = along if index is None else rows_of(pick(v, index))
-        v0, v1, p = _sum(along), _sum(along * centred), _sum(at * rows)
-        inner = p - s0 * v0 / m - q * s1 * v1
+        v = as_channels_last(v)
+        rows, v_rows, a, b = as_rows(g), as_rows(v), a[:, None], b[:, None]
+        at = v_rows if index is None else as_rows(pick(v, index))
+        c = as_rows(x) - mean.to(kind)
+        w = weight[:, None]
+        s, q = w * r, r * r / m
+        p, v0, v1 = _sum(at * rows), _sum(v_rows), _sum(v_rows * c)
+        t = p - s0 * v0 / m - q * s1 * v1
         k1 = a * r - s * q * v1
-        of_grad = _affine(at, s, b - s * v0 / m - k1 * mean)
-        of_grad = images(of_grad.addcmul_(rows_of(x if z is None else z), k1.to(kind)), g)
+        k2 = -s * q * s1
+        k3 = -(r**3) / m * (w * t + a * s1 - 2 * s * r / m * s1 * v1)
+
+        of_grad = _scale_and_shift(at, s, b - s * v0 / m - k1 * mean)
+        of_grad = as_images(of_grad.addcmul_(as_rows(x if z is None else z), k1.to(kind)), g)
         if y is not None:
             of_grad = torch.ops.aten.threshold_backward(of_grad, y, 0)
-        of_r = weight[:, None] * inner - 2 * s * r / m * s1 * v1 + a * s1
-        k2 = -s * q * s1
-        of_x = _affine(along, k2, -(k1 * s0 + k2 * v0) / m)
-        of_x = of_x.addcmul_(centred, (-of_r * r**3 / m).to(kind))
-        if index is None:
-            of_x = of_x.addcmul_(rows, k1.to(kind))
-        else:
-            of_x = of_x.add_(rows_of(unpool(images(rows * k1.to(kind), g), index, x)))
-        return of_grad, images(of_x, x), _shared((r * inner)[:, 0], weight), *(None,) * 5
+        of_x = _scale_and_shift(v_rows, k2, -(k1 * s0 + k2 * v0) / m).addcmul_(c, k3.to(kind))
+        of_x = _add_unpooled(of_x, rows, k1, index, g, x)
+        return of_grad, as_images(of_x, x), _sum_shared((r * t)[:, 0], weight), *(None,) * 5
 
 
-def _shared(grad: Tensor, weight: Tensor) -> Tensor:
+def _add_unpooled(total: Tensor, rows: Tensor, factor: Tensor, index: Tensor | None, g: Tensor, x: Tensor) -> Tensor:
+    """``total + factor G``, in place: ``G`` is ``g``, whose rows are given, or its image under un-pooling."""
+    factor = factor.to(rows.dtype)
+    if index is None:
+        return total.addcmul_(rows, factor)
+    return total.add_(as_rows(unpool(as_images(rows * factor, g), index, x)))
+
+
+def _sum_shared(grad: Tensor, weight: Tensor) -> Tensor:
     """The gradient ``[B, C]`` of a weight, summed over tasks where they share it."""
     return grad.sum(0, keepdim=True) if len(weight) == 1 else grad

@@ -19,13 +19,13 @@ from torch.autograd.function import once_differentiable
 
 __all__ = [
     "Geometry",
-    "autocast_kind",
-    "channels_last",
+    "as_channels_last",
+    "compute_output_size",
     "conv2d",
+    "find_autocast_kind",
     "has_short_patches",
     "merge",
     "on_cpu",
-    "output_size",
     "unfold",
 ]
 
@@ -44,7 +44,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -
 
     Under ``torch.func.vmap`` all tasks are computed together. Under autocast it is computed in the autocast dtype, also there.
     """
-    kind = autocast_kind(x)
+    kind = find_autocast_kind(x)
     if kind is not None:
         x, weight = x.to(kind), weight.to(kind)
         bias = None if bias is None else bias.to(kind)
@@ -61,7 +61,7 @@ def on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu"
 
 
-def autocast_kind(x: Tensor) -> torch.dtype | None:
+def find_autocast_kind(x: Tensor) -> torch.dtype | None:
     """What autocast would compute ``x`` in, if it is on."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -141,7 +141,7 @@ def unfold(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     return F.unfold(x, (weight.shape[-2], weight.shape[-1]), dilation, padding, stride)
 
 
-def output_size(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, int]:
+def compute_output_size(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, int]:
     """``H', W'``."""
     stride, padding, dilation, _ = geometry
     height, width = (
@@ -156,10 +156,10 @@ def _unfolded(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     columns = unfold(x, weight, geometry)
     flat = weight.flatten(1).t()
     rows = torch.bmm(columns.transpose(1, 2), flat.expand(len(x), *flat.shape))
-    return rows.unflatten(1, output_size(x, weight, geometry)).permute(0, 3, 1, 2)
+    return rows.unflatten(1, compute_output_size(x, weight, geometry)).permute(0, 3, 1, 2)
 
 
-def channels_last(x: Tensor) -> Tensor:
+def as_channels_last(x: Tensor) -> Tensor:
     """The same values ``[..., C, H, W]`` in memory order ``..., H, W, C``."""
     return x.movedim(-3, -1).contiguous().movedim(-1, -3)
 
@@ -169,7 +169,7 @@ def _convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         y = torch.conv2d(_order(x.flatten(0, 1)), _order(weight[0]), None, *geometry)
         return y.unflatten(0, x.shape[:2])
     if on_cpu(x):
-        x, weight = channels_last(x), channels_last(weight)
+        x, weight = as_channels_last(x), as_channels_last(weight)
         return _stack([torch.conv2d(task, own, None, *geometry) for task, own in zip(x, weight, strict=True)])
     tasks, _count = x.shape[:2]
     y = torch.conv2d(_as_channels(x), weight.flatten(0, 1), None, *geometry[:3], tasks * geometry.groups)
@@ -183,9 +183,9 @@ def _gradients(
         gx, gw = _backward(grad.flatten(0, 1), x.flatten(0, 1), weight[0], geometry, of_x, of_weight)
         return None if gx is None else gx.unflatten(0, x.shape[:2]), None if gw is None else gw[None]
     if on_cpu(x):
-        grad, x, weight = channels_last(grad), channels_last(x), channels_last(weight)
-        found = [_backward(*task, geometry, of_x, of_weight) for task in zip(grad, x, weight, strict=True)]
-        gxs, gws = zip(*found, strict=True)
+        grad, x, weight = as_channels_last(grad), as_channels_last(x), as_channels_last(weight)
+        pairs = [_backward(*task, geometry, of_x, of_weight) for task in zip(grad, x, weight, strict=True)]
+        gxs, gws = zip(*pairs, strict=True)
         return _stack(gxs) if of_x else None, _stack(gws) if of_weight else None
     tasks, _count = x.shape[:2]
     grouped = geometry._replace(groups=tasks * geometry.groups)

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from metalearn.inner.kernels.batch_norm import accumulator, images, pick, pool, rows_of, unpool
-from metalearn.inner.kernels.conv import Geometry, autocast_kind, merge, output_size, unfold
+from metalearn.inner.kernels.batch_norm import as_images, as_rows, choose_accumulator, pick, pool, unpool
+from metalearn.inner.kernels.conv import Geometry, compute_output_size, find_autocast_kind, merge, unfold
 
-__all__ = ["first_block"]
+__all__ = ["cut_images", "first_block"]
 
 AT_ONCE = 1 << 19
 """Values of the product that are made at once on a CPU: 2 MB in float32."""
@@ -43,11 +43,11 @@ def first_block(
         eps: added to the variance.
         relu: whether rectification follows.
     """
-    kind = autocast_kind(x)
+    kind = find_autocast_kind(x)
     with torch.autocast(x.device.type, enabled=False):
         flat = filters.flatten(1)
         columns = unfold(_darken(x, geometry.padding), filters, geometry._replace(padding=(0, 0)))
-        mean, variance = _moments(columns, flat)
+        mean, variance = _compute_moments(columns, flat)
         scale = torch.rsqrt(variance + eps)
         if weight is not None:
             scale = scale * weight
@@ -55,7 +55,7 @@ def first_block(
         sign = torch.where(scale.detach() < 0, -1.0, 1.0).to(flat.dtype)
         signed = flat * sign[:, None]
         kind = x.dtype if kind is None else kind
-        size = output_size(x, filters, geometry)
+        size = compute_output_size(x, filters, geometry)
         z = _PooledProduct.apply(columns.to(kind)[None], signed.to(kind)[None], size)[0].squeeze(0)
         y = torch.addcmul(shift.to(z.dtype).view(-1, 1, 1), z, (scale * sign).to(z.dtype).view(-1, 1, 1))
         return y.relu_() if relu else y
@@ -70,25 +70,25 @@ def _darken(x: Tensor, padding: tuple[int, int]) -> Tensor:
     subtracted: what lies near zero has digits to lose.
     """
     high, wide = padding
-    pixels = x.detach().to(_widest(x))
+    pixels = x.detach().to(_choose_widest(x))
     mean = pixels.mean((0, 2, 3), keepdim=True)
     variance = (pixels - mean).square().mean((0, 2, 3), keepdim=True)
     level = torch.where(mean * mean > FLAT**2 * variance, mean, 0.0)[0]
-    x = F.pad(x.to(accumulator(x)), (wide, wide, high, high))
+    x = F.pad(x.to(choose_accumulator(x)), (wide, wide, high, high))
     return x - level.to(x.dtype)
 
 
-def _moments(columns: Tensor, flat: Tensor) -> tuple[Tensor, Tensor]:
+def _compute_moments(columns: Tensor, flat: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance ``[D]`` of the product of the filters ``[D, P]`` with patches ``[n, P, H W]``.
 
     An edge filter answers a smooth image by a small part of the image's own spread, and its variance is the square of that part:
     in float32 nothing would be left of it. Where less is left than the rounding of its terms, it is raised to that, so that it
     is never negative.
     """
-    kind = _widest(columns)
+    kind = _choose_widest(columns)
     flat = flat.to(kind)
     firsts, seconds = [], []
-    for part in _pieces(columns[None], len(columns[0])):
+    for part in cut_images(columns[None], len(columns[0])):
         patches = columns[part].to(kind)
         firsts.append(patches.sum((0, 2)))
         seconds.append(torch.bmm(patches, patches.transpose(1, 2)).sum(0))
@@ -100,12 +100,12 @@ def _moments(columns: Tensor, flat: Tensor) -> tuple[Tensor, Tensor]:
     return flat @ centre, variance + (lost - variance).clamp_min(0).detach()
 
 
-def _widest(x: Tensor) -> torch.dtype:
+def _choose_widest(x: Tensor) -> torch.dtype:
     """float64, where the device has it."""
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
-def _product(columns: Tensor, flat: Tensor, size: tuple[int, int]) -> Tensor:
+def _multiply(columns: Tensor, flat: Tensor, size: tuple[int, int]) -> Tensor:
     """``[B, n, P, H W]`` patches times ``[B, D, P]`` filters: ``[B, n, D, H, W]``, channels last."""
     tasks, count = columns.shape[:2]
     across = flat.transpose(1, 2)[:, None].expand(tasks, count, *flat.shape[:0:-1]).flatten(0, 1)
@@ -118,7 +118,7 @@ class _PooledProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(columns: Tensor, flat: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        parts = [pool(_product(columns[:, rows], flat, size)) for rows in _pieces(columns, flat.shape[1])]
+        parts = [pool(_multiply(columns[:, rows], flat, size)) for rows in cut_images(columns, flat.shape[1])]
         return parts[0] if len(parts) == 1 else (_join([z for z, _ in parts]), _join([index for _, index in parts]))
 
     @staticmethod
@@ -155,13 +155,13 @@ class _Gradient(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         of_each: list[Tensor] = []
         total = None
-        for part in _pieces(columns, flat.shape[1]):
+        for part in cut_images(columns, flat.shape[1]):
             rows = _unpooled_rows(grad[:, part], index[:, part], size)
             if of_columns:
                 of_each.append(_columns_gradient(rows, flat))
             if of_flat:
-                found = _filters_gradient(rows, columns[:, part], flat)
-                total = found if total is None else total.add_(found)
+                of_part = _filters_gradient(rows, columns[:, part], flat)
+                total = of_part if total is None else total.add_(of_part)
         return torch.cat(of_each, 1) if of_columns else None, total
 
     @staticmethod
@@ -170,9 +170,9 @@ class _Gradient(torch.autograd.Function):
         grad, columns, flat, index = ctx.saved_tensors
         of_grad = of_columns = of_flat = None
         if along_flat is not None:
-            of_grad = pick(_product(columns, along_flat, ctx.size), index)
+            of_grad = pick(_multiply(columns, along_flat, ctx.size), index)
         if along_columns is not None:
-            more = pick(_product(along_columns, flat, ctx.size), index)
+            more = pick(_multiply(along_columns, flat, ctx.size), index)
             of_grad = more if of_grad is None else of_grad + more
         if ctx.needs_input_grad[1] and along_flat is not None:
             of_columns = _columns_gradient(_unpooled_rows(grad, index, ctx.size), along_flat)
@@ -181,7 +181,7 @@ class _Gradient(torch.autograd.Function):
         return of_grad, of_columns, of_flat, *(None,) * 4
 
 
-def _pieces(columns: Tensor, width: int) -> list[slice]:
+def cut_images(columns: Tensor, width: int) -> list[slice]:
     """Ranges of images for each of which ``width`` values a place are made and forgotten, while they are in the caches."""
     tasks, count, _, places = columns.shape
     step = count if columns.device.type != "cpu" else max(1, AT_ONCE // (tasks * places * width))
@@ -197,8 +197,8 @@ def _unpooled_rows(grad: Tensor, index: Tensor, size: tuple[int, int]) -> Tensor
     """``[B, n, H W, D]``."""
     tasks, count, width = grad.shape[:3]
     like = grad.new_empty(tasks, count, *size, width).permute(0, 1, 4, 2, 3)  # tells the shape and order, is never read
-    full = unpool(images(rows_of(grad), grad), index, like)
-    return rows_of(full).view(tasks, count, size[0] * size[1], width)
+    full = unpool(as_images(as_rows(grad), grad), index, like)
+    return as_rows(full).view(tasks, count, size[0] * size[1], width)
 
 
 def _columns_gradient(rows: Tensor, flat: Tensor) -> Tensor:
@@ -206,5 +206,5 @@ def _columns_gradient(rows: Tensor, flat: Tensor) -> Tensor:
 
 
 def _filters_gradient(rows: Tensor, columns: Tensor, flat: Tensor) -> Tensor:
-    found = torch.bmm(columns.flatten(0, 1), rows.flatten(0, 1)).unflatten(0, columns.shape[:2])
-    return found.sum((0, 1) if len(flat) == 1 else (1,)).transpose(-1, -2).reshape(flat.shape)
+    of_images = torch.bmm(columns.flatten(0, 1), rows.flatten(0, 1)).unflatten(0, columns.shape[:2])
+    return of_images.sum((0, 1) if len(flat) == 1 else (1,)).transpose(-1, -2).reshape(flat.shape)

@@ -66,7 +66,7 @@ class Copier:
         if isinstance(value, types.MethodType):
             return types.MethodType(value.__func__, self.copy(value.__self__))
         if isinstance(value, functools.partial):
-            keywords = {key: self.copy(each) for key, each in value.keywords.items()}
+            keywords = {key: self.copy(item) for key, item in value.keywords.items()}
             return functools.partial(self.copy(value.func), *map(self.copy, value.args), **keywords)
         if isinstance(value, types.FunctionType):
             return self._function(value)
@@ -77,12 +77,12 @@ class Copier:
             return frozenset(map(self.copy, value))
         own = self._others[id(value)] = copy.copy(value)
         if isinstance(value, dict):
-            own.update((key, self.copy(each)) for key, each in value.items())
+            own.update((key, self.copy(item)) for key, item in value.items())
         elif isinstance(value, (list, deque, set)):
             own.clear()
-            (own.update if isinstance(value, set) else own.extend)([self.copy(each) for each in value])
+            (own.update if isinstance(value, set) else own.extend)([self.copy(item) for item in value])
         if hasattr(value, "__dict__"):
-            own.__dict__.update((key, self.copy(each)) for key, each in value.__dict__.items())
+            own.__dict__.update((key, self.copy(item)) for key, item in value.__dict__.items())
         return own
 
     def _function(self, value: types.FunctionType) -> types.FunctionType:
@@ -105,7 +105,7 @@ def _reaches_module(value: Any, seen: set[int]) -> bool:
     if id(value) in seen or isinstance(value, (Tensor, str, bytes, int, float, complex, type, types.ModuleType)):
         return False
     seen.add(id(value))
-    return any(_reaches_module(each, seen) for each in _parts(value))
+    return any(_reaches_module(item, seen) for item in _parts(value))
 
 
 def _parts(value: Any) -> list[Any]:

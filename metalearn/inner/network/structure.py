@@ -148,24 +148,24 @@ class Structure:
         return topology, attributes, held
 
     def _set_modes(self, pairs: list[tuple[nn.Module, nn.Module]]) -> None:
-        for given, own in pairs:
-            own.training = _choose_mode(own, self._mode, given.training)
+        for layer, own in pairs:
+            own.training = _choose_mode(own, self._mode, layer.training)
 
 
 def _find_ties(module: nn.Module) -> dict[str, list[str]]:
     """For every tensor that layers share, by its first name, its names in the other layers."""
     first: dict[int, str] = {}
-    found: dict[str, list[str]] = {}
+    others: dict[str, list[str]] = {}
     for path, layer in module.named_modules():  # each layer once
         for key, value in (*layer._parameters.items(), *layer._buffers.items()):
             if value is None:
                 continue
             name = f"{path}.{key}" if path else key
             if id(value) in first:
-                found.setdefault(first[id(value)], []).append(name)
+                others.setdefault(first[id(value)], []).append(name)
             else:
                 first[id(value)] = name
-    return found
+    return others
 
 
 def _choose_mode(layer: nn.Module, mode: Mode, training: bool | None = None) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from metalearn.inner.kernels import Geometry, conv, conv2d, first_block, normalise
+from metalearn.inner.kernels.first_block import cut_images
 
 TASKS = 3
 Function = Callable[..., Tensor]
@@ -141,7 +142,7 @@ def test_first_block(
 def test_pieces_hold_as_many_images_as_fit(at_once: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tasks, ten places and four filters are 80 values an image; a piece has one image at least."""
     monkeypatch.setattr(sys.modules["metalearn.inner.kernels.first_block"], "AT_ONCE", at_once)
-    pieces = sys.modules["metalearn.inner.kernels.first_block"]._pieces(torch.empty(2, 5, 3, 10), 4)
+    pieces = cut_images(torch.empty(2, 5, 3, 10), 4)
     assert [range(5)[piece] for piece in pieces] == [range(5)[first : first + step] for first in range(0, 5, step)]
 
 
