@@ -68,7 +68,7 @@ VAGUE_LEFT = {
     "reports": 2, "metrics": 1,
 }  # fmt: skip
 LONG_LEFT = {
-    "metalearn/compat/learn2learn.py", "metalearn/modules/bilevel.py", "metalearn/modules/episodic/core.py",
+    "metalearn/modules/bilevel.py", "metalearn/modules/episodic/core.py",
     "metalearn/studies/few_shot.py", "metalearn/studies/hyper_cleaning.py", "datamodules/store/store.py",
     "tests/bilevel/test_algorithms.py", "tests/modules/test_callers_network.py", "tests/modules/test_heads.py",
     "tests/modules/test_inner_optimizers.py",

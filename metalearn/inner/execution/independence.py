@@ -29,20 +29,8 @@ def check_independence(learner: Learner, support: Tensor, query: Tensor, mode: M
     """
     if len(query) < 2:
         return
-    device = support.device
-    found = []
-    with (
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
-        learner.structure.undisturbed(),
-        own_kernels(),
-        learner.as_given().running(mode) as given,
-    ):
-        params = given.outer()
-        for queries in (query, query[:1].expand_as(query)):
-            torch.manual_seed(0)
-            outputs = given.query_logits(params, *given.encode(params, support, queries))
-            found.append((outputs[0], torch.get_rng_state()))
-    (first, drawn), (second, drawn_again) = found
+    first, drawn = _predict_first(learner, support, query, mode)
+    second, drawn_again = _predict_first(learner, support, query[:1].expand_as(query), mode)
     if not torch.equal(drawn, drawn_again) or not bool(first.isfinite().all()):
         return
     difference = float((second - first).abs().max())
@@ -52,3 +40,18 @@ def check_independence(learner: Learner, support: Tensor, query: Tensor, mode: M
             f"{type(learner.backbone).__name__} does, by {difference:.1e}: something in it besides batch normalisation joins "
             "examples, or it splits them; use norm='transductive', or take that out"
         )
+
+
+def _predict_first(learner: Learner, support: Tensor, query: Tensor, mode: Mode) -> tuple[Tensor, Tensor]:
+    """The outputs for the first query, and the state of the random generator afterwards."""
+    device = support.device
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        learner.structure.undisturbed(),
+        own_kernels(),
+        learner.as_given().running(mode) as running,
+    ):
+        torch.manual_seed(0)
+        params = running.outer()
+        outputs = running.query_logits(params, *running.encode(params, support, query))
+        return outputs[0], torch.get_rng_state()

@@ -1,36 +1,27 @@
-"""learn2learn's tasks and learners as ours: its Tasksets in a LightningDataModule, its MAML as a LightningModule."""
+"""learn2learn's Tasksets in a LightningDataModule."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import random
-from collections.abc import Callable, Iterable, Iterator
 from numbers import Number
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metalearn.checks import check_whole
+from metalearn.compat.learn2learn.generators import borrow_generators, seed_generators
+from metalearn.compat.learn2learn.package import import_learn2learn
 from metalearn.datamodules import EpisodicDataModule
 from metalearn.datamodules.episodes.loader import EpisodeLoader
 from metalearn.datamodules.episodes.randomness import draw_words
 from metalearn.episode import Batch, Episode
 from metalearn.errors import ConfigError, DataError
-from metalearn.inner import NormPolicy
-from metalearn.modules import MAML
-from metalearn.modules.episodic.base import LossFunction
 
 if TYPE_CHECKING:
-    from learn2learn.algorithms import MAML as Learn2LearnMAML
     from learn2learn.data import Taskset
 
-__all__ = ["TasksetDataModule", "from_learn2learn"]
-
-OuterOptimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
+__all__ = ["TasksetDataModule"]
 
 
 class TasksetDataModule(EpisodicDataModule):
@@ -89,7 +80,7 @@ class TasksetDataModule(EpisodicDataModule):
         super().__init__(tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers)
         self.ways, self.shots, self.queries = ways, shots, queries
         self.tasksets: dict[str, Taskset] = {}
-        kind = _learn2learn().data.Taskset
+        kind = import_learn2learn().data.Taskset
         for split, taskset in (("train", train), ("val", val), ("test", test)):
             if taskset is not None or split == "train":
                 _check_taskset(split, taskset, kind, self.tasks[split])
@@ -100,16 +91,16 @@ class TasksetDataModule(EpisodicDataModule):
         return super().val_dataloader() if "val" in self.tasksets else []
 
     def test_dataloader(self) -> EpisodeLoader:
-        self._taskset("test")
+        self._find_taskset("test")
         return super().test_dataloader()
 
     def predict_dataloader(self) -> EpisodeLoader:
-        self._taskset("test")
+        self._find_taskset("test")
         return super().predict_dataloader()
 
     def draw(self, seed: int, split: str, indices: list[int]) -> Episode:
-        taskset = self._taskset(split)
-        with _borrowed_generators():
+        taskset = self._find_taskset(split)
+        with borrow_generators():
             x = torch.stack([self._draw_task(taskset, seed, split, index) for index in indices])
         labels = torch.arange(self.ways)
         sets = []
@@ -118,7 +109,7 @@ class TasksetDataModule(EpisodicDataModule):
             sets.append(Batch(part.flatten(1, 2).contiguous(), y))
         return Episode(*sets)
 
-    def _taskset(self, split: str) -> Taskset:
+    def _find_taskset(self, split: str) -> Taskset:
         if split not in self.tasksets:
             raise ConfigError(f"{split} is None, but {split} tasks are asked for; pass {split}=a learn2learn Taskset")
         return self.tasksets[split]
@@ -128,7 +119,7 @@ class TasksetDataModule(EpisodicDataModule):
         number = index if taskset.num_tasks < 0 else index % taskset.num_tasks
         which, loading = draw_words(seed, split, np.array([number, index]), 6)
         what = f"{split} task {index}"
-        _seed_generators(which[:3])
+        seed_generators(which[:3])
         try:
             description = taskset.sample_task_description()
         except (TypeError, ValueError) as error:
@@ -144,10 +135,10 @@ class TasksetDataModule(EpisodicDataModule):
                 f"{what} holds an example twice, but no query example may be among the support; use KShots with "
                 "replacement=False"
             )
-        _seed_generators(loading[3:])
-        return self._by_class(taskset.get_task(description), what)
+        seed_generators(loading[3:])
+        return self._sort_by_class(taskset.get_task(description), what)
 
-    def _by_class(self, task: Any, what: str) -> Tensor:
+    def _sort_by_class(self, task: Any, what: str) -> Tensor:
         if not isinstance(task, (list, tuple)) or len(task) != 2 or not all(isinstance(part, Tensor) for part in task):
             raise DataError(
                 f"{what} is a {type(task).__name__}, but it must be a pair of tensors (x, y); add LoadData to the Taskset's "
@@ -162,10 +153,10 @@ class TasksetDataModule(EpisodicDataModule):
         images = self.shots + self.queries
         ordered, order = y.long().sort(stable=True)
         if not torch.equal(ordered, torch.arange(self.ways).repeat_interleave(images)):
-            raise self._misfit(ordered, what)
+            raise self._explain_misfit(ordered, what)
         return x[order].unflatten(0, (self.ways, images))
 
-    def _misfit(self, labels: Tensor, what: str) -> ConfigError | DataError:
+    def _explain_misfit(self, labels: Tensor, what: str) -> ConfigError | DataError:
         classes, counts = labels.unique(return_counts=True)
         if len(classes) != self.ways:
             return ConfigError(
@@ -174,7 +165,7 @@ class TasksetDataModule(EpisodicDataModule):
             )
         if not torch.equal(classes, torch.arange(self.ways)):
             return DataError(
-                f"{what} has the labels {_listed(classes)}, but they must be 0..{self.ways - 1}; add RemapLabels to the "
+                f"{what} has the labels {_list_some(classes)}, but they must be 0..{self.ways - 1}; add RemapLabels to the "
                 "Taskset's transforms"
             )
         images = self.shots + self.queries
@@ -183,70 +174,6 @@ class TasksetDataModule(EpisodicDataModule):
             f"shots + queries is {self.shots} + {self.queries} = {images}, but class {wrong} of {what} has "
             f"{int(counts[wrong])} examples; use KShots(k={images}) in the Taskset, or other shots and queries"
         )
-
-
-def from_learn2learn(
-    learner: Learn2LearnMAML,
-    *,
-    inner_steps: int = 1,
-    eval_inner_steps: int | None = None,
-    loss: LossFunction = "cross_entropy",
-    norm: NormPolicy = "transductive",
-    outer_optimizer: OuterOptimizer = lambda params: torch.optim.Adam(params, lr=1e-3),
-) -> MAML:
-    """Take over a learner of learn2learn: a copy of its network, its ``lr`` as ``inner_lr``, and its ``first_order``.
-
-    With ``inner_steps`` calls of ``adapt`` on the support loss, the meta-gradient of the query loss is the same. The learner
-    itself stays as it is, and the two share no tensor.
-
-    Args:
-        learner: a ``learn2learn.algorithms.MAML``, or a clone of one, adapted or not.
-        inner_steps: adaptation steps in training; learn2learn leaves them to its user's loop.
-        eval_inner_steps: steps in evaluation; ``None`` for ``inner_steps``.
-        loss: as in :class:`~metalearn.modules.MAML`.
-        norm: as in :class:`~metalearn.modules.MAML`; ``"transductive"`` is what a learn2learn network does in ``train()``.
-        outer_optimizer: as in :class:`~metalearn.modules.MAML`.
-
-    Raises:
-        ConfigError: ``learner`` is something else, or has what our MAML lacks; learn2learn is missing.
-    """
-    algorithms = _learn2learn().algorithms
-    if isinstance(learner, algorithms.MetaSGD):
-        raise ConfigError(
-            "learner is a MetaSGD, but its step sizes, one per element, have no counterpart here; take over its network with "
-            "metalearn.MAML(learner.module, inner_lr='learn'), which learns one per parameter tensor"
-        )
-    if not isinstance(learner, algorithms.MAML):
-        raise ConfigError(
-            f"learner is a {type(learner).__name__}, but it must be a learn2learn.algorithms.MAML; for a plain network use "
-            "metalearn.MAML"
-        )
-    if isinstance(learner.lr, bool) or not isinstance(learner.lr, (int, float)):
-        raise ConfigError(
-            f"learner.lr is a {type(learner.lr).__name__}, but only a plain number can be taken over; set learner.lr to a "
-            "float first"
-        )
-    return MAML(
-        _copy_network(learner.module),
-        inner_steps=inner_steps,
-        inner_lr=learner.lr,
-        first_order=learner.first_order,
-        eval_inner_steps=eval_inner_steps,
-        loss=loss,
-        norm=norm,
-        outer_optimizer=outer_optimizer,
-    )
-
-
-def _learn2learn() -> ModuleType:
-    try:
-        import learn2learn
-    except ImportError as error:
-        raise ConfigError(
-            f"learn2learn cannot be imported ({error}), but metalearn.compat.learn2learn needs it; build it with "
-            ".ci/build_learn2learn, since pip cannot on Python 3.11 and later"
-        ) from error
-    return learn2learn
 
 
 def _check_taskset(split: str, taskset: Any, kind: Any, tasks: int) -> None:
@@ -269,34 +196,5 @@ def _check_taskset(split: str, taskset: Any, kind: Any, tasks: int) -> None:
         )
 
 
-def _listed(values: Tensor, most: int = 5) -> str:
+def _list_some(values: Tensor, most: int = 5) -> str:
     return ", ".join(str(value) for value in values[:most].tolist()) + (", ..." if len(values) > most else "")
-
-
-@contextlib.contextmanager
-def _borrowed_generators() -> Iterator[None]:
-    """Put the global generators' states back at the end, whatever was drawn from them."""
-    python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002, learn2learn's
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002
-        torch.set_rng_state(cpu)
-
-
-def _seed_generators(words: np.ndarray) -> None:
-    """Seed the global generators from three 64-bit words."""
-    random.seed(int(words[0]))
-    np.random.seed(words[1:2].view(np.uint32))  # noqa: NPY002
-    torch.default_generator.manual_seed(int(words[2]))  # torch.manual_seed would seed the GPUs' too
-
-
-def _copy_network(network: nn.Module) -> nn.Module:
-    """A copy whose parameters are leaves: those of a clone are not, and ``deepcopy`` alone refuses them."""
-    copies: dict[int, Any] = {
-        id(value): nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
-        for value in network.parameters()
-    }
-    copies.update((id(value), value.detach().clone()) for value in network.buffers())
-    return copy.deepcopy(network, copies)
