@@ -69,17 +69,13 @@ class CompiledPart:
                     with torch.enable_grad():
                         return differentiate(adaptation, params, extra, episode, schedule, queries)
             loss, logits, *grads = self._compiled[key](*values)
-        count = len(params)
-        of_extra: tuple[Tensor, ...] = ()
-        if extra:
-            chained = [(size, grad) for size, grad in zip(sizes, grads[count:], strict=True) if size.requires_grad]
-            roots, cotangents = [size for size, _ in chained], [grad for _, grad in chained]
-            of_extra = torch.autograd.grad(roots, list(extra), cotangents, retain_graph=True, materialize_grads=True)
-        return Part(loss, logits, (*grads[:count], *(grad.detach() for grad in of_extra)))
+        of_extra = _chain(sizes, grads[len(params) :], extra)
+        return Part(loss, logits, (*grads[: len(params)], *of_extra))
 
     def _key(
         self, adaptation: Adaptation, inputs: Sequence[Tensor], schedule: Schedule, queries: int | None
     ) -> tuple[Any, ...]:
+        """What a graph depends on."""
         device = inputs[0].device.type
         shapes = tuple((tuple(x.shape), x.dtype, x.device) for x in inputs)
         modes = tuple(layer.training for layer in adaptation.learner.network.modules())
@@ -95,26 +91,7 @@ class CompiledPart:
         values: list[Tensor],
     ) -> Callable[..., Any]:
         begun = time.perf_counter()
-        positions = {id(size): index for index, size in enumerate(_distinct(schedule.step_sizes))}
-
-        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-            with torch.enable_grad():
-                *outer, xs, ys, xq, yq = inputs
-                outer = [tensor.detach().requires_grad_() for tensor in outer]
-                own = outer[len(names) :]
-                sizes: StepSizes = [
-                    {
-                        name: own[positions[id(size)]] if isinstance(size, Tensor) else size
-                        for name, size in step.items()
-                    }
-                    for step in schedule.step_sizes
-                ]
-                part = differentiate(
-                    adaptation, dict(zip(names, outer, strict=False)), own, Episode(Batch(xs, ys), Batch(xq, yq)),
-                    schedule._replace(step_sizes=sizes), queries,
-                )  # fmt: skip
-            return part.loss.detach(), part.logits, *part.grads
-
+        run = _flatten(adaptation, names, schedule, queries)
         # the composed normalisation is fused by the compiler, and asks nothing of the data
         with own_kernels(*["conv"] if is_own("conv") else []):
             graph = make_fx(run, tracing_mode="fake", _allow_non_fake_inputs=True)(*values)
@@ -127,16 +104,51 @@ class CompiledPart:
             f"compile: {tasks} tasks of {list(values[-4].shape[1:])} in {len(graph.graph.nodes)} operators, compiled in "
             f"{time.perf_counter() - begun:.0f} s"
         )
-        if not on_gpu:
-            return compiled
+        return _copy_outputs(compiled) if on_gpu else compiled
 
-        def replay(*inputs: Tensor) -> tuple[Tensor, ...]:
-            torch.compiler.cudagraph_mark_step_begin()
-            return tuple(
-                out.clone() for out in compiled(*inputs)
-            )  # the graph writes its outputs to the same place again
 
-        return replay
+def _flatten(
+    adaptation: Adaptation, names: list[str], schedule: Schedule, queries: int | None
+) -> Callable[..., tuple[Tensor, ...]]:
+    """:func:`differentiate` from tensors (parameters, step sizes, both sets) to tensors (loss, logits, gradients)."""
+    positions = {id(size): index for index, size in enumerate(_distinct(schedule.step_sizes))}
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            *outer, xs, ys, xq, yq = inputs
+            outer = [tensor.detach().requires_grad_() for tensor in outer]
+            params, own = dict(zip(names, outer, strict=False)), outer[len(names) :]
+            sizes: StepSizes = [
+                {name: own[positions[id(size)]] if isinstance(size, Tensor) else size for name, size in step.items()}
+                for step in schedule.step_sizes
+            ]
+            episode = Episode(Batch(xs, ys), Batch(xq, yq))
+            part = differentiate(adaptation, params, own, episode, schedule._replace(step_sizes=sizes), queries)
+        return part.loss.detach(), part.logits, *part.grads
+
+    return run
+
+
+def _copy_outputs(compiled: Callable[..., Sequence[Tensor]]) -> Callable[..., tuple[Tensor, ...]]:
+    """The same, whose outputs outlive the next call: a graph of CUDA writes them to the same place again."""
+
+    def replay(*inputs: Tensor) -> tuple[Tensor, ...]:
+        torch.compiler.cudagraph_mark_step_begin()
+        return tuple(output.clone() for output in compiled(*inputs))
+
+    return replay
+
+
+def _chain(sizes: list[Tensor], grads: Sequence[Tensor], extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The gradient for what the step sizes were made from, from that for the step sizes."""
+    if not extra:
+        return ()
+    reaching = [(size, grad) for size, grad in zip(sizes, grads, strict=True) if size.requires_grad]
+    of_extra = torch.autograd.grad(
+        [size for size, _ in reaching], list(extra), [grad for _, grad in reaching],
+        retain_graph=True, materialize_grads=True,
+    )  # fmt: skip
+    return tuple(grad.detach() for grad in of_extra)
 
 
 def _distinct(step_sizes: StepSizes) -> list[Tensor]:
