@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metalearn.checks import Count
+from metalearn.datamodules.episodes.arguments import ClassArguments, Unpack, spell_out
 from metalearn.datamodules.episodes.classes import ClassEpisodes, Pool
-from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, left_empty
 from metalearn.datamodules.sources.listing import SPLITS
 from metalearn.errors import ConfigError, DataError
@@ -27,19 +26,10 @@ class ArrayEpisodes(ClassEpisodes):
             file with the arrays ``x`` and ``y``. Floats of any width become float32; whole numbers too.
         y: the class of each row: whole numbers or strings, an array, a tensor or the path of an ``.npy`` file; ``None`` where
             ``x`` is an ``.npz`` file.
-        ways: classes a task, ``N``; or the least and the most, ``[5, 20]``: then each task draws its own.
-        shots: support rows a class, ``K``; or the least and the most.
-        queries: query rows a class, ``Q``; or the least and the most.
-        tasks_per_batch: ``B``.
-        train_tasks: tasks an epoch.
-        val_tasks: validation tasks, the same every time.
-        test_tasks: test tasks, the same every time.
-        seed: of the tasks.
         splits: the classes of ``train``, ``val`` and ``test`` by name, or three fractions, by which they are cut in the order
             of a hash of their names.
-        options: see :class:`EpisodeOptions`. ``normalize`` takes each feature's mean and deviation over the training classes'
+        options: what else is asked of episodes. ``normalize`` takes each feature's mean and deviation over the training classes'
             rows; ``rotations``, ``augment`` and ``skip_broken`` are for images.
-        num_workers: processes that draw.
 
     Shape:
         ``x`` ``[B, n, ...]`` float32 and ``y`` ``[B, n]`` int64.
@@ -49,25 +39,11 @@ class ArrayEpisodes(ClassEpisodes):
         DataError: a file cannot be read, lengths disagree, or a value is not finite.
     """
 
+    @spell_out(ClassArguments)
     def __init__(
-        self,
-        x: Any,
-        y: Any = None,
-        ways: Count = 5,
-        shots: Count = 1,
-        queries: Count = 15,
-        tasks_per_batch: int = 4,
-        train_tasks: int = 1000,
-        val_tasks: int = 200,
-        test_tasks: int = 600,
-        seed: int = 0,
-        splits: ClassSplit = (0.64, 0.16, 0.2),
-        options: EpisodeOptions | None = None,
-        num_workers: int = 0,
+        self, x: Any, y: Any = None, *, splits: ClassSplit = (0.64, 0.16, 0.2), **arguments: Unpack[ClassArguments]
     ) -> None:
-        super().__init__(
-            ways, shots, queries, tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers, options
-        )
+        super().__init__(**arguments)
         for name in ("rotations", "augment", "skip_broken"):
             if getattr(self.options, name):
                 raise ConfigError(

@@ -6,13 +6,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from metalearn.checks import MOST_OF_A_WIDTH, Count, check_whole
+from metalearn.datamodules.episodes.arguments import FileArguments, Unpack, spell_out
 from metalearn.datamodules.episodes.listed import ListedImages
-from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, left_empty
 from metalearn.datamodules.sources.folders import find_split_folders, list_images
 from metalearn.datamodules.sources.images import ImageSpec
-from metalearn.datamodules.sources.listing import SPLITS, ListedClass, check_classes, make_entry
+from metalearn.datamodules.sources.listing import SPLITS, ListedClass, check_classes, enter_file
 from metalearn.datamodules.sources.tables import read_label_table
 from metalearn.errors import ConfigError, DataError
 
@@ -24,72 +23,37 @@ class ImageFolderEpisodes(ListedImages):
 
     Args:
         root: the folder.
-        ways: classes a task, ``N``; or the least and the most, ``[5, 20]``: then each task draws its own.
-        shots: support images a class, ``K``; or the least and the most.
-        queries: query images a class, ``Q``; or the least and the most.
-        tasks_per_batch: ``B``.
-        train_tasks: tasks an epoch.
-        val_tasks: validation tasks, the same every time.
-        test_tasks: test tasks, the same every time.
-        seed: of the tasks.
-        image_size: pixels of height and width; the whole image is resized.
         channels: 1 (grey) or 3 (colour).
         invert: dark ink on light paper becomes bright ink on black.
         labels: a CSV file with the columns ``filename,label`` (and ``split`` and ``group``, if you like), whose file names are
             below ``root``; ``None`` for a folder per class.
         splits: where neither folders nor table split the classes: the classes of ``train``, ``val`` and ``test`` by name, or
             three fractions, by which they are cut in the order of a hash of their names: the same on every machine.
-        options: see :class:`EpisodeOptions`.
-        num_workers: processes that draw.
-        cache_dir: where the packed images are kept; ``None`` for METALEARN_CACHE or the user's cache folder.
 
     Raises:
         ConfigError: an argument is out of range for this data.
         DataError: the folder or the table is missing or holds too little, or an image cannot be read.
     """
 
+    @spell_out(FileArguments)
     def __init__(
         self,
         root: str,
-        ways: Count = 5,
-        shots: Count = 1,
-        queries: Count = 15,
-        tasks_per_batch: int = 4,
-        train_tasks: int = 1000,
-        val_tasks: int = 200,
-        test_tasks: int = 600,
-        seed: int = 0,
-        image_size: int = 84,
+        *,
         channels: int = 3,
         invert: bool = False,
         labels: str | None = None,
         splits: ClassSplit = (0.64, 0.16, 0.2),
-        options: EpisodeOptions | None = None,
-        num_workers: int = 0,
-        cache_dir: str | None = None,
+        **arguments: Unpack[FileArguments],
     ) -> None:
-        super().__init__(
-            ways,
-            shots,
-            queries,
-            tasks_per_batch,
-            train_tasks,
-            val_tasks,
-            test_tasks,
-            seed,
-            num_workers,
-            cache_dir,
-            options,
-        )
-        check_whole("image_size", image_size, 8, MOST_OF_A_WIDTH)
+        super().__init__(root, **arguments)
         if channels not in (1, 3):
             raise ConfigError(f"channels is {channels!r}, but images are grey (1) or coloured (3); use channels=3")
-        self.root = Path(root)
         self.title = re.sub(r"[^\w.-]", "_", self.root.resolve().name, flags=re.ASCII)[:60] or "images"
         self.labels = labels
         self.splits_by = splits
         self._empty: set[str] | None = None
-        self.image_spec = ImageSpec(channels=channels, size=image_size, invert=invert)
+        self.image_spec = ImageSpec(channels=channels, size=arguments["image_size"], invert=invert)
 
     @property
     def meant_empty(self) -> set[str]:
@@ -108,13 +72,13 @@ class ImageFolderEpisodes(ListedImages):
             listed = read_label_table(Path(self.labels), self.root)
         elif present := find_split_folders(self.root):
             listed = [
-                ListedClass(split, name, [make_entry(file) for file in files])
+                ListedClass(split, name, [enter_file(file) for file in files])
                 for split in present
                 for name, files in list_images(self.root / split).items()
             ]
         else:
             classes = list_images(self.root)
-            listed = [ListedClass("", name, [make_entry(file) for file in files]) for name, files in classes.items()]
+            listed = [ListedClass("", name, [enter_file(file) for file in files]) for name, files in classes.items()]
         if not listed:
             raise DataError(f"root {self.root} holds no images; it must hold a folder of images per class")
         if all(listed_class.split for listed_class in listed):

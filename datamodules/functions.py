@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metalearn.datamodules.episodes.arguments import LoaderArguments, Unpack, spell_out
 from metalearn.datamodules.episodes.base import EpisodicDataModule
 from metalearn.datamodules.episodes.randomness import draw_words
 from metalearn.episode import Batch, Episode
@@ -27,12 +28,6 @@ class FunctionEpisodes(EpisodicDataModule):
         function: ``function(generator) -> ((support_x, support_y), (query_x, query_y))``: arrays or tensors ``[n, ...]``, of the
             same shapes for every task. It draws from the NumPy generator that it is given, which belongs to the task, and from
             nothing else. Float targets are a regression, whole numbers are classes.
-        tasks_per_batch: ``B``.
-        train_tasks: tasks an epoch.
-        val_tasks: validation tasks, the same every time.
-        test_tasks: test tasks, the same every time.
-        seed: of the tasks.
-        num_workers: processes that draw.
 
     Shape:
         ``x`` ``[B, n, ...]`` and ``y`` ``[B, n, ...]``, float32 or int64.
@@ -49,17 +44,9 @@ class FunctionEpisodes(EpisodicDataModule):
         torch.Size([5, 1])
     """
 
-    def __init__(
-        self,
-        function: TaskFunction,
-        tasks_per_batch: int = 25,
-        train_tasks: int = 2500,
-        val_tasks: int = 100,
-        test_tasks: int = 600,
-        seed: int = 0,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers)
+    @spell_out(LoaderArguments, tasks_per_batch=25, train_tasks=2500, val_tasks=100)
+    def __init__(self, function: TaskFunction, **arguments: Unpack[LoaderArguments]) -> None:
+        super().__init__(**arguments)
         self.function = function
 
     def draw(self, seed: int, split: str, indices: list[int]) -> Episode:

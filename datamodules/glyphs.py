@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from metalearn.checks import Count, check_whole
+from metalearn.checks import check_whole
+from metalearn.datamodules.episodes.arguments import ImageArguments, Unpack, spell_out
 from metalearn.datamodules.episodes.image_episodes import ImageEpisodes
-from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.sources.images import ImageSpec
 from metalearn.datamodules.sources.letters import FACES, RECIPE, SCRIPTS, SIZE, distort, draw_letters, find_script
 from metalearn.datamodules.store.store import Contents, ImageStore, Packer, fingerprint, open_or_pack
@@ -28,52 +28,17 @@ class GlyphsDataModule(ImageEpisodes):
     depends on the seed but which episodes are drawn.
 
     Args:
-        ways: classes a task, ``N``; or the least and the most, ``[5, 20]``: then each task draws its own.
-        shots: support images a class, ``K``; or the least and the most.
-        queries: query images a class, ``Q``; or the least and the most.
-        tasks_per_batch: ``B``.
-        train_tasks: tasks an epoch.
-        val_tasks: validation tasks, the same every time.
-        test_tasks: test tasks, the same every time.
-        seed: of the tasks.
         variants: distortions of each face.
-        options: see :class:`EpisodeOptions`; the groups of classes are the scripts.
-        num_workers: processes that draw.
-        cache_dir: where the packed images are kept; ``None`` for METALEARN_CACHE or the user's cache folder.
+        options: what else is asked of episodes; the groups of classes are the scripts.
 
     Raises:
         ConfigError: an argument is out of range for this data.
         DataError: the cache cannot be written.
     """
 
-    def __init__(
-        self,
-        ways: Count = 5,
-        shots: Count = 1,
-        queries: Count = 15,
-        tasks_per_batch: int = 16,
-        train_tasks: int = 1600,
-        val_tasks: int = 200,
-        test_tasks: int = 600,
-        seed: int = 0,
-        variants: int = 4,
-        options: EpisodeOptions | None = None,
-        num_workers: int = 0,
-        cache_dir: str | None = None,
-    ) -> None:
-        super().__init__(
-            ways,
-            shots,
-            queries,
-            tasks_per_batch,
-            train_tasks,
-            val_tasks,
-            test_tasks,
-            seed,
-            num_workers,
-            cache_dir,
-            options,
-        )
+    @spell_out(ImageArguments, tasks_per_batch=16, train_tasks=1600)
+    def __init__(self, *, variants: int = 4, **arguments: Unpack[ImageArguments]) -> None:
+        super().__init__(**arguments)
         check_whole("variants", variants, 1)
         most = len(FACES) * variants
         if self.recipe.most > most:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
-from metalearn.checks import MOST_OF_A_WIDTH, Count, check_whole
+from metalearn.datamodules.episodes.arguments import FileArguments, Unpack, spell_out
 from metalearn.datamodules.episodes.listed import ListedImages
-from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.sources.caches import list_caches
-from metalearn.datamodules.sources.forms import Form, find_classes, list_split_folders, list_tables
-from metalearn.datamodules.sources.images import ImageSpec
-from metalearn.datamodules.sources.listing import ListedClass
-from metalearn.datamodules.sources.published import MINI_IMAGENET, compare_splits
+from metalearn.datamodules.sources.forms import SPLIT_FOLDERS, Form
+from metalearn.datamodules.sources.published import MINI_IMAGENET, PublishedSplit
+from metalearn.datamodules.sources.split_tables import list_tables
 
 __all__ = ["MiniImageNetDataModule"]
 
@@ -24,11 +20,6 @@ CACHES = (
     "miniImageNet_category_split_{}.pkl",
     "{}.pkl",
     "{}.pickle",
-)
-FORMS = (
-    Form("images/ with train.csv, val.csv and test.csv", list_tables),
-    Form("train/, val/ and test/ with a folder per class", list_split_folders),
-    Form("mini-imagenet-cache-train.pkl, -val.pkl and -test.pkl", partial(list_caches, patterns=CACHES)),
 )
 
 
@@ -52,18 +43,6 @@ class MiniImageNetDataModule(ListedImages):
 
     Args:
         root: the folder or archive.
-        ways: classes a task, ``N``; or the least and the most, ``[5, 20]``: then each task draws its own.
-        shots: support images a class, ``K``; or the least and the most.
-        queries: query images a class, ``Q``; or the least and the most.
-        tasks_per_batch: ``B``.
-        train_tasks: tasks an epoch.
-        val_tasks: validation tasks, the same every time.
-        test_tasks: test tasks, the same every time.
-        seed: of the tasks.
-        image_size: pixels of height and width; the whole image is resized, its aspect ratio is not kept.
-        options: see :class:`EpisodeOptions`.
-        num_workers: processes that draw.
-        cache_dir: where the packed images are kept; ``None`` for METALEARN_CACHE or the user's cache folder.
 
     Raises:
         ConfigError: an argument is out of range for this data.
@@ -72,42 +51,14 @@ class MiniImageNetDataModule(ListedImages):
     """
 
     title = "miniImageNet"
+    forms = (
+        Form("images/ with train.csv, val.csv and test.csv", list_tables),
+        SPLIT_FOLDERS,
+        Form("mini-imagenet-cache-train.pkl, -val.pkl and -test.pkl", partial(list_caches, patterns=CACHES)),
+    )
+    remedy = "set data.root to it (miniImageNet's licence does not allow a download by us)"
+    published = PublishedSplit(MINI_IMAGENET)
 
-    def __init__(
-        self,
-        root: str = "data/miniimagenet",
-        ways: Count = 5,
-        shots: Count = 1,
-        queries: Count = 15,
-        tasks_per_batch: int = 4,
-        train_tasks: int = 1000,
-        val_tasks: int = 200,
-        test_tasks: int = 600,
-        seed: int = 0,
-        image_size: int = 84,
-        options: EpisodeOptions | None = None,
-        num_workers: int = 0,
-        cache_dir: str | None = None,
-    ) -> None:
-        super().__init__(
-            ways,
-            shots,
-            queries,
-            tasks_per_batch,
-            train_tasks,
-            val_tasks,
-            test_tasks,
-            seed,
-            num_workers,
-            cache_dir,
-            options,
-        )
-        check_whole("image_size", image_size, 8, MOST_OF_A_WIDTH)
-        self.root = Path(root)
-        self.image_spec = ImageSpec(channels=3, size=image_size)
-
-    def list_classes(self) -> Sequence[ListedClass]:
-        remedy = "set data.root to it (miniImageNet's licence does not allow a download by us)"
-        listed = find_classes(self.root, FORMS, self.title, remedy)
-        compare_splits(f"{self.title} in {self.root}", listed, MINI_IMAGENET)
-        return listed
+    @spell_out(FileArguments)
+    def __init__(self, root: str = "data/miniimagenet", **arguments: Unpack[FileArguments]) -> None:
+        super().__init__(root, **arguments)

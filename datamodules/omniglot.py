@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from metalearn.checks import MOST_OF_A_WIDTH, Count, check_whole
+from metalearn.datamodules.episodes.arguments import FileArguments, ImageArguments, Unpack, select, spell_out
 from metalearn.datamodules.episodes.image_episodes import ImageEpisodes
-from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.episodes.splits import split_by_hash
 from metalearn.datamodules.sources.images import ImageSpec
 from metalearn.datamodules.sources.omniglot_files import CHARACTERS, download_missing, list_drawings
@@ -36,20 +35,10 @@ class OmniglotDataModule(ImageEpisodes):
     Args:
         root: the folder that holds ``images_background.zip`` and ``images_evaluation.zip``, or their extracted trees,
             directly or in ``omniglot-py/``. What is missing is downloaded to it.
-        ways: classes a task, ``N``; or the least and the most, ``[5, 20]``: then each task draws its own.
-        shots: support images a class, ``K``; or the least and the most.
         queries: query images a class, ``Q``, or the least and the most; ``K + Q`` is at most 20.
-        tasks_per_batch: ``B``.
-        train_tasks: tasks an epoch.
-        val_tasks: validation tasks, the same every time.
-        test_tasks: test tasks, the same every time.
-        seed: of the tasks.
-        image_size: pixels of height and width.
         rotations: add the rotated training characters.
         download: fetch what is missing.
-        options: see :class:`EpisodeOptions`; the groups of classes are the alphabets.
-        num_workers: processes that draw.
-        cache_dir: where the packed images are kept; ``None`` for METALEARN_CACHE or the user's cache folder.
+        options: what else is asked of episodes; the groups of classes are the alphabets.
 
     Raises:
         ConfigError: an argument is out of range for this data.
@@ -57,44 +46,22 @@ class OmniglotDataModule(ImageEpisodes):
             written.
     """
 
+    @spell_out(FileArguments, tasks_per_batch=16, train_tasks=4000, image_size=28)
     def __init__(
         self,
         root: str = "data/omniglot",
-        ways: Count = 5,
-        shots: Count = 1,
-        queries: Count = 15,
-        tasks_per_batch: int = 16,
-        train_tasks: int = 4000,
-        val_tasks: int = 200,
-        test_tasks: int = 600,
-        seed: int = 0,
-        image_size: int = 28,
+        *,
         rotations: bool = True,
         download: bool = True,
-        options: EpisodeOptions | None = None,
-        num_workers: int = 0,
-        cache_dir: str | None = None,
+        **arguments: Unpack[FileArguments],
     ) -> None:
-        super().__init__(
-            ways,
-            shots,
-            queries,
-            tasks_per_batch,
-            train_tasks,
-            val_tasks,
-            test_tasks,
-            seed,
-            num_workers,
-            cache_dir,
-            options,
-        )
+        super().__init__(**select(arguments, ImageArguments))
         if self.options.rotations:
             raise ConfigError("options.rotations is true, but Omniglot has its own argument for it; use rotations=True")
-        check_whole("image_size", image_size, 8, MOST_OF_A_WIDTH)
         self.root = Path(root)
         self.rotations = rotations
         self.download = download
-        self.image_spec = ImageSpec(channels=1, size=image_size, invert=True)
+        self.image_spec = ImageSpec(channels=1, size=arguments["image_size"], invert=True)
 
     def prepare_data(self) -> None:
         """Download what is missing, pack the images, and check the result."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from metalearn.checks import check_whole
+from metalearn.datamodules.episodes.arguments import LoaderArguments, Unpack, spell_out
 from metalearn.datamodules.episodes.base import EpisodicDataModule
 from metalearn.datamodules.episodes.randomness import draw_uniform
 from metalearn.episode import Batch, Episode
@@ -21,31 +22,16 @@ class SinusoidDataModule(EpisodicDataModule):
     Args:
         shots: support points a task, ``K``.
         queries: query points a task, ``Q``.
-        tasks_per_batch: ``B``.
-        train_tasks: tasks an epoch.
-        val_tasks: validation tasks, the same every time.
-        test_tasks: test tasks, the same every time.
-        seed: of the tasks.
-        num_workers: processes that draw.
 
     Shape:
         ``x`` ``[B, n, 1]`` and ``y`` ``[B, n, 1]``, float32.
     """
 
-    def __init__(
-        self,
-        shots: int = 10,
-        queries: int = 10,
-        tasks_per_batch: int = 25,
-        train_tasks: int = 12500,
-        val_tasks: int = 100,
-        test_tasks: int = 600,
-        seed: int = 0,
-        num_workers: int = 0,
-    ) -> None:
+    @spell_out(LoaderArguments, tasks_per_batch=25, train_tasks=12500, val_tasks=100)
+    def __init__(self, shots: int = 10, queries: int = 10, **arguments: Unpack[LoaderArguments]) -> None:
         check_whole("shots", shots, 1)
         check_whole("queries", queries, 1)
-        super().__init__(tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers)
+        super().__init__(**arguments)
         self.shots, self.queries = shots, queries
 
     def draw(self, seed: int, split: str, indices: list[int]) -> Episode:

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
-from metalearn.checks import MOST_OF_A_WIDTH, Count, check_whole
+from metalearn.datamodules.episodes.arguments import FileArguments, Unpack, spell_out
 from metalearn.datamodules.episodes.listed import ListedImages
-from metalearn.datamodules.episodes.options import EpisodeOptions
-from metalearn.datamodules.sources.forms import Form, find_classes, list_split_folders
-from metalearn.datamodules.sources.images import ImageSpec
-from metalearn.datamodules.sources.listing import SPLITS, ListedClass, log_once
+from metalearn.datamodules.sources.forms import SPLIT_FOLDERS, Form
+from metalearn.datamodules.sources.published import PublishedCounts
 from metalearn.datamodules.sources.tiered_files import list_ren
 
 __all__ = ["TieredImageNetDataModule"]
-
-CLASSES = {"train": 351, "val": 97, "test": 160}
 
 
 class TieredImageNetDataModule(ListedImages):
@@ -38,18 +30,6 @@ class TieredImageNetDataModule(ListedImages):
 
     Args:
         root: the folder or archive.
-        ways: classes a task, ``N``; or the least and the most, ``[5, 20]``: then each task draws its own.
-        shots: support images a class, ``K``; or the least and the most.
-        queries: query images a class, ``Q``; or the least and the most.
-        tasks_per_batch: ``B``.
-        train_tasks: tasks an epoch.
-        val_tasks: validation tasks, the same every time.
-        test_tasks: test tasks, the same every time.
-        seed: of the tasks.
-        image_size: pixels of height and width; the whole image is resized, its aspect ratio is not kept.
-        options: see :class:`EpisodeOptions`.
-        num_workers: processes that draw.
-        cache_dir: where the packed images are kept; ``None`` for METALEARN_CACHE or the user's cache folder.
 
     Raises:
         ConfigError: an argument is out of range for this data.
@@ -58,54 +38,14 @@ class TieredImageNetDataModule(ListedImages):
     """
 
     title = "tieredImageNet"
+    forms = (
+        Form("{train,val,test}_images_png.pkl and _labels.pkl", partial(list_ren, images="{}_images_png.pkl")),
+        Form("{train,val,test}_images.npz and _labels.pkl", partial(list_ren, images="{}_images.npz")),
+        SPLIT_FOLDERS,
+    )
+    remedy = "set data.root to it (ImageNet's terms do not allow a download by us)"
+    published = PublishedCounts({"train": 351, "val": 97, "test": 160})
 
-    def __init__(
-        self,
-        root: str = "data/tiered-imagenet",
-        ways: Count = 5,
-        shots: Count = 1,
-        queries: Count = 15,
-        tasks_per_batch: int = 4,
-        train_tasks: int = 1000,
-        val_tasks: int = 200,
-        test_tasks: int = 600,
-        seed: int = 0,
-        image_size: int = 84,
-        options: EpisodeOptions | None = None,
-        num_workers: int = 0,
-        cache_dir: str | None = None,
-    ) -> None:
-        super().__init__(
-            ways,
-            shots,
-            queries,
-            tasks_per_batch,
-            train_tasks,
-            val_tasks,
-            test_tasks,
-            seed,
-            num_workers,
-            cache_dir,
-            options,
-        )
-        check_whole("image_size", image_size, 8, MOST_OF_A_WIDTH)
-        self.root = Path(root)
-        self.image_spec = ImageSpec(channels=3, size=image_size)
-
-    def list_classes(self) -> Sequence[ListedClass]:
-        forms = (
-            Form("{train,val,test}_images_png.pkl and _labels.pkl", partial(list_ren, images="{}_images_png.pkl")),
-            Form("{train,val,test}_images.npz and _labels.pkl", partial(list_ren, images="{}_images.npz")),
-            Form("train/, val/ and test/ with a folder per class", list_split_folders),
-        )
-        remedy = "set data.root to it (ImageNet's terms do not allow a download by us)"
-        listed = find_classes(self.root, forms, self.title, remedy)
-        counts = Counter(listed_class.split for listed_class in listed)
-        if counts != CLASSES:
-            here = "/".join(str(counts[split]) for split in SPLITS)
-            log_once(
-                logging.WARNING,
-                f"{self.title} in {self.root} has {here} classes, published are {'/'.join(map(str, CLASSES.values()))}: "
-                "accuracies do not compare with published ones",
-            )
-        return listed
+    @spell_out(FileArguments)
+    def __init__(self, root: str = "data/tiered-imagenet", **arguments: Unpack[FileArguments]) -> None:
+        super().__init__(root, **arguments)

@@ -23,6 +23,7 @@ __all__ = [
     "ImageArguments",
     "LoaderArguments",
     "Unpack",
+    "get_texts",
     "select",
     "spell_out",
 ]
@@ -85,7 +86,8 @@ class ClassArguments(TaskArguments, LoaderArguments, total=False):
     """Of episodes of classes."""
 
     options: Annotated[
-        EpisodeOptions | None, Argument(None, "what else can be asked of episodes: see :class:`EpisodeOptions`.")
+        EpisodeOptions | None,
+        Argument(None, "what else is asked of episodes, an :class:`EpisodeOptions`; ``None`` for nothing."),
     ]
 
 
@@ -120,8 +122,7 @@ def spell_out(shared: type, last: tuple[str, ...] = LAST, **defaults: Any) -> Ca
 
     The signature that users, editors and the command line see is flat: first the constructor's own arguments, then the shared
     ones, then its own keyword-only ones, then ``last``. So a dozen data sets share arguments which are said in one place, and
-    type checkers know the names and types by ``Unpack``. The constructor gets every argument by its name, checked. Its own
-    texts stand in the docstring of its class, the shared ones in its own.
+    type checkers know the names and types by ``Unpack``. The constructor gets every argument by its name, checked.
 
     Args:
         shared: a ``TypedDict`` whose values are ``Annotated`` with an :class:`Argument`.
@@ -146,9 +147,7 @@ def spell_out(shared: type, last: tuple[str, ...] = LAST, **defaults: Any) -> Ca
             init(self, **bound.arguments)
 
         __init__.__qualname__, __init__.__module__ = init.__qualname__, init.__module__
-        __init__.__doc__ = "\n".join(
-            ["Args:", *(f"    {name}: {argument.text}" for name, (_, argument) in arguments.items())]
-        )
+        __init__.texts = {name: argument.text for name, (_, argument) in arguments.items()}  # type: ignore[attr-defined]
         __init__.__signature__ = flat  # type: ignore[attr-defined]
         __init__.__annotations__ = {
             **{name: parameter.annotation for name, parameter in flat.parameters.items() if name != "self"},
@@ -157,6 +156,11 @@ def spell_out(shared: type, last: tuple[str, ...] = LAST, **defaults: Any) -> Ca
         return cast(Init, __init__)
 
     return decorate
+
+
+def get_texts(kind: type) -> dict[str, str]:
+    """What each shared argument of a class's constructor does, by its name."""
+    return getattr(kind.__init__, "texts", {})  # type: ignore[misc]
 
 
 def select(arguments: Mapping[str, Any], kind: type[Arguments]) -> Arguments:

@@ -8,20 +8,18 @@ from typing import Any
 import lightning as L
 import torch
 
-from metalearn.checks import check_seed, check_whole
+from metalearn.datamodules.episodes.arguments import LoaderArguments, Unpack, get_texts, spell_out
 from metalearn.datamodules.episodes.augmentation import HOOKS
 from metalearn.datamodules.episodes.loader import EpisodeDataset, EpisodeLoader, EpisodeSampler, as_it_is
 from metalearn.datamodules.sources.images import ImageSpec
 from metalearn.datamodules.sources.listing import SPLITS
+from metalearn.docstrings import complete_docstring
 from metalearn.episode import Batch, Episode
 from metalearn.errors import ConfigError
 
 __all__ = ["EpisodicDataModule"]
 
 log = logging.getLogger(__name__)
-
-MOST_TASKS = 2**62
-"""Of an epoch: its episodes are numbered, never listed, so that a long one costs nothing."""
 
 
 class EpisodicDataModule(L.LightningDataModule):
@@ -35,25 +33,23 @@ class EpisodicDataModule(L.LightningDataModule):
 
     image_spec: ImageSpec | None = None
 
-    def __init__(
-        self, tasks_per_batch: int, train_tasks: int, val_tasks: int, test_tasks: int, seed: int, num_workers: int
-    ) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        complete_docstring(cls, get_texts(cls))
+
+    @spell_out(LoaderArguments)
+    def __init__(self, **arguments: Unpack[LoaderArguments]) -> None:
         super().__init__()
-        sizes = {"tasks_per_batch": tasks_per_batch, "train_tasks": train_tasks, "val_tasks": val_tasks,
-                 "test_tasks": test_tasks}  # fmt: skip
-        for name, value in sizes.items():
-            check_whole(name, value, 1, MOST_TASKS)
-        check_whole("num_workers", num_workers, 0, 1024)
-        check_seed("seed", seed)
+        tasks_per_batch, train_tasks = arguments["tasks_per_batch"], arguments["train_tasks"]
         if train_tasks < tasks_per_batch:
             raise ConfigError(
                 f"train_tasks is {train_tasks}, but an epoch must hold at least one batch of {tasks_per_batch} tasks; raise "
                 "train_tasks or lower tasks_per_batch"
             )
         self.tasks_per_batch = tasks_per_batch
-        self.tasks = {"train": train_tasks, "val": val_tasks, "test": test_tasks}
-        self.seed = seed
-        self.num_workers = num_workers
+        self.tasks = {"train": train_tasks, "val": arguments["val_tasks"], "test": arguments["test_tasks"]}
+        self.seed = arguments["seed"]
+        self.num_workers = arguments["num_workers"]
 
     def draw(self, seed: int, split: str, indices: list[int]) -> Any:
         """The episodes with these numbers: one stacked :class:`Episode` where they are alike, else a list of them, each with a

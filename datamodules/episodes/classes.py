@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metalearn.checks import Count, check_range
+from metalearn.checks import check_range
+from metalearn.datamodules.episodes.arguments import ClassArguments, LoaderArguments, Unpack, select, spell_out
 from metalearn.datamodules.episodes.base import EpisodicDataModule
 from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.episodes.pool import Pool
@@ -33,26 +34,15 @@ class ClassEpisodes(EpisodicDataModule):
     an episode with a task axis of 1.
     """
 
-    def __init__(
-        self,
-        ways: Count,
-        shots: Count,
-        queries: Count,
-        tasks_per_batch: int,
-        train_tasks: int,
-        val_tasks: int,
-        test_tasks: int,
-        seed: int,
-        num_workers: int,
-        options: EpisodeOptions | None = None,
-    ) -> None:
-        super().__init__(tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers)
-        self.ways, self.shots, self.queries = ways, shots, queries
-        self.options = options or EpisodeOptions()
+    @spell_out(ClassArguments, last=("num_workers", "options"))
+    def __init__(self, **arguments: Unpack[ClassArguments]) -> None:
+        super().__init__(**select(arguments, LoaderArguments))
+        self.ways, self.shots, self.queries = arguments["ways"], arguments["shots"], arguments["queries"]
+        self.options = arguments["options"] or EpisodeOptions()
         self.recipe = Recipe(
-            check_range("ways", ways, 2),
-            check_range("shots", shots, 1),
-            check_range("queries", queries, 1),
+            check_range("ways", self.ways, 2),
+            check_range("shots", self.shots, 1),
+            check_range("queries", self.queries, 1),
             self.options.balanced,
             self.options.unlabeled,
             self.options.distractors,

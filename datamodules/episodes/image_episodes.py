@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from metalearn.checks import Count
+from metalearn.datamodules.episodes.arguments import ClassArguments, ImageArguments, Unpack, select, spell_out
 from metalearn.datamodules.episodes.augmentation import HOOKS, augment_tasks, task_seeds
 from metalearn.datamodules.episodes.classes import ClassEpisodes, Pool
 from metalearn.datamodules.episodes.likeness import Statistics, describe_images
-from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.sources.images import ImageSpec, to_float
 from metalearn.datamodules.store.store import Contents, ImageStore
 from metalearn.errors import ConfigError
@@ -23,24 +22,10 @@ __all__ = ["ImageEpisodes"]
 class ImageEpisodes(ClassEpisodes):
     """Episodes of images out of an :class:`ImageStore`. Subclasses implement :meth:`open_store` and :meth:`split_classes`."""
 
-    def __init__(
-        self,
-        ways: Count,
-        shots: Count,
-        queries: Count,
-        tasks_per_batch: int,
-        train_tasks: int,
-        val_tasks: int,
-        test_tasks: int,
-        seed: int,
-        num_workers: int,
-        cache_dir: str | None,
-        options: EpisodeOptions | None = None,
-    ) -> None:
-        super().__init__(
-            ways, shots, queries, tasks_per_batch, train_tasks, val_tasks, test_tasks, seed, num_workers, options
-        )
-        self.cache_dir = cache_dir
+    @spell_out(ImageArguments, last=("num_workers", "cache_dir", "options"))
+    def __init__(self, **arguments: Unpack[ImageArguments]) -> None:
+        super().__init__(**select(arguments, ClassArguments))
+        self.cache_dir = arguments["cache_dir"]
         self._store: ImageStore | None = None
         self._statistics: Statistics | None = None
         self._seeds: list[int] | None = None

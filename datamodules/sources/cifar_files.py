@@ -1,22 +1,25 @@
-"""CIFAR-100's official files: pickles that are read without running anything, and their download."""
+"""CIFAR-100 in the forms in which people hold it, and its download."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from metalearn.datamodules.sources.caches import array_entries, as_labels, load_dict, to_text
+from metalearn.datamodules.sources.caches import array_entries, as_labels, list_caches, load_dict, to_text
 from metalearn.datamodules.sources.downloads import download
-from metalearn.datamodules.sources.listing import Entry
+from metalearn.datamodules.sources.forms import SPLIT_FOLDERS, Form, list_folder, list_split_folders
+from metalearn.datamodules.sources.listing import Entry, ListedClass
 from metalearn.datamodules.sources.members import Member
 from metalearn.datamodules.sources.pixels import PixelArray
 from metalearn.datamodules.sources.places import Place
-from metalearn.datamodules.sources.published import SUPERCLASSES
+from metalearn.datamodules.sources.published import SUPERCLASSES, Split
 from metalearn.errors import DataError
 
-__all__ = ["GROUP_OF", "download_cifar", "list_official"]
+__all__ = ["GROUP_OF", "cifar_forms", "download_cifar"]
 
 log = logging.getLogger(__name__)
 
@@ -25,17 +28,19 @@ GROUP_OF = {name: group for group, names in SUPERCLASSES.items() for name in nam
 OFFICIAL = ("train", "test", "meta")
 
 
-def list_official(place: Place) -> dict[str, list[Entry]] | None:
-    """For each class the images of both parts; ``None`` where ``cifar-100-python`` or its three files are not there."""
-    files = place.folders().get("cifar-100-python", place).files()
-    if not all(name in files for name in OFFICIAL):
-        return None
-    names = _read_names(files["meta"])
-    entries: dict[str, list[Entry]] = {name: [] for name in names}
-    for part in ("train", "test"):
-        for name, images in zip(names, _read_part(files[part], len(names)), strict=True):
-            entries[name] += images
-    return entries
+def cifar_forms(split: Split, pickles: Sequence[str]) -> tuple[Form, ...]:
+    """The forms in which people hold a split of CIFAR-100.
+
+    Args:
+        split: the classes of train, val and test.
+        pickles: patterns of the names of shared pickles, such as ``"FC100_{}.pickle"``.
+    """
+    return (
+        Form("cifar-100-python/ with train, test and meta", partial(_list_official, published=split)),
+        Form(pickles[0].format("{train,val,test}"), partial(list_caches, patterns=pickles)),
+        Form("data/ with a folder per class", partial(_list_folders, published=split)),
+        Form(SPLIT_FOLDERS.title, partial(list_split_folders, group_of=lambda name: GROUP_OF.get(name, ""))),
+    )
 
 
 def download_cifar(root: Path) -> None:
@@ -59,6 +64,33 @@ def download_cifar(root: Path) -> None:
     if root.is_dir() and {path.name for path in root.iterdir()} - {CIFAR100.filename, CIFAR100.base_folder}:
         return
     download("CIFAR-100", root, CIFAR100.url, CIFAR100.tgz_md5, extract=True)
+
+
+def _list_official(place: Place, published: Split) -> list[ListedClass] | None:
+    files = place.folders().get("cifar-100-python", place).files()
+    if not all(name in files for name in OFFICIAL):
+        return None
+    names = _read_names(files["meta"])
+    entries: dict[str, list[Entry]] = {name: [] for name in names}
+    for part in ("train", "test"):
+        for name, images in zip(names, _read_part(files[part], len(names)), strict=True):
+            entries[name] += images
+    return _split_classes(entries, published)
+
+
+def _list_folders(place: Place, published: Split) -> list[ListedClass] | None:
+    folders = place.folders().get("data", place).folders()
+    if not folders.keys() >= GROUP_OF.keys():
+        return None
+    return _split_classes({name: list_folder("", name, folders[name]).entries for name in GROUP_OF}, published)
+
+
+def _split_classes(entries: Mapping[str, Sequence[Entry]], published: Split) -> list[ListedClass]:
+    return [
+        ListedClass(split, name, sorted(entries[name], key=lambda entry: entry.name), GROUP_OF[name])
+        for split, names in published.items()
+        for name in sorted(names)
+    ]
 
 
 def _read_names(meta: Member) -> list[str]:

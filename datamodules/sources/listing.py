@@ -14,7 +14,17 @@ from metalearn.datamodules.sources.images import ImageSpec, read_image
 from metalearn.datamodules.sources.members import Member
 from metalearn.errors import DataError
 
-__all__ = ["SPLITS", "Entry", "ListedClass", "check_classes", "log_once", "make_entry", "read_member", "stamp_file"]
+__all__ = [
+    "SPLITS",
+    "Entry",
+    "ListedClass",
+    "check_classes",
+    "enter_file",
+    "enter_member",
+    "log_once",
+    "read_member",
+    "stamp_file",
+]
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +62,14 @@ class ListedClass(NamedTuple):
     group: str = ""
 
 
-def make_entry(file: Path, name: str | None = None) -> Entry:
+def enter_file(file: Path, name: str | None = None) -> Entry:
     """An image file as an entry of a listing."""
     return Entry(name or file.name, stamp_file(file), partial(read_image, file))
+
+
+def enter_member(name: str, member: Member) -> Entry:
+    """An image in a folder or an archive as an entry of a listing."""
+    return Entry(name, member.stamp, partial(read_member, member))
 
 
 def read_member(member: Member, spec: ImageSpec, name: str | None = None) -> np.ndarray:

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from metalearn.datamodules.sources.listing import ListedClass, log_once
+from metalearn.datamodules.sources.listing import SPLITS, ListedClass, log_once
 
-__all__ = ["CIFAR_FS", "FC100", "MINI_IMAGENET", "SUPERCLASSES", "compare_splits"]
+__all__ = [
+    "CIFAR_FS",
+    "FC100",
+    "MINI_IMAGENET",
+    "SUPERCLASSES",
+    "Published",
+    "PublishedCounts",
+    "PublishedSplit",
+    "PublishedTotal",
+    "Split",
+]
 
 Split = dict[str, tuple[str, ...]]
 
@@ -99,21 +112,80 @@ FC100: Split = {
 """FC100: Oreshkin et al. 2018; 12, 4 and 4 superclasses of CIFAR-100, so 60, 20 and 20 classes."""
 
 
-def compare_splits(where: str, listed: Sequence[ListedClass], published: Split) -> None:
-    """Log a line where a data set has classes of a published one, but not its split; none where they have nothing in common."""
-    place = {name: split for split, names in published.items() for name in names}
-    found = {each.name: each.split for each in listed}
-    moved = sorted(name for name, split in found.items() if name in place and place[name] != split)
-    beyond = "accuracies do not compare with published ones"
-    if found.keys() == place.keys() and moved:
-        log_once(
-            logging.WARNING,
-            f"{where}: the classes are the published ones, but {len(moved)} are in another split ({moved[0]} in "
-            f"{found[moved[0]]}, published in {place[moved[0]]}): {beyond}",
-        )
-    elif found.keys() != place.keys() and found.keys() & place.keys():
-        log_once(
-            logging.WARNING,
-            f"{where}: {len(found.keys() & place.keys())} of the {len(found)} classes here are among the {len(place)} published "
-            f"ones, {len(moved)} of them in another split: {beyond}",
-        )
+BEYOND = "accuracies do not compare with published ones"
+
+
+class Published(Protocol):
+    """What is published of a data set's classes."""
+
+    def compare(self, where: str, listed: Sequence[ListedClass]) -> None:
+        """Log where the classes that are there are others than the published ones.
+
+        Args:
+            where: the data set and its place, for the line.
+            listed: the classes that are there.
+        """
+
+
+@dataclass(frozen=True)
+class PublishedSplit:
+    """The classes of each split by name. Data of other names altogether are somebody's own, and nothing is said of them.
+
+    Attributes:
+        split: the names of train, val and test.
+    """
+
+    split: Split
+
+    def compare(self, where: str, listed: Sequence[ListedClass]) -> None:
+        """Log classes that are missing, more than the published ones, or in another split."""
+        place = {name: split for split, names in self.split.items() for name in names}
+        here = {cls.name: cls.split for cls in listed}
+        shared = here.keys() & place.keys()
+        moved = sorted(name for name in shared if place[name] != here[name])
+        if here.keys() == place.keys() and moved:
+            log_once(
+                logging.WARNING,
+                f"{where}: the classes are the published ones, but {len(moved)} are in another split ({moved[0]} in "
+                f"{here[moved[0]]}, published in {place[moved[0]]}): {BEYOND}",
+            )
+        elif here.keys() != place.keys() and shared:
+            log_once(
+                logging.WARNING,
+                f"{where}: {len(shared)} of the {len(here)} classes here are among the {len(place)} published ones, {len(moved)} "
+                f"of them in another split: {BEYOND}",
+            )
+
+
+@dataclass(frozen=True)
+class PublishedCounts:
+    """How many classes each split has, where names differ from copy to copy.
+
+    Attributes:
+        counts: of train, val and test.
+    """
+
+    counts: Mapping[str, int]
+
+    def compare(self, where: str, listed: Sequence[ListedClass]) -> None:
+        """Log a split of another size."""
+        here = Counter(cls.split for cls in listed)
+        if here != self.counts:
+            sizes = ("/".join(str(counts[split]) for split in SPLITS) for counts in (here, self.counts))
+            log_once(logging.WARNING, "{} has {} classes, published are {}: {}".format(where, *sizes, BEYOND))
+
+
+@dataclass(frozen=True)
+class PublishedTotal:
+    """How many classes there are, where their split follows from their names.
+
+    Attributes:
+        total: of all splits.
+    """
+
+    total: int
+
+    def compare(self, where: str, listed: Sequence[ListedClass]) -> None:
+        """Log another number of classes."""
+        if len(listed) != self.total:
+            log_once(logging.WARNING, f"{where} has {len(listed)} of its {self.total} classes: {BEYOND}")

@@ -7,7 +7,7 @@ import io
 from collections import Counter
 from pathlib import Path
 
-from metalearn.datamodules.sources.listing import SPLITS, Entry, ListedClass, make_entry
+from metalearn.datamodules.sources.listing import SPLITS, Entry, ListedClass, enter_file
 from metalearn.errors import DataError
 
 __all__ = ["read_label_table"]
@@ -63,7 +63,7 @@ def read_label_table(path: Path, root: Path) -> list[ListedClass]:
                 f"{where} puts class {label} into {'/'.join((split, group))}, but an earlier line into {'/'.join(known)}; "
                 "a class belongs to one split and one group"
             )
-        entries.setdefault(label, []).append(make_entry(file, name))
+        entries.setdefault(label, []).append(enter_file(file, name))
     if not entries:
         raise DataError(f"labels {path} lists no image; add lines")
     return [ListedClass(traits[label][0], label, entries[label], traits[label][1]) for label in sorted(entries)]
