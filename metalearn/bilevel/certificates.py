@@ -108,12 +108,12 @@ def sharpen(
             bound = bound.mean()
         distance = vector_norm(value - better, dim=-1)
         now = Certificate(distance + bound, (distance - bound).clamp(min=0))
-        best = now if best is None else Certificate(*_tighter(best, now))
+        best = now if best is None else Certificate(*_tighten(best, now))
         if bool((bound <= distance / 2).all()):
             break
     assert best is not None
     return best
 
 
-def _tighter(a: Certificate, b: Certificate) -> tuple[Tensor, Tensor]:
+def _tighten(a: Certificate, b: Certificate) -> tuple[Tensor, Tensor]:
     return torch.minimum(a.upper, b.upper), torch.maximum(a.lower, b.lower)

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten
 from metalearn.checks import quote_value
 from metalearn.errors import BilevelError, MetalearnError
 
-__all__ = ["calling", "check_second_derivative"]
+__all__ = ["check_second_derivative", "explain_failure"]
 
 RAISED = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError)
 """What a function raises that gets something else than it expects."""
@@ -44,7 +44,7 @@ def check_second_derivative(end: Node, borders: Collection[Node | None] = ()) ->
 
 
 @contextmanager
-def calling(name: str, **given: Any) -> Iterator[None]:
+def explain_failure(name: str, **arguments: Any) -> Iterator[None]:
     """Where a user's function fails, or cannot be differentiated, say which one, with what it got; the error is chained."""
     try:
         yield
@@ -55,16 +55,16 @@ def calling(name: str, **given: Any) -> Iterator[None]:
     except RAISED as error:
         if "escaped from inside a function being vmapped" in str(error):  # which the caller explains
             raise
-        said = " ".join((str(error).strip().splitlines() or [""])[0].split())[:200]
-        got = ", ".join(f"{key} {_shapes(value)}" for key, value in given.items())
-        if "batch" in given and given["batch"] is None:
+        reason = " ".join((str(error).strip().splitlines() or [""])[0].split())[:200]
+        got = ", ".join(f"{key} {_shapes(value)}" for key, value in arguments.items())
+        if "batch" in arguments and arguments["batch"] is None:
             remedy = "give data by problem.with_batch(outer=..., inner=...) or stream=..., if it needs a batch"
-        elif "_scaled_dot_product" in said and "derivative" in said:
+        elif "_scaled_dot_product" in reason and "derivative" in reason:
             remedy = "call it within torch.nn.attention.sdpa_kernel(SDPBackend.MATH), whose attention has one"
         else:
             remedy = "check its arguments, their shapes and dtypes, and its operations"
         raise BilevelError(
-            f"{name} failed with {type(error).__name__}: {said}{'' if said.endswith('.') else '.'} It got {got}; {remedy}"
+            f"{name} failed with {type(error).__name__}: {reason}{'' if reason.endswith('.') else '.'} It got {got}; {remedy}"
         ) from error
 
 

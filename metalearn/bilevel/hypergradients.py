@@ -9,14 +9,14 @@ from torch import Tensor
 from metalearn.bilevel.certificates import NEEDED, Certificate, error_bound, sharpen
 from metalearn.bilevel.counts import OracleCounts
 from metalearn.bilevel.estimators.aid import AID
-from metalearn.bilevel.estimators.base import Estimate, Estimator, deterministic
+from metalearn.bilevel.estimators.base import Estimate, Estimator, is_deterministic
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Layout, Tree, check_alike
 from metalearn.checks import UNBOUNDED, check_flag, check_kind, check_whole, quote_value
 from metalearn.errors import ConfigError, ShapeError
 
-__all__ = ["Diagnostics", "Hypergradient", "certify", "check_problem", "hypergradient", "plain_certificate"]
+__all__ = ["Diagnostics", "Hypergradient", "certify", "certify_from_residuals", "check_problem", "hypergradient"]
 
 
 class Diagnostics(NamedTuple):
@@ -109,21 +109,23 @@ def hypergradient(
     estimator.check(problem.constants)
     oracles = Oracles(problem, of_x, of_y, counts, seed)
     start = None if dual is None else of_y.ravel(dual).detach()
-    found = estimator.estimate(oracles, of_x.ravel(x).detach(), of_y.ravel(y).detach(), start, step)
+    estimate = estimator.estimate(oracles, of_x.ravel(x).detach(), of_y.ravel(y).detach(), start, step)
     if sharp:
-        certificate: Tensor | None = sharpen(oracles, of_x.ravel(x).detach(), found.y, found.v, found.value).upper
+        certificate: Tensor | None = sharpen(
+            oracles, of_x.ravel(x).detach(), estimate.y, estimate.v, estimate.value
+        ).upper
     else:
-        certificate = plain_certificate(oracles, of_x.ravel(x).detach(), found)
+        certificate = certify_from_residuals(oracles, of_x.ravel(x).detach(), estimate)
     return Hypergradient(
-        of_x.unravel(found.value),
-        of_y.unravel(found.y),
-        None if found.v is None else of_y.unravel(found.v),
+        of_x.unravel(estimate.value),
+        of_y.unravel(estimate.y),
+        None if estimate.v is None else of_y.unravel(estimate.v),
         Diagnostics(
-            found.losses.mean(),
-            found.inner_residual,
-            found.dual_residual,
-            found.inner_steps,
-            found.iterations,
+            estimate.losses.mean(),
+            estimate.inner_residual,
+            estimate.dual_residual,
+            estimate.inner_steps,
+            estimate.iterations,
             certificate,
             oracles.counts,
         ),
@@ -131,7 +133,7 @@ def hypergradient(
 
 
 def certify(
-    problem: BilevelProblem, x: Tree, found: Hypergradient, *, counts: OracleCounts | None = None
+    problem: BilevelProblem, x: Tree, result: Hypergradient, *, counts: OracleCounts | None = None
 ) -> Certificate:
     """Two-sided bounds on a hypergradient's error, within a factor of 3 of each other up to rounding; for any estimator.
 
@@ -141,20 +143,20 @@ def certify(
     Args:
         problem: deterministic, with its constants.
         x: the point of the hypergradient.
-        found: what :func:`hypergradient` returned.
+        result: what :func:`hypergradient` returned.
         counts: is updated; ``None`` for new ones.
 
     Raises:
         ConfigError: the problem is stochastic, or a constant is unknown.
     """
     check_problem(problem)
-    check_kind("found", found, Hypergradient, "pass what hypergradient(problem, x, ...) returned")
-    of_x, of_y, y = problem.layouts(x, found.inner)
-    if Layout.of(found.value, "found.value", of_x.problems) != of_x:
-        raise ShapeError("found.value and x have different shapes, but it must be the hypergradient at x; pass that x")
+    check_kind("result", result, Hypergradient, "pass what hypergradient(problem, x, ...) returned")
+    of_x, of_y, y = problem.layouts(x, result.inner)
+    if Layout.of(result.value, "result.value", of_x.problems) != of_x:
+        raise ShapeError("result.value and x have different shapes, but it must be the hypergradient at x; pass that x")
     oracles = Oracles(problem, of_x, of_y, counts)
-    dual = None if found.dual is None else of_y.ravel(found.dual)
-    return sharpen(oracles, of_x.ravel(x), of_y.ravel(y), dual, of_x.ravel(found.value))
+    dual = None if result.dual is None else of_y.ravel(result.dual)
+    return sharpen(oracles, of_x.ravel(x), of_y.ravel(y), dual, of_x.ravel(result.value))
 
 
 def check_problem(problem: object) -> None:
@@ -162,16 +164,13 @@ def check_problem(problem: object) -> None:
     check_kind("problem", problem, BilevelProblem, "give BilevelProblem(outer_loss, inner_loss, init_inner) first")
 
 
-def plain_certificate(oracles: Oracles, x: Tensor, found: Estimate) -> Tensor | None:
+def certify_from_residuals(oracles: Oracles, x: Tensor, estimate: Estimate) -> Tensor | None:
     """The bound that the residuals at hand give for an estimate at ``x``, if there is one."""
-    known = found.v is not None and found.inner_residual is not None and found.dual_residual is not None
-    if not known or not deterministic(oracles):
+    v, inner, dual = estimate.v, estimate.inner_residual, estimate.dual_residual
+    if v is None or inner is None or dual is None or not is_deterministic(oracles):
         return None
     constants = oracles.constants(x)
     if not constants.knows(*NEEDED):
         return None
-    assert found.v is not None
-    assert found.inner_residual is not None
-    assert found.dual_residual is not None
-    bound = error_bound(constants, found.y, found.v, found.inner_residual, found.dual_residual)
+    bound = error_bound(constants, estimate.y, v, inner, dual)
     return bound.mean() if oracles.problem.shared_x else bound

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from metalearn.bilevel.adjoint import solve_adjoint
 from metalearn.bilevel.counts import OracleCounts
-from metalearn.bilevel.estimators.base import inner_gradient
+from metalearn.bilevel.estimators.base import bind_inner_gradient
 from metalearn.bilevel.hypergradients import check_problem
 from metalearn.bilevel.oracles import Oracles, Sample, check_finite
 from metalearn.bilevel.problem import BilevelProblem
@@ -132,7 +132,7 @@ class _Solve(torch.autograd.Function):
     def forward(setting: _Setting, x: Tensor, y: Tensor, *leaves: Any) -> Tensor:
         oracles, _ = setting.oracles([leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves])
         try:
-            solution = setting.inner.solve(inner_gradient(oracles, x.detach(), setting.step), y, setting.step)
+            solution = setting.inner.solve(bind_inner_gradient(oracles, x.detach(), setting.step), y, setting.step)
         except RuntimeError as error:
             if "escaped from inside a function being vmapped" in str(error):
                 raise BilevelError(

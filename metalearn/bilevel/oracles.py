@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves
 
-from metalearn.bilevel.checks import calling, check_second_derivative
+from metalearn.bilevel.checks import check_second_derivative, explain_failure
 from metalearn.bilevel.counts import Oracle, OracleCounts
 from metalearn.bilevel.linearization import Linearization
 from metalearn.bilevel.problem import BilevelProblem, Constants
@@ -26,7 +26,7 @@ from metalearn.bilevel.trees import Layout, Tree, all_finite
 from metalearn.checks import check_kind
 from metalearn.errors import BilevelError, DivergenceError, ShapeError
 
-__all__ = ["Oracles", "OuterGradient", "Sample", "check_finite", "independent_of_y", "total"]
+__all__ = ["Oracles", "OuterGradient", "Sample", "check_finite", "independence_error", "sum_losses"]
 
 
 class Sample(NamedTuple):
@@ -101,12 +101,12 @@ class Oracles:
 
     def constants(self, x: Tensor) -> Constants:
         """What is known of the curvature at a point."""
-        found = self.problem.constants_at
-        if found is None:
+        constants_at = self.problem.constants_at
+        if constants_at is None:
             return self.problem.constants
-        given = self.x.unravel(x.detach())
-        with calling("constants_at", x=given):
-            constants = found(given)
+        tree = self.x.unravel(x.detach())
+        with explain_failure("constants_at", x=tree):
+            constants = constants_at(tree)
         check_kind("constants_at(x)", constants, Constants, "let it return Constants(...)")
         return constants
 
@@ -122,9 +122,9 @@ class Oracles:
         """The same problem that many times at once, each with its own ``x``; counted in the same place."""
         problem = dataclasses.replace(self.problem, batched=times, shared_x=False, shared_batch=True)
         x, y = (dataclasses.replace(layout, problems=times) for layout in (self.x, self.y))
-        found = Oracles(problem, x, y, self.counts, self.seed)
-        found.draws = self.draws
-        return found
+        many = Oracles(problem, x, y, self.counts, self.seed)
+        many.draws = self.draws
+        return many
 
     def prepare(self, x: Tensor, sample: Sample) -> Sample:
         """What the inner loss gets for a sample: what the problem's ``prepare`` makes of it, with its graph, or itself."""
@@ -138,7 +138,7 @@ class Oracles:
 
         def prepare(x: Tensor, batch: Tree) -> Tree:
             tree = self.x.unravel(x)
-            with calling("prepare", x=tree, batch=batch):
+            with explain_failure("prepare", x=tree, batch=batch):
                 prepared = function(tree, batch)
             for leaf in tree_leaves(prepared) if maps else ():
                 if not isinstance(leaf, Tensor):
@@ -186,8 +186,8 @@ class Oracles:
             losses = self._losses(self.problem.outer_loss, "outer_loss", x, y, sample)
             of_x = of_y = None
             if losses.requires_grad:
-                with calling("the derivative of outer_loss", x=x, y=y, batch=sample.data):
-                    of_x, of_y = torch.autograd.grad(total(losses), (x, y), allow_unused=True)
+                with explain_failure("the derivative of outer_loss", x=x, y=y, batch=sample.data):
+                    of_x, of_y = torch.autograd.grad(sum_losses(losses), (x, y), allow_unused=True)
         if of_y is None:
             lacks = "y" if of_x is not None else "x or y"
             raise BilevelError(
@@ -204,17 +204,17 @@ class Oracles:
         with torch.enable_grad():
             x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
             gradient = self._inner_gradient(x, y, sample, create_graph=True)
-        guard = partial(calling, "the second derivative of inner_loss", x=x, y=y)
+        guard = partial(explain_failure, "the second derivative of inner_loss", x=x, y=y)
         return Linearization(gradient, y, [x, *others], partial(self.count, sample=sample), guard)
 
     def _inner_gradient(self, x: Tensor, y: Tensor, sample: Sample, create_graph: bool) -> Tensor:
         losses = self.inner_losses(x, y, sample, twice=create_graph)
         if losses.requires_grad:
-            with calling("the derivative of inner_loss", x=x, y=y, batch=sample.data):
-                (gradient,) = torch.autograd.grad(total(losses), y, create_graph=create_graph, allow_unused=True)
+            with explain_failure("the derivative of inner_loss", x=x, y=y, batch=sample.data):
+                (gradient,) = torch.autograd.grad(sum_losses(losses), y, create_graph=create_graph, allow_unused=True)
             if gradient is not None:
                 return gradient
-        raise independent_of_y()
+        raise independence_error()
 
     @property
     def _axis_of_x(self) -> int | None:
@@ -226,7 +226,7 @@ class Oracles:
     def _losses(self, loss: Any, name: str, x: Tensor, y: Tensor, sample: Sample) -> Tensor:
         def call(x: Tensor, y: Tensor, data: Tree) -> Tensor:
             arguments = {"x": self.x.unravel(x), "y": self.y.unravel(y), "batch": data}
-            with calling(name, **arguments):
+            with explain_failure(name, **arguments):
                 value: Tensor = loss(*arguments.values())
             if not isinstance(value, Tensor) or value.ndim or value.is_complex():
                 shape: Any = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -264,12 +264,12 @@ class Oracles:
                 )
 
 
-def total(losses: Tensor) -> Tensor:
+def sum_losses(losses: Tensor) -> Tensor:
     """The sum over problems; of one problem its loss itself, since each node of a graph costs."""
     return losses.sum() if losses.ndim else losses
 
 
-def independent_of_y() -> BilevelError:
+def independence_error() -> BilevelError:
     """What to raise if the inner loss has no gradient."""
     return BilevelError(
         "inner_loss does not depend on y, but y minimises it; compute it from y, without detach() or .item()"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves
 
-from metalearn.bilevel.checks import calling
+from metalearn.bilevel.checks import explain_failure
 from metalearn.bilevel.streams import Fixed, Stream
 from metalearn.bilevel.trees import Layout, Tree
 from metalearn.checks import check_flag, check_function, check_kind, check_number, check_whole
@@ -144,25 +144,24 @@ class BilevelProblem:
                 an axis of problems is missing.
         """
         of_x = Layout.of(x, "x", None if self.shared_x else self.batched)
-        with torch.no_grad(), calling("init_inner", x=x):
+        with torch.no_grad(), explain_failure("init_inner", x=x):
             initial = self.init_inner(x)
         of_y = Layout.of(initial, "init_inner(x)", self.batched)
         if y is None:
             y = initial
         else:
             self.check_like_inner(y, of_y, "y")
-        one, other = tree_leaves(x)[0], tree_leaves(y)[0]
-        if (one.dtype, one.device) != (other.dtype, other.device):
+        outer, inner = tree_leaves(x)[0], tree_leaves(y)[0]
+        if (outer.dtype, outer.device) != (inner.dtype, inner.device):
             raise ShapeError(
-                f"x is {one.dtype} on {one.device}, but y, which init_inner(x) makes, is {other.dtype} on {other.device}, and "
-                "they must be alike; make y with dtype=x.dtype, device=x.device"
+                f"x is {outer.dtype} on {outer.device}, but y, which init_inner(x) makes, is {inner.dtype} on {inner.device}, "
+                "and they must be alike; make y with dtype=x.dtype, device=x.device"
             )
         return of_x, of_y, y
 
     def check_like_inner(self, tree: Tree, layout: Layout, name: str) -> None:
         """Raise a ShapeError unless a tree has the structure and the shapes of the inner variables."""
-        found = Layout.of(tree, name, self.batched)
-        if found != layout:
+        if Layout.of(tree, name, self.batched) != layout:
             expected = ", ".join(str(list(shape)) for shape in layout.shapes)
             raise ShapeError(
                 f"{name} has the shapes {_shapes(tree)}, but init_inner(x) returns {expected} for each problem, in "

@@ -90,10 +90,10 @@ class Layout:
 
 def check_alike(tree: Tree, other: Tree, name: str) -> None:
     """Raise a ShapeError unless two trees are of one dtype on one device."""
-    one, two = tree_flatten(tree)[0][0], tree_flatten(other)[0][0]
-    if (one.dtype, one.device) != (two.dtype, two.device):
+    leaf, like = tree_flatten(tree)[0][0], tree_flatten(other)[0][0]
+    if (leaf.dtype, leaf.device) != (like.dtype, like.device):
         raise ShapeError(
-            f"{name} is {one.dtype} on {one.device}, but y is {two.dtype} on {two.device}, and they must be alike; "
+            f"{name} is {leaf.dtype} on {leaf.device}, but y is {like.dtype} on {like.device}, and they must be alike; "
             "convert it with .to(...)"
         )
 
@@ -101,8 +101,8 @@ def check_alike(tree: Tree, other: Tree, name: str) -> None:
 def all_finite(*tensors: Tensor) -> bool:
     """Whether no entry is infinite or not a number; one pass and one answer to wait for where that is so."""
     # a sum of finite entries may overflow, but one with others is never finite
-    found = sum((tensor.sum() for tensor in tensors[1:]), tensors[0].sum())
-    return bool(found.isfinite()) or all(bool(tensor.isfinite().all()) for tensor in tensors)
+    total = sum((tensor.sum() for tensor in tensors[1:]), tensors[0].sum())
+    return bool(total.isfinite()) or all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

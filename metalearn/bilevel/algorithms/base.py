@@ -12,7 +12,7 @@ from torch import Tensor
 from metalearn.bilevel.certificates import sharpen
 from metalearn.bilevel.counts import OracleCounts
 from metalearn.bilevel.estimators.base import Estimate, Estimator
-from metalearn.bilevel.hypergradients import plain_certificate
+from metalearn.bilevel.hypergradients import certify_from_residuals
 from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers.inner import GROWTH
@@ -118,7 +118,7 @@ def describe_estimate(
         uncounted = Oracles(oracles.problem, oracles.x, oracles.y, OracleCounts(), oracles.seed)
         certificate: Tensor | None = sharpen(uncounted, x, estimate.y, estimate.v, estimate.value).upper
     else:
-        certificate = plain_certificate(oracles, x, estimate)
+        certificate = certify_from_residuals(oracles, x, estimate)
     return {
         "loss": estimate.losses.mean(),
         "norm": torch.linalg.vector_norm(estimate.value if direction is None else direction),

@@ -9,7 +9,7 @@ from torch.linalg import vector_norm
 
 from metalearn.bilevel.algorithms.base import Algorithm, State, accumulate_growth, describe_estimate, take_step
 from metalearn.bilevel.estimators import Estimator
-from metalearn.bilevel.estimators.base import deterministic
+from metalearn.bilevel.estimators.base import is_deterministic
 from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.solvers.inner import check_step_size, measure_growth
@@ -98,7 +98,7 @@ class VRBO(Algorithm):
                 point = (point[0], take_step(point[1], u, self.inner_step_size))
         change = (
             accumulate_growth(state, measure_growth(vector_norm(first, dim=-1), vector_norm(u, dim=-1)))
-            if deterministic(oracles)
+            if is_deterministic(oracles)
             else None
         )
         return {

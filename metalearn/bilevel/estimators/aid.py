@@ -10,7 +10,7 @@ from torch.linalg import vector_norm
 
 from metalearn.bilevel.adjoint import solve_adjoint
 from metalearn.bilevel.certificates import NEEDED, error_bound
-from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, reach_first
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_reach_first, check_result, is_deterministic
 from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers.indefinite import CGOrMinRes
@@ -76,11 +76,11 @@ class AID(Estimator):
         here = oracles.linearize(x, y, hessian)
         check_finite(here.gradient, "grad_y g", oracles.outer_step(step))
         residual = (
-            vector_norm(here.residual, dim=-1) if deterministic(oracles) else None
+            vector_norm(here.residual, dim=-1) if is_deterministic(oracles) else None
         )  # of one batch it says nothing
         if residual is not None and solved.first is not None and self.inner is not None:
             check_growth(solved.first, residual, solved.steps, self.inner.step_size, oracles.outer_step(step))
-        with reach_first(outer, here):
+        with check_reach_first(outer, here):
             solution = solve_adjoint(
                 here, outer.of_y, solver, v, caller="AID", about=oracles.problem.inner_loss,
                 is_convex=lambda: oracles.constants(x).mu is not None,
@@ -112,15 +112,15 @@ class AID(Estimator):
             inner = replace(self.inner, steps=None, tolerance=target)
             solved = replace(self, inner=inner).solve_inner(oracles, x, y, step)
             solver = replace(self.solver, iterations=None, tolerance=dual)
-            found = self._at(oracles, x, solved, v, step, solver)
-            assert found.inner_residual is not None
-            assert found.dual_residual is not None
-            assert found.v is not None
-            steps, iterations = steps + found.inner_steps, iterations + found.iterations
-            bound = error_bound(constants, found.y, found.v, found.inner_residual, found.dual_residual)
+            estimate = self._at(oracles, x, solved, v, step, solver)
+            assert estimate.inner_residual is not None
+            assert estimate.dual_residual is not None
+            assert estimate.v is not None
+            steps, iterations = steps + estimate.inner_steps, iterations + estimate.iterations
+            bound = error_bound(constants, estimate.y, estimate.v, estimate.inner_residual, estimate.dual_residual)
             if bool((bound <= tolerance).all()):
-                return found._replace(inner_steps=steps, iterations=iterations)
-            y, v = found.y, found.v
+                return estimate._replace(inner_steps=steps, iterations=iterations)
+            y, v = estimate.y, estimate.v
             longest = float(vector_norm(v, dim=-1).max())
             length = longest if longest > length else 2 * length  # the next target is at most half of this one
         raise BilevelError(

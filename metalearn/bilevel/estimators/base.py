@@ -20,7 +20,15 @@ from metalearn.bilevel.trees import all_finite
 from metalearn.checks import check_kind
 from metalearn.errors import BilevelError
 
-__all__ = ["Estimate", "Estimator", "check_reach", "check_result", "deterministic", "inner_gradient", "reach_first"]
+__all__ = [
+    "Estimate",
+    "Estimator",
+    "bind_inner_gradient",
+    "check_reach",
+    "check_reach_first",
+    "check_result",
+    "is_deterministic",
+]
 
 
 class Estimate(NamedTuple):
@@ -83,14 +91,14 @@ class Estimator(ABC):
         if self.inner is None:
             return InnerSolution(y.detach(), 0, None, None)
         outer = oracles.outer_step(step)
-        solved = self.inner.solve(inner_gradient(oracles, x, step), y, outer)
-        if solved.first is not None and solved.last is not None and deterministic(oracles):
+        solved = self.inner.solve(bind_inner_gradient(oracles, x, step), y, outer)
+        if solved.first is not None and solved.last is not None and is_deterministic(oracles):
             # of batches two gradients do not tell
             check_growth(solved.first, solved.last, max(0, solved.steps - 1), self.inner.step_size, outer)
         return solved
 
 
-def inner_gradient(oracles: Oracles, x: Tensor, step: int) -> Gradient:
+def bind_inner_gradient(oracles: Oracles, x: Tensor, step: int) -> Gradient:
     """``grad_y g`` at ``x`` as a function of ``y`` and of the number of the inner step, which draws the batch."""
 
     prepared = Prepared(oracles, x.detach())
@@ -101,7 +109,7 @@ def inner_gradient(oracles: Oracles, x: Tensor, step: int) -> Gradient:
     return gradient
 
 
-def deterministic(oracles: Oracles) -> bool:
+def is_deterministic(oracles: Oracles) -> bool:
     """Whether every draw gives the same data."""
     return oracles.problem.stream is None or isinstance(oracles.problem.stream, Fixed)
 
@@ -136,7 +144,7 @@ def check_reach(outer: OuterGradient, here: Linearization) -> None:
 
 
 @contextmanager
-def reach_first(outer: OuterGradient, here: Linearization) -> Iterator[None]:
+def check_reach_first(outer: OuterGradient, here: Linearization) -> Iterator[None]:
     """Where a solver fails, say first that neither loss depends on ``x``, if that is so: its curvature then matters to nobody."""
     try:
         yield

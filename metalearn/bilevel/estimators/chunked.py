@@ -53,26 +53,26 @@ class Chunked(Estimator):
         if count is None or count <= self.size:
             return self.estimator.estimate(oracles, x, y, v, step)
         shared = oracles.problem.shared_x
-        value, found = torch.zeros_like(x), []
+        value, parts = torch.zeros_like(x), []
         for first in range(0, count, self.size):
             chosen = slice(first, min(first + self.size, count))
             of_x, of_v = x if shared else x[chosen], None if v is None else v[chosen]
-            part = self.estimator.estimate(_part(oracles, chosen), of_x, y[chosen], of_v, step)
+            part = self.estimator.estimate(_restrict(oracles, chosen), of_x, y[chosen], of_v, step)
             if shared:
                 value += part.value * (len(part.y) / count)
             else:
                 value[chosen] = part.value
-            found.append(part._replace(value=value))
+            parts.append(part._replace(value=value))
         return Estimate(
             value,
-            torch.cat([each.y for each in found]),
-            _joined([each.v for each in found]),
-            torch.cat([each.losses for each in found]),
-            _joined([each.inner_residual for each in found]),
-            _joined([each.dual_residual for each in found]),
-            max(each.inner_steps for each in found),
-            max(each.iterations for each in found),
-            _joined([each.growth for each in found]),
+            torch.cat([part.y for part in parts]),
+            _join([part.v for part in parts]),
+            torch.cat([part.losses for part in parts]),
+            _join([part.inner_residual for part in parts]),
+            _join([part.dual_residual for part in parts]),
+            max(part.inner_steps for part in parts),
+            max(part.iterations for part in parts),
+            _join([part.growth for part in parts]),
         )
 
 
@@ -84,21 +84,21 @@ class _Part:
     chosen: slice
 
     def __call__(self, draw: Draw) -> Tree:
-        return _taken(self.stream(draw), self.chosen)
+        return _take(self.stream(draw), self.chosen)
 
     def samples(self, draw: Draw) -> int:
         samples = getattr(self.stream, "samples", None)
         return draw.size or 1 if samples is None else samples(draw)
 
 
-def _part(oracles: Oracles, chosen: slice) -> Oracles:
+def _restrict(oracles: Oracles, chosen: slice) -> Oracles:
     """These problems alone, counted in the same place."""
     problem = oracles.problem
     many = chosen.stop - chosen.start
     stream: Any = problem.stream
     if stream is not None and not problem.shared_batch:
         if isinstance(stream, Fixed):  # one object at all draws, as before
-            stream = Fixed(_taken(stream.outer, chosen), _taken(stream.inner, chosen))
+            stream = Fixed(_take(stream.outer, chosen), _take(stream.inner, chosen))
         else:
             stream = _Part(stream, chosen)
     x = oracles.x if problem.shared_x else dataclasses.replace(oracles.x, problems=many)
@@ -108,10 +108,10 @@ def _part(oracles: Oracles, chosen: slice) -> Oracles:
     return part
 
 
-def _taken(batch: Tree, chosen: slice) -> Tree:
+def _take(batch: Tree, chosen: slice) -> Tree:
     return tree_map(lambda leaf: leaf[chosen], batch)
 
 
-def _joined(tensors: list[Tensor | None]) -> Tensor | None:
+def _join(tensors: list[Tensor | None]) -> Tensor | None:
     known = [tensor for tensor in tensors if tensor is not None]
     return torch.cat(known) if known else None

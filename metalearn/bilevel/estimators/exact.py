@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from metalearn.bilevel.estimators.base import Estimate, Estimator, check_reach, check_result, deterministic
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_reach, check_result, is_deterministic
 from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.checks import UNBOUNDED, check_whole
 from metalearn.errors import BilevelError, ConfigError
@@ -73,5 +73,5 @@ class Exact(Estimator):
             residual,
             solved.steps,
             size,
-            solved.growth if deterministic(oracles) else None,
+            solved.growth if is_deterministic(oracles) else None,
         )

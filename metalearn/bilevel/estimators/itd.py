@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, inner_gradient
-from metalearn.bilevel.oracles import Oracles, Sample, independent_of_y, total
+from metalearn.bilevel.estimators.base import Estimate, Estimator, bind_inner_gradient, check_result, is_deterministic
+from metalearn.bilevel.oracles import Oracles, Sample, independence_error, sum_losses
 from metalearn.bilevel.prepared import Prepared
 from metalearn.bilevel.solvers.inner import Gradient, check_growth, measure_growth
 from metalearn.bilevel.trees import all_finite
@@ -70,22 +70,22 @@ class ITD(Estimator):
         kept = count if self.truncate is None else self.truncate
         start = y = last = y.detach()
         sizes: list[Tensor] = []
-        early = _measured(inner_gradient(oracles, x, step), sizes, count)
+        early = _record_sizes(bind_inner_gradient(oracles, x, step), sizes, count)
         y, last = self.inner.unroll(early, y, last, 0, count - kept)
         with torch.enable_grad():
             prepared = Prepared(oracles, x.detach().requires_grad_())
-            late = _measured(self._recorded(oracles, prepared, step), sizes, count)
+            late = _record_sizes(self._recorded(oracles, prepared, step), sizes, count)
             end, _ = self.inner.unroll(late, y, last, count - kept, kept)
         y = end.detach()
         if not all_finite(y):
             # says at which inner step
-            self.inner.solve(inner_gradient(oracles, x, step), start, oracles.outer_step(step))
+            self.inner.solve(bind_inner_gradient(oracles, x, step), start, oracles.outer_step(step))
         change = None
-        if sizes and deterministic(oracles):
+        if sizes and is_deterministic(oracles):
             change = measure_growth(sizes[0], sizes[-1])
             check_growth(sizes[0], sizes[-1], count - 1, self.inner.step_size, oracles.outer_step(step))
         if torch.equal(y, start):
-            inner_gradient(oracles, x, step)(y, 0)  # raises if it has none
+            bind_inner_gradient(oracles, x, step)(y, 0)  # raises if it has none
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
         value = (outer.of_x + prepared.pull_back(end, outer.of_y)) / oracles.averages
         check_result(oracles, x, y, outer, value, step)
@@ -101,8 +101,8 @@ class ITD(Estimator):
             def objective(adapted: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
                 losses = oracles.inner_losses(others[0], adapted[0], join(others[1:]), twice=True)
                 if adapted[0].requires_grad and not losses.requires_grad:
-                    raise independent_of_y()
-                return total(losses)
+                    raise independence_error()
+                return sum_losses(losses)
 
             point = y.detach().requires_grad_() if self.memory == "store" and not y.requires_grad else y
             (slope,) = gradient(objective, [point], [prepared.x, *features], 2, self.memory)
@@ -127,13 +127,13 @@ def _take_apart(sample: Sample) -> tuple[list[Tensor], Callable[[Sequence[Tensor
     return [values[place] for place in places], join
 
 
-def _measured(gradient: Gradient, sizes: list[Tensor], steps: int) -> Gradient:
+def _record_sizes(gradient: Gradient, sizes: list[Tensor], steps: int) -> Gradient:
     """The same, which writes down the norms of the first and of the last of ``steps`` gradients."""
 
-    def find(y: Tensor, index: int) -> Tensor:
-        found = gradient(y, index)
+    def evaluate(y: Tensor, index: int) -> Tensor:
+        value = gradient(y, index)
         if index in (0, steps - 1):
-            sizes.append(vector_norm(found.detach(), dim=-1))
-        return found
+            sizes.append(vector_norm(value.detach(), dim=-1))
+        return value
 
-    return find
+    return evaluate

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, inner_gradient
+from metalearn.bilevel.estimators.base import Estimate, Estimator, bind_inner_gradient, check_result, is_deterministic
 from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.streams import Draw
 from metalearn.bilevel.trees import dot
@@ -73,7 +73,7 @@ class PZOBO(Estimator):
         value = (outer.of_x + response / self.Q) / oracles.averages
         check_result(oracles, x, y, outer, value, step)
         return Estimate(
-            value, y, None, outer.losses, inner_steps=steps, growth=solved.growth if deterministic(oracles) else None
+            value, y, None, outer.losses, inner_steps=steps, growth=solved.growth if is_deterministic(oracles) else None
         )
 
     def _ends(self, oracles: Oracles, x: Tensor, start: Tensor, directions: Tensor, step: int) -> tuple[Tensor, int]:
@@ -81,17 +81,17 @@ class PZOBO(Estimator):
         assert self.inner is not None
         if oracles.problem.batched is not None or self.at_once == 1:
             runs = [
-                self.inner.solve(inner_gradient(oracles, x + self.mu * u, step), start, oracles.outer_step(step))
+                self.inner.solve(bind_inner_gradient(oracles, x + self.mu * u, step), start, oracles.outer_step(step))
                 for u in directions
             ]
-            return torch.stack([each.y for each in runs]), sum(each.steps for each in runs)
+            return torch.stack([run.y for run in runs]), sum(run.steps for run in runs)
         many = oracles.repeated(len(directions))
-        found = self.inner.solve(
-            inner_gradient(many, x + self.mu * directions, step),
+        run = self.inner.solve(
+            bind_inner_gradient(many, x + self.mu * directions, step),
             start.expand(len(directions), -1),
             oracles.outer_step(step),
         )
-        return found.y, found.steps * len(directions)
+        return run.y, run.steps * len(directions)
 
     def direction(self, oracles: Oracles, x: Tensor, step: int, index: int) -> Tensor:
         """``u`` ``[P]``, the same for all problems."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from metalearn.bilevel.estimators.base import Estimate, Estimator, check_result, deterministic, reach_first
+from metalearn.bilevel.estimators.base import Estimate, Estimator, check_reach_first, check_result, is_deterministic
 from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers.curvature import curvature_along
@@ -83,7 +83,7 @@ class StocBiONeumann(Estimator):
             here = oracles.linearize(x, y, oracles.sample("hessian", step, index, size))
             before, term = term, term - self.eta * here.hvp(term)
             total = total + term
-        with reach_first(outer, here):
+        with check_reach_first(outer, here):
             self._check_curvature(oracles, outer.of_y, before, term, oracles.outer_step(step))
         del here  # and its graph
         v = self.eta * total
@@ -97,7 +97,7 @@ class StocBiONeumann(Estimator):
             outer.losses,
             inner_steps=solved.steps,
             iterations=self.Q,
-            growth=solved.growth if deterministic(oracles) else None,
+            growth=solved.growth if is_deterministic(oracles) else None,
         )
 
     def _check_curvature(self, oracles: Oracles, first: Tensor, before: Tensor, last: Tensor, step: int) -> None:
@@ -105,7 +105,7 @@ class StocBiONeumann(Estimator):
         length = dot(before, before)
         curvature = torch.where(length > 0, dot(before, before - last) / length, 0.0) / self.eta
         wrong = vector_norm(last, dim=-1) > 10 * vector_norm(first, dim=-1)
-        if deterministic(oracles):  # a batch alone may be bent
+        if is_deterministic(oracles):  # a batch alone may be bent
             wrong = wrong | (curvature < -100 * torch.finfo(first.dtype).eps / self.eta)
         if bool(wrong.any()):
             worst = float((curvature_along(before, before - last) / self.eta)[wrong][0])
