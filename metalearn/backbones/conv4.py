@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -103,7 +103,6 @@ class ConvBlock(nn.Sequential):
 
 
 _ORDERS = (["conv", "norm", "relu"], ["conv", "norm", "pool", "relu"])
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def _is_fusible(layers: Mapping[str, nn.Module | None]) -> bool:
@@ -124,11 +123,14 @@ def _is_fusible(layers: Mapping[str, nn.Module | None]) -> bool:
         sides = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices)
         if sides != (2, 2, 0, 1, False, False):
             return False
-    return not any(_is_changed(layer.__dict__) for layer in layers.values() if layer is not None)
+    for layer in layers.values():  # noqa: SIM110  # a generator would cost more than what it looks at
+        if layer is not None and ("forward" in layer.__dict__ or _is_hooked(layer)):
+            return False
+    return True
 
 
-def _is_changed(state: Mapping[str, Any]) -> bool:
-    return "forward" in state or any(state[key] for key in _HOOKS)
+def _is_hooked(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
 
 
 def _block(inputs: int, outputs: int, downsample: str) -> nn.Module:

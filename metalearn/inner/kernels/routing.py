@@ -37,13 +37,15 @@ class Routing(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        answer = self._answers.get(func)
         if self._keeps_everything:
             with keeping_everything():
-                return answer(func, args, kwargs or {}) if answer else func(*args, **(kwargs or {}))
-        if answer is None:
+                return self._answer(func, args, kwargs or {})
+        if func not in self._answers:
             return func(*args, **kwargs) if kwargs else func(*args)
-        return answer(func, args, kwargs or {})
+        return self._answers[func](func, args, kwargs or {})
+
+    def _answer(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._answers[func](func, args, kwargs) if func in self._answers else func(*args, **kwargs)
 
 
 def _answer_convolution(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
