@@ -32,14 +32,14 @@ class Interval(NamedTuple):
 
 def interval(values: Tensor) -> Interval:
     """Mean and 95 % interval of per-task values ``[T]``, summed exactly so that the order of tasks does not matter."""
-    found = values.double().tolist()
-    tasks = len(found)
+    numbers = values.double().tolist()
+    tasks = len(numbers)
     if tasks == 0:
         return Interval(math.nan, math.nan, 0)
-    mean = math.fsum(found) / tasks
+    mean = math.fsum(numbers) / tasks
     if tasks == 1:
         return Interval(mean, math.nan, 1)
-    variance = math.fsum((value - mean) ** 2 for value in found) / (tasks - 1)
+    variance = math.fsum((number - mean) ** 2 for number in numbers) / (tasks - 1)
     return Interval(mean, 1.96 * math.sqrt(variance / tasks), tasks)
 
 

@@ -1,4 +1,4 @@
-"""What a study keeps of its runs, and how it shows them: mean and spread over seeds, a table, a CSV file, a picture."""
+"""What a study keeps of its runs, and their pictures: mean and spread over seeds against calls or seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from metalearn.reports.pictures import pyplot, save_figure
 
-__all__ = ["Trace", "draw_bands", "mean_and_spread", "print_rows", "spread"]
+__all__ = ["Trace", "draw_bands", "mean_and_spread"]
 
 COLOURS = ("#2166ac", "#b2182b", "#1b7837", "#762a83", "#e08214", "#35978f", "#8c510a", "#c51b7d")
 GREYS = ("#999999", "#333333")
@@ -29,12 +29,6 @@ class Trace(NamedTuple):
     method: str
     seed: int
     points: list[dict[str, float]]
-
-
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and the sample standard deviation, 0 of a single value."""
-    array = np.asarray(values, float)
-    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else 0.0
 
 
 def mean_and_spread(
@@ -81,37 +75,33 @@ def draw_bands(
         sharey="row",
     )
     for row, (y, y_label) in zip(axes, ys.items(), strict=True):
-        late = [
-            point[y] for runs in traces.values() for trace in runs for point in trace.points[len(trace.points) // 8 :]
-        ]
-        low, high = min([*late, *(levels or {}).get(y, {}).values()]), max([*late, *(levels or {}).get(y, {}).values()])
-        margin = 0.06 * (high - low) or 1.0
+        lines = (levels or {}).get(y, {})
+        limits = _find_limits(traces, y, lines)
         for axis, (x, x_label) in zip(row, xs.items(), strict=True):
-            colours, greys = cycle(COLOURS), cycle(GREYS)
-            for name, runs in traces.items():
-                grid, mean, deviation = mean_and_spread(runs, x, y)
-                colour, style = (next(greys), "--") if name in baselines else (next(colours), "-")
-                axis.plot(grid, mean, color=colour, label=name, linewidth=1.4, linestyle=style)
-                axis.fill_between(grid, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
-            for label, level in (levels or {}).get(y, {}).items():
+            _draw_methods(axis, traces, x, y, baselines)
+            for label, level in lines.items():
                 axis.axhline(level, color="0.4", linestyle="--", linewidth=1, label=label)
-            # the first steps from random weights would leave no room for the rest
-            axis.set(xlabel=x_label, ylabel=y_label, ylim=(low - margin, high + margin))
+            axis.set(xlabel=x_label, ylabel=y_label, ylim=limits)
             axis.grid(alpha=0.25)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right center")
     figure.suptitle(title, fontsize=10)
     return save_figure(figure, path)
 
 
-def print_rows(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on the screen, as wide as it must be; the first column is text, the others are numbers."""
-    cells = [list(map(str, row)) for row in (header, *rows)]
-    widths = [max(len(row[number]) for row in cells) for number in range(len(header))]
+def _find_limits(traces: Mapping[str, Sequence[Trace]], y: str, levels: Mapping[str, float]) -> tuple[float, float]:
+    """Return the range of an axis, without the first steps from random weights, which would leave no room for the rest."""
+    values = [
+        point[y] for runs in traces.values() for trace in runs for point in trace.points[len(trace.points) // 8 :]
+    ]
+    low, high = min([*values, *levels.values()]), max([*values, *levels.values()])
+    margin = 0.06 * (high - low) or 1.0
+    return low - margin, high + margin
 
-    def line(row: Sequence[str]) -> str:
-        told = [cell.ljust(width) if number == 0 else cell.rjust(width) for number, (cell, width) in
-                enumerate(zip(row, widths, strict=True))]  # fmt: skip
-        return f"| {' | '.join(told)} |"
 
-    rule = [("-" * width) if number == 0 else "-" * (width - 1) + ":" for number, width in enumerate(widths)]
-    print(f"\n{title}\n\n" + "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])]) + "\n")
+def _draw_methods(axis: Any, traces: Mapping[str, Sequence[Trace]], x: str, y: str, baselines: Sequence[str]) -> None:
+    colours, greys = cycle(COLOURS), cycle(GREYS)
+    for name, runs in traces.items():
+        grid, mean, deviation = mean_and_spread(runs, x, y)
+        colour, style = (next(greys), "--") if name in baselines else (next(colours), "-")
+        axis.plot(grid, mean, color=colour, label=name, linewidth=1.4, linestyle=style)
+        axis.fill_between(grid, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)

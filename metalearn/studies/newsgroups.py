@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 from rich.progress import Progress
-from torch import Tensor
 
-from metalearn.bilevel import AID, CG, BilevelProblem, Box, Nesterov, ProximalBiO, hypergradient, regularization_problem
-from metalearn.bilevel.problems.regularization import feature_logits
-from metalearn.datamodules import Examples, NewsgroupsDataModule
+from metalearn.bilevel import AID, CG, Box, Nesterov, ProximalBiO
+from metalearn.checks import check_whole
+from metalearn.datamodules import NewsgroupsDataModule
 from metalearn.datamodules.newsgroups import Cut
 from metalearn.errors import ConfigError
-from metalearn.reports.tables import write_csv
-from metalearn.studies.curves import Trace, draw_bands, print_rows, spread
+from metalearn.studies.curves import Trace, draw_bands
+from metalearn.studies.newsgroups_seed import Learned, Point, Searched, Seed
+from metalearn.studies.results import PointsFile, format_points, mean_of, print_gain, print_rows
 
 __all__ = ["study_newsgroups"]
-
-Points = list[dict[str, float]]
-Look = Callable[[Tensor], dict[str, float]]
 
 ROWS = (
     "constant, best val accuracy",
@@ -32,6 +27,10 @@ ROWS = (
     "learned, one a feature",
 )
 """The third one, which nobody could choose without the test posts, says how well any constant of the grid does."""
+
+HEADER = [
+    "penalty", "test acc %", "refit", "val acc %", "held acc %", "train acc %", "val loss", "log penalty", "outer step", "CPU s",
+]  # fmt: skip
 
 
 def study_newsgroups(
@@ -84,158 +83,102 @@ def study_newsgroups(
         ConfigError: an argument is out of range.
         DataError: the data cannot be read.
     """
-    if seeds < 1 or not grid or steps < 1:
-        raise ConfigError(
-            f"seeds is {seeds}, grid {list(grid)} and steps {steps}, but there must be at least one of each; use 5, [-9.0], 20"
-        )
-    whole = Nesterov(step_size=inner_step_size, momentum=momentum, steps=solve_steps)
-    folder = Path(output)
-    traces: list[Trace] = []
-    found: dict[str, Points] = {name: [] for name in ROWS}
-    lines: list[tuple[object, ...]] = []
+    check_whole("seeds", seeds, 1, remedy="use 5")
+    check_whole("steps", steps, 1, remedy="use 20")
+    if not grid:
+        raise ConfigError("grid is empty, but there must be at least one logarithm; use [-9.0]")
     data = NewsgroupsDataModule(
         root, vocabulary=vocabulary, held_share=0.25, cut=cut, used_share=0.9, sublinear=sublinear
     )
+    make_solver = partial(Nesterov, step_size=inner_step_size, momentum=momentum)
+    solver = make_solver(steps=solve_steps)
+    estimator = AID(inner=make_solver(steps=inner_steps), solver=CG(iterations=iterations))
+    folder = Path(output)
+    table = PointsFile(folder / "newsgroups.csv", ["seed", "penalty", "log_penalty_or_step"], digits=None)
+    traces: list[Trace] = []
+    results: dict[str, list[Point]] = {name: [] for name in ROWS}
     with Progress(transient=True) as progress:
-        task = progress.add_task("seeds", total=seeds * (len(grid) + steps + 1))
+        bar = progress.add_task("seeds", total=seeds * (len(grid) + steps + 1))
+        advance = partial(progress.advance, bar)
         for seed in range(seeds):
-            progress.update(task, description=f"seed {seed}")
-            data.cut_again(seed)
-            problem = regularization_problem(data.part("train"), data.part("val"), classes=len(data.classes))
-            every = _joined(data.part("train"), data.part("val"), data.part("held"))
-            refit = regularization_problem(every, data.part("val"), classes=len(data.classes))
-            look = _look(data.parts)
-            begun, searched = time.process_time(), []
-            for constant in grid:
-                weights = _solve(problem, torch.full((len(data.words),), constant), whole)
-                searched.append({"constant": constant, **look(weights)})
-                progress.advance(task)
-            spent = {"seconds": time.process_time() - begun}
-            lines += [(seed, "constant", *point.values()) for point in searched]
-            for name, key, sign in zip(ROWS, ("all_accuracy", "all_loss", "test_accuracy"), (1, -1, 1), strict=False):
-                best = max(searched, key=lambda point: sign * point[key])
-                x = torch.full((len(data.words),), best["constant"])
-                found[name].append({**best, **spent, "refit": look(_solve(refit, x, whole))["test_accuracy"]})
+            progress.update(bar, description=f"seed {seed}")
+            posts = Seed.draw(data, seed, solver)
+            searched = posts.search(grid, advance)
             # from where on the penalty alone has half the curvature that the inner step size bears
             high = math.log(len(data.classes) / (2 * inner_step_size))
-            algorithm = ProximalBiO(
-                estimator=AID(
-                    inner=Nesterov(step_size=inner_step_size, momentum=momentum, steps=inner_steps),
-                    solver=CG(iterations=iterations),
-                ),
-                step_size=step_size,
-                prox=Box(min(*grid, start, -14.0), max(high, start)),
-            )
-            x = torch.full((len(data.words),), float(start))
-            state = algorithm.init(problem, x, _solve(problem, x, whole))
-            points = [{"step": 0.0, "calls": 0.0, "seconds": 0.0, **look(state["y"])}]
-            chosen, best = x, points[0]
-            for _ in range(steps):
-                x, begun = state["x"], time.process_time()
-                state = algorithm.step(problem, state)
-                seconds = points[-1]["seconds"] + time.process_time() - begun
-                calls = float(sum(state["counts"].values()))
-                points.append({"step": float(state["step"]), "calls": calls, "seconds": seconds, **look(state["y"])})
-                if points[-1]["held_accuracy"] > best["held_accuracy"]:
-                    chosen, best = x, points[-1]  # its y is that of the x before the step
-                progress.advance(task)
-            lines += [(seed, "learned", point["step"], *list(point.values())[3:]) for point in points]
-            traces.append(Trace("learned", seed, points))
-            learned = {
-                "constant": float(chosen.mean()), **look(_solve(problem, chosen, whole)), "step": best["step"],
-                "seconds": points[-1]["seconds"], "refit": look(_solve(refit, chosen, whole))["test_accuracy"],
-            }  # fmt: skip
-            progress.advance(task)
-            found[ROWS[-1]].append(learned)
-            header = ["seed", "penalty", "log_penalty_or_step", *list(points[0])[3:]]
-            # what is done is kept if the rest is interrupted
-            table = write_csv(folder / "newsgroups.csv", header, lines)
+            box = Box(min(*grid, start, -14.0), max(high, start))
+            algorithm = ProximalBiO(estimator=estimator, step_size=step_size, prox=box)
+            learned = posts.learn(algorithm, start, steps, advance)
+            for name, point in _list_results(posts, searched, learned).items():
+                results[name].append(point)
+            advance()
+            traces.append(Trace("learned", seed, learned.points))
+            _add_points(table, seed, searched, learned)
+            table.write()
     title = f"20 Newsgroups, {len(data.words):,} words: mean ± deviation over {seeds} seeds"
-    print_rows(
-        title,
-        [
-            "penalty",
-            "test acc %",
-            "refit",
-            "val acc %",
-            "held acc %",
-            "train acc %",
-            "val loss",
-            "log penalty",
-            "outer step",
-            "CPU s",
-        ],
-        [_row(name, each) for name, each in found.items()],
-    )
+    _print(title, results)
+    return [table.path, _draw(folder / "newsgroups.png", title, traces, results)]
+
+
+def _list_results(posts: Seed, searched: Searched, learned: Learned) -> dict[str, Point]:
+    """Return the rows of a seed: the best constant by each of three keys, and the learned penalties."""
+    results = {}
+    for name, key, sign in zip(ROWS, ("all_accuracy", "all_loss", "test_accuracy"), (1, -1, 1), strict=False):
+        best = max(searched.points, key=lambda point: sign * point[key])  # used at once
+        x = posts.constant(best["constant"])
+        results[name] = {**best, "seconds": searched.seconds, "refit": posts.refit_accuracy(x)}
+    results[ROWS[-1]] = {
+        **posts.measure(learned.x),
+        "refit": posts.refit_accuracy(learned.x),
+        "constant": float(learned.x.mean()),
+        "step": learned.step,
+        "seconds": learned.points[-1]["seconds"],
+    }
+    return results
+
+
+def _add_points(table: PointsFile, seed: int, searched: Searched, learned: Learned) -> None:
+    for point in searched.points:
+        table.add((seed, "constant", point["constant"]), [{key: point[key] for key in list(point)[1:]}])
+    for point in learned.points:
+        table.add((seed, "learned", point["step"]), [{key: point[key] for key in list(point)[3:]}])
+
+
+def _print(title: str, results: Mapping[str, Sequence[Point]]) -> None:
+    """Print the table, and by how much the learned penalties are ahead of each constant."""
+    print_rows(title, HEADER, [_row(name, points) for name, points in results.items()])
     for name in ROWS[:3]:
         gains = [
             learned["test_accuracy"] - other["test_accuracy"]
-            for other, learned in zip(found[name], found[ROWS[-1]], strict=True)
+            for other, learned in zip(results[name], results[ROWS[-1]], strict=True)
         ]
-        mean, deviation = spread(gains)
-        print(f"learned minus {name}: {mean:+.2f} ± {deviation:.2f} points of test accuracy, above 0 in "
-              f"{sum(gain > 0 for gain in gains)} of {seeds} seeds")  # fmt: skip
+        print_gain(f"learned minus {name}", gains, "points of test accuracy")
+
+
+def _draw(path: Path, title: str, traces: Sequence[Trace], results: Mapping[str, Sequence[Point]]) -> Path:
     levels = {
-        key: {"best single penalty": spread([each[key] for each in found[name]])[0]}
+        key: {"best single penalty": mean_of(results[name], key)}
         for key, name in (("test_accuracy", ROWS[2]), ("held_accuracy", ROWS[0]))
     }
-    return [
-        table,
-        draw_bands(
-            folder / "newsgroups.png", {"learned, one a feature": traces},
-            {"calls": "oracle calls", "seconds": "CPU seconds"},
-            {"test_accuracy": "test accuracy (%)", "held_accuracy": "held-out accuracy (%)", "val_loss": "validation loss"},
-            title, levels,
-        ),
-    ]  # fmt: skip
+    return draw_bands(
+        path,
+        {"learned, one a feature": traces},
+        {"calls": "oracle calls", "seconds": "CPU seconds"},
+        {"test_accuracy": "test accuracy (%)", "held_accuracy": "held-out accuracy (%)", "val_loss": "validation loss"},
+        title,
+        levels,
+    )
 
 
-def _solve(problem: BilevelProblem, x: Tensor, solver: Nesterov) -> Tensor:
-    """The inner solver's ``W`` from zero."""
-    estimator = AID(inner=solver, solver=CG(iterations=0))  # the hypergradient itself is not used
-    weights: Tensor = hypergradient(problem, x, None, estimator).inner
-    return weights
-
-
-def _joined(*parts: Examples) -> Examples:
-    """All examples of the parts."""
-    x = torch.cat([part.x.to_sparse_coo() for part in parts]).coalesce()
-    labels = torch.cat([part.y for part in parts])
-    return Examples(torch.arange(len(labels)), x, labels)
-
-
-def _look(parts: Mapping[str, Examples]) -> Look:
-    """Accuracy (%) and loss on each part, and on ``all`` validation posts: those of the outer loss and the held-out ones."""
-    share = len(parts["val"].y) / (len(parts["val"].y) + len(parts["held"].y))
-
-    def look(weights: Tensor) -> dict[str, float]:
-        told = {}
-        with torch.no_grad():
-            for name, part in parts.items():
-                logits = feature_logits(weights, part.x)
-                told[f"{name}_accuracy"] = 100 * float((logits.argmax(1) == part.y).float().mean())
-                told[f"{name}_loss"] = float(F.cross_entropy(logits, part.y))
-        for key in ("accuracy", "loss"):
-            told[f"all_{key}"] = share * told[f"val_{key}"] + (1 - share) * told[f"held_{key}"]
-        return told
-
-    return look
-
-
-def _row(name: str, points: Sequence[dict[str, float]]) -> list[str]:
-    def told(key: str, digits: int) -> str:
-        mean, deviation = spread([point[key] for point in points])
-        return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
-
-    step = told("step", 1) if "step" in points[0] else "-"
-    accuracies = [told(f"{part}_accuracy", 2) for part in ("test", "val", "held", "train")]
+def _row(name: str, points: Sequence[Point]) -> list[str]:
+    accuracies = [format_points(points, f"{part}_accuracy", 2) for part in ("test", "val", "held", "train")]
     return [
         name,
         accuracies[0],
-        told("refit", 2),
+        format_points(points, "refit", 2),
         *accuracies[1:],
-        told("val_loss", 4),
-        told("constant", 2),
-        step,
-        told("seconds", 1),
+        format_points(points, "val_loss", 4),
+        format_points(points, "constant", 2),
+        format_points(points, "step", 1) if "step" in points[0] else "-",
+        format_points(points, "seconds", 1),
     ]

@@ -17,9 +17,11 @@ from PIL import Image
 from metalearn import ANIL, Conv4
 from metalearn.cli import main
 from metalearn.datamodules import OmniglotDataModule
-from metalearn.studies.curves import Trace, mean_and_spread, spread
-from metalearn.studies.few_shot import SETTINGS, Run
-from metalearn.studies.hyper_cleaning import BASELINES, METHODS, run_baseline
+from metalearn.studies.cleaning_methods import METHODS, run_baseline
+from metalearn.studies.curves import Trace, mean_and_spread
+from metalearn.studies.few_shot_runs import SETTINGS, Run
+from metalearn.studies.hyper_cleaning import BASELINES
+from metalearn.studies.results import spread
 from tests.made import make_folder, make_omniglot
 from tests.made_bilevel import make_mnist, make_newsgroups
 
@@ -215,7 +217,7 @@ def test_a_run_of_the_few_shot_study_is_a_plain_loop(tmp_path: Path) -> None:
         (["newsgroups", "--root", "ROOT", "--output", "x"], "has neither 20news-bydate.tar.xz nor"),
         (["newsgroups", "--root", "ROOT", "--output", "x", "--seeds", "0"], "seeds is 0"),
         (["few_shot", "--output", "x"], "omniglot and miniimagenet are both missing"),
-        (["few_shot", "--miniimagenet", "ROOT", "--output", "x", "--marks", "0"], "marks 0"),
+        (["few_shot", "--miniimagenet", "ROOT", "--output", "x", "--marks", "0"], "marks is 0"),
         (["few_shot", "--miniimagenet", "ROOT", "--output", "x", "--seconds", "-1"], "seconds is -1"),
         (["few_shot", "--miniimagenet", "ROOT", "--output", "x", "--l2", "0"], "l2 is 0"),
         (["few_shot", "--miniimagenet", "ROOT", "--output", "x"], "miniImageNet"),
