@@ -164,8 +164,8 @@ def test_a_trainer_fits_and_tests(l2l: Any) -> None:
     run.fit(module, datamodule=data)
     assert run.global_step == 2
     assert "val/acc" in run.callback_metrics
-    (found,) = run.test(module, datamodule=data)
-    assert 0 <= found["test/acc"] <= 1
+    (metrics,) = run.test(module, datamodule=data)
+    assert 0 <= metrics["test/acc"] <= 1
     assert len(run.predict(module, datamodule=data)) == 3
 
 
@@ -249,7 +249,7 @@ def test_a_learner_keeps_its_meta_gradient_and_predictions(l2l: Any, steps: int,
     episode = noise_episode()
     before = copy.deepcopy(theirs.module.state_dict())
     ours = from_learn2learn(theirs, inner_steps=steps)
-    found = ours.meta_gradient(episode)
+    meta_gradient = ours.meta_gradient(episode)
     adapted = ours.adapt(Batch(episode.support.x[0], episode.support.y[0]))(episode.query.x[0])
     assert all(torch.equal(value, before[name]) for name, value in theirs.module.state_dict().items())
     assert [type(layer) for layer in theirs.module.body] == [type(layer) for layer in TinyConv().body]
@@ -259,7 +259,7 @@ def test_a_learner_keeps_its_meta_gradient_and_predictions(l2l: Any, steps: int,
         learner = their_loop(theirs, episode, task, steps)
         (F.cross_entropy(learner(episode.query.x[task]), episode.query.y[task]) / 3).backward()
     grads = {f"backbone.{name}": value.grad for name, value in theirs.module.named_parameters()}
-    assert largest_error(found, grads) < 1e-9
+    assert largest_error(meta_gradient, grads) < 1e-9
 
 
 def test_a_learner_shares_nothing_with_its_copy(l2l: Any) -> None:

@@ -55,9 +55,9 @@ def test_a_second_derivative_that_is_lost_in_the_stack_is_found(share: float) ->
     expected = plain_loop(copy.deepcopy(net), episode, 1, 0.3, first_order=False)
     module = MAML(net, inner_steps=1, inner_lr=0.3, execution="vectorized")
     assert largest_error(module.meta_gradient(episode), expected) < 1e-9
-    assert module._choice is not None
-    assert module._choice.name == "sequential"
-    assert "meta-gradient of squared differs" in module._choice.reasons[0]
+    assert module.choice is not None
+    assert module.choice.name == "sequential"
+    assert "meta-gradient of squared differs" in module.choice.reasons[0]
 
 
 def test_a_bias_that_normalisation_takes_away_is_no_difference() -> None:
@@ -67,9 +67,9 @@ def test_a_bias_that_normalisation_takes_away_is_no_difference() -> None:
     net = nn.Sequential(*body, nn.Linear(256, 3)).double()
     module = MAML(net, inner_steps=2, inner_lr=0.3, execution="vectorized")
     module.meta_gradient(noise_episode())
-    assert module._choice is not None
-    assert module._choice.name == "vectorized"
-    assert module._choice.own_operators
+    assert module.choice is not None
+    assert module.choice.name == "vectorized"
+    assert module.choice.own_operators
 
 
 def test_a_network_whose_meta_gradient_vanishes_is_compared() -> None:
@@ -78,5 +78,5 @@ def test_a_network_whose_meta_gradient_vanishes_is_compared() -> None:
     for value in net.parameters():
         value.data.zero_()
     module = MAML(net, inner_steps=1, loss=lambda outputs, _: outputs.square().mean())
-    found = module.meta_gradient(noise_episode(shape=(3,)))
-    assert all(float(grad.abs().max()) == 0.0 for grad in found.values())
+    grads = module.meta_gradient(noise_episode(shape=(3,)))
+    assert all(float(grad.abs().max()) == 0.0 for grad in grads.values())

@@ -35,14 +35,14 @@ def test_learned_step_sizes_and_other_rules_keep_their_gradient(memory: str) -> 
     """Against the mode that keeps the graph, itself held against plain loops elsewhere."""
     torch.manual_seed(0)
     net, episode = TinyConv().double(), noise_episode()
-    found = []
+    grads = []
     for mode in ("store", memory):
         module = MAML(
             copy.deepcopy(net), inner_steps=3, inner_lr="learn_per_step", initial_inner_lr=0.05, inner_optimizer="adam",
             inner_weight_decay=0.1, inner_clip_norm=0.5, support_chunk=4, memory=mode,  # type: ignore[arg-type]
         ).double()  # fmt: skip
-        found.append(module.meta_gradient(episode))
-    assert largest_error(found[1], found[0]) < 1e-9
+        grads.append(module.meta_gradient(episode))
+    assert largest_error(grads[1], grads[0]) < 1e-9
 
 
 class Dropping(nn.Module):
@@ -60,14 +60,14 @@ def test_recomputed_steps_keep_their_dropout_masks() -> None:
     """From the same random state both modes draw the same masks, so the gradients are the same; and so is what comes after."""
     torch.manual_seed(0)
     net, episode = Dropping().double(), noise_episode(shape=(3,))
-    found, after = [], []
+    grads, after = [], []
     for memory in ("store", "remat"):
         module = MAML(copy.deepcopy(net), inner_steps=4, inner_lr=0.3, memory=memory, execution="sequential")  # type: ignore[arg-type]
         module.meta_gradient(episode)  # the choice is made
         torch.manual_seed(5)
-        found.append(module.meta_gradient(episode))
+        grads.append(module.meta_gradient(episode))
         after.append(torch.rand(1))
-    assert largest_error(found[1], found[0]) < 1e-12
+    assert largest_error(grads[1], grads[0]) < 1e-12
     assert after[0] == after[1]
 
 
@@ -131,39 +131,36 @@ def test_a_further_step_costs_one_iterate() -> None:
         assert (peak(52, memory) - peak(2, memory)) / 50 < 0.7, memory
 
 
-def test_running_out_of_memory_says_what_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+class Filling(nn.Module):
+    """Runs out of memory from some moment on: that of the host by asking for it, that of a GPU by what torch raises then."""
 
-    monkeypatch.setattr("metalearn.modules.episodic.core.meta_loss", fail)
-    episode = noise_episode(dtype=torch.float32)
-    for arguments, remedy in (
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 3)
+        self.full: str | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.full == "host":
+            torch.empty(1 << 50)
+        if self.full == "gpu":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize("full", ["host", "gpu"])
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
         ({"memory": "store"}, "use memory='remat'"),
         ({"memory": "remat", "tasks_at_once": 2}, "use tasks_at_once=1"),
         ({"memory": "remat", "execution": "sequential"}, "support_chunk"),
-    ):
-        module = MAML(TinyConv(), inner_steps=1, **arguments)  # type: ignore[arg-type]
-        with pytest.raises(MemoryLimitError, match=remedy) as caught:
-            module.training_step(episode, 0)
-        assert "\n" not in str(caught.value)
-
-
-def test_the_host_allocator_running_out_is_told_too() -> None:
-    class Huge(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(64, 3)
-            self.huge = False
-
-        def forward(self, x: Tensor) -> Tensor:
-            if self.huge:
-                torch.empty(1 << 50)
-            return self.linear(x.flatten(1))
-
-    net = Huge()
-    module = MAML(net, inner_steps=1, execution="sequential")
-    episode = noise_episode(dtype=torch.float32)
+    ],
+)
+def test_running_out_of_memory_says_what_to_try(full: str, arguments: dict[str, Any], remedy: str) -> None:
+    net, episode = Filling(), noise_episode(dtype=torch.float32)
+    module = MAML(net, inner_steps=1, **arguments)
     module.training_step(episode, 0)
-    net.huge = True
-    with pytest.raises(MemoryLimitError, match="does not fit into memory"):
+    net.full = full
+    with pytest.raises(MemoryLimitError, match=f"does not fit into memory; .*{remedy}") as caught:
         module.training_step(episode, 0)
+    assert "\n" not in str(caught.value)

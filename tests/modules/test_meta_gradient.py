@@ -62,22 +62,6 @@ def test_equals_a_plain_autograd_loop(algorithm: str, steps: int, first_order: b
         assert (module.choice.name, module.choice.own_operators) == (execution, kernels)
 
 
-@pytest.mark.parametrize("together", [1, 2])
-def test_query_sets_that_are_differentiated_a_few_at_a_time_add_up(
-    together: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three tasks are in the stack, of which so many query sets fit at once."""
-    torch.manual_seed(0)
-    net, episode = TinyConv().double(), noise_episode()
-    expected = plain_loop(copy.deepcopy(net), episode, 2, 0.3, first_order=False)
-    module = MAML(net, inner_steps=2, inner_lr=0.3, execution="vectorized", tasks_at_once=3)
-    monkeypatch.setattr("metalearn.inner.execution.plan.CACHED_VALUES", together * episode.query.x[0].numel())
-    found = module.meta_loss(episode)
-    rows = F.cross_entropy(found.logits.flatten(0, 1), episode.query.y.flatten())
-    assert float(found.loss.detach()) == pytest.approx(float(rows), rel=1e-12)
-    assert largest_error(module.meta_gradient(episode), expected) < 1e-9
-
-
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_training_step_hands_the_same_gradient_to_backward(execution: str) -> None:
     module = MAML(TinyConv().double(), inner_steps=2, inner_lr=0.3, execution=execution)  # type: ignore[arg-type]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from metalearn import MAML, ConfigError, Conv4
-from metalearn.inner.execution.plan import make_plan
-from metalearn.inner.kernels import conv
 from tests.modules.test_meta_gradient import largest_error, plain_loop
 from tests.networks import PlainWeightNorm, TinyConv, noise_episode
 
@@ -135,10 +136,10 @@ def test_the_gradient_is_that_of_a_plain_loop_whatever_the_network(name: str, ex
     with PlainWeightNorm():
         expected = plain_loop(copy.deepcopy(net), episode, 2, 0.2, False)
     module = MAML(net, inner_steps=2, inner_lr=0.2, execution=execution, memory=memory)  # type: ignore[arg-type]
-    found = module.meta_gradient(episode)
+    grads = module.meta_gradient(episode)
     scale = max(float(value.norm()) for value in expected.values())
     for key, value in expected.items():  # a bias before a normalisation has no gradient but rounding
-        assert float((found[key] - value).norm()) < 1e-9 * max(float(value.norm()), 1e-6 * scale), key
+        assert float((grads[key] - value).norm()) < 1e-9 * max(float(value.norm()), 1e-6 * scale), key
 
 
 @pytest.mark.parametrize(
@@ -177,8 +178,8 @@ def test_what_cannot_be_proven_runs_the_plainest_way(caplog: pytest.LogCaptureFi
     net, episode = SinglePrecision(), noise_episode(shape=FLAT, dtype=torch.float32)
     expected = plain_loop(copy.deepcopy(net), episode, 2, 0.2, False)
     with caplog.at_level("INFO"):
-        found = MAML(net, inner_steps=2, inner_lr=0.2, execution="vectorized", memory="mixed").meta_gradient(episode)
-    assert largest_error(found, expected) < 1e-5
+        grads = MAML(net, inner_steps=2, inner_lr=0.2, execution="vectorized", memory="mixed").meta_gradient(episode)
+    assert largest_error(grads, expected) < 1e-5
     assert "does not run in float64, so nothing else is proven" in caplog.text
 
 
@@ -197,65 +198,93 @@ def test_spectral_norm_neither_learns_nor_is_wrong() -> None:
     """It writes its power iteration in every forward pass in training mode."""
     net, episode = spectral().double(), noise_episode(shape=FLAT)
     before = {name: value.clone() for name, value in net.named_buffers()}
-    found = MAML(net, inner_steps=2, inner_lr=0.1).meta_gradient(episode)
-    assert all(bool(grad.isfinite().all()) for grad in found.values())
+    grads = MAML(net, inner_steps=2, inner_lr=0.1).meta_gradient(episode)
+    assert all(bool(grad.isfinite().all()) for grad in grads.values())
     assert all(torch.equal(value, before[name]) for name, value in net.named_buffers())
+
+
+class Watched(nn.Module):
+    """Notes the thread of every forward pass.
+
+    Args:
+        network: what is called.
+        threads: their names, in the order of calls.
+    """
+
+    def __init__(self, network: nn.Module, threads: list[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.note = lambda: threads.append(threading.current_thread().name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.note()
+        return self.network(x)
 
 
 def test_threads_give_the_gradient_of_one() -> None:
     """16 tasks over two threads, each over a copy of the network's structure."""
     torch.manual_seed(0)
-    net, episode = Conv4(3, hidden=36, image_size=16).double(), noise_episode(tasks=16, shape=(1, 16, 16))
+    names: list[str] = []
+    conv4, episode = Conv4(3, hidden=36, image_size=16).double(), noise_episode(tasks=16, shape=(1, 16, 16))
+    net = Watched(conv4, names)
     expected = plain_loop(copy.deepcopy(net), episode, 2, 0.2, False)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         module = MAML(net, inner_steps=2, inner_lr=0.2)
-        found = module.meta_gradient(episode)
-        assert module.choice is not None
-        plan = make_plan(module.choice, module._adaptation, episode, None)
-        assert plan.workers == 2
-        assert plan.tasks == 8
+        grads = module.meta_gradient(episode)
+        names.clear()
+        module.meta_gradient(episode)
+        assert len(names) == 2 * 3  # two parts of 8 tasks, two inner steps and a query set each
+        assert threading.current_thread().name not in names
         assert torch.get_num_threads() == 2
         with torch.no_grad():
-            net.head.weight.mul_(2)  # the copies share their tensors
-        assert largest_error(module.meta_gradient(episode), found) > 1e-3
+            conv4.head.weight.mul_(2)  # the copies share their tensors
+        assert largest_error(module.meta_gradient(episode), grads) > 1e-3
     finally:
         torch.set_num_threads(threads)
-    assert largest_error(found, expected) < 1e-9
+    assert largest_error(grads, expected) < 1e-9
 
 
 def test_tasks_at_once_bounds_what_is_computed_together() -> None:
-    net, episode = TinyConv().double(), noise_episode(tasks=5)
+    names: list[str] = []
+    net, episode = Watched(TinyConv(), names).double(), noise_episode(tasks=5)
     expected = plain_loop(copy.deepcopy(net), episode, 1, 0.3, False)
     module = MAML(net, inner_steps=1, inner_lr=0.3, tasks_at_once=2)
     assert largest_error(module.meta_gradient(episode), expected) < 1e-9
-    assert module.choice is not None
-    assert make_plan(module.choice, module._adaptation, episode, 2).tasks == 2
+    names.clear()
+    module.meta_gradient(episode)
+    assert len(names) == 3 * 2  # parts of 2, 2 and 1 tasks, a step and a query set each
+
+
+class ConvolutionDtypes(TorchDispatchMode):
+    """Notes the dtypes of what torch's convolutions and their derivatives are called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "convolution" in str(func):
+            self.dtypes.update(value.dtype for value in args if isinstance(value, Tensor))
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("execution", ["sequential", "vectorized"])
-def test_convolutions_run_in_bf16_in_both_executions(execution: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_convolutions_run_in_bf16_in_both_executions(execution: str) -> None:
     """torch's autocast does not reach convolutions under vmap; weights and inner updates stay in float32."""
-    seen: set[torch.dtype] = set()
-    real = conv._convolve
-
-    def note(x: Tensor, weight: Tensor, geometry: conv.Geometry) -> Tensor:
-        seen.update((x.dtype, weight.dtype))
-        return real(x, weight, geometry)
-
+    noting = ConvolutionDtypes()
     module = MAML(TinyConv(), inner_steps=1, inner_lr=0.1, execution=execution)  # type: ignore[arg-type]
     episode = noise_episode(dtype=torch.float32)
     module.training_step(episode, 0)
     module.adapt(
         type(episode.support)(episode.support.x[0], episode.support.y[0])
     )  # both have chosen how to run by now
-    monkeypatch.setattr("metalearn.inner.kernels.conv._convolve", note)
-    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+    with noting, torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         loss = module.training_step(episode, 0)
         adapted = module.adapt(type(episode.support)(episode.support.x[0], episode.support.y[0]))
     loss.backward()
-    assert seen == {torch.bfloat16}
+    assert noting.dtypes == {torch.bfloat16}
     assert loss.dtype == torch.float32
     assert {value.dtype for value in adapted.params.values()} == {torch.float32}
     assert {value.grad.dtype for value in module.parameters() if value.grad is not None} == {torch.float32}

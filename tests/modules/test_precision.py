@@ -73,6 +73,6 @@ def test_a_module_that_was_cast_after_it_has_adapted_takes_the_same_inputs() -> 
     support = Batch(torch.randn(6, 8), torch.arange(3).repeat(2))
     before = module.adapt(support)(support.x)
     module.double()
-    found = module.adapt(support)(support.x)
-    assert found.dtype == torch.float64
-    torch.testing.assert_close(found.float(), before, rtol=1e-5, atol=1e-6)
+    logits = module.adapt(support)(support.x)
+    assert logits.dtype == torch.float64
+    torch.testing.assert_close(logits.float(), before, rtol=1e-5, atol=1e-6)

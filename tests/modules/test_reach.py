@@ -33,14 +33,14 @@ class ReentrantFirst(Net):
 
 class ReentrantMiddle(Net):
     def middle(self, z: Tensor) -> Tensor:
-        found: Tensor = checkpoint(self.second, z, use_reentrant=True)
-        return found
+        outputs: Tensor = checkpoint(self.second, z, use_reentrant=True)
+        return outputs
 
 
 class ReentrantFunction(Net):
     def middle(self, z: Tensor) -> Tensor:
-        found: Tensor = checkpoint(lambda z: self.second(z).tanh(), z, use_reentrant=True)
-        return found
+        outputs: Tensor = checkpoint(lambda z: self.second(z).tanh(), z, use_reentrant=True)
+        return outputs
 
 
 class ReentrantSequence(nn.Module):
@@ -139,8 +139,8 @@ def test_a_tensor_that_no_gradient_reaches_is_named(
 def test_frozen_it_is_taken(build: Callable[[], Net]) -> None:
     net = build()
     net.second.requires_grad_(False)
-    found = MAML(net, inner_steps=1).meta_gradient(numbers())
-    assert all(float(grad.norm()) > 0 for grad in found.values())
+    grads = MAML(net, inner_steps=1).meta_gradient(numbers())
+    assert all(float(grad.norm()) > 0 for grad in grads.values())
 
 
 def test_what_does_not_adapt_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:

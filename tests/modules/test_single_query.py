@@ -44,8 +44,8 @@ def plain(params: dict[str, Tensor], support: Tensor, query: Tensor) -> Tensor:
     both = [F.conv2d(x, params["conv.weight"], params["conv.bias"]) for x in (support, query)]
     both = [normalised("norm", x, both[0]).relu().flatten(1) for x in both]
     both = [F.linear(x, params["flat.weight"], params["flat.bias"]) for x in both]
-    found = normalised("last", both[1], both[0]).relu()
-    return F.linear(found, params["head.weight"], params["head.bias"])
+    features = normalised("last", both[1], both[0]).relu()
+    return F.linear(features, params["head.weight"], params["head.bias"])
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
