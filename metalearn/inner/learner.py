@@ -130,9 +130,11 @@ class Learner:
     def running(self: Self, mode: Mode = "as_it_is") -> Iterator[Self]:
         """The same strategy with every layer in this mode; layers that the caller has changed since are noticed."""
         self.structure.refresh()
-        with self.structure.modes(mode, self._as_given):
+        # a hook of a layer that our copy has another one for would not be called; statistics of steps need the copy
+        as_given = self._as_given or (self.structure.hooked and self.norm != "per_step")
+        with self.structure.modes(mode, as_given):
             evaluates = mode == "evaluating" or (mode == "as_it_is" and not self.backbone.training)
-            yield self._varied(_evaluates=evaluates)
+            yield self._varied(_evaluates=evaluates, _as_given=as_given)
 
     def _varied(self: Self, **changes: object) -> Self:
         other = copy.copy(self)

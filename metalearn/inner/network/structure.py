@@ -36,13 +36,14 @@ class Structure:
         version: grows when layers, parameters or hooks have come, gone or changed places.
         keeps_input: whether it leaves its input as it is, in training (``False``) and in ``eval()`` (``True``), as far as known.
         checkpoints: whether it packs what a forward pass saves for the backward pass, as activation checkpointing does.
+        hooked: whether a layer had hooks when that was last looked at.
         frozen: whether it normalises by ``F.batch_norm`` with ``training=False`` in training too.
     """
 
     def __init__(self, network: nn.Module, replace: Replace) -> None:
         self.network = network
         self.version = 0
-        self.frozen = False
+        self.frozen = self.hooked = False
         self.keeps_input: dict[bool, bool] = {}
         self.checkpoints = True  # until it is known that it does not
         self._replace = replace
@@ -94,6 +95,7 @@ class Structure:
         if self._seen is None or self._seen[0] != topology:
             self.version += 1
             self.checkpoints = True
+            self.hooked = any(map(is_hooked, self.network.modules()))
         self._copies, self._owners, self._ties = [], {}, {}
         self._seen = topology, attributes, held
 

@@ -68,6 +68,16 @@ def test_a_hook_sees_feature_maps_of_one_task_at_a_time() -> None:
     assert shapes == {(6, 4, 8, 8), (6, 4, 4, 4), (9, 4, 8, 8), (9, 4, 4, 4)}
 
 
+def test_an_adapted_network_obeys_a_hook_that_comes_after_it() -> None:
+    torch.manual_seed(0)
+    net, episode = TinyConv().double(), noise_episode()
+    adapted = MAML(net, inner_steps=1, inner_lr=0.1).adapt(Batch(episode.support.x[0], episode.support.y[0]))
+    adapted(episode.query.x[0])
+    net.body[1].register_forward_hook(lambda layer, args, out: out.sin() + 0.3)
+    expected = torch.func.functional_call(copy.deepcopy(net).train(), adapted.params, (episode.query.x[0],))
+    torch.testing.assert_close(adapted(episode.query.x[0]), expected.detach())
+
+
 def test_a_hook_of_the_head_is_a_part_of_it() -> None:
     torch.manual_seed(0)
     net, episode = TinyConv().double(), noise_episode()
