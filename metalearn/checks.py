@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from numbers import Real
 from os import PathLike
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -28,12 +29,12 @@ __all__ = [
     "check_kind",
     "check_number",
     "check_numbers",
-    "check_path",
     "check_range",
     "check_seed",
     "check_whole",
     "find_nearest",
     "quote_value",
+    "read_path",
 ]
 
 MOST = 2**31 - 1
@@ -148,12 +149,6 @@ def check_numbers(name: str, value: Any, remedy: str, count: int | None = None) 
         raise ConfigError(f"{name} is {quote_value(value)}, but it must be {length}; {remedy}")
 
 
-def check_path(name: str, value: object, remedy: str) -> None:
-    """Raise unless a value is a path, as text or as an object."""
-    if not isinstance(value, (str, PathLike)):
-        raise ConfigError(f"{name} is {quote_value(value)}, but it must be a path; {remedy}")
-
-
 def check_choice(name: str, value: object, choices: Sequence[str], owner: str = "") -> None:
     """Raise unless a value is one of ``choices``."""
     if not isinstance(value, str) or value not in choices:
@@ -190,6 +185,17 @@ def check_range(name: str, value: object, least: int, most: int = MOST_OF_A_TASK
             f"most (at most {most}); use {name}=[{max(least, 1)}, {max(least, 1) + 5}]"
         )
     return value[0], value[1]
+
+
+def read_path(name: str, value: Any, remedy: str) -> Path:
+    """The path that a value is.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not isinstance(value, (str, PathLike)):
+        raise ConfigError(f"{name} is {quote_value(value)}, but it must be a path; {remedy}")
+    return Path(value)
 
 
 def find_nearest(word: str, known: Sequence[str], count: int = 3) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from metalearn.checks import MOST_OF_A_WIDTH, check_choice, check_whole
+from metalearn.checks import MOST_OF_A_WIDTH, check_choice, check_flag, check_whole
 from metalearn.errors import ConfigError
 
 __all__ = ["Conv4"]
@@ -47,6 +47,7 @@ class Conv4(nn.Module):
         check_whole("in_channels", in_channels, 1, MOST_OF_A_WIDTH)
         check_whole("hidden", hidden, 1, MOST_OF_A_WIDTH)
         check_whole("image_size", image_size, 1, MOST_OF_A_WIDTH, "use 28 or 84")
+        check_flag("zero_head", zero_head)
         check_choice("downsample", downsample, ["pool", "stride"])
         blocks: list[nn.Module] = []
         size = image_size

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from metalearn.checks import check_whole
+from metalearn.checks import check_numbers, check_whole
 
 __all__ = ["MLP"]
 
@@ -29,6 +29,7 @@ class MLP(nn.Module):
         super().__init__()
         check_whole("outputs", outputs, 1, 100_000)
         check_whole("inputs", inputs, 1, 10_000_000)
+        check_numbers("hidden", hidden, "use [40, 40]")
         for layer, width in enumerate(hidden):
             check_whole(f"hidden[{layer}]", width, 1, 100_000)
         layers: list[nn.Module] = [nn.Flatten()]

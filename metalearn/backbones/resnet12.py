@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from metalearn.checks import MOST_OF_A_WIDTH, check_whole
+from metalearn.checks import MOST_OF_A_WIDTH, check_numbers, check_whole
 from metalearn.errors import ConfigError
 
 __all__ = ["ResNet12"]
@@ -28,7 +28,8 @@ class ResNet12(nn.Module):
         super().__init__()
         check_whole("ways", ways, 1, 100_000)
         check_whole("in_channels", in_channels, 1, MOST_OF_A_WIDTH)
-        if not len(widths):
+        check_numbers("widths", widths, "use [64, 128, 256, 512]")
+        if not widths:
             raise ConfigError("widths is empty, but there must be a stage; use widths=[64, 128, 256, 512]")
         for stage, width in enumerate(widths):
             check_whole(f"widths[{stage}]", width, 1, MOST_OF_A_WIDTH)

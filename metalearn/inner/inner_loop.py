@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
-from metalearn.checks import MOST_STEPS, check_choice, check_number, check_whole
+from metalearn.checks import MOST_STEPS, check_choice, check_flag, check_number, check_whole
 from metalearn.errors import ConfigError
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.memory import MEMORY_MODES, MemoryMode
 from metalearn.inner.norm.task_norm import NormPolicy
 from metalearn.inner.rules import UpdateRule
-from metalearn.inner.step_sizes import REMEDY, InnerLR, check_inner_lr
+from metalearn.inner.step_sizes import InnerLR, check_inner_lr
 
 __all__ = ["ExecutionName", "InnerLoop", "check_steps", "optional", "setting"]
 
@@ -108,7 +108,7 @@ class InnerLoop:
     initial_inner_lr: float = setting(
         0.1,
         'where the step sizes of ``inner_lr="learn"`` start.',
-        partial(check_number, remedy=REMEDY, above=0),
+        partial(check_number, remedy="use 0.1", above=0),
     )
     inner_weight_decay: float = setting(
         0.0,
@@ -155,6 +155,8 @@ class InnerLoop:
             check = field.metadata.get("check")
             if check is not None:
                 check(field.name, getattr(self, field.name))
+            elif field.type in (bool, "bool"):
+                check_flag(field.name, getattr(self, field.name))
         if self.compile and self.multi_step_loss is not None:
             raise ConfigError(
                 "compile is True with multi_step_loss, but its weights change at every step, and each would be compiled anew; "

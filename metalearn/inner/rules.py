@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalearn.checks import check_number
+from metalearn.checks import check_flag, check_number, check_numbers
 from metalearn.errors import ConfigError
 
 __all__ = ["RULES", "SGD", "Adam", "AdamW", "Momentum", "Params", "StepSizes", "UpdateRule", "get_rule"]
@@ -74,6 +74,7 @@ class Momentum(UpdateRule):
 
     def __post_init__(self) -> None:
         check_number("momentum", self.momentum, "use 0.9", least=0, below=1)
+        check_flag("nesterov", self.nesterov)
 
     def step(
         self, params: Params, grads: Params, state: Any, step_sizes: Mapping[str, Tensor | float]
@@ -97,6 +98,8 @@ class Adam(UpdateRule):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
+        check_numbers("betas", self.betas, "use (0.9, 0.999)", count=2)
+        check_number("eps", self.eps, "use 1e-8", least=0)
         for index, beta in enumerate(self.betas):
             check_number(f"betas[{index}]", beta, "use (0.9, 0.999)", least=0, below=1)
 
@@ -137,8 +140,7 @@ class AdamW(Adam):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.weight_decay >= 0:
-            raise ConfigError(f"weight_decay is {self.weight_decay}, but it must be at least 0; use 0.01")
+        check_number("weight_decay", self.weight_decay, "use 0.01", least=0)
 
     def with_decay(self, rate: float) -> UpdateRule:
         """The rule with this rate in the place of the default one.

@@ -64,7 +64,7 @@ class InnerStepSizes(nn.Module):
         self.learned: nn.Parameter | None = None
         self.elements: nn.ParameterList | None = None
         if isinstance(inner_lr, str):
-            check_number("initial_inner_lr", initial, REMEDY, above=0)
+            check_number("initial_inner_lr", initial, "use 0.1", above=0)
             self.follow(tensors)
         elif isinstance(inner_lr, Mapping):
             _spread(inner_lr, list(tensors))

@@ -13,7 +13,7 @@ from torch import Tensor
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.problems.cleaning import cleaning_constants, cleaning_problem, detection_auroc, linear_logits
 from metalearn.checks import check_number
-from metalearn.modules.problem_based.linear_models import LinearBilevel
+from metalearn.modules.problem_based.linear_models import LinearBilevel, check_size_arguments
 from metalearn.modules.problem_based.names import AlgorithmName, AlgorithmOptions, EstimatorName
 from metalearn.modules.problem_based.outcome import weights_picture
 from metalearn.reports.outcome import Picture, RunRecord
@@ -114,6 +114,7 @@ class HyperCleaning(LinearBilevel):
         outer_optimizer: OptimizerCallable | None = None,
         seed: int = 0,
     ) -> None:
+        check_size_arguments(examples=examples, features=features, classes=classes)
         check_number("l2", l2, "use 0.001", above=0)
         check_number("initial_scale", initial_scale, "use 0.01", least=0)
         options = AlgorithmOptions(

@@ -14,8 +14,9 @@ from metalearn.bilevel.algorithms import Algorithm, BiO, ProximalBiO
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.problems.regularization import feature_logits, regularization_constants, regularization_problem
 from metalearn.bilevel.solvers.prox import Box
+from metalearn.checks import check_number, check_numbers
 from metalearn.errors import ConfigError
-from metalearn.modules.problem_based.linear_models import LinearBilevel
+from metalearn.modules.problem_based.linear_models import LinearBilevel, check_size_arguments
 from metalearn.modules.problem_based.names import AlgorithmName, AlgorithmOptions, EstimatorName
 from metalearn.modules.problem_based.outcome import penalties_picture
 from metalearn.reports.outcome import Picture, RunRecord
@@ -97,10 +98,8 @@ class RegularizationTuning(LinearBilevel):
         outer_optimizer: OptimizerCallable | None = None,
         seed: int = 0,
     ) -> None:
-        if not -50 <= initial_log_penalty <= 50:
-            raise ConfigError(
-                f"initial_log_penalty is {initial_log_penalty}, but it is a logarithm, from -50 to 50; use -9"
-            )
+        check_size_arguments(features=features, classes=classes)
+        check_number("initial_log_penalty", initial_log_penalty, "use -9, since it is a logarithm", least=-50, most=50)
         options = AlgorithmOptions(
             algorithm=algorithm, estimator=estimator, outer_lr=outer_lr, inner_lr=inner_lr, inner_steps=inner_steps,
             inner_momentum=inner_momentum, linear_steps=linear_steps, linear_lr=linear_lr, period=period,
@@ -121,6 +120,7 @@ def _project(
     algorithm: Algorithm, bounds: tuple[float, float], initial_log_penalty: float, has_optimizer: bool
 ) -> ProximalBiO:
     """Make the algorithm whose steps stay within the bounds."""
+    check_numbers("log_penalty_range", bounds, "use [-12.0, 0.0], or leave it out", count=2)
     low, high = bounds
     box = Box(low, high)  # refuses a range that is the wrong way round
     if not low <= initial_log_penalty <= high:

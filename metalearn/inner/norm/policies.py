@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from metalearn.checks import check_choice
 from metalearn.errors import ConfigError
 from metalearn.inner.ambient import Ambient
 from metalearn.inner.norm.moments import Moments, compute_moments
@@ -134,11 +135,7 @@ def make_policy(network: nn.Module, name: NormPolicy, kept: StepStatistics | Non
     Raises:
         ConfigError: the policy is unknown, or ``"running"`` is asked of a layer without running statistics.
     """
-    if name not in get_args(NormPolicy):
-        raise ConfigError(
-            f"norm is {name!r}, but it must be one of {', '.join(get_args(NormPolicy))}; "
-            "'transductive' is the MAML paper's choice"
-        )
+    check_choice("norm", name, get_args(NormPolicy))
     if name == "per_step":
         if kept is None:
             raise ConfigError("norm is 'per_step', which needs statistics; pass kept=StepStatistics(network, steps)")

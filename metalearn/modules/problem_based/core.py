@@ -18,7 +18,7 @@ from metalearn.bilevel.counts import OracleCounts
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Tree
 from metalearn.carried import read_entry
-from metalearn.checks import MOST_STEPS, check_whole
+from metalearn.checks import MOST_STEPS, UNBOUNDED, check_whole
 from metalearn.errors import ConfigError, ShapeError
 from metalearn.modules.problem_based.outcome import costs_picture
 from metalearn.modules.problem_based.runner import AlgorithmRunner
@@ -27,6 +27,7 @@ from metalearn.modules.problem_based.step_loader import StepLoader
 from metalearn.modules.problem_based.trainer_checks import check_trainer_fits
 from metalearn.modules.training.checkpoint import KEY, check_state
 from metalearn.modules.training.loading import load_module
+from metalearn.modules.training.outer import check_outer
 from metalearn.modules.training.precision import say_if_slow
 from metalearn.modules.training.resuming import check_before, check_progress
 from metalearn.reports.facts import list_oracle_calls
@@ -49,6 +50,9 @@ class BilevelCore(L.LightningModule):
     def __init__(self, seed: int, steps_per_epoch: int, outer_optimizer: OptimizerCallable | None) -> None:
         super().__init__()
         check_whole("steps_per_epoch", steps_per_epoch, 1, MOST_STEPS)
+        check_whole("seed", seed, most=UNBOUNDED, remedy="use 0")
+        if outer_optimizer is not None:
+            check_outer(outer_optimizer, None)
         self.seed, self.steps_per_epoch, self.outer_optimizer = seed, steps_per_epoch, outer_optimizer
         self.run_config: str | None = None
         self.run_name = type(self).__name__

@@ -13,13 +13,21 @@ from metalearn.bilevel.algorithms import Algorithm
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.problems.drawn import Drawn
 from metalearn.carried import check_sizes, count_elements
+from metalearn.checks import check_whole
 from metalearn.errors import ConfigError
 from metalearn.modules.problem_based.core import BilevelCore
 from metalearn.modules.problem_based.linear_scores import LinearScores
 from metalearn.modules.problem_based.outcome import list_test_facts
 from metalearn.reports.outcome import Facts, Stage
 
-__all__ = ["LinearBilevel", "LinearProblem"]
+__all__ = ["LinearBilevel", "LinearProblem", "check_size_arguments"]
+
+
+def check_size_arguments(**sizes: int | None) -> None:
+    """Raise unless each size is ``None`` or a whole number above 0."""
+    for name, size in sizes.items():
+        if size is not None:
+            check_whole(name, size, 1, remedy="leave it out for that of the data")
 
 
 class LinearProblem(Protocol):

@@ -66,6 +66,7 @@ class AlgorithmOptions:
             check_number(name, getattr(self, name), "leave it out for its default", above=0)
         for name in ("inner_steps", "linear_steps", "period"):
             check_whole(name, getattr(self, name), 1, MOST_STEPS)
+        check_number("inner_momentum", self.inner_momentum, "use 0.9, or 0.0 for gradient descent", least=0, below=1)
         if self.algorithm != "bio" and self.estimator != "stoc_bio":
             raise ConfigError(
                 f"estimator is {self.estimator!r} with algorithm={self.algorithm!r}, but it takes its direction from a Neumann "
