@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metalearn.checks import check_function
 from metalearn.datamodules.episodes.arguments import LoaderArguments, Unpack, spell_out
 from metalearn.datamodules.episodes.base import EpisodicDataModule
 from metalearn.datamodules.episodes.randomness import draw_words
@@ -47,6 +48,7 @@ class FunctionEpisodes(EpisodicDataModule):
     @spell_out(LoaderArguments, tasks_per_batch=25, train_tasks=2500, val_tasks=100)
     def __init__(self, function: TaskFunction, **arguments: Unpack[LoaderArguments]) -> None:
         super().__init__(**arguments)
+        check_function("function", function, "write a function of a generator that makes a task")
         self.function = function
 
     def draw(self, seed: int, split: str, indices: list[int]) -> Episode:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metalearn.checks import check_seed, check_whole
+from metalearn.checks import check_number, check_seed, check_whole, read_path
 from metalearn.datamodules.levels.base import BilevelDataModule, Examples
 from metalearn.datamodules.sources.mnist_idx import read_mnist
-from metalearn.errors import ConfigError, DataError
+from metalearn.errors import DataError
 
 __all__ = ["MNISTCleaningDataModule", "corrupt"]
 
@@ -71,8 +71,8 @@ class MNISTCleaningDataModule(BilevelDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, draws, steps_per_epoch, eval_batch_size, seed, num_workers)
-        if not 0 <= corruption < 1:
-            raise ConfigError(f"corruption is {corruption}, but it is a share, at least 0 and below 1; use 0.4")
+        read_path("root", root, "give the folder of the data")
+        check_number("corruption", corruption, "use 0.4", least=0, below=1)
         for name, value in (("train", train), ("val", val), ("test", test)):
             check_whole(name, value, 1)
         check_seed("mask_seed", mask_seed)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from metalearn.checks import check_seed, check_whole
+from metalearn.checks import check_choice, check_flag, check_number, check_seed, check_whole, read_path
 from metalearn.datamodules.levels.base import BilevelDataModule, Examples
 from metalearn.datamodules.sources.posts import PARTS, read_posts
 from metalearn.errors import ConfigError, DataError
@@ -75,14 +75,12 @@ class NewsgroupsDataModule(BilevelDataModule):
         super().__init__(None, None, steps_per_epoch, 1 << 30, seed, 0)
         if vocabulary is not None:
             check_whole("vocabulary", vocabulary, 1)
-        if not 0 < val_share < 1:
-            raise ConfigError(f"val_share is {val_share}, but it is a share, above 0 and below 1; use 0.5")
-        if not 0 <= held_share < 1:
-            raise ConfigError(f"held_share is {held_share}, but it is a share, from 0 to below 1; use 0.25")
-        if not 0 < used_share <= 1:
-            raise ConfigError(f"used_share is {used_share}, but it is a share, above 0 and at most 1; use 1.0")
-        if cut not in get_args(Cut):
-            raise ConfigError(f"cut is {cut!r}, but it must be one of {', '.join(get_args(Cut))}; use 'date'")
+        read_path("root", root, "give the folder of the data")
+        check_number("val_share", val_share, "use 0.5", above=0, below=1)
+        check_number("held_share", held_share, "use 0.25", least=0, below=1)
+        check_number("used_share", used_share, "use 1.0", above=0, most=1)
+        check_choice("cut", cut, get_args(Cut))
+        check_flag("sublinear", sublinear)
         check_seed("split_seed", split_seed)
         self.root, self.vocabulary, self.val_share = root, vocabulary, val_share
         self.held_share, self.cut, self.used_share = held_share, cut, used_share

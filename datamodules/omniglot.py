@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from metalearn.checks import read_path
 from metalearn.datamodules.episodes.arguments import FileArguments, ImageArguments, Unpack, select, spell_out
 from metalearn.datamodules.episodes.image_episodes import ImageEpisodes
 from metalearn.datamodules.episodes.splits import split_by_hash
@@ -58,7 +58,7 @@ class OmniglotDataModule(ImageEpisodes):
         super().__init__(**select(arguments, ImageArguments))
         if self.options.rotations:
             raise ConfigError("options.rotations is true, but Omniglot has its own argument for it; use rotations=True")
-        self.root = Path(root)
+        self.root = read_path("root", root, "give the folder of the data")
         self.rotations = rotations
         self.download = download
         self.image_spec = ImageSpec(channels=1, size=arguments["image_size"], invert=True)

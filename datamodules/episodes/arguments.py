@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, NamedTuple, TypedDict, TypeVar, cast, get_args, get_type_hints
 
-from metalearn.checks import MOST_OF_A_WIDTH, Count, check_range, check_seed, check_whole
+from metalearn.checks import (
+    MOST_OF_A_WIDTH,
+    Count,
+    check_flag,
+    check_kind,
+    check_range,
+    check_seed,
+    check_whole,
+    read_path,
+)
 from metalearn.datamodules.episodes.options import EpisodeOptions
 
 if sys.version_info >= (3, 11):
@@ -52,6 +61,18 @@ class Argument(NamedTuple):
 count_tasks = partial(check_whole, least=1, most=MOST_TASKS)
 
 
+def check_options(name: str, value: object) -> None:
+    """Raise unless a value is :class:`EpisodeOptions`, or ``None``."""
+    if value is not None:
+        check_kind(name, value, EpisodeOptions, "use EpisodeOptions(unlabeled=5), or leave it out")
+
+
+def check_cache(name: str, value: object) -> None:
+    """Raise unless a value is a path, or ``None``."""
+    if value is not None:
+        read_path(name, value, "give a folder, or leave it out")
+
+
 class LoaderArguments(TypedDict, total=False):
     """How many episodes there are, and how they are loaded."""
 
@@ -87,7 +108,9 @@ class ClassArguments(TaskArguments, LoaderArguments, total=False):
 
     options: Annotated[
         EpisodeOptions | None,
-        Argument(None, "what else is asked of episodes, an :class:`EpisodeOptions`; ``None`` for nothing."),
+        Argument(
+            None, "what else is asked of episodes, an :class:`EpisodeOptions`; ``None`` for nothing.", check_options
+        ),
     ]
 
 
@@ -96,7 +119,11 @@ class ImageArguments(ClassArguments, total=False):
 
     cache_dir: Annotated[
         str | None,
-        Argument(None, "where the packed images are kept; ``None`` for METALEARN_CACHE or the user's cache folder."),
+        Argument(
+            None,
+            "where the packed images are kept; ``None`` for METALEARN_CACHE or the user's cache folder.",
+            check_cache,
+        ),
     ]
 
 
@@ -133,6 +160,7 @@ def spell_out(shared: type, last: tuple[str, ...] = LAST, **defaults: Any) -> Ca
     def decorate(init: Init) -> Init:
         arguments = _read_arguments(shared, defaults)
         flat = _flatten(init, arguments, last)
+        flags = [name for name, parameter in flat.parameters.items() if parameter.annotation is bool]
 
         def __init__(self: Any, *values: Any, **named: Any) -> None:
             try:
@@ -144,6 +172,8 @@ def spell_out(shared: type, last: tuple[str, ...] = LAST, **defaults: Any) -> Ca
             for name, (_, argument) in arguments.items():
                 if argument.check is not None:
                     argument.check(name, bound.arguments[name])
+            for name in flags:
+                check_flag(name, bound.arguments[name])
             init(self, **bound.arguments)
 
         __init__.__qualname__, __init__.__module__ = init.__qualname__, init.__module__

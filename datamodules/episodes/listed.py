@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from metalearn.checks import read_path
 from metalearn.datamodules.episodes.arguments import FileArguments, ImageArguments, Unpack, select, spell_out
 from metalearn.datamodules.episodes.image_episodes import ImageEpisodes
 from metalearn.datamodules.sources.forms import Form, find_classes
@@ -46,7 +47,7 @@ class ListedImages(ImageEpisodes):
     @spell_out(FileArguments)
     def __init__(self, root: str, **arguments: Unpack[FileArguments]) -> None:
         super().__init__(**select(arguments, ImageArguments))
-        self.root = Path(root)
+        self.root = read_path("root", root, "give the folder of the data")
         self.image_spec = ImageSpec(channels=3, size=arguments["image_size"])
 
     def list_classes(self) -> Sequence[ListedClass]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from metalearn.checks import check_whole
+from metalearn.checks import check_flag, check_whole
 from metalearn.errors import ConfigError
 
 __all__ = ["EpisodeOptions"]
@@ -47,6 +47,8 @@ class EpisodeOptions:
     test_tasks_file: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("balanced", "within_groups", "rotations", "normalize", "skip_broken"):
+            check_flag(name, getattr(self, name))
         check_whole("unlabeled", self.unlabeled, 0)
         check_whole("distractors", self.distractors, 0)
         if self.distractors and not self.unlabeled:

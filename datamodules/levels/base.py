@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metalearn.checks import check_seed, check_whole
+from metalearn.checks import check_kind, check_seed, check_whole
 from metalearn.datamodules.episodes.loader import EpisodeDataset, EpisodeLoader, EpisodeSampler, as_it_is
 from metalearn.errors import ConfigError
 
@@ -88,6 +88,8 @@ class BilevelDataModule(L.LightningDataModule):
         check_whole("eval_batch_size", eval_batch_size, 1)
         check_seed("seed", seed)
         check_whole("num_workers", num_workers, 0, 1024)
+        if draws is not None:
+            check_kind("draws", draws, Mapping, "use {'hessian': 3}, or leave it out")
         for name, value in (draws or {}).items():
             if name not in TERMS:
                 raise ConfigError(f"draws has {name!r}, but its keys must be among {', '.join(TERMS)}; drop it")
