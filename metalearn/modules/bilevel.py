@@ -17,9 +17,9 @@ class BilevelModule(BilevelCore):
 
     ``x`` are the module's parameters. A step returns ``sum((p * d).sum())`` with a constant ``d`` for each parameter ``p``, so
     that backward, DDP and the optimiser see ``d`` as its gradient. For :class:`~metalearn.bilevel.BiO`, ``d`` is the
-    hypergradient, and any optimiser moves ``x``: SGD with the algorithm's step size unless told otherwise. Algorithms that own
-    their step (``AccBiO``, ``AccBiOBG``, ``MRBO``, ``VRBO``, ``ProximalBiO``) make ``d`` the change of ``x`` that they want, and
-    SGD with ``lr=1`` makes it, up to the rounding of ``x - (x - x_new)``.
+    hypergradient, and any optimiser moves ``x``: SGD with the algorithm's step size unless another one is named.
+    ``AccBiO``, ``AccBiOBG``, ``MRBO``, ``VRBO`` and ``ProximalBiO`` own their step. They make ``d`` the change of ``x`` that they
+    want, and SGD with ``lr=1`` makes it, up to the rounding of ``x - (x - x_new)``.
 
     Data come from the problem's stream (then ``trainer.fit(module)`` needs none), or, where it has none, from any loader of
     pairs ``(outer, inner)``. On several ranks each has its own batches; the mean of ``d`` moves ``x``, and ``y``, ``v`` and

@@ -42,10 +42,10 @@ def study_few_shot(
 ) -> list[Path]:
     """Train the three methods for equal seconds, print a table for each data set, write ``few_shot.csv`` and pictures.
 
-    Every method trains the same network, from the same weights, on the same tasks, by Adam with the same learning rate, and takes
-    the same number of inner steps of the same size from a head at zero; at each mark it is tested on the same tasks. ANIL learns
-    where its head starts, ITD-BiO and AID-BiO add ``l2 |w|^2 / 2`` to the support loss. They train in turns of five seconds. A
-    seed is that of the network's initial weights and of the training tasks.
+    Every method trains the same network, from the same weights, on the same tasks, by Adam with the same learning rate. All
+    take the same number of inner steps of the same size from a head at zero. At each mark they are tested on the same
+    tasks. ANIL learns where its head starts, ITD-BiO and AID-BiO add ``l2 |w|^2 / 2`` to the support loss. They train in
+    turns of five seconds. A seed is that of the network's initial weights and of the training tasks.
 
     Seconds are the process's CPU time, which other work on the machine changes less than the clock; with one thread the two are
     equal on an idle machine. The first step, which chooses how tasks are executed, and the tests count in neither seconds nor

@@ -60,8 +60,8 @@ SETTINGS: dict[str, Setting] = {
 def anil_calls(tasks: int, inner_steps: int) -> OracleCounts:
     """Return what an outer step of ANIL costs, in the unit of :class:`BilevelFewShot`'s own counts.
 
-    ``f`` is the query loss, ``g`` the support loss, ``y`` the head and ``x`` the body: for each task one gradient of ``f``,
-    ``N`` gradients of ``g``, and backwards through each of the ``N`` steps one product with ``grad_xy g`` and one with
+    ``f`` is the query loss, ``g`` the support loss, ``y`` the head and ``x`` the body. A task takes one gradient of ``f`` and
+    ``N`` gradients of ``g``. Backwards through each of the ``N`` steps it takes one product with ``grad_xy g`` and one with
     ``grad_yy g``. ITD-BiO saves the last of these, since it does not learn where the head starts.
     """
     steps = tasks * inner_steps

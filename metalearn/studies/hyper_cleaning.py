@@ -50,8 +50,8 @@ def study_hyper_cleaning(
     """Run the study, print one table, write ``hyper_cleaning.csv`` and a picture for each corruption.
 
     The split and the mask of wrong labels are constants; a seed is that of the initial weights, the batches and the random
-    directions. Every method has the same budget of oracle calls, each counted times the examples of its batch, and so have two
-    baselines that learn no weights: all alike, and those of the wrong labels 0. Seconds are the process's own.
+    directions. Every method has the same budget of oracle calls, each counted times the examples of its batch. So have
+    two baselines that learn no weights: all alike, and those of the wrong labels 0. Seconds are the process's own.
 
     Args:
         root: MNIST's folder.

@@ -54,10 +54,10 @@ def study_newsgroups(
 
     A seed draws 90 % of the published training part's posts. Of each group's, the later half is for validation (or a random
     half, by ``cut: random``), and the latest quarter of these is held out. A constant is chosen by all validation posts.
-    Proximal AID-BiO starts at one constant, and its outer loss is that of the validation posts which are not held out; it takes
-    the penalties of the step at which the accuracy on the held-out ones is best, since those that it learns from are soon fitted
-    by so many penalties. A row of the table is the linear model that the same inner solver finds for the penalties from zero, in
-    the same number of steps; "refit" is one that is fitted to all these posts, validation and held-out ones included.
+    Proximal AID-BiO starts at one constant, and its outer loss is that of the validation posts which are not held out. So
+    many penalties soon fit these; so it takes the penalties of the step at which the accuracy on the held-out ones is
+    best. A row of the table is the linear model that the same inner solver finds for the penalties from zero, in as many
+    steps; "refit" is one that is fitted to all these posts, validation and held-out ones included.
 
     Args:
         root: the archive of 20 Newsgroups, or its folder.
@@ -91,10 +91,8 @@ def study_newsgroups(
         root, vocabulary=vocabulary, held_share=0.25, cut=cut, used_share=0.9, sublinear=sublinear
     )
     make_solver = partial(Nesterov, step_size=inner_step_size, momentum=momentum)
-    solver = make_solver(steps=solve_steps)
     estimator = AID(inner=make_solver(steps=inner_steps), solver=CG(iterations=iterations))
-    folder = Path(output)
-    table = PointsFile(folder / "newsgroups.csv", ["seed", "penalty", "log_penalty_or_step"], digits=None)
+    table = PointsFile(Path(output) / "newsgroups.csv", ["seed", "penalty", "log_penalty_or_step"], digits=None)
     traces: list[Trace] = []
     results: dict[str, list[Point]] = {name: [] for name in ROWS}
     with Progress(transient=True) as progress:
@@ -102,7 +100,7 @@ def study_newsgroups(
         advance = partial(progress.advance, bar)
         for seed in range(seeds):
             progress.update(bar, description=f"seed {seed}")
-            posts = Seed.draw(data, seed, solver)
+            posts = Seed.draw(data, seed, make_solver(steps=solve_steps))
             searched = posts.search(grid, advance)
             # from where on the penalty alone has half the curvature that the inner step size bears
             high = math.log(len(data.classes) / (2 * inner_step_size))
@@ -117,7 +115,7 @@ def study_newsgroups(
             table.write()
     title = f"20 Newsgroups, {len(data.words):,} words: mean ± deviation over {seeds} seeds"
     _print(title, results)
-    return [table.path, _draw(folder / "newsgroups.png", title, traces, results)]
+    return [table.path, _draw(Path(output) / "newsgroups.png", title, traces, results)]
 
 
 def _list_results(posts: Seed, searched: Searched, learned: Learned) -> dict[str, Point]:

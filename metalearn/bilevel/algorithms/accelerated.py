@@ -31,8 +31,10 @@ __all__ = ["AccBiO", "AccBiOBG", "acc_bio", "acc_bio_bg", "accelerated_aid"]
 
 @dataclass(frozen=True, kw_only=True)
 class AccBiO(Algorithm):
-    """``z+ = x - G(x)/L_phi; x+ = (1 + m) z+ - m z``, ``m = (sqrt(k) - 1)/(sqrt(k) + 1)``, ``k = L_phi/mu_x``; the inner solver
-    starts at ``init_inner(x)`` and the linear one at 0 in each step.
+    """Nesterov's method on ``Phi``, each hypergradient from a cold start.
+
+    ``z+ = x - G(x)/L_phi; x+ = (1 + m) z+ - m z`` with ``m = (sqrt(k) - 1)/(sqrt(k) + 1)`` and ``k = L_phi/mu_x``. In each step
+    the inner solver starts at ``init_inner(x)`` and the linear one at 0.
 
     For a convex ``Phi`` that is not strongly convex, add ``epsilon |x|^2/(2 R^2)`` to ``outer_loss`` and give ``epsilon/R^2`` as
     ``mu_x``. The solution is ``z``.
@@ -76,9 +78,11 @@ class AccBiO(Algorithm):
 
 @dataclass(frozen=True, kw_only=True)
 class AccBiOBG(Algorithm):
-    """``w = h x + (1 - h) z; x+ = t w + (1 - t) x - b G(w); z+ = w - a G(w)`` with ``a <= 1/(2 L_phi)``,
-    ``h = sqrt(a mu_x)/(sqrt(a mu_x) + 2)``, ``t = sqrt(a mu_x)/2``, ``b = sqrt(a/mu_x)``; ``y`` and ``v`` start where
-    the last step's ended. No bound on the gradient of ``f`` is needed. The solution is ``z``.
+    """Nesterov's method on ``Phi`` from three points, each hypergradient from where the last one ended.
+
+    ``w = h x + (1 - h) z; x+ = t w + (1 - t) x - b G(w); z+ = w - a G(w)`` with ``a <= 1/(2 L_phi)``,
+    ``h = sqrt(a mu_x)/(sqrt(a mu_x) + 2)``, ``t = sqrt(a mu_x)/2``, ``b = sqrt(a/mu_x)``. No bound on the gradient of ``f`` is
+    needed. The solution is ``z``.
 
     Attributes:
         estimator: :func:`accelerated_aid` for the thesis's.

@@ -34,9 +34,9 @@ class Algorithm(ABC):
 
     Attributes:
         estimator: of the hypergradient.
-        certify: whether the state's ``certificate`` is the bound of :func:`~metalearn.bilevel.certify`, within a factor of 3 of
-            the hypergradient's error up to rounding, instead of the one that costs nothing. The oracle calls that it takes are
-            not counted, since the steps do without it. The problem must be deterministic.
+        certify: whether the state's ``certificate`` is the bound of :func:`~metalearn.bilevel.certify`, instead of the one that
+            costs nothing. It is within a factor of 3 of the hypergradient's error, up to rounding. The oracle calls that it
+            takes are not counted, since the steps do without it. The problem must be deterministic.
     """
 
     estimator: Estimator

@@ -57,8 +57,10 @@ class BiO(Algorithm):
         return {"x": take_step(state["x"], value, self.step_size), **changed}
 
     def direction(self, oracles: Oracles, state: State) -> tuple[Tensor, State]:
-        """The hypergradient ``G``, and the entries of the state that change beside ``x``, for another optimiser than a step of
-        ``b`` to move ``x``."""
+        """Return the hypergradient ``G``, and the entries of the state that change beside ``x``.
+
+        With it another optimiser than a step of ``b`` can move ``x``.
+        """
         x, y, v = state["x"], state["y"], state["v"]
         if not self.warm_start:
             y, v = oracles.y.ravel(oracles.problem.init_inner(oracles.x.unravel(x))).detach(), None
@@ -73,8 +75,9 @@ class BiO(Algorithm):
 
 
 def aid_bio(constants: Constants, factor: float = 10.0, step_size: float | None = None) -> BiO:
-    """AID-BiO by the thesis's rules: ``D = O(k)`` steps of size ``1/L``, ``N = O(sqrt(k))`` iterations of conjugate gradients,
-    outer step ``1/(4 L_Phi)`` (theorem 2.1 there).
+    """Make AID-BiO by the thesis's rules (theorem 2.1 there).
+
+    ``D = O(k)`` steps of size ``1/L``, ``N = O(sqrt(k))`` iterations of conjugate gradients, and an outer step ``1/(4 L_Phi)``.
 
     Args:
         constants: needs ``mu``, ``L``, and what :func:`~metalearn.bilevel.solvers.step_sizes.smoothness_of_phi` needs.
@@ -92,8 +95,9 @@ def aid_bio(constants: Constants, factor: float = 10.0, step_size: float | None 
 
 
 def itd_bio(constants: Constants, accuracy: float = 1e-3, step_size: float | None = None) -> BiO:
-    """ITD-BiO by the thesis's rules: ``D = O(k log(1/accuracy))`` steps of size ``1/L``, outer step ``1/(4 L_Phi)`` (theorem 2.2
-    there).
+    """Make ITD-BiO by the thesis's rules (theorem 2.2 there).
+
+    ``D = O(k log(1/accuracy))`` steps of size ``1/L``, and an outer step ``1/(4 L_Phi)``.
 
     Args:
         constants: as for :func:`aid_bio`.
@@ -113,8 +117,9 @@ def stoc_bio(
     eta: float | None = None,
     step_size: float | None = None,
 ) -> BiO:
-    """stocBiO by the thesis's rules: inner steps of size ``2/(L + mu)``, ``eta = 1/L``, outer step ``1/(4 L_Phi)`` (theorem 4.1
-    there).
+    """Make stocBiO by the thesis's rules (theorem 4.1 there).
+
+    Inner steps of size ``2/(L + mu)``, ``eta = 1/L``, and an outer step ``1/(4 L_Phi)``.
 
     Args:
         constants: as for :func:`aid_bio`.

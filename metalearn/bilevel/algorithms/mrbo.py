@@ -18,8 +18,10 @@ __all__ = ["MRBO"]
 
 @dataclass(frozen=True, kw_only=True)
 class MRBO(Algorithm):
-    """``u_k = grad_y G(x_k, y_k; B) + (1 - beta_k)(u_{k-1} - grad_y G(x_{k-1}, y_{k-1}; B))``, the same of the hypergradient for
-    ``v_k`` with ``alpha_k``, each pair on the same samples; then ``x <- x - g e_k v_k``, ``y <- y - l e_k u_k`` with
+    """Steps of ``x`` and ``y`` at once, along directions with recursive momentum.
+
+    ``u_k = grad_y G(x_k, y_k; B) + (1 - beta_k)(u_{k-1} - grad_y G(x_{k-1}, y_{k-1}; B))``; ``v_k`` is the same of the
+    hypergradient with ``alpha_k``. Each pair is on the same samples. Then ``x <- x - g e_k v_k``, ``y <- y - l e_k u_k`` with
     ``e_k = d/(m + k)^{1/3}``, ``alpha_{k+1} = c1 e_k^2``, ``beta_{k+1} = c2 e_k^2``.
 
     Attributes:

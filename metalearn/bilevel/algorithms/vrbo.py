@@ -21,12 +21,14 @@ __all__ = ["VRBO"]
 
 @dataclass(frozen=True, kw_only=True)
 class VRBO(Algorithm):
-    """Every ``period`` steps ``u`` and ``v`` are taken anew on large batches. Then ``x+ = x - a v``, and from the pair of points
+    """Directions that are taken anew now and then, and follow the points by differences in between (SPIDER).
+
+    Every ``period`` steps ``u`` and ``v`` are taken anew on large batches. Then ``x+ = x - a v``. From the pair of points
     ``(x, y)``, ``(x+, y)`` on, in each of ``inner_steps`` steps and once more at the end,
 
-        v += G(x_t, y_t) - G(x_{t-1}, y_{t-1}), u likewise with grad_y g, each pair on the same small batch; y_{t+1} = y_t - b u,
+        v += G(x_t, y_t) - G(x_{t-1}, y_{t-1}), u likewise with grad_y g, each pair on the same small batch; y_{t+1} = y_t - b u.
 
-    so that ``u`` and ``v`` belong to the point that the next step starts from (SPIDER).
+    So ``u`` and ``v`` belong to the point that the next step starts from.
 
     Attributes:
         estimator: of the direction at a point on small batches: without an inner solver.

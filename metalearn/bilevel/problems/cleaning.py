@@ -24,7 +24,7 @@ Examples = tuple[Tensor, Tensor, Tensor]
 
 
 def linear_logits(weights: Tensor, x: Tensor) -> Tensor:
-    """``W (x, 1)``, ``[n, classes]``, for ``weights`` ``[classes, features + 1]`` whose last column is the bias."""
+    """Return ``W (x, 1)``, ``[n, classes]``, for ``weights`` ``[classes, features + 1]`` whose last column is the bias."""
     # few rows times many columns is the product that is quick, in both derivatives too: a third of the time of x @ W'
     return (weights[:, :-1] @ x.mT + weights[:, -1:]).mT
 
@@ -41,8 +41,9 @@ def cleaning_problem(
     init_scale: float = 0.0,
     seed: int = 0,
 ) -> BilevelProblem:
-    """``min_x f = mean_val CE(W*)`` with ``W*(x) = argmin_W mean_i sigmoid(x_i) CE_i(W) + l2 |W|^2`` over training examples
-    (arXiv 2108.00330, section 4.4.1; Shaban et al. 2019).
+    """Make the problem of weights for training examples (arXiv 2108.00330, section 4.4.1; Shaban et al. 2019).
+
+    ``min_x f = mean_val CE(W*)`` with ``W*(x) = argmin_W mean_i sigmoid(x_i) CE_i(W) + l2 |W|^2`` over training examples.
 
     ``x`` is ``[n]``, one entry an example; ``y`` is ``W`` ``[classes, features + 1]``, the last column the bias.
 
@@ -113,7 +114,7 @@ def _start(shape: tuple[int, int], scale: float, seed: int, dtype: torch.dtype |
 
 
 def cleaning_constants(train: Examples, val: Examples, l2: float) -> Constants:
-    """The constants of :func:`cleaning_problem` on all of these examples, for every ``x`` and ``W``.
+    """Return the constants of :func:`cleaning_problem` on all of these examples, for every ``x`` and ``W``.
 
     With ``e`` the largest eigenvalue of ``X'X/n`` of the training examples with a 1 appended, ``r`` the longest of them, and
     ``sigmoid' <= 1/4``: ``L_xy = sqrt 2/4 sqrt(e/n)`` and ``rho_J = r/8 sqrt(e/n)``, where no index comes twice;

@@ -82,7 +82,7 @@ class Quadratic:
 
 
 def quadratic(size: int, outer_size: int, kappa: float, seed: int, coupled: bool = True) -> Quadratic:
-    """A random one, whose ``A`` has eigenvalues from ``1/kappa`` to 1, in float64.
+    """Draw a random one, whose ``A`` has eigenvalues from ``1/kappa`` to 1, in float64.
 
     Args:
         size: ``D``.

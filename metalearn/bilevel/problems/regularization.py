@@ -27,7 +27,7 @@ Examples = tuple[Tensor, Any, Tensor]
 
 
 def feature_logits(weights: Tensor, x: Any) -> Tensor:
-    """``X W``, ``[n, classes]``, for ``weights`` ``[features, classes]`` and dense or sparse ``x``."""
+    """Return ``X W``, ``[n, classes]``, for ``weights`` ``[features, classes]`` and dense or sparse ``x``."""
     return with_transpose(x) @ weights
 
 
@@ -38,9 +38,10 @@ def regularization_problem(
     features: int | None = None,
     classes: int | None = None,
 ) -> BilevelProblem:
-    """``min_x f = mean_val CE(W*)`` with ``W*(x) = argmin_W mean_train CE(W) + 1/2 sum_j exp(x_j) mean_c W_jc^2``
-    (arXiv 2108.00330, section 2.4; Grazzi et al. 2020, who divide the penalty by the number of features, too: the same with
-    ``x`` moved by its logarithm).
+    """Make the problem of one l2 penalty a feature (arXiv 2108.00330, section 2.4; Grazzi et al. 2020).
+
+    ``min_x f = mean_val CE(W*)`` with ``W*(x) = argmin_W mean_train CE(W) + 1/2 sum_j exp(x_j) mean_c W_jc^2``. Grazzi et al.
+    divide the penalty by the number of features, too, which is the same with ``x`` moved by its logarithm.
 
     ``x`` is ``[features]``, the logarithm of each penalty; ``y`` is ``W`` ``[features, classes]``, initially zero. The inner loss
     is ``min_j exp(x_j) / classes`` strongly convex.
@@ -99,7 +100,7 @@ def _start(shape: tuple[int, int], dtype: torch.dtype | None, x: Tensor) -> Tens
 
 
 def regularization_constants(train: Examples, val: Examples, classes: int) -> Callable[[Tensor], Constants]:
-    """The constants of :func:`regularization_problem` on these examples as a function of ``x``.
+    """Return the constants of :func:`regularization_problem` on these examples as a function of ``x``.
 
     With ``e`` the largest eigenvalue of ``X'X/n`` of the training examples and ``r`` the longest of them: ``mu = min_j exp(x_j) /
     classes``, ``rho_J = max_j exp(x_j) / classes``, ``rho_H = sqrt 2/(3 sqrt 3) r e``, ``L_upper = e/2 + rho_J``. At ``W*(x)``,

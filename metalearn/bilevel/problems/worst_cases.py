@@ -60,7 +60,7 @@ def worst_case(
     L_xy: float = 0.0,
     L_inner_xy: float = 1.0,
 ) -> WorstCase:
-    """The strongly-convex--strongly-convex worst case, bound ``Omega(1/(sqrt(mu_x) mu_y))``.
+    """Make the strongly-convex--strongly-convex worst case, bound ``Omega(1/(sqrt(mu_x) mu_y))``.
 
     ``g = y'Py/2 - (L_inner_xy/2) x'Zy + b'y`` and
     ``f = x'(aZ^2 + mu_x I)x/2 - (a b_0/L_inner_xy) x'Z^3 y + (L_xy/2) x'Zy + (L_y/2)|y|^2 + c'y`` with ``P = b_0 Z^2 + mu_y I``,
@@ -96,20 +96,17 @@ def worst_case(
     den = mu_x * b0**2 + a * b0 * mu_y + L_xy * t * b0 / 2
     lam = (L_y * t**2 / 4 + L_xy * t * mu_y / 2 + 2 * mu_x * mu_y * b0 + a * mu_y**2) / den
     tau = mu_x * mu_y**2 / den
+    r = _decay(2 * tau / (lam + math.sqrt(lam**2 - 4 * tau)))
+    # (Z^4 + lam Z^2 + tau I) x* = gamma Z b; of the right side all but two entries vanish
     gamma = L_y * t / (2 * den)
-    q = 2 * tau / (lam + math.sqrt(lam**2 - 4 * tau))
-    # the root below 1 of r + 1/r = 2 + q, without cancellation
-    r = 2 / (2 + q + math.sqrt((2 + q) ** 2 - 4))
-    target = torch.zeros(size, dtype=torch.float64)
-    target[0] = (2 + lam + tau) * r - (3 + lam) * r**2 + r**3
-    target[1] = r - 1
-    b = _inverse(target) / gamma
+    first = (2 + lam + tau) * r - (3 + lam) * r**2 + r**3
+    b = _inverse(_with_entries(size, first, r - 1)) / gamma
     c = L_xy / t * b - 2 * a * b0 / t**2 * _square(b)
 
     losses = _Losses(a, b0, mu_x, mu_y, L_y, L_xy, t, b, c)
-    matrix = _z(torch.eye(size, dtype=torch.float64))
-    square = matrix @ matrix
     eye = torch.eye(size, dtype=torch.float64)
+    matrix = _z(eye)
+    square = matrix @ matrix
     inner = b0 * square + mu_y * eye
     cross = L_xy / 2 * matrix - a * b0 / t * square @ matrix
     return _finish(
@@ -119,9 +116,9 @@ def worst_case(
 
 
 def simple_worst_case(size: int, *, mu_x: float, mu_y: float, L_y: float = 1.0, L_inner_xy: float = 1.0) -> WorstCase:
-    """``g = mu_y|y|^2/2 - (L_inner_xy/2) x'Zy + b'y``, ``f = mu_x|x|^2/2 + (L_y/2)|y|^2``: Nesterov's quadratic with the
-    condition number ``1 + L_y L_inner_xy^2/(mu_x mu_y^2)``.
+    """Make Nesterov's quadratic with the condition number ``1 + L_y L_inner_xy^2/(mu_x mu_y^2)``.
 
+    ``g = mu_y|y|^2/2 - (L_inner_xy/2) x'Zy + b'y`` and ``f = mu_x|x|^2/2 + (L_y/2)|y|^2``.
     ``grad Phi = (mu_x I + s Z^2) x - (L_y L_inner_xy/(2 mu_y^2)) Z b`` with ``s = L_y L_inner_xy^2/(4 mu_y^2)``, and ``b``
     is such that ``x*_i = r^i``, up to ``r^d``.
 
@@ -137,10 +134,9 @@ def simple_worst_case(size: int, *, mu_x: float, mu_y: float, L_y: float = 1.0, 
         check_number(name, value, "use 0.1", above=0, owner="simple_worst_case", loose=True)
     t = L_inner_xy
     q = 4 * mu_x * mu_y**2 / (L_y * t**2)
-    r = 2 / (2 + q + math.sqrt((2 + q) ** 2 - 4))
-    target = torch.zeros(size, dtype=torch.float64)
-    target[0] = (1 + q) * r - r**2  # the first row of (Z^2 + q I) x* = target; all others vanish
-    b = _inverse(target) * t / 2
+    r = _decay(q)
+    # the first row of (Z^2 + q I) x*; all others vanish
+    b = _inverse(_with_entries(size, (1 + q) * r - r**2)) * t / 2
 
     losses = _Losses(0.0, 0.0, mu_x, mu_y, L_y, 0.0, t, b, torch.zeros_like(b))
     eye = torch.eye(size, dtype=torch.float64)
@@ -197,6 +193,18 @@ class _Losses:
         zx, zy = _z(x), _z(y)
         own = self.a / 2 * zx.dot(zx) + self.mu_x / 2 * x.dot(x) + self.L_y / 2 * y.dot(y)
         return own - self.a * self.b0 / self.t * zx.dot(_z(zy)) + self.L_xy / 2 * x.dot(zy) + self.c.dot(y)
+
+
+def _decay(q: float) -> float:
+    """Return the root below 1 of ``r + 1/r = 2 + q``, without cancellation."""
+    return 2 / (2 + q + math.sqrt((2 + q) ** 2 - 4))
+
+
+def _with_entries(size: int, *entries: float) -> Tensor:
+    """Return ``[size]`` with these first entries, and zeros."""
+    vector = torch.zeros(size, dtype=torch.float64)
+    vector[: len(entries)] = torch.tensor(entries, dtype=torch.float64)
+    return vector
 
 
 def _affine(matrix: Tensor, offset: Tensor, x: Tensor) -> Tensor:

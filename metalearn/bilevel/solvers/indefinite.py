@@ -27,8 +27,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class NormalCG(LinearSolver):
-    """Conjugate gradients on ``H^2 v = H b`` (CGNR): two products an iteration, for a symmetric ``H`` of any sign; the
-    residual never grows."""
+    """Conjugate gradients on ``H^2 v = H b`` (CGNR), for a symmetric ``H`` of any sign.
+
+    An iteration takes two products, and the residual never grows.
+    """
 
     def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         z = product(r)
@@ -52,9 +54,9 @@ class NormalCG(LinearSolver):
 class MinRes(LinearSolver):
     """The ``v`` of the Krylov space ``span{r, H r, H^2 r, ...}`` with the least ``|H v - b|`` (Paige and Saunders 1975).
 
-    It is for a symmetric ``H`` of any sign: one product an iteration, and exact after as many as ``H`` has distinct eigenvalues,
-    since every basis vector is kept and made orthogonal to all before it. From 0 a singular system gets its least-squares
-    solution of least length, ``H^+ b``.
+    It is for a symmetric ``H`` of any sign, with one product an iteration. Every basis vector is kept and made orthogonal to
+    all before it. So it is exact after as many iterations as ``H`` has distinct eigenvalues. From 0 a singular system
+    gets its least-squares solution of least length, ``H^+ b``.
 
     Its memory is ``iterations`` vectors like ``y``, at most 2^26 entries in all: the iterations end there.
     """
@@ -72,9 +74,9 @@ class MinRes(LinearSolver):
 class CGOrMinRes(LinearSolver):
     """Conjugate gradients, and minimal residuals for the problems in which they fail.
 
-    A problem in which they meet curvature that is not positive, or a residual that grows, is solved over by :class:`MinRes` from
-    the same start, to a residual of 1e-8 of the right-hand side (in float32 1e-5), or to ``tolerance``, in at most
-    ``max_iterations`` further iterations. The other problems keep what conjugate gradients gave.
+    They fail where they meet curvature that is not positive, or a residual that grows. Such a problem is solved over by
+    :class:`MinRes` from the same start, in at most ``max_iterations`` further iterations. It ends at a residual of 1e-8 of the
+    right-hand side (in float32 1e-5), or at ``tolerance``. The other problems keep what conjugate gradients gave.
     """
 
     def solve(self, product: Product, b: Tensor, v: Tensor | None = None) -> LinearSolution:

@@ -101,8 +101,10 @@ class LinearSolver:
 
 @dataclass(frozen=True, kw_only=True)
 class CG(LinearSolver):
-    """Conjugate gradients (Hestenes and Stiefel 1952): exact after as many iterations as ``H`` has distinct eigenvalues, and
-    ``|v_k - v*|_H <= 2 ((sqrt(k) - 1)/(sqrt(k) + 1))^k |v_0 - v*|_H`` with ``k = L/mu``.
+    """Conjugate gradients (Hestenes and Stiefel 1952), for a positive definite ``H``.
+
+    They are exact after as many iterations as ``H`` has distinct eigenvalues, and
+    ``|v_k - v*|_H <= 2 ((sqrt(c) - 1)/(sqrt(c) + 1))^k |v_0 - v*|_H`` with ``c = L/mu``.
 
     Raises, from :meth:`solve`:
         BilevelError: ``p' H p <= 0`` for a search direction.
@@ -161,8 +163,10 @@ class FixedPoint(LinearSolver):
 
 @dataclass(frozen=True, kw_only=True)
 class Neumann(FixedPoint):
-    """``v = a sum_{q=0}^{K} (I - a H)^q b`` with ``K = iterations`` (Lorraine et al. 2020), the fixed-point iteration of
-    ``K + 1`` steps; a warm start adds the series of its residual."""
+    """``v = a sum_{q=0}^{K} (I - a H)^q b`` with ``K = iterations`` (Lorraine et al. 2020).
+
+    It is the fixed-point iteration of ``K + 1`` steps; a warm start adds the series of its residual.
+    """
 
     def solve(self, product: Product, b: Tensor, v: Tensor | None = None) -> LinearSolution:
         if self.iterations is None:
