@@ -70,7 +70,7 @@ VAGUE_LEFT = {
 LONG_LEFT = {
     "metalearn/modules/episodic/core.py",
     "datamodules/store/store.py",
-    "tests/bilevel/test_algorithms.py", "tests/modules/test_callers_network.py", "tests/modules/test_heads.py",
+    "tests/modules/test_callers_network.py", "tests/modules/test_heads.py",
     "tests/modules/test_inner_optimizers.py",
 }  # fmt: skip
 PRIVATE_LEFT = 32

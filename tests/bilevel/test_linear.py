@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from metalearn.bilevel import CG, FixedPoint, HeavyBallLinear, LinearSolver, Neumann, NormalCG, heavy_ball
+from metalearn.bilevel import (
+    CG,
+    CGOrMinRes,
+    FixedPoint,
+    HeavyBallLinear,
+    LinearSolver,
+    MinRes,
+    Neumann,
+    NormalCG,
+    heavy_ball,
+)
+from metalearn.errors import BilevelError
 from tests.bilevel.problems import DOUBLE, noise, relative
 
 
@@ -86,3 +100,32 @@ def test_heavy_ball_is_the_written_recursion() -> None:
         v, before = v - 0.7 * (a @ v - b) + 0.3 * (v - before), v
     found = HeavyBallLinear(step_size=0.7, momentum=0.3, iterations=6).solve(lambda v: a @ v, b, start)
     assert relative(found.v, v) < 1e-13
+
+
+@pytest.mark.parametrize("solver", [CG, NormalCG, MinRes, CGOrMinRes, FixedPoint, Neumann, HeavyBallLinear])
+def test_a_tolerance_that_is_not_reached_names_the_solver(solver: Any) -> None:
+    """Also where the system is positive definite, and conjugate gradients alone have run."""
+    a, b = matrix(torch.logspace(-2, 0, 12, dtype=DOUBLE).tolist()), noise(12, seed=1)
+    steps = {FixedPoint: {"step_size": 1.0}, Neumann: {"step_size": 1.0},
+             HeavyBallLinear: {"step_size": 1.0, "momentum": 0.5}}  # fmt: skip
+    made = solver(tolerance=1e-9, max_iterations=3, **steps.get(solver, {}))
+    with pytest.raises(BilevelError, match=rf"^{solver.__name__} reached \|H v - b\| = .* in 3 iterations"):
+        made.solve(lambda v: a @ v, b)
+
+
+def test_a_solver_of_your_own_gives_its_iterates() -> None:
+    """Richardson's method with a step of its own; its run, damping and errors are those of the package."""
+
+    class Richardson(LinearSolver):
+        def iterates(self, product: Any, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+            while True:
+                v, r = v + 0.9 * r, r - 0.9 * product(r)
+                yield v, r
+
+    a, b = matrix([0.1, 0.4, 1.0]), noise(3, seed=1)
+    found = Richardson(tolerance=1e-11, damping=0.2).solve(lambda v: a @ v, b)
+    assert relative(found.v, torch.linalg.solve(a + 0.2 * torch.eye(3, dtype=DOUBLE), b)) < 1e-9
+    with pytest.raises(BilevelError, match="residual .* of Richardson grew from .* has the curvature -0.5"):
+        Richardson(iterations=30).solve(lambda v: -0.5 * v, b)
+    with pytest.raises(NotImplementedError, match="LinearSolver must define iterates"):
+        LinearSolver(iterations=3).solve(lambda v: a @ v, b)

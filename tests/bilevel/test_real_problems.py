@@ -196,6 +196,9 @@ def test_auroc_by_its_definition() -> None:
     pairs = [(float(a < b) + 0.5 * float(a == b)) for a in x[wrong] for b in x[~wrong]]
     assert detection_auroc(x, wrong) == pytest.approx(sum(pairs) / len(pairs))
     assert np.isnan(detection_auroc(x, torch.zeros(6, dtype=torch.bool)))
+    far = torch.tensor([-60.0, -50.0, 60.0, 50.0])  # which a sigmoid would make alike
+    assert detection_auroc(far, torch.tensor([True, False, False, True])) == pytest.approx(0.75)
+    assert detection_auroc(torch.zeros(5), torch.arange(5) < 2) == 0.5
 
 
 def test_errors_of_the_problems() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,6 +12,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from metalearn import ConfigError, DivergenceError, HyperCleaning, RegularizationTuning
 from metalearn.bilevel import Exact, GradientDescent, cleaning_problem, hypergradient, regularization_problem, run
 from metalearn.datamodules import MNISTCleaningDataModule, NewsgroupsDataModule
+from metalearn.modules.problem_based.names import (
+    ALGORITHMS,
+    ESTIMATORS,
+    LINEAR_SOLVERS,
+    AlgorithmName,
+    EstimatorName,
+    LinearSolverName,
+)
 from tests.made_bilevel import make_mnist, make_newsgroups
 from tests.modules.test_bilevel_module import trainer
 
@@ -254,3 +262,27 @@ def test_arguments_out_of_range_are_one_line(mnist: str, tmp_path: Path) -> None
         RegularizationTuning(log_penalty_range=(-10.0, 0.0), algorithm="mrbo", estimator="stoc_bio")
     with pytest.raises(ConfigError, match="HyperCleaning has no examples, features, classes"):
         trainer(tmp_path, limit_val_batches=0).fit(HyperCleaning(), [0], [0])
+
+
+def test_names_are_those_of_the_tables() -> None:
+    for names, table in (
+        (AlgorithmName, ALGORITHMS),
+        (EstimatorName, ESTIMATORS),
+        (LinearSolverName, LINEAR_SOLVERS),
+    ):
+        assert list(get_args(names)) == list(table)
+
+
+def test_a_subclass_may_have_parameters_of_its_own(mnist: str, tmp_path: Path) -> None:
+    """They stand in the state dict beside those of ``x``, and nothing of the class is asked for before its constructor ends."""
+
+    class Extended(HyperCleaning):
+        def __init__(self, more: int = 2) -> None:
+            super().__init__(outer_lr=10.0)
+            self.more = torch.nn.Parameter(torch.ones(more))
+
+    module = Extended(more=3)
+    trainer(tmp_path, max_steps=1).fit(module, datamodule=MNISTCleaningDataModule(mnist, **SMALL))
+    assert sorted(module.state_dict()) == ["more", "outer.0"]
+    assert torch.equal(module.more.detach(), torch.ones(3))
+    assert module.x.std() > 0
