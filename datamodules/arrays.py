@@ -84,24 +84,24 @@ class ArrayEpisodes(ClassEpisodes):
 
     def open_pool(self) -> tuple[Pool, dict[str, np.ndarray]]:
         split = assign_splits(self._names, self.splits_by)
-        found = {
-            each: np.asarray([number for number, name in enumerate(self._names) if split.get(name) == each], np.int64)
-            for each in SPLITS
+        numbers_of = {
+            part: np.asarray([number for number, name in enumerate(self._names) if split.get(name) == part], np.int64)
+            for part in SPLITS
         }
         pool = Pool.of(self._names, self._counts)
         if self.options.normalize:
-            if not len(found["train"]):
+            if not len(numbers_of["train"]):
                 raise ConfigError(
                     "options.normalize is true, but splits leaves train, whose statistics it takes, without classes; leave it out"
                 )
             trains = np.concatenate(
-                [np.arange(pool.counts[number]) + pool.offsets[number] for number in found["train"]]
+                [np.arange(pool.counts[number]) + pool.offsets[number] for number in numbers_of["train"]]
             )
             rows = self.x[np.sort(self._order[trains])]
             deviation = rows.std(0, dtype=np.float64)
             self._mean = rows.mean(0, dtype=np.float64).astype(np.float32)
             self._std = np.where(deviation > 0, deviation, 1.0).astype(np.float32)
-        return pool, found
+        return pool, numbers_of
 
     def example_names(self, number: int) -> list[str] | None:
         """The numbers of a class's rows in ``x``."""
@@ -109,10 +109,10 @@ class ArrayEpisodes(ClassEpisodes):
         return [str(row) for row in self._order[begin : begin + self._counts[number]]]
 
     def take(self, rows: np.ndarray, turns: np.ndarray | None) -> Tensor:
-        found = self.x[self._order[rows]].astype(np.float32)
+        values = self.x[self._order[rows]].astype(np.float32)
         if self.options.normalize:
-            found = (found - self._mean) / self._std
-        return torch.from_numpy(np.ascontiguousarray(found))
+            values = (values - self._mean) / self._std
+        return torch.from_numpy(np.ascontiguousarray(values))
 
 
 def _read(value: Any, name: str) -> np.ndarray:
@@ -126,10 +126,10 @@ def _read(value: Any, name: str) -> np.ndarray:
     if path.exists() and not path.is_file():
         raise DataError(f"{name} {path} is no regular file; it must be an .npy file of numbers")
     try:
-        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        values: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{name} {path} cannot be read ({error}); it must be an .npy file of numbers") from error
-    return found
+    return values
 
 
 def _read_pair(value: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -77,5 +77,5 @@ class FunctionEpisodes(EpisodicDataModule):
 
 
 def _tensor(value: Any) -> Tensor:
-    found = torch.as_tensor(value)
-    return found.float() if found.is_floating_point() else found.long()
+    tensor = torch.as_tensor(value)
+    return tensor.float() if tensor.is_floating_point() else tensor.long()

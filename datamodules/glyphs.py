@@ -13,7 +13,10 @@ from metalearn.datamodules.episodes.arguments import ImageArguments, Unpack, spe
 from metalearn.datamodules.episodes.image_episodes import ImageEpisodes
 from metalearn.datamodules.sources.images import ImageSpec
 from metalearn.datamodules.sources.letters import FACES, RECIPE, SCRIPTS, SIZE, distort, draw_letters, find_script
-from metalearn.datamodules.store.store import Contents, ImageStore, Packer, fingerprint, open_or_pack
+from metalearn.datamodules.store.header import fingerprint
+from metalearn.datamodules.store.opening import open_or_pack
+from metalearn.datamodules.store.packer import Packer
+from metalearn.datamodules.store.store import Contents, ImageStore
 from metalearn.errors import ConfigError
 
 __all__ = ["GlyphsDataModule"]

@@ -80,17 +80,17 @@ class MNISTCleaningDataModule(BilevelDataModule):
         self.sizes = {"train": train, "val": val, "test": test}
 
     def load(self) -> dict[str, Examples]:
-        found = read_mnist(Path(self.root))
-        first, last = found.get("train", found.get("t10k")), found.get("t10k", found.get("train"))
+        digits = read_mnist(Path(self.root))
+        first, last = digits.get("train", digits.get("t10k")), digits.get("t10k", digits.get("train"))
         assert first is not None
         assert last is not None
         sizes = self.sizes
-        needs = {"train": sizes["train"] + sizes["val"], "t10k": sizes["test"]} if len(found) == 2 else {
-            next(iter(found)): sum(sizes.values())}  # fmt: skip
+        needs = {"train": sizes["train"] + sizes["val"], "t10k": sizes["test"]} if len(digits) == 2 else {
+            next(iter(digits)): sum(sizes.values())}  # fmt: skip
         for name, need in needs.items():
-            if need > len(found[name][1]):
+            if need > len(digits[name][1]):
                 raise DataError(
-                    f"folder {self.root} has {len(found[name][1])} images of {name}, but train, val and test need {need}; lower "
+                    f"folder {self.root} has {len(digits[name][1])} images of {name}, but train, val and test need {need}; lower "
                     "them, or add the other files of MNIST"
                 )
         rng = np.random.default_rng(SPLIT)
@@ -98,7 +98,7 @@ class MNISTCleaningDataModule(BilevelDataModule):
         end = sizes["train"] + sizes["val"]
         rows = {"train": order[: sizes["train"]], "val": order[sizes["train"] : end]}
         rows["test"] = (
-            rng.permutation(len(last[1]))[: sizes["test"]] if len(found) == 2 else order[end:][: sizes["test"]]
+            rng.permutation(len(last[1]))[: sizes["test"]] if len(digits) == 2 else order[end:][: sizes["test"]]
         )
         parts = {name: _examples(last if name == "test" else first, chosen) for name, chosen in rows.items()}
         labels, self.corrupted = corrupt(parts["train"].y, self.corruption, CLASSES, self.mask_seed)

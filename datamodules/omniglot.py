@@ -14,8 +14,11 @@ from metalearn.datamodules.episodes.image_episodes import ImageEpisodes
 from metalearn.datamodules.episodes.splits import split_by_hash
 from metalearn.datamodules.sources.images import ImageSpec
 from metalearn.datamodules.sources.omniglot_files import CHARACTERS, download_missing, list_drawings
+from metalearn.datamodules.store.header import fingerprint
+from metalearn.datamodules.store.opening import open_or_pack
+from metalearn.datamodules.store.packer import Packer
 from metalearn.datamodules.store.packing import read_classes
-from metalearn.datamodules.store.store import Contents, ImageStore, Packer, fingerprint, open_or_pack
+from metalearn.datamodules.store.store import Contents, ImageStore
 from metalearn.errors import ConfigError
 
 __all__ = ["OmniglotDataModule"]

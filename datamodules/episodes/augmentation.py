@@ -56,9 +56,9 @@ def augment_tasks(batch: Any, transforms: Sequence[nn.Module], seeds: Sequence[i
     with torch.random.fork_rng(devices):
         for task, seed in enumerate(seeds):
             torch.manual_seed(seed)
-            for role, found in zip(batch, images, strict=True):
-                found.append(_transform(role.x[task], transforms, spec))
-    return type(batch)(*(Batch(torch.stack(found), role.y) for role, found in zip(batch, images, strict=True)))
+            for role, stack in zip(batch, images, strict=True):
+                stack.append(_transform(role.x[task], transforms, spec))
+    return type(batch)(*(Batch(torch.stack(stack), role.y) for role, stack in zip(batch, images, strict=True)))
 
 
 def _transform(x: Tensor, transforms: Sequence[nn.Module], spec: ImageSpec) -> Tensor:

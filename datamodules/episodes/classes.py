@@ -203,7 +203,7 @@ class ClassEpisodes(EpisodicDataModule):
         labels = np.where(np.arange(len(rows)) < ways, np.arange(len(rows)), -1)
         last = rows[:, rows.shape[1] - self.recipe.unlabeled :] if self.recipe.unlabeled else rows[:, :0]
         order = draw_order(seed, split, index, last.size)
-        found = TaskRows(
+        task = TaskRows(
             rows[:ways, :most][support],
             np.repeat(labels[:ways], drawn.shots),
             rows[:ways, query].ravel(),
@@ -212,9 +212,9 @@ class ClassEpisodes(EpisodicDataModule):
             np.repeat(labels, last.shape[1])[order],
         )
         if not turned:
-            return found, None
+            return task, None
         parts = [turns[:ways, :most][support], turns[:ways, query].ravel()]
-        return found, [*parts, turns[:, : last.shape[1]].ravel()[order]]
+        return task, [*parts, turns[:, : last.shape[1]].ravel()[order]]
 
     def _build(self, rows: TaskRows, turns: list[np.ndarray] | None) -> Episode | SemiSupervisedEpisode:
         roles = []
@@ -236,14 +236,14 @@ class ClassEpisodes(EpisodicDataModule):
             )
         turns = TURNS if self._turns(split) else 1
         needed = self.recipe.ways[0] + self.recipe.distractors
-        found = [np.asarray(group) for _, group in sorted(members.items()) if turns * len(group) >= needed]
-        if not found:
+        usable = [np.asarray(group) for _, group in sorted(members.items()) if turns * len(group) >= needed]
+        if not usable:
             largest = max(map(len, members.values()))
             raise ConfigError(
                 f"ways is {self.ways} within groups, but the largest group of the {split} split has {turns * largest} classes; "
                 "use fewer ways, or leave out within_groups"
             )
-        return found
+        return usable
 
     def check(self, pool: Pool, splits: dict[str, np.ndarray]) -> None:
         """Raise where there are too few classes or examples for the tasks that were asked for."""

@@ -45,16 +45,16 @@ def find_unlikeness(
         spec: how they were read.
         training: of the training images; ``None`` where they are not known.
     """
-    found = []
+    differences = []
     for name, values in _measure(images).items() if training is not None else ():
         if training is None or name not in training:
             continue
         mean, deviation = training[name]
         here = float(values.mean())
         if abs(here - mean) > FAR * max(deviation, LEAST):
-            found.append(f"their {name} is {here:.2f}, that of the training images {mean:.2f} +- {deviation:.2f}")
-    found += _look_at(files[:: max(1, len(files) // LOOKED_AT)], spec)
-    return ", and ".join(found) if found else None
+            differences.append(f"their {name} is {here:.2f}, that of the training images {mean:.2f} +- {deviation:.2f}")
+    differences += _look_at(files[:: max(1, len(files) // LOOKED_AT)], spec)
+    return ", and ".join(differences) if differences else None
 
 
 def _measure(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -72,24 +72,24 @@ def _measure(images: np.ndarray) -> dict[str, np.ndarray]:
 
 def _look_at(files: Sequence[Path], spec: ImageSpec) -> list[str]:
     """What is lost of the files as they are read."""
-    found, sizes, coloured = [], [], 0
+    changes, sizes, coloured = [], [], 0
     for file in files:
         with Image.open(file) as image:
             sizes.append(image.size)
             small = np.asarray(image.convert("RGB").resize((32, 32)), np.float32) / 255
         coloured += bool(np.abs(small - small.mean(2, keepdims=True)).mean() > COLOUR)
     if spec.channels == 1 and coloured:
-        found.append(f"{coloured} of {len(sizes)} are coloured, where the network sees grey")
+        changes.append(f"{coloured} of {len(sizes)} are coloured, where the network sees grey")
     small_ones = [size for size in sizes if max(size) * 2 <= spec.size]
     if small_ones:
-        found.append(
+        changes.append(
             f"{len(small_ones)} of {len(sizes)} have {small_ones[0][0]} x {small_ones[0][1]} pixels or so, which are enlarged to "
             f"{spec.size} x {spec.size}"
         )
     long_ones = [size for size in sizes if max(size) > 2 * min(size)]
     if long_ones:
-        found.append(
+        changes.append(
             f"{len(long_ones)} of {len(sizes)} are {long_ones[0][0]} x {long_ones[0][1]} pixels or so, which are pressed into a "
             "square"
         )
-    return found
+    return changes

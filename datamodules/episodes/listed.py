@@ -16,8 +16,11 @@ from metalearn.datamodules.sources.forms import Form, find_classes
 from metalearn.datamodules.sources.images import ImageSpec
 from metalearn.datamodules.sources.listing import SPLITS, ListedClass
 from metalearn.datamodules.sources.published import Published
+from metalearn.datamodules.store.header import fingerprint
+from metalearn.datamodules.store.opening import open_or_pack
+from metalearn.datamodules.store.packer import Packer
 from metalearn.datamodules.store.packing import read_classes
-from metalearn.datamodules.store.store import Contents, ImageStore, Packer, fingerprint, open_or_pack
+from metalearn.datamodules.store.store import Contents, ImageStore
 from metalearn.errors import DataError
 
 __all__ = ["ListedImages"]

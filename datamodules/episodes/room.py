@@ -68,7 +68,7 @@ class Room(NamedTuple):
                 + self._advise_ways(self.most_ways - recipe.distractors)
             )
         if recipe.most > self.most_examples and self.counts:
-            fewest, name, split = min(self.counts, key=lambda each: each[0])
+            fewest, name, split = min(self.counts, key=lambda row: row[0])
             parts = {"shots": recipe.shots[1], "queries": recipe.queries[1]}
             if recipe.unlabeled:
                 parts["unlabeled"] = recipe.unlabeled

@@ -80,15 +80,15 @@ def assign_splits(names: Sequence[str], wanted: ClassSplit) -> dict[str, str]:
             f"splits names {', '.join(map(str, wanted)) or 'nothing'}, but it must list classes for {', '.join(SPLITS)}; rename "
             "or add them"
         )
-    found: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     for split, classes in wanted.items():
         for name in map(str, classes):
             if name not in names:
                 raise ConfigError(
                     f"splits lists class {name} for {split}, but there is no such class; take it out, or add its images"
                 )
-            if found.setdefault(name, split) != split:
+            if split_of.setdefault(name, split) != split:
                 raise ConfigError(
-                    f"splits lists class {name} for {found[name]} and {split}, but a class belongs to one split; keep one"
+                    f"splits lists class {name} for {split_of[name]} and {split}, but a class belongs to one split; keep one"
                 )
-    return found
+    return split_of

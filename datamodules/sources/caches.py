@@ -24,14 +24,14 @@ def find_caches(place: Place, patterns: Sequence[str]) -> dict[str, Member] | No
     """For each split its file, by the first pattern (``"cache-{}.pkl"``) that all three follow."""
     files = place.files()
     for pattern in patterns:
-        found = {
+        members = {
             split: files[name]
             for split in SPLITS
             for name in [pattern.format(word) for word in reversed(SPLIT_NAMES[split])]
             if name in files
         }
-        if len(found) == len(SPLITS):
-            return found
+        if len(members) == len(SPLITS):
+            return members
     return None
 
 
@@ -42,10 +42,10 @@ def list_caches(place: Place, patterns: Sequence[str]) -> list[ListedClass] | No
     - ``data`` (or ``images``, ``image_data``) and ``labels``: a number for each image; classes are called as
       ``catname2label`` says, else by split and number.
     """
-    found = find_caches(place, patterns)
-    if found is None:
+    members = find_caches(place, patterns)
+    if members is None:
         return None
-    return [each for split, member in found.items() for each in _list_cache(split, member)]
+    return [listed for split, member in members.items() for listed in _list_cache(split, member)]
 
 
 def _list_cache(split: str, member: Member) -> list[ListedClass]:
@@ -94,13 +94,13 @@ def as_labels(labels: Any, count: int, name: str) -> np.ndarray:
     Raises:
         DataError: they are no whole numbers, or not one for each of ``count`` images.
     """
-    found = np.asarray(labels) if isinstance(labels, (list, tuple, np.ndarray)) else np.empty(0, object)
-    if found.dtype.kind not in "iu" or found.shape != (count,):
+    values = np.asarray(labels) if isinstance(labels, (list, tuple, np.ndarray)) else np.empty(0, object)
+    if values.dtype.kind not in "iu" or values.shape != (count,):
         raise DataError(
-            f"labels in {name} are {found.dtype} {list(found.shape)}, but there must be a whole number for each of {count} "
+            f"labels in {name} are {values.dtype} {list(values.shape)}, but there must be a whole number for each of {count} "
             "images; fetch it again from its authors"
         )
-    return found.astype(np.int64)
+    return values.astype(np.int64)
 
 
 def to_text(value: Any) -> str:
@@ -114,7 +114,7 @@ def _checked_classes(classes: Any, count: int, name: str) -> dict[str, np.ndarra
             f"class_dict in {name} is a {type(classes).__name__}, but it must be a dict of lists; fetch it again"
         )
     seen = np.zeros(count, bool)
-    found = {}
+    numbers_of = {}
     for key, numbers in classes.items():
         listed = np.asarray(numbers) if isinstance(numbers, (list, tuple, np.ndarray)) else np.empty(0, object)
         if listed.ndim != 1 or listed.dtype.kind not in "iu" or not len(listed):
@@ -127,8 +127,8 @@ def _checked_classes(classes: Any, count: int, name: str) -> dict[str, np.ndarra
         if seen[listed].any() or len(np.unique(listed)) != len(listed):
             raise DataError(f"class {key} in {name} lists an image that is listed already; fetch the file again")
         seen[listed] = True
-        found[str(key)] = listed.astype(np.int64)
-    return found
+        numbers_of[str(key)] = listed.astype(np.int64)
+    return numbers_of
 
 
 def _order(item: tuple[str, np.ndarray]) -> tuple[bool, int, str]:

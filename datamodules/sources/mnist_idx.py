@@ -66,9 +66,9 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"file {path} cannot be read ({error}); it is truncated or damaged: fetch it again") from error
     if len(data) != size:
-        found = f"only {len(data)}" if len(data) < size else "more"
+        count = f"only {len(data)}" if len(data) < size else "more"
         raise DataError(
-            f"file {path} has {found} of the {size} bytes that its header says; it is truncated or damaged: fetch it again"
+            f"file {path} has {count} of the {size} bytes that its header says; it is truncated or damaged: fetch it again"
         )
     return np.frombuffer(data, np.uint8).reshape(shape)
 
@@ -80,7 +80,7 @@ def read_mnist(root: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         DataError: neither part is there, a part lacks a file, or its files disagree.
     """
     root = Path(root)
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for part, names in FILES.items():
         paths = [find_idx(root, name) for name in names]
         if paths[0] is None and paths[1] is None:
@@ -96,10 +96,10 @@ def read_mnist(root: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             )
         if labels.max() > 9:
             raise DataError(f"file {paths[1]} has the label {labels.max()}, but digits are 0 to 9; fetch it again")
-        found[part] = images, labels.astype(np.int64)
-    if not found:
+        parts[part] = images, labels.astype(np.int64)
+    if not parts:
         raise DataError(
             f"folder {root} has no MNIST files, but {FILES['t10k'][0]}[.gz] and {FILES['t10k'][1]}[.gz] (or train-*) must be in "
             "it; set root to their folder"
         )
-    return found
+    return parts

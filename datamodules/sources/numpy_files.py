@@ -39,7 +39,7 @@ def load_npz(member: Member, key: str) -> np.ndarray:
         shape, fortran, dtype = read(header)
         if dtype.hasobject:
             raise ValueError("it holds Python objects")
-        found = np.frombuffer(data, dtype, count=int(np.prod(shape)), offset=header.tell())
-        return found.reshape(shape, order="F" if fortran else "C")
+        values = np.frombuffer(data, dtype, count=int(np.prod(shape)), offset=header.tell())
+        return values.reshape(shape, order="F" if fortran else "C")
     except (ValueError, EOFError) as error:
         raise DataError(f"array {key!r} of {member.name} cannot be read ({error}); fetch it again") from error

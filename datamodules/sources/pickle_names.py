@@ -71,10 +71,10 @@ def make_array(raw: Any, dtype: Any, shape: Any, order: str = "C") -> np.ndarray
     if "O" in dtype.dtype:
         if not isinstance(raw, list) or not all(isinstance(value, (bytes, memoryview)) for value in raw):
             raise TypeError("an array of objects other than byte strings; save it as numbers")
-        found = np.empty(len(raw), object)
+        values = np.empty(len(raw), object)
         for place, value in enumerate(raw):
-            found[place] = value
-        return found.reshape(shape)
+            values[place] = value
+        return values.reshape(shape)
     if isinstance(raw, str):
         raw = raw.encode("latin-1")
     if not isinstance(raw, (bytes, bytearray, memoryview)):
@@ -98,18 +98,18 @@ def _encode(text: str, encoding: Any) -> bytes:
     return text.encode("latin-1")
 
 
-def _to_bytes(*given: Any) -> bytes:
+def _to_bytes(*arguments: Any) -> bytes:
     """A bytearray: of nothing, of bytes, or of text and its encoding."""
-    if given and isinstance(given[0], str):
-        return _encode(*given)
-    if given and not isinstance(given[0], (bytes, memoryview)):
+    if arguments and isinstance(arguments[0], str):
+        return _encode(*arguments)
+    if arguments and not isinstance(arguments[0], (bytes, memoryview)):
         raise TypeError("bytes of what are none")
-    return bytes(given[0]) if given else b""
+    return bytes(arguments[0]) if arguments else b""
 
 
-def _to_dict(*given: Any) -> dict[Any, Any]:
+def _to_dict(*arguments: Any) -> dict[Any, Any]:
     """An OrderedDict of pairs, or a defaultdict of a factory, which is dropped."""
-    pairs = given[0] if given and isinstance(given[0], (list, tuple)) else []
+    pairs = arguments[0] if arguments and isinstance(arguments[0], (list, tuple)) else []
     return {as_key(key): value for key, value in pairs}
 
 

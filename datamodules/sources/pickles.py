@@ -101,16 +101,16 @@ class _Reader:
         if begin + width > len(self._data):
             raise ValueError("it ends in the middle of a value")
         self._at = begin + width
-        found = self._data[begin : self._at]
-        return found if width >= LONG else bytes(found)
+        value = self._data[begin : self._at]
+        return value if width >= LONG else bytes(value)
 
     def _line(self) -> bytes:
         begin = end = self._at
-        while (found := bytes(self._data[end : end + LINE]).find(b"\n")) < 0:
+        while (length := bytes(self._data[end : end + LINE]).find(b"\n")) < 0:
             end += LINE
             if end >= len(self._data):
                 raise ValueError("it ends in the middle of a line")
-        end += found
+        end += length
         self._at = end + 1
         return bytes(self._data[begin:end])
 
@@ -129,8 +129,8 @@ class _Reader:
         self._stack.append(value)
 
     def _pop_mark(self) -> list[Any]:
-        found, self._stack = self._stack, self._marks.pop()
-        return found
+        values, self._stack = self._stack, self._marks.pop()
+        return values
 
     def _mark(self, _: Any) -> None:
         self._marks.append(self._stack)
@@ -166,11 +166,11 @@ class _Reader:
         target.update(map(as_member, values))
 
     def _tuple(self, count: int) -> None:
-        found = tuple(self._stack[len(self._stack) - count :])
-        if len(found) != count:
+        values = tuple(self._stack[len(self._stack) - count :])
+        if len(values) != count:
             raise IndexError("a tuple lacks values")
         del self._stack[len(self._stack) - count :]
-        self._stack.append(found)
+        self._stack.append(values)
 
     def _dict(self, _: Any) -> None:
         pairs = self._pop_mark()
@@ -186,10 +186,10 @@ class _Reader:
 
     def _find(self, module: Any, name: Any) -> None:
         place = f"{module}.{name}"
-        found = GLOBALS.get(place) if isinstance(module, str) and isinstance(name, str) else None
-        if found is None or "." in name:
+        constructor = GLOBALS.get(place) if isinstance(module, str) and isinstance(name, str) else None
+        if constructor is None or "." in name:
             raise self._refused(repr(place))
-        self._stack.append(found)
+        self._stack.append(constructor)
 
     def _reduce(self, _: Any) -> None:
         values, name = self._stack.pop(), self._stack.pop()

@@ -31,9 +31,9 @@ class PixelArray:
     def __init__(self, values: Any, name: str) -> None:
         shape: tuple[int, ...] = getattr(values, "shape", ())
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "uif" or len(shape) != 4:
-            found = f"{values.dtype} {list(shape)}" if isinstance(values, np.ndarray) else type(values).__name__
+            kind = f"{values.dtype} {list(shape)}" if isinstance(values, np.ndarray) else type(values).__name__
             raise DataError(
-                f"images in {name} are {found}, but they must be an array of numbers [n, H, W, 3]; save them so"
+                f"images in {name} are {kind}, but they must be an array of numbers [n, H, W, 3]; save them so"
             )
         if shape[3] != 3 and shape[1] == 3:
             values = values.transpose(0, 2, 3, 1)
@@ -71,9 +71,9 @@ class PixelArray:
             image = image.convert("L")
         if image.size != (spec.size, spec.size):
             image = image.resize((spec.size, spec.size), Image.Resampling.LANCZOS)
-        found = np.asarray(image)
-        found = found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
-        return 255 - found if spec.invert else found
+        array = np.asarray(image)
+        array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+        return 255 - array if spec.invert else array
 
 
 class EncodedImages:
@@ -109,8 +109,8 @@ class EncodedImages:
 
     def _checked(self, files: Any) -> Any:
         if not isinstance(files, (list, tuple, np.ndarray)) or len(files) != self._count:
-            found = f"{len(files)} images" if hasattr(files, "__len__") else f"a {type(files).__name__}"
+            held = f"{len(files)} images" if hasattr(files, "__len__") else f"a {type(files).__name__}"
             raise DataError(
-                f"{self._name} holds {found}, but there are {self._count} labels; fetch both files again from one source"
+                f"{self._name} holds {held}, but there are {self._count} labels; fetch both files again from one source"
             )
         return files

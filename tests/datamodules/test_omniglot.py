@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,3 +86,65 @@ def test_a_missing_drawing_is_named_in_a_small_set_too(size: int, tmp_path: Path
     (root / "images_background" / "Alphabet_1" / "character03" / "0002_07 copy.png").write_bytes(b"no matter")
     with pytest.raises(DataError, match=r"character Alphabet_1/character03 .*has 21 drawings"):
         opened(root, tmp_path)
+
+
+def test_archive_and_tree_hold_the_same(tmp_path: Path) -> None:
+    episodes = []
+    for name, archive in (("zip", True), ("tree", False)):
+        root = make_omniglot(tmp_path / name, characters=8, archive=archive)
+        episodes.append(OmniglotDataModule(str(root), cache_dir=str(tmp_path / f"cache{name}")).episode(0, "train", 5))
+    assert (episodes[0].support.x == episodes[1].support.x).all()
+    assert episodes[0].support.x.max() == 1
+    assert episodes[0].support.x.mean() < 0.7  # strokes are bright
+
+
+def broken_missing(root: Path) -> str:
+    (root / "images_evaluation.zip").unlink()
+    return "images_evaluation is not in"
+
+
+def broken_truncated(root: Path) -> str:
+    path = root / "images_evaluation.zip"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return "images_evaluation.zip cannot be read .*truncated"
+
+
+def broken_foreign(root: Path) -> str:
+    with zipfile.ZipFile(root / "images_evaluation.zip", "w") as file:
+        file.writestr("something/else.png", b"x")
+    return "holds no images_evaluation/ALPHABET"
+
+
+def broken_evil(root: Path) -> str:
+    with zipfile.ZipFile(root / "images_evaluation.zip", "a") as file:
+        file.writestr("../../etc/evil.png", b"x")
+    return "entry '../../etc/evil.png' leads out of the archive"
+
+
+def broken_image(root: Path) -> str:
+    path = root / "images_evaluation.zip"
+    with zipfile.ZipFile(path) as file:
+        entries = {name: file.read(name) for name in file.namelist()}
+    entries["images_evaluation/Alphabet_4/character03/0002_07.png"] = b"not a picture"
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in entries.items():
+            file.writestr(name, data)
+    return "0002_07.png cannot be read"
+
+
+@pytest.mark.parametrize("damage", [broken_missing, broken_truncated, broken_foreign, broken_evil, broken_image])
+def test_broken_archives_are_one_line(damage: Any, tmp_path: Path) -> None:
+    root = make_omniglot(tmp_path / "root", characters=8)
+    message = damage(root)
+    with pytest.raises(DataError, match=message) as caught:
+        OmniglotDataModule(str(root), cache_dir=str(tmp_path / "cache")).setup()
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "cache").glob("*.store")) if (tmp_path / "cache").exists() else True
+
+
+def test_a_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import Omniglot
+
+    monkeypatch.setattr(Omniglot, "download_url_prefix", "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(DataError, match="cannot be downloaded .*set data.root"):
+        OmniglotDataModule(str(tmp_path)).prepare_data()

@@ -11,7 +11,6 @@ import signal
 import struct
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,9 @@ import numpy as np
 import pytest
 
 from metalearn import DataError
-from metalearn.datamodules import OmniglotDataModule
-from metalearn.datamodules.sources.folders import read_queries, read_support
-from metalearn.datamodules.sources.images import ImageSpec
-from metalearn.datamodules.store.store import ALIGNMENT, MAGIC, VERSION, Packer, fingerprint, open_or_pack
-from tests.made import make_folder, make_omniglot
+from metalearn.datamodules.store.header import ALIGNMENT, MAGIC, VERSION, fingerprint
+from metalearn.datamodules.store.opening import open_or_pack
+from metalearn.datamodules.store.packer import Packer
 
 IMAGES = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 1, 4, 4)
 
@@ -210,7 +207,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 SLOW = """
 import sys, time
 import numpy as np
-from metalearn.datamodules.store.store import open_or_pack
+from metalearn.datamodules.store.opening import open_or_pack
 def pack(packer):
     for name in "ab":
         packer.add(name, np.full((3, 1, 4, 4), 7, np.uint8))
@@ -253,84 +250,3 @@ def test_waiting_for_another_packer_is_said_once(tmp_path: Path, caplog: pytest.
     ]
     assert child.wait() == 0
     child.stdout.close()
-
-
-# ---------------------------------------------------------------- archives
-def test_archive_and_tree_hold_the_same(tmp_path: Path) -> None:
-    episodes = []
-    for name, archive in (("zip", True), ("tree", False)):
-        root = make_omniglot(tmp_path / name, characters=8, archive=archive)
-        episodes.append(OmniglotDataModule(str(root), cache_dir=str(tmp_path / f"cache{name}")).episode(0, "train", 5))
-    assert (episodes[0].support.x == episodes[1].support.x).all()
-    assert episodes[0].support.x.max() == 1
-    assert episodes[0].support.x.mean() < 0.7  # strokes are bright
-
-
-def broken_missing(root: Path) -> str:
-    (root / "images_evaluation.zip").unlink()
-    return "images_evaluation is not in"
-
-
-def broken_truncated(root: Path) -> str:
-    path = root / "images_evaluation.zip"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    return "images_evaluation.zip cannot be read .*truncated"
-
-
-def broken_foreign(root: Path) -> str:
-    with zipfile.ZipFile(root / "images_evaluation.zip", "w") as file:
-        file.writestr("something/else.png", b"x")
-    return "holds no images_evaluation/ALPHABET"
-
-
-def broken_evil(root: Path) -> str:
-    with zipfile.ZipFile(root / "images_evaluation.zip", "a") as file:
-        file.writestr("../../etc/evil.png", b"x")
-    return "entry '../../etc/evil.png' leads out of the archive"
-
-
-def broken_image(root: Path) -> str:
-    path = root / "images_evaluation.zip"
-    with zipfile.ZipFile(path) as file:
-        entries = {name: file.read(name) for name in file.namelist()}
-    entries["images_evaluation/Alphabet_4/character03/0002_07.png"] = b"not a picture"
-    with zipfile.ZipFile(path, "w") as file:
-        for name, data in entries.items():
-            file.writestr(name, data)
-    return "0002_07.png cannot be read"
-
-
-@pytest.mark.parametrize("damage", [broken_missing, broken_truncated, broken_foreign, broken_evil, broken_image])
-def test_broken_archives_are_one_line(damage: Any, tmp_path: Path) -> None:
-    root = make_omniglot(tmp_path / "root", characters=8)
-    message = damage(root)
-    with pytest.raises(DataError, match=message) as caught:
-        OmniglotDataModule(str(root), cache_dir=str(tmp_path / "cache")).setup()
-    assert "\n" not in str(caught.value)
-    assert not list((tmp_path / "cache").glob("*.store")) if (tmp_path / "cache").exists() else True
-
-
-def test_a_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import Omniglot
-
-    monkeypatch.setattr(Omniglot, "download_url_prefix", "http://127.0.0.1:9")  # nothing listens there
-    with pytest.raises(DataError, match="cannot be downloaded .*set data.root"):
-        OmniglotDataModule(str(tmp_path)).prepare_data()
-
-
-def test_support_and_query_folders(tmp_path: Path) -> None:
-    root = make_folder(tmp_path / "mine", classes=3, images=2)
-    images, labels, names = read_support(root, ImageSpec(size=16))
-    assert images.shape == (6, 3, 16, 16)
-    assert labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert names == ["class00", "class01", "class02"]
-    assert len(read_queries(root, ImageSpec(size=16))[1]) == 6
-    (root / "empty").mkdir()
-    with pytest.raises(DataError, match="empty holds no image"):
-        read_support(root, ImageSpec())
-    with pytest.raises(DataError, match="has 0 class folders"):
-        read_support(root / "class00", ImageSpec())
-    with pytest.raises(DataError, match="is not a folder"):
-        read_queries(root / "nowhere", ImageSpec())
-    with pytest.raises(DataError, match="holds no image"):
-        read_queries(root / "empty", ImageSpec())

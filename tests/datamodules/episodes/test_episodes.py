@@ -191,6 +191,6 @@ def test_episodes_are_numbered_from_0() -> None:
 
 
 def test_the_package_has_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    monkeypatch.syspath_prepend(Path(__file__).parents[3])
     with pytest.raises(ImportError, match=r"metalearn\.datamodules"):
         __import__("datamodules")
