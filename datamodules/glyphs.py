@@ -42,7 +42,7 @@ class GlyphsDataModule(ImageEpisodes):
     @spell_out(ImageArguments, tasks_per_batch=16, train_tasks=1600)
     def __init__(self, *, variants: int = 4, **arguments: Unpack[ImageArguments]) -> None:
         super().__init__(**arguments)
-        check_whole("variants", variants, 1)
+        check_whole("variants", variants, 1, remedy="use variants=4")
         most = len(FACES) * variants
         if self.recipe.most > most:
             raise ConfigError(

@@ -77,7 +77,9 @@ class LoaderArguments(TypedDict, total=False):
     """How many episodes there are, and how they are loaded."""
 
     tasks_per_batch: Annotated[int, Argument(4, "tasks of a batch, ``B``.", count_tasks)]
-    train_tasks: Annotated[int, Argument(1000, "tasks an epoch.", count_tasks)]
+    train_tasks: Annotated[
+        int, Argument(1000, "tasks an epoch.", partial(count_tasks, remedy="leave it out for its default"))
+    ]
     val_tasks: Annotated[int, Argument(200, "validation tasks, the same every time.", count_tasks)]
     test_tasks: Annotated[int, Argument(600, "test tasks, the same every time.", count_tasks)]
     seed: Annotated[int, Argument(0, "the seed that tasks are drawn by.", check_seed)]

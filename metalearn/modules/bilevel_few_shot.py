@@ -65,7 +65,11 @@ class HeadProblem(InnerLoop):
         '``"aid"`` is the implicit derivative, ``"itd"`` the one through the inner steps.',
         partial(check_choice, choices=get_args(Estimator)),
     )
-    inner_momentum: float = setting(0.0, "the momentum of Nesterov's method; 0 for gradient descent.")
+    inner_momentum: float = setting(
+        0.0,
+        "the momentum of Nesterov's method; 0 for gradient descent.",
+        partial(check_number, remedy="use 0.9, or 0.0 for gradient descent", least=0, below=1),
+    )
     linear_solver: LinearSolverName = setting(
         "cg",
         'solves ``H v = grad_w l_Q``; ``"fixed_point"`` and ``"neumann"`` take steps of ``inner_lr``.',

@@ -181,8 +181,8 @@ def _like(vector: Tensor, tree: Tree) -> Tree:
 
 
 def _check(owner: str, L_phi: float, mu_x: float) -> None:
-    check_number("L_phi", L_phi, "use 0.1", above=0, owner=owner, loose=True)
-    check_number("mu_x", mu_x, "use 0.1", above=0, owner=owner, loose=True)
+    check_number("L_phi", L_phi, "give the smoothness of Phi", above=0, owner=owner, loose=True)
+    check_number("mu_x", mu_x, "give the strong convexity of Phi", above=0, owner=owner, loose=True)
     if mu_x > L_phi:
         raise ConfigError(
             f"{owner}(mu_x={mu_x:g}) is above L_phi = {L_phi:g}, but a strong convexity is below the smoothness; "

@@ -80,11 +80,15 @@ def worst_case(
         ConfigError: constants out of order.
     """
     check_whole("size", size, 2, remedy="use 50", loose=True)
-    smoothness = {} if L_inner is None else {"L_inner": L_inner}
+    for name, value in (("mu_x", mu_x), ("mu_y", mu_y)):
+        check_number(name, value, "use 0.01", above=0, owner="worst_case", loose=True)
     for name, value in (
-        {"mu_x": mu_x, "mu_y": mu_y, "L_x": L_x, "L_y": L_y, "L_inner_xy": L_inner_xy} | smoothness
-    ).items():
-        check_number(name, value, "use 1.0, and less for mu_x and mu_y", above=0, owner="worst_case", loose=True)
+        ("L_x", L_x),
+        ("L_y", L_y),
+        ("L_inner_xy", L_inner_xy),
+        ("L_inner", 1.0 if L_inner is None else L_inner),
+    ):
+        check_number(name, value, "use 1.0", above=0, owner="worst_case", loose=True)
     check_number("L_xy", L_xy, "use 0.0", least=0, owner="worst_case", loose=True)
     smooth = 1.5 * mu_y if L_inner is None else L_inner
     if not (mu_x < L_x and mu_y < smooth):

@@ -102,8 +102,8 @@ class Box(Prox):
     high: float
 
     def __post_init__(self) -> None:
-        for name in ("low", "high"):
-            check_number(name, getattr(self, name), "use -1.0 and 1.0", finite=False, owner="Box", loose=True)
+        for name, remedy in (("low", "use -1.0"), ("high", "use 1.0")):
+            check_number(name, getattr(self, name), remedy, finite=False, owner="Box", loose=True)
         if not self.low <= self.high:
             raise ConfigError(f"Box(low={self.low}, high={self.high}), but low must not be above high; swap them")
 
