@@ -31,7 +31,7 @@ ORDER: dict[str, Layers] = {
     "metalearn.datamodules": [{"sources", "store"}, {"episodes"}, {"levels"}, {"*"}],
     "metalearn.inner": [{"ambient"}, {"kernels"}, {"norm"}, {"network"}, {"*"}, {"solvers"}, {"execution"}],
     "metalearn.bilevel": [
-        {"*"}, {"solvers"}, {"certificates", "adjoint"}, {"estimators"}, {"hypergradients"},
+        {"*"}, {"solvers"}, {"certificates", "adjoint"}, {"estimators"}, {"hypergradients", "task_problem"},
         {"algorithms", "implicit", "adaptation"}, {"problems"},
     ],
     "metalearn.modules": [{"training"}, {"runs"}, {"episodic", "problem_based"}, {"*"}, {"callbacks"}],
@@ -68,7 +68,6 @@ VAGUE_LEFT = {
     "reports": 2,
 }  # fmt: skip
 LONG_LEFT = {
-    "metalearn/modules/episodic/core.py",
     "datamodules/store/store.py",
     "tests/modules/test_callers_network.py", "tests/modules/test_heads.py",
     "tests/modules/test_inner_optimizers.py",

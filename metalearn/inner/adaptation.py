@@ -1,4 +1,4 @@
-"""How tasks are adapted: a learner, an update rule and a loss, for one task or for a stack of tasks.
+"""How tasks are adapted: a learner, a loss and a method, for one task or for a stack of tasks.
 
 The stacked form keeps a leading task axis on the adapted tensors and maps only the forward pass with
 ``torch.func.vmap``; gradients are taken by ordinary autograd outside of it. Both forms therefore share one inner loop.
@@ -6,23 +6,70 @@ The stacked form keeps a leading task axis on the adapted tensors and maps only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metalearn.inner.ambient import twice_differentiable
 from metalearn.inner.learner import Learner
 from metalearn.inner.losses import Loss, compute_loss, loss_tensors, network_tensors
-from metalearn.inner.memory import MemoryMode, gradient
-from metalearn.inner.rules import Params, StepSizes, UpdateRule
+from metalearn.inner.memory import MemoryMode
+from metalearn.inner.rules import Params
 
-__all__ = ["Adaptation", "Loss"]
+__all__ = ["Adaptation", "InnerMethod", "Loss", "Settings"]
 
 Result = TypeVar("Result")
+
+Settings = Sequence[Mapping[str, Tensor | float]]
+"""What a solver hands to its method, by name, for every inner step; the last entry serves all later steps. Gradient steps have
+the step size of each tensor here, a ridge regression its weight and its scale."""
+
+
+class InnerMethod(ABC):
+    """How the inner problem of a task is solved, as a pure function: nothing of it is written while tasks are adapted.
+
+    Attributes:
+        batches: whether it may run on tensors with a leading task axis.
+        needs_features: whether it takes what the learner encodes, and not the learner's outputs alone.
+        fits_one_hot: whether it fits outputs to one-hot vectors, whatever the loss of the queries.
+        loss_order: up to which order training differentiates the loss.
+        chunk: support examples whose gradient is taken at once; ``None`` for all.
+    """
+
+    batches: bool = True
+    needs_features: bool = False
+    fits_one_hot: bool = False
+    loss_order: int = 2
+    chunk: int | None = None
+
+    @property
+    def memory(self) -> MemoryMode:
+        """What is kept of each step for the meta-gradient."""
+        return "store"
+
+    def with_memory(self, memory: MemoryMode) -> InnerMethod:
+        """The same method in another memory mode: itself, if it has but one."""
+        return self
+
+    def note_query_loss(self, losses: Tensor) -> None:
+        """Take note of query losses, a scalar or ``[B]``, before they are differentiated."""
+        return
+
+    @abstractmethod
+    def iterates(
+        self,
+        adaptation: Adaptation,
+        params: Params,
+        support: Tensor,
+        targets: Tensor,
+        steps: int,
+        settings: Settings,
+        order: int,
+    ) -> Iterator[Params]:
+        """Yield the adapted tensors ``w_0, w_1, ..., w_steps``; see :meth:`Adaptation.iterates`."""
 
 
 @dataclass(frozen=True)
@@ -31,38 +78,31 @@ class Adaptation:
 
     Attributes:
         learner: which tensors adapt, and how examples become logits.
-        rule: the update rule.
         loss: the loss of the inner objective and of the query set.
-        memory: what is kept of each step for the meta-gradient.
-        weight_decay: times the weights, added to the inner gradient once it is clipped; or the rule's own, see
-            :meth:`UpdateRule.with_decay`.
-        clip_norm: the largest norm of a task's inner gradient of the loss, over all its tensors; ``None`` for no bound.
-        chunk: support examples whose gradient is taken at once; ``None`` for all.
+        method: how the inner problem is solved.
         stacked: whether every tensor of a task carries a leading task axis.
         ways: how many of the network's outputs the loss sees, so that a task of fewer classes neither sees nor moves the
             others; ``None`` for all.
     """
 
     learner: Learner
-    rule: UpdateRule
     loss: Loss
-    memory: MemoryMode = "store"
-    weight_decay: float = 0.0
-    clip_norm: float | None = None
-    chunk: int | None = None
+    method: InnerMethod
     stacked: bool = False
     ways: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.weight_decay:
-            object.__setattr__(self, "rule", self.rule.with_decay(self.weight_decay))
+    @property
+    def memory(self) -> MemoryMode:
+        """What is kept of each inner step for the meta-gradient."""
+        return self.method.memory
+
+    def with_memory(self, memory: MemoryMode) -> Adaptation:
+        """The same inner loop in another memory mode."""
+        return replace(self, method=self.method.with_memory(memory))
 
     def outer(self) -> Params:
         """All tensors that the meta-gradient is taken with respect to: the network's and the loss's."""
         return {**self.learner.outer(), **loss_tensors(self.loss)}
-
-    needs_features: ClassVar[bool] = False
-    """Whether the inner loop is not made of the learner's outputs alone, but of what it encodes."""
 
     def encode(self, params: Params, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """What no inner step changes, see :meth:`Learner.encode`."""
@@ -70,36 +110,40 @@ class Adaptation:
         def run(support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
             return self.learner.encode(network_tensors(params), support, query)
 
-        return self._map(run)(support, query)
+        return self.map(run)(support, query)
 
     def iterates(
-        self, params: Params, support: Tensor, targets: Tensor, steps: int, step_sizes: StepSizes, order: int
+        self, params: Params, support: Tensor, targets: Tensor, steps: int, settings: Settings, order: int
     ) -> Iterator[Params]:
-        """Yield the adapted tensors ``w_0, w_1, ..., w_steps`` of ``w_{j+1} = rule(w_j, grad L(w_j))``.
+        """Yield the adapted tensors ``w_0, w_1, ..., w_steps``.
 
         Args:
             params: all tensors by name.
             support: the encoded support set.
             targets: its targets.
             steps: the number of inner steps.
-            step_sizes: see :data:`metalearn.inner.rules.StepSizes`.
+            settings: what the solver hands to the method.
             order: 2 keeps the graph of the inner gradients (MAML); 1 treats them as constants (FOMAML); 0 keeps no graph at
                 all (evaluation).
         """
-        adapted, others = self.split(params)
-        if self.stacked:
-            adapted = {name: value.expand(len(support), *value.shape) for name, value in adapted.items()}
-        if order == 0:
-            adapted = _leaves(adapted)
-        state = self.rule.start(adapted)
-        yield adapted
-        for step in range(steps):
-            grads = self._gradient(adapted, others, support, targets, step, order)
-            sizes = step_sizes[min(step, len(step_sizes) - 1)]
-            adapted, state = self.rule.step(adapted, self._shape(adapted, grads), state, sizes)
-            if order == 0:
-                adapted = _leaves(adapted)
-            yield adapted
+        return self.method.iterates(self, params, support, targets, steps, settings, order)
+
+    def support_loss(self, adapted: Params, others: Params, support: Tensor, targets: Tensor, step: int) -> Tensor:
+        """The support loss after ``step`` inner steps, a scalar, or ``[B]`` where tasks are stacked.
+
+        Args:
+            adapted: the tensors that the inner loop moves.
+            others: all others.
+            support: the encoded support set, or a part of it.
+            targets: its targets.
+            step: the inner steps behind ``adapted``.
+        """
+
+        def run(adapted: Params, others: Params, x: Tensor, y: Tensor) -> Tensor:
+            outputs = self.learner.support_logits(network_tensors({**others, **adapted}), x, step)
+            return self.task_loss(others, outputs, y)
+
+        return self.map(run, in_dims=(0, None, 0, 0))(adapted, others, support, targets)
 
     def query_logits(self, params: Params, adapted: Params, support: Tensor, query: Tensor, step: int) -> Tensor:
         """Outputs of the network after ``step`` inner steps for the encoded query set."""
@@ -107,7 +151,7 @@ class Adaptation:
         def run(adapted: Params, support: Tensor, query: Tensor) -> Tensor:
             return self.learner.query_logits(network_tensors({**params, **adapted}), support, query, step)
 
-        return self._map(run)(adapted, support, query)
+        return self.map(run)(adapted, support, query)
 
     def query_loss(self, params: Params, logits: Tensor, targets: Tensor) -> Tensor:
         """The query loss, a scalar, or ``[B]`` where tasks are stacked."""
@@ -115,7 +159,9 @@ class Adaptation:
         def run(logits: Tensor, targets: Tensor) -> Tensor:
             return self.task_loss(params, logits, targets)
 
-        return self._map(run)(logits, targets)
+        losses = self.map(run)(logits, targets)
+        self.method.note_query_loss(losses)
+        return losses
 
     def task_loss(self, params: Params, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of one task's outputs ``[n, ...]``, those of its ways alone, in float32 where they are shorter."""
@@ -126,62 +172,13 @@ class Adaptation:
         adapted = {name: value for name, value in network_tensors(params).items() if self.learner.adapts(name)}
         return adapted, {name: value for name, value in params.items() if name not in adapted}
 
-    def _gradient(
-        self, adapted: Params, others: Params, support: Tensor, targets: Tensor, step: int, order: int
-    ) -> Params:
-        """The gradient of the mean support loss; the sum over tasks, since no task's tensors are in another's loss."""
-        names, other_names = list(adapted), list(others)
+    def start(self, params: Params, tasks: int) -> tuple[Params, Params]:
+        """As :meth:`split`; where tasks are stacked, what moves has a task axis of length ``tasks``."""
+        adapted, others = self.split(params)
+        if self.stacked:
+            adapted = {name: value.expand(tasks, *value.shape) for name, value in adapted.items()}
+        return adapted, others
 
-        def run(adapted: Params, others: Params, x: Tensor, y: Tensor) -> Tensor:
-            outputs = self.learner.support_logits(network_tensors({**others, **adapted}), x, step)
-            return self.task_loss(others, outputs, y)
-
-        axis = 1 if self.stacked else 0
-        count = support.shape[axis]
-        size = self.chunk or count
-        total: list[Tensor] | None = None
-        for x, y in zip(support.split(size, axis), targets.split(size, axis), strict=True):
-
-            def objective(values: Sequence[Tensor], rest: Sequence[Tensor], y: Tensor = y) -> Tensor:
-                others = dict(zip(other_names, rest, strict=False))
-                mapped = self._map(run, in_dims=(0, None, 0, 0))
-                return mapped(dict(zip(names, values, strict=True)), others, rest[-1], y).sum()
-
-            share = x.shape[axis] / count
-            with twice_differentiable(order == 2):
-                grads = gradient(objective, list(adapted.values()), [*others.values(), x], order, self.memory)
-            if total is None and share == 1:
-                total = list(grads)
-            else:
-                parts = [grad * share for grad in grads]
-                total = parts if total is None else [a + b for a, b in zip(total, parts, strict=True)]
-        assert total is not None
-        return dict(zip(names, total, strict=True))
-
-    def _shape(self, adapted: Params, grads: Params) -> Params:
-        """What the rule steps along, as in torch: ``clip_grad_norm_`` first, then the decay that an optimiser's step adds."""
-        if self.clip_norm is not None:
-            grads = self._clip(grads, self.clip_norm)
-        if self.weight_decay and not self.rule.decoupled:
-            grads = {name: grad.add(adapted[name], alpha=self.weight_decay) for name, grad in grads.items()}
-        return grads
-
-    def _clip(self, grads: Params, bound: float) -> Params:
-        """Times ``min(1, bound / (norm + 1e-6))``, as ``torch.nn.utils.clip_grad_norm_``."""
-        first = 1 if self.stacked else 0
-        of_each = [(grad * grad).sum(tuple(range(first, grad.ndim))) if grad.ndim > first else grad * grad
-                   for grad in grads.values()]  # fmt: skip
-        squares = torch.stack(of_each).sum(0)
-        inside = (
-            squares <= max(bound - 1e-6, 0.0) ** 2
-        )  # there the root, which has no derivative at 0, is not asked for
-        scale = torch.where(inside, 1.0, bound / (torch.where(inside, 1.0, squares).sqrt() + 1e-6)).clamp(max=1.0)
-        return {name: grad * scale.view(-1, *(1,) * (grad.ndim - 1)) if first else grad * scale
-                for name, grad in grads.items()}  # fmt: skip
-
-    def _map(self, function: Callable[..., Result], in_dims: int | tuple[int | None, ...] = 0) -> Callable[..., Result]:
+    def map(self, function: Callable[..., Result], in_dims: int | tuple[int | None, ...] = 0) -> Callable[..., Result]:
+        """The same function, over the task axis where there is one."""
         return vmap(function, in_dims=in_dims, randomness="different") if self.stacked else function
-
-
-def _leaves(params: Params) -> Params:
-    return {name: value.detach().requires_grad_() for name, value in params.items()}

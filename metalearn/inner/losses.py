@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch.func import functional_call
 
 from metalearn.checks import check_choice
 from metalearn.errors import ConfigError
+from metalearn.inner.learner import evaluating
 from metalearn.inner.rules import Params
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "ModuleLoss",
     "compute_loss",
     "double_loss",
+    "evaluating_loss",
     "get_loss",
     "loss_tensors",
     "mean_squared_error",
@@ -115,6 +118,11 @@ def compute_loss(loss: Loss, params: Params, outputs: Tensor, targets: Tensor) -
         outputs = outputs.float()
         targets = targets.float() if targets.dtype in HALVES else targets
     return loss(outputs, targets, params) if isinstance(loss, ModuleLoss) else loss(outputs, targets)
+
+
+def evaluating_loss(loss: Loss) -> contextlib.AbstractContextManager[None]:
+    """Within this context a loss that is a module is in ``eval()``."""
+    return evaluating(loss.module) if isinstance(loss, ModuleLoss) else contextlib.nullcontext()
 
 
 def loss_tensors(loss: Loss) -> Params:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,9 @@ from torch import Tensor
 from metalearn.checks import check_flag, check_number, check_numbers
 from metalearn.errors import ConfigError
 
-__all__ = ["RULES", "SGD", "Adam", "AdamW", "Momentum", "Params", "StepSizes", "UpdateRule", "get_rule"]
+__all__ = ["RULES", "SGD", "Adam", "AdamW", "Momentum", "Params", "UpdateRule", "get_rule"]
 
 Params = dict[str, Tensor]
-StepSizes = Sequence[Mapping[str, Tensor | float]]
-"""For every inner step, the step size of each adapted tensor; the last entry serves all later steps."""
 
 
 class UpdateRule(ABC):

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import nn
 
 from metalearn.checks import check_choice, check_number
 from metalearn.errors import ConfigError
-from metalearn.inner import Adaptation, HeadLearner, Learner, MemoryMode, NormPolicy, TaskNorm, UpdateRule
+from metalearn.inner import HeadLearner, Learner, MemoryMode, NormPolicy, UpdateRule
 from metalearn.inner.inner_loop import ExecutionName, InnerLoop, setting
 from metalearn.inner.losses import LossFunction
-from metalearn.inner.ridge import RidgeAdaptation
+from metalearn.inner.solvers import RidgeSolver
 from metalearn.inner.step_sizes import InnerLR
-from metalearn.modules.episodic.base import MetaModule, Scheduler
+from metalearn.modules.episodic.base import MetaModule
+from metalearn.modules.episodic.gradient_steps import make_gradient_steps
 from metalearn.modules.episodic.scores import Metrics
+from metalearn.modules.training.outer import Scheduler
 
 __all__ = ["ANIL", "HeadLoop"]
 
@@ -105,34 +107,21 @@ class ANIL(MetaModule):
         initial_ridge: float = 1.0,
     ) -> None:
         options = HeadLoop.of(locals())
-        if head_solver == "ridge":
+        solves = head_solver == "ridge"
+        if solves:
             options = replace(options, inner_steps=1, eval_inner_steps=None)
-        self._head_name, self._solver, self._initial_ridge = head, head_solver, initial_ridge
-        super().__init__(backbone, options, outer_optimizer, outer_scheduler, metrics)
+        super().__init__(
+            backbone,
+            options,
+            learner=partial(HeadLearner, head=head, needed_by="head_solver='ridge'" if solves else None),
+            solver=make_ridge_solver if solves else make_gradient_steps,
+            outer_optimizer=outer_optimizer,
+            outer_scheduler=outer_scheduler,
+            metrics=metrics,
+        )
 
-    def make_learner(self, backbone: nn.Module, norm: TaskNorm) -> Learner:
-        needed_by = "head_solver='ridge'" if self._solver == "ridge" else None
-        return HeadLearner(backbone, norm, self._head_name, needed_by)
 
-    def make_adaptation(self, adaptation: Adaptation) -> Adaptation:
-        if self._solver == "gradient":
-            return adaptation
-        layer = self.backbone.get_submodule(self._head_name)
-        if type(layer) is not nn.Linear:
-            raise ConfigError(
-                f"head_solver is 'ridge', but the head {self._head_name!r} is a {type(layer).__name__}, and only that of a "
-                "torch.nn.Linear has a closed form; use head_solver='gradient'"
-            )
-        self.log_ridge = nn.Parameter(torch.tensor(self._initial_ridge).log())
-        self.scale = nn.Parameter(torch.tensor(1.0))
-        shared = {field.name: getattr(adaptation, field.name) for field in fields(adaptation)}
-        bias = f"{self._head_name}.bias" if layer.bias is not None else None
-        return RidgeAdaptation(**shared, weight=f"{self._head_name}.weight", bias=bias)
-
-    def _sizes(self) -> list[dict[str, Tensor | float]]:
-        if self._solver == "gradient":
-            return super()._sizes()
-        return [{"log_ridge": self.log_ridge, "scale": self.scale}]
-
-    def _extra(self) -> list[Tensor]:
-        return super()._extra() if self._solver == "gradient" else [self.log_ridge, self.scale]
+def make_ridge_solver(options: InnerLoop, learner: Learner) -> RidgeSolver:
+    """The solver of ``head_solver="ridge"``."""
+    assert isinstance(options, HeadLoop)
+    return RidgeSolver(learner, options.head, options.initial_ridge)

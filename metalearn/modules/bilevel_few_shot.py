@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from metalearn.bilevel.adaptation import BilevelAdaptation, half_squared_error
-from metalearn.bilevel.counts import OracleCounts
+from metalearn.bilevel.adaptation import ImplicitMethod, ImplicitSolver, half_squared_error
 from metalearn.bilevel.solvers.indefinite import NormalCG
 from metalearn.bilevel.solvers.inner import GradientDescent, InnerSolver, Nesterov
 from metalearn.bilevel.solvers.linear import CG, FixedPoint, LinearSolver, Neumann
 from metalearn.checks import check_choice, check_number
 from metalearn.errors import ConfigError
-from metalearn.inner import MEMORY_MODES, Adaptation, HeadLearner, Learner, MemoryMode, NormPolicy, TaskNorm
+from metalearn.inner import MEMORY_MODES, HeadLearner, Learner, MemoryMode, NormPolicy
 from metalearn.inner.inner_loop import ExecutionName, InnerLoop, check_steps, setting
 from metalearn.inner.losses import LossFunction
-from metalearn.modules.episodic.base import Scheduler
-from metalearn.modules.episodic.bilevel_tasks import BilevelTasks
+from metalearn.inner.support_gradient import SupportGradient
+from metalearn.modules.episodic.base import MetaModule
 from metalearn.modules.episodic.scores import Metrics
+from metalearn.modules.training.outer import Scheduler
 
 __all__ = ["BilevelFewShot", "HeadProblem", "LinearSolverName"]
 
@@ -89,13 +89,15 @@ class HeadProblem(InnerLoop):
             )
 
 
-class BilevelFewShot(BilevelTasks):
+class BilevelFewShot(MetaModule):
     """Few-shot learning as a bilevel problem: a shared body, and one head for each task (arXiv 2108.00330, section 2.5).
 
     Each task solves ``y* = argmin_w l_S(w, z_S) + l2 |w|^2 / 2`` for its own head ``w`` on the features ``z = body(images)``.
     The body's hypergradient is the derivative of ``l_Q(y*, z_Q)`` through ``z_Q`` plus, by way of ``y*``, through ``z_S``:
     ``-J v`` with ``H v = grad_w l_Q`` (``estimator="aid"``) or through the inner steps (``"itd"``). Features are computed once
     for all tasks, whose heads are one batched problem. The head is not meta-learned: it starts at 0.
+
+    Logs the oracle calls and residuals that :class:`IMAML` logs.
 
     Args:
         backbone: any network ``[n, ...] -> [n, ways]`` with a head. The head is set to 0, and stays there.
@@ -132,44 +134,54 @@ class BilevelFewShot(BilevelTasks):
         metrics: Metrics = None,
     ) -> None:
         options = HeadProblem.of(locals())
-        if inner_momentum:
-            self._inner: InnerSolver = Nesterov(step_size=inner_lr, momentum=inner_momentum, steps=inner_steps)
-        else:
-            self._inner = GradientDescent(step_size=inner_lr, steps=inner_steps)
-        self._head_name, self.head_loss, self.l2, self.estimator = head, head_loss, l2, estimator
-        self._linear = _solver(linear_solver, linear_steps, inner_lr) if estimator == "aid" else None
-        self._initial_scale = initial_scale
-        self.counts = OracleCounts()
-        self.advice = f"l2 is {l2:g}: raise it, or lower inner_lr={inner_lr:g}"
-        super().__init__(backbone, options, outer_optimizer, outer_scheduler, metrics)
+        super().__init__(
+            backbone,
+            options,
+            learner=partial(HeadLearner, head=head, needed_by="head_loss='ridge'" if head_loss == "ridge" else None),
+            solver=make_head_solver,
+            outer_optimizer=outer_optimizer,
+            outer_scheduler=outer_scheduler,
+            metrics=metrics,
+        )
+        self.head_loss, self.l2, self.estimator = head_loss, l2, estimator
         layer = self.backbone.get_submodule(head)
         check_zeroed(self.backbone, layer, head)
         with torch.no_grad():
             for value in layer.parameters():
                 value.zero_()
 
-    def make_learner(self, backbone: nn.Module, norm: TaskNorm) -> Learner:
-        needed_by = "head_loss='ridge'" if self.head_loss == "ridge" else None
-        return HeadLearner(backbone, norm, self._head_name, needed_by)
 
-    def make_adaptation(self, adaptation: Adaptation) -> Adaptation:
-        ridge = self.head_loss == "ridge"
-        if ridge:
-            self.scale = nn.Parameter(torch.tensor(self._initial_scale))
-        return BilevelAdaptation(
-            **{each.name: getattr(adaptation, each.name) for each in fields(adaptation)},
-            inner=self._inner,
-            linear=self._linear,
-            penalty=self.l2,
-            inner_loss=half_squared_error if ridge else None,
-            scaled=ridge,
-        )
+def make_head_solver(options: InnerLoop, learner: Learner) -> ImplicitSolver:
+    """The solver of :class:`BilevelFewShot`."""
+    assert isinstance(options, HeadProblem)
+    squares = options.head_loss == "ridge"
+    method = ImplicitMethod(
+        _make_inner_solver(options),
+        penalty=options.l2,
+        linear=_make_linear_solver(options) if options.estimator == "aid" else None,
+        gradient=SupportGradient(options.memory, options.support_chunk),
+        inner_loss=half_squared_error if squares else None,
+    )
+    advice = f"l2 is {options.l2:g}: raise it, or lower inner_lr={options.inner_lr:g}"
+    return ImplicitSolver(method, advice, options.initial_scale if squares else None)
 
-    def _sizes(self) -> list[dict[str, Tensor | float]]:
-        return [{"scale": self.scale}] if self.head_loss == "ridge" else super()._sizes()
 
-    def _extra(self) -> list[Tensor]:
-        return [self.scale] if self.head_loss == "ridge" else []
+def _make_inner_solver(options: HeadProblem) -> InnerSolver:
+    size, steps = options.inner_lr, options.inner_steps
+    if options.inner_momentum:
+        return Nesterov(step_size=size, momentum=options.inner_momentum, steps=steps)
+    return GradientDescent(step_size=size, steps=steps)
+
+
+def _make_linear_solver(options: HeadProblem) -> LinearSolver:
+    name, iterations, size = options.linear_solver, options.linear_steps, options.inner_lr
+    if name == "cg":
+        return CG(iterations=iterations)
+    if name == "normal_cg":
+        return NormalCG(iterations=iterations)
+    if name == "fixed_point":
+        return FixedPoint(iterations=iterations, step_size=size)
+    return Neumann(iterations=iterations, step_size=size)
 
 
 def check_zeroed(network: nn.Module, layer: nn.Module, name: str) -> None:
@@ -185,13 +197,3 @@ def check_zeroed(network: nn.Module, layer: nn.Module, name: str) -> None:
     raise ConfigError(
         f"BilevelFewShot solves for the head {name!r} from 0, but {why}; give the network a head of its own, or use ANIL"
     )
-
-
-def _solver(name: LinearSolverName, iterations: int, step_size: float) -> LinearSolver:
-    if name == "cg":
-        return CG(iterations=iterations)
-    if name == "normal_cg":
-        return NormalCG(iterations=iterations)
-    if name == "fixed_point":
-        return FixedPoint(iterations=iterations, step_size=step_size)
-    return Neumann(iterations=iterations, step_size=step_size)

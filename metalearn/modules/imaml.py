@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
 
@@ -10,18 +10,18 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
-from metalearn.bilevel.adaptation import BilevelAdaptation
-from metalearn.bilevel.counts import OracleCounts
+from metalearn.bilevel.adaptation import ImplicitMethod, ImplicitSolver
 from metalearn.bilevel.solvers.indefinite import CGOrMinRes, NormalCG
 from metalearn.bilevel.solvers.inner import GradientDescent
 from metalearn.bilevel.solvers.linear import CG, LinearSolver
 from metalearn.checks import check_choice, check_number
-from metalearn.inner import Adaptation, Learner, NormPolicy, TaskNorm
+from metalearn.inner import Learner, NormPolicy
 from metalearn.inner.inner_loop import ExecutionName, InnerLoop, check_steps, setting
 from metalearn.inner.losses import LossFunction
-from metalearn.modules.episodic.base import Scheduler
-from metalearn.modules.episodic.bilevel_tasks import BilevelTasks
+from metalearn.inner.support_gradient import SupportGradient
+from metalearn.modules.episodic.base import MetaModule
 from metalearn.modules.episodic.scores import Metrics
+from metalearn.modules.training.outer import Scheduler
 
 __all__ = ["IMAML", "ImplicitLoop"]
 
@@ -59,12 +59,15 @@ class ImplicitLoop(InnerLoop):
     )
 
 
-class IMAML(BilevelTasks):
+class IMAML(MetaModule):
     """Implicit MAML: the meta-gradient depends on the inner solution alone (Rajeswaran et al. 2019).
 
     The inner problem ``y* = argmin_y l_S(y) + lam |y - x|^2 / 2`` ties a task's weights ``y`` to the meta-learned ones ``x``.
     The meta-gradient is ``lam v`` with ``(H + lam I) v = grad l_Q(y*)``, ``H`` the Hessian of ``l_S``, by conjugate gradients:
     what it keeps in memory does not grow with the inner steps.
+
+    Logs beside the keys of every module: ``train/inner_residual`` and ``train/dual_residual``, means over tasks, and
+    ``oracles/gc_f``, ``gc_g``, ``jvp``, ``hvp``, the calls so far over all tasks and ranks, which are ``counts``.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -93,26 +96,37 @@ class IMAML(BilevelTasks):
         metrics: Metrics = None,
     ) -> None:
         options = ImplicitLoop.of(locals())
-        self.lam, self.damping, self._step = lam, damping, inner_lr
-        self._linear: LinearSolver = CGOrMinRes(iterations=cg_steps, max_iterations=20 * cg_steps, damping=damping)
-        if linear_solver != "auto":
-            plain = CG if linear_solver == "cg" else NormalCG
-            self._linear = plain(iterations=cg_steps, damping=damping)
-        self.counts = OracleCounts()
-        self.advice = (
-            f"lam + damping is {lam + damping:g} and must exceed the negative curvature of the support loss: raise damping, or "
-            "use linear_solver='auto' or 'normal_cg'"
+        super().__init__(
+            backbone,
+            options,
+            solver=make_implicit_solver,
+            outer_optimizer=outer_optimizer,
+            outer_scheduler=outer_scheduler,
+            metrics=metrics,
         )
-        super().__init__(backbone, options, outer_optimizer, outer_scheduler, metrics)
+        self.lam, self.damping = lam, damping
 
-    def make_learner(self, backbone: nn.Module, norm: TaskNorm) -> Learner:
-        return Learner(backbone, norm)
 
-    def make_adaptation(self, adaptation: Adaptation) -> Adaptation:
-        return BilevelAdaptation(
-            **{each.name: getattr(adaptation, each.name) for each in fields(adaptation)},
-            inner=GradientDescent(step_size=self._step, steps=self.inner_steps),
-            linear=self._linear,
-            penalty=self.lam,
-            learns_start=True,
-        )
+def make_implicit_solver(options: InnerLoop, learner: Learner) -> ImplicitSolver:
+    """The solver of :class:`IMAML`."""
+    assert isinstance(options, ImplicitLoop)
+    method = ImplicitMethod(
+        GradientDescent(step_size=options.inner_lr, steps=options.inner_steps),
+        penalty=options.lam,
+        linear=_make_linear_solver(options),
+        gradient=SupportGradient(chunk=options.support_chunk),
+        learns_start=True,
+    )
+    advice = (
+        f"lam + damping is {options.lam + options.damping:g} and must exceed the negative curvature of the support loss: raise "
+        "damping, or use linear_solver='auto' or 'normal_cg'"
+    )
+    return ImplicitSolver(method, advice)
+
+
+def _make_linear_solver(options: ImplicitLoop) -> LinearSolver:
+    steps, damping = options.cg_steps, options.damping
+    if options.linear_solver == "auto":
+        return CGOrMinRes(iterations=steps, max_iterations=20 * steps, damping=damping)
+    kind = CG if options.linear_solver == "cg" else NormalCG
+    return kind(iterations=steps, damping=damping)

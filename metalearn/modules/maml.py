@@ -6,12 +6,13 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
-from metalearn.inner import Learner, MemoryMode, NormPolicy, TaskNorm, UpdateRule
+from metalearn.inner import MemoryMode, NormPolicy, UpdateRule
 from metalearn.inner.inner_loop import ExecutionName, InnerLoop
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.step_sizes import InnerLR
-from metalearn.modules.episodic.base import MetaModule, Scheduler
+from metalearn.modules.episodic.base import MetaModule
 from metalearn.modules.episodic.scores import Metrics
+from metalearn.modules.training.outer import Scheduler
 
 __all__ = ["MAML"]
 
@@ -52,7 +53,6 @@ class MAML(MetaModule):
         metrics: Metrics = None,
     ) -> None:
         options = InnerLoop.of(locals())
-        super().__init__(backbone, options, outer_optimizer, outer_scheduler, metrics)
-
-    def make_learner(self, backbone: nn.Module, norm: TaskNorm) -> Learner:
-        return Learner(backbone, norm)
+        super().__init__(
+            backbone, options, outer_optimizer=outer_optimizer, outer_scheduler=outer_scheduler, metrics=metrics
+        )

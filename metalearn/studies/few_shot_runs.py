@@ -11,7 +11,7 @@ import torch
 
 from metalearn.bilevel import OracleCounts
 from metalearn.datamodules import ImageEpisodes, MiniImageNetDataModule, OmniglotDataModule
-from metalearn.modules import BilevelFewShot, MetaModule
+from metalearn.modules import MetaModule
 
 __all__ = ["SETTINGS", "Run", "Setting", "anil_calls"]
 
@@ -89,7 +89,7 @@ class Run:
         self.optimizer = torch.optim.Adam(module.parameters(), lr=outer_lr)
         self.seconds, self.steps = 0.0, 0
         self._find_gradients()
-        if isinstance(module, BilevelFewShot):
+        if module.counts is not None:
             module.counts = OracleCounts()
 
     def train(self, until: float) -> None:
@@ -105,7 +105,7 @@ class Run:
     @property
     def counts(self) -> OracleCounts:
         """Oracle calls of these steps."""
-        if isinstance(self.module, BilevelFewShot):
+        if self.module.counts is not None:
             return self.module.counts
         return anil_calls(self.steps * self.data.tasks_per_batch, self.module.inner_steps)
 

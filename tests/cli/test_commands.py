@@ -174,7 +174,7 @@ def test_inner_options_go_from_the_command_line_into_the_checkpoint(tmp_path: Pa
     )  # fmt: skip
     best = tmp_path / "runs/maml_glyphs_5w1s/version_0/checkpoints/best.ckpt"
     module = MAML.load_from_checkpoint(best)
-    assert module._adaptation.rule == Momentum(0.5)
+    assert module.adaptation.method.rule == Momentum(0.5)
     assert module.norm == "per_step"
     assert module.step_sizes.learned is not None
     assert module.step_sizes.learned.shape[0] == 2

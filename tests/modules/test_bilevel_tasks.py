@@ -139,7 +139,7 @@ def test_few_shot_against_a_plain_loop(
     assert not found["backbone.head.weight"].any()
     if head_loss == "ridge":
         (of_scale,) = torch.autograd.grad(mean, scale)
-        torch.testing.assert_close(found["scale"], of_scale)
+        torch.testing.assert_close(found["solver.scale"], of_scale)
 
 
 def test_a_ridge_head_is_the_closed_form() -> None:
@@ -149,9 +149,13 @@ def test_a_ridge_head_is_the_closed_form() -> None:
         smooth(), head_loss="ridge", l2=0.3, inner_steps=500, inner_lr=0.3, linear_steps=30, initial_scale=1.0
     ).double()
     closed = ANIL(smooth(), head_solver="ridge", initial_ridge=0.3).double()
-    closed.log_ridge.data = torch.tensor(0.3, dtype=torch.float64).log()
+    closed.solver.log_ridge.data = torch.tensor(0.3, dtype=torch.float64).log()
     found, expected = ours.meta_gradient(episode), closed.meta_gradient(episode)
-    agree(found, {name: expected[name] for name in ("backbone.body.1.weight", "backbone.body.1.bias", "scale")}, 1e-9)
+    agree(
+        found,
+        {name: expected[name] for name in ("backbone.body.1.weight", "backbone.body.1.bias", "solver.scale")},
+        1e-9,
+    )
 
 
 @pytest.mark.parametrize(

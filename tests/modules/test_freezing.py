@@ -114,7 +114,9 @@ def test_a_frozen_module_gives_its_learned_step_sizes_their_gradient() -> None:
             sizes.data[index] += delta
             values.append(float(module.training_step(episode, 0).detach()))
         sizes.data[index] += 1e-5
-        assert (values[0] - values[1]) / 2e-5 == pytest.approx(float(found["step_sizes.learned"][index]), rel=1e-6)
+        assert (values[0] - values[1]) / 2e-5 == pytest.approx(
+            float(found["solver.step_sizes.learned"][index]), rel=1e-6
+        )
 
 
 def tasks(count: int = 8) -> DataLoader[Episode]:

@@ -209,7 +209,7 @@ def test_a_rule_with_its_own_arguments_survives_a_checkpoint(rule: UpdateRule, t
     run.fit(module, datamodule=NoiseTasks(train_tasks=4))
     run.save_checkpoint(tmp_path / "module.ckpt")
     again = MAML.load_from_checkpoint(tmp_path / "module.ckpt", backbone=TinyConv())
-    assert again._adaptation.rule == rule
+    assert again.adaptation.method.rule == rule
 
 
 @pytest.mark.parametrize("kind", [MAML, ANIL])
@@ -220,7 +220,7 @@ def test_learned_sizes_get_their_gradient(kind: type[MetaModule], inner_lr: str)
     found = module.meta_gradient(episode)
     checked = 0
     for name, parameter in module.named_parameters():
-        if not name.startswith("step_sizes"):
+        if not name.startswith("solver."):
             continue
         flat, values = parameter.data.view(-1), []
         for delta in (1e-5, -2e-5):
@@ -331,7 +331,7 @@ def test_the_ridge_head_is_where_gradient_descent_ends(execution: str) -> None:
     net, episode = TinyConv().double(), noise_episode()
     module = ANIL(copy.deepcopy(net), head_solver="ridge", initial_ridge=0.5, execution=execution).double()  # type: ignore[arg-type]
     assert module.inner_steps == 1
-    ridge = module.log_ridge.detach().exp().requires_grad_()
+    ridge = module.solver.log_ridge.detach().exp().requires_grad_()
     total = torch.zeros((), dtype=torch.float64)
     for task in range(3):
         z = F.pad(net.body(episode.support.x[task]), (0, 1), value=1.0)
@@ -346,7 +346,7 @@ def test_the_ridge_head_is_where_gradient_descent_ends(execution: str) -> None:
     grads = torch.autograd.grad(total, [*net.body.parameters(), ridge])
     found = module.meta_gradient(episode)
     expected = {f"backbone.body.{k}": g for k, g in zip(names, grads, strict=False)} | {
-        "log_ridge": grads[-1] * ridge.detach()
+        "solver.log_ridge": grads[-1] * ridge.detach()
     }
     assert largest_error({name: found[name] for name in expected}, expected) < 1e-6
     assert float(found["backbone.head.weight"].abs().max()) == 0.0

@@ -162,7 +162,7 @@ def test_learned_step_sizes_get_their_gradient(kind: type[MetaModule]) -> None:
         TinyConv().double(), inner_steps=2, inner_lr="learn", initial_inner_lr=0.2, execution="sequential"
     ).double()  # type: ignore[call-arg]
     episode = noise_episode()
-    found = module.meta_gradient(episode)["step_sizes.learned"]
+    found = module.meta_gradient(episode)["solver.step_sizes.learned"]
     sizes = module.step_sizes.learned
     assert sizes is not None
     values = []

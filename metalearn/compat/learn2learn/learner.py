@@ -12,8 +12,8 @@ from torch import nn
 from metalearn.compat.learn2learn.package import import_learn2learn
 from metalearn.errors import ConfigError
 from metalearn.inner import NormPolicy
+from metalearn.inner.losses import LossFunction
 from metalearn.modules import MAML
-from metalearn.modules.episodic.base import LossFunction
 
 if TYPE_CHECKING:
     from learn2learn.algorithms import MAML as Learn2LearnMAML

@@ -196,7 +196,7 @@ def _find_reason_for_one_task(
         return "on a CPU, a single task with images of this size fills the caches and the cores"
     if adaptation.learner.norm == "per_step":
         return "norm 'per_step' writes statistics task by task"
-    if not adaptation.rule.batches:
+    if not adaptation.method.batches:
         return "the inner optimiser takes one task at a time"
     if probe.draws:
         return "the network draws random numbers beside dropout's, other ones in every execution"

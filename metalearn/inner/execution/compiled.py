@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from metalearn.episode import Batch, Episode
-from metalearn.inner.adaptation import Adaptation
+from metalearn.inner.adaptation import Adaptation, Settings
 from metalearn.inner.ambient import is_own, own_kernels
 from metalearn.inner.execution.differentiate import Part, differentiate
 from metalearn.inner.execution.schedule import Schedule
-from metalearn.inner.rules import Params, StepSizes
+from metalearn.inner.rules import Params
 
 __all__ = ["CompiledPart"]
 
@@ -32,12 +32,15 @@ class CompiledPart:
 
     Args:
         say: takes the line that says how long a compilation took, or why there is none.
+
+    Attributes:
+        works: whether nothing has failed to compile.
     """
 
     def __init__(self, say: Callable[[str], Any]) -> None:
         self._say = say
         self._compiled: dict[Any, Callable[..., Any]] = {}
-        self._given_up = False
+        self.works = True
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": {}}  # is compiled again where it is needed
@@ -51,10 +54,10 @@ class CompiledPart:
         schedule: Schedule,
         queries: int | None = None,
     ) -> Part:
-        if self._given_up:
+        if not self.works:
             return differentiate(adaptation, params, extra, episode, schedule, queries)
-        sizes = _distinct(schedule.step_sizes)
-        inputs = [*params.values(), *sizes, *episode.support, *episode.query]
+        learned = _distinct(schedule.settings)
+        inputs = [*params.values(), *learned, *episode.support, *episode.query]
         key = self._key(adaptation, inputs, schedule, queries)
         with torch.no_grad():
             values = [tensor.detach() for tensor in inputs]
@@ -64,12 +67,12 @@ class CompiledPart:
                 except (
                     Exception
                 ) as error:  # whatever tracing or the compiler raise: the ordinary way does not need them
-                    self._given_up = True
+                    self.works = False
                     self._say(f"compile: the step is not compiled, because {_reason(error)}; it runs uncompiled")
                     with torch.enable_grad():
                         return differentiate(adaptation, params, extra, episode, schedule, queries)
             loss, logits, *grads = self._compiled[key](*values)
-        of_extra = _chain(sizes, grads[len(params) :], extra)
+        of_extra = _chain(learned, grads[len(params) :], extra)
         return Part(loss, logits, (*grads[: len(params)], *of_extra))
 
     def _key(
@@ -110,20 +113,23 @@ class CompiledPart:
 def _flatten(
     adaptation: Adaptation, names: list[str], schedule: Schedule, queries: int | None
 ) -> Callable[..., tuple[Tensor, ...]]:
-    """:func:`differentiate` from tensors (parameters, step sizes, both sets) to tensors (loss, logits, gradients)."""
-    positions = {id(size): index for index, size in enumerate(_distinct(schedule.step_sizes))}
+    """:func:`differentiate` from tensors (parameters, settings, both sets) to tensors (loss, logits, gradients)."""
+    positions = {id(value): index for index, value in enumerate(_distinct(schedule.settings))}
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
         with torch.enable_grad():
             *outer, xs, ys, xq, yq = inputs
             outer = [tensor.detach().requires_grad_() for tensor in outer]
             params, own = dict(zip(names, outer, strict=False)), outer[len(names) :]
-            sizes: StepSizes = [
-                {name: own[positions[id(size)]] if isinstance(size, Tensor) else size for name, size in step.items()}
-                for step in schedule.step_sizes
+            settings: Settings = [
+                {
+                    name: own[positions[id(value)]] if isinstance(value, Tensor) else value
+                    for name, value in step.items()
+                }
+                for step in schedule.settings
             ]
             episode = Episode(Batch(xs, ys), Batch(xq, yq))
-            part = differentiate(adaptation, params, own, episode, schedule._replace(step_sizes=sizes), queries)
+            part = differentiate(adaptation, params, own, episode, schedule._replace(settings=settings), queries)
         return part.loss.detach(), part.logits, *part.grads
 
     return run
@@ -139,20 +145,22 @@ def _copy_outputs(compiled: Callable[..., Sequence[Tensor]]) -> Callable[..., tu
     return replay
 
 
-def _chain(sizes: list[Tensor], grads: Sequence[Tensor], extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The gradient for what the step sizes were made from, from that for the step sizes."""
+def _chain(learned: list[Tensor], grads: Sequence[Tensor], extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The gradient for what the settings were made from, from that for the settings."""
     if not extra:
         return ()
-    reaching = [(size, grad) for size, grad in zip(sizes, grads, strict=True) if size.requires_grad]
+    reaching = [(value, grad) for value, grad in zip(learned, grads, strict=True) if value.requires_grad]
     of_extra = torch.autograd.grad(
-        [size for size, _ in reaching], list(extra), [grad for _, grad in reaching],
+        [value for value, _ in reaching], list(extra), [grad for _, grad in reaching],
         retain_graph=True, materialize_grads=True,
     )  # fmt: skip
     return tuple(grad.detach() for grad in of_extra)
 
 
-def _distinct(step_sizes: StepSizes) -> list[Tensor]:
-    return list({id(size): size for step in step_sizes for size in step.values() if isinstance(size, Tensor)}.values())
+def _distinct(settings: Settings) -> list[Tensor]:
+    """The tensors among the settings, each of them once."""
+    tensors = (value for step in settings for value in step.values() if isinstance(value, Tensor))
+    return list({id(value): value for value in tensors}.values())
 
 
 def _reason(error: Exception) -> str:

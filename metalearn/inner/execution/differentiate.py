@@ -64,7 +64,7 @@ def differentiate(
         xs, ys, xq, yq = (tensor.squeeze(0) for tensor in (xs, ys, xq, yq))
     support, query = adaptation.encode(params, xs, xq)
     sets = QuerySets(adaptation, params, support, query, yq, queries)
-    iterates = adaptation.iterates(params, support, ys, schedule.steps, schedule.step_sizes, schedule.order)
+    iterates = adaptation.iterates(params, support, ys, schedule.steps, schedule.settings, schedule.order)
     losses: list[Tensor] = []
     roots: list[Tensor] = []
     cotangents: list[Tensor] = []

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from metalearn.episode import Batch, Episode
-from metalearn.inner.adaptation import Adaptation
+from metalearn.inner.adaptation import Adaptation, Settings
 from metalearn.inner.execution.differentiate import Differentiate, Part, differentiate
 from metalearn.inner.execution.plan import Plan
 from metalearn.inner.execution.schedule import Schedule
 from metalearn.inner.execution.threads import run_parts
-from metalearn.inner.rules import Params, StepSizes
+from metalearn.inner.rules import Params
 
 __all__ = ["MetaLoss", "evaluate", "meta_loss"]
 
@@ -76,7 +76,7 @@ def meta_loss(
 
 
 def evaluate(
-    adaptation: Adaptation, params: Params, episode: Episode, steps: Iterable[int], step_sizes: StepSizes, plan: Plan
+    adaptation: Adaptation, params: Params, episode: Episode, steps: Iterable[int], settings: Settings, plan: Plan
 ) -> dict[int, Tensor]:
     """Query outputs after some numbers of inner steps, without any graph.
 
@@ -93,7 +93,7 @@ def evaluate(
         with torch.no_grad():
             support, query = adaptation.encode(params, xs, xq)
         outputs = []
-        for step, adapted in enumerate(adaptation.iterates(params, support, ys, wanted[-1], step_sizes, order=0)):
+        for step, adapted in enumerate(adaptation.iterates(params, support, ys, wanted[-1], settings, order=0)):
             if step in wanted:
                 with torch.no_grad():
                     logits = adaptation.query_logits(params, adapted, support, query, step)

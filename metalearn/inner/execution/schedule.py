@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from metalearn.inner.rules import StepSizes
+from metalearn.inner.adaptation import Settings
 
 __all__ = ["Schedule"]
 
@@ -15,13 +15,13 @@ class Schedule(NamedTuple):
 
     Attributes:
         steps: the number of inner steps.
-        step_sizes: of each step and tensor, see :data:`metalearn.inner.rules.StepSizes`.
+        settings: what the solver hands to its method, see :data:`metalearn.inner.adaptation.Settings`.
         order: 2 for the exact meta-gradient, 1 for the first-order one.
         weights: the weight of the query loss after 0, 1, ..., ``steps`` inner steps; ``None`` for that after the last alone.
     """
 
     steps: int
-    step_sizes: StepSizes
+    settings: Settings
     order: int
     weights: Sequence[float] | None = None
 

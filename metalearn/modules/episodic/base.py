@@ -1,60 +1,87 @@
-"""The module that every algorithm derives from: training steps, the outer optimiser, and checkpoints."""
+"""The module that every episodic algorithm is: parts with one job each, held by one LightningModule."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-import lightning as L
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor, nn
 
 from metalearn.bilevel.counts import OracleCounts
-from metalearn.carried import read_entry
+from metalearn.checks import MOST_STEPS, check_whole
 from metalearn.docstrings import complete_docstring
-from metalearn.episode import Episode
-from metalearn.errors import CheckpointError, ConfigError, DivergenceError
-from metalearn.inner import recording
+from metalearn.episode import Batch, Episode, check_batch
+from metalearn.inner import AdaptedModel, Learner, MetaLoss, StepStatistics, TaskNorm
+from metalearn.inner.backbones import check_backbone
+from metalearn.inner.grad_mode import evaluation_gradients
 from metalearn.inner.inner_loop import InnerLoop
-from metalearn.metrics import count_right
-from metalearn.modules.episodic.batches import as_groups
-from metalearn.modules.episodic.core import InnerLR, LossFunction, MemoryMode, Scheduler
-from metalearn.modules.episodic.evaluation import Evaluation
-from metalearn.modules.episodic.outcome import list_facts, list_pictures
-from metalearn.modules.training.checkpoint import KEY, check_state, rename_old_keys
-from metalearn.modules.training.loading import load_module
-from metalearn.modules.training.outer import NEVER, make_optimizer, read_schedule
-from metalearn.modules.training.resuming import check_before, check_progress
-from metalearn.reports.outcome import Facts, Picture, RunRecord, Stage
+from metalearn.inner.losses import get_loss
+from metalearn.inner.network.copying import deepcopy_state
+from metalearn.inner.solvers import TaskSolver
+from metalearn.modules.episodic.cost_log import CostLog
+from metalearn.modules.episodic.divergence import DivergenceWatch
+from metalearn.modules.episodic.evaluation import Evaluator, Outcome
+from metalearn.modules.episodic.facts import ModuleFacts
+from metalearn.modules.episodic.gradient_steps import make_gradient_steps
+from metalearn.modules.episodic.outer_loop import OuterLoop
+from metalearn.modules.episodic.reading import TaskReader, check_data
+from metalearn.modules.episodic.runner import InnerRunner, make_usable
+from metalearn.modules.episodic.saving import check_loss_is_given, describe_module, read_images, restore_module
+from metalearn.modules.episodic.scores import Metrics, read_metrics
+from metalearn.modules.episodic.trainer_support import check_trainer
+from metalearn.modules.episodic.trainers import get_step, is_run, may_log
+from metalearn.modules.episodic.training import TrainingStep
+from metalearn.modules.training.checkpoint import KEY, describe_backbone
+from metalearn.modules.training.module import OwnModule
+from metalearn.modules.training.outer import Scheduler, adam, check_outer, name_default
 
-__all__ = ["InnerLR", "LossFunction", "MemoryMode", "MetaModule", "Scheduler"]
+__all__ = ["MakeLearner", "MakeSolver", "MetaModule", "Scheduler"]
 
-EXPLOSION = 1e3
-"""A meta-loss this many times the first one (or 1, if that is larger) has exploded."""
+MakeLearner = Callable[[nn.Module, TaskNorm], Learner]
+MakeSolver = Callable[[InnerLoop, Learner], TaskSolver]
 
 
-class MetaModule(Evaluation):
+class MetaModule(ModuleFacts, OwnModule):
     """A LightningModule whose training step adapts to each task of an :class:`~metalearn.episode.Episode`.
 
-    Subclasses say which parameters adapt by :meth:`make_learner`.
+    An algorithm is which parameters adapt (``learner``), times how the inner problem of a task is solved (``solver``). It takes a
+    few lines, here BOIL (Oh et al. 2021), in which all but the head adapts::
+
+        class BOIL(MetaModule):
+            def __init__(self, backbone: nn.Module, inner_steps: int = 5, inner_lr: InnerLR = 0.4) -> None:
+                super().__init__(backbone, InnerLoop.of(locals()), learner=BodyLearner)
+
+        class BodyLearner(Learner):
+            def adapts(self, name: str) -> bool:
+                return not name.startswith("head.")
+
+    A subclass may make parameters, buffers and modules of its own before or after ``super().__init__``, and may override any
+    step or hook of Lightning's.
 
     Args:
         backbone: any network ``[n, ...] -> [n, ways]``. It stays as it is. In the inner loop its batch normalisation is that of
             one task, as ``norm`` says.
         options: of the inner loop.
+        learner: makes the strategy that says which parameters adapt.
+        solver: makes what solves the inner problem of a task, and owns what is learned for that.
         outer_optimizer: makes the outer optimiser from the parameters.
         outer_scheduler: makes its schedule, counted in outer steps; ``"cosine"`` anneals to 0 at the end of the run.
         metrics: a torchmetrics metric, a collection, a list or a mapping by name. Copies are updated with the query outputs and
             targets of all tasks, and logged as ``val/<name>`` and ``test/<name>``.
+        loss_order: of the derivatives that training takes of the loss; ``None`` for those of the meta-gradient.
 
     Attributes:
-        counts: oracle calls so far of a module whose tasks are bilevel problems; ``None`` for others.
-    """
+        backbone: the network.
+        solver: of the inner problem.
+        learning_rate: takes the place of the outer optimiser's, where a LearningRateFinder has set it.
 
-    counts: OracleCounts | None = None
+    Raises:
+        ConfigError: an argument is out of range.
+    """
 
     options_class: ClassVar[type[InnerLoop]] = InnerLoop
     """The options that the algorithm takes; their texts join its docstring."""
@@ -62,6 +89,121 @@ class MetaModule(Evaluation):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         complete_docstring(cls, cls.options_class.help_texts())
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        options: InnerLoop,
+        *,
+        learner: MakeLearner = Learner,
+        solver: MakeSolver = make_gradient_steps,
+        outer_optimizer: OptimizerCallable = adam,
+        outer_scheduler: Scheduler = None,
+        metrics: Metrics = None,
+        loss_order: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_backbone(backbone)
+        check_outer(outer_optimizer, outer_scheduler)
+        statistics = StepStatistics(backbone, options.inner_steps) if options.norm == "per_step" else None
+        strategy = learner(backbone, TaskNorm(backbone, options.norm, statistics))
+        task_solver = solver(options, strategy)
+        loss = get_loss(options.loss, backbone)
+        self._register(backbone, statistics, options.loss, task_solver)
+        self._runner = InnerRunner(type(self).__name__, options, strategy, loss, task_solver)
+        self._reader = TaskReader(self._runner, loss_order)
+        self._evaluator = Evaluator(self._runner, self._reader, read_metrics(metrics))
+        self._outer = OuterLoop()
+        self._training = TrainingStep(self._runner, self._reader)
+        self._divergence = DivergenceWatch()
+        self._costs = None if task_solver.costs() is None else CostLog()
+        self.save_hyperparameters(options.hyper_parameters())
+        self.backbone_description = describe_backbone(backbone)
+        self.image_spec: dict[str, Any] | None = None
+        self.image_statistics: dict[str, list[float]] | None = None
+        self.run_config: str | None = None
+        self.run_name = type(self).__name__
+        self.outer_optimizer = name_default(outer_optimizer)
+        self.outer_scheduler = outer_scheduler
+        self.learning_rate: float | None = None
+
+    def _register(self, backbone: nn.Module, statistics: nn.Module | None, loss: Any, solver: TaskSolver) -> None:
+        """Own what is moved, cast, trained and saved, in the order in which optimisers of older checkpoints know it."""
+        if solver.comes_first:
+            self.solver = solver
+        self.backbone = backbone
+        self.norm_statistics = statistics
+        if isinstance(loss, nn.Module):
+            self.loss = loss
+        self.solver = solver
+
+    def meta_loss(self, episode: Episode, ways: int | None = None) -> MetaLoss:
+        """The mean query loss after adaptation, with its graph, and the query logits ``[B, n, N]`` without one.
+
+        Args:
+            episode: ``B`` tasks.
+            ways: how many of the network's outputs the tasks use; ``None`` for all.
+
+        Raises:
+            BilevelError: the inner problem of a task cannot be solved.
+            ConfigError: the step is compiled, and ``ways`` is given.
+            MemoryLimitError: it does not fit into memory.
+        """
+        with self.solver.watching():
+            result = self._runner.meta_loss(episode, ways, self.multi_step_weights(self.global_step))
+        costs = self.solver.costs()
+        if self._costs is not None and costs is not None:
+            self._costs.add(self, costs, len(episode.support.x))
+        return result
+
+    def meta_gradient(self, episode: Episode) -> dict[str, Tensor]:
+        """The exact gradient of the mean query loss over the ``B`` tasks.
+
+        Returns:
+            for each trainable parameter, under its name in ``named_parameters()``, a tensor of its shape.
+        """
+        episode, _ = self._reader.prepare(episode)
+        outer = {name: value for name, value in self.named_parameters() if value.requires_grad}
+        with torch.enable_grad():
+            loss = self.meta_loss(episode).loss
+            grads = torch.autograd.grad(loss, list(outer.values()), materialize_grads=True) if outer else ()
+        return {name: grad.detach() for name, grad in zip(outer, grads, strict=True)}
+
+    def adapt(self, support: Batch, steps: int | None = None, ways: int | None = None) -> AdaptedModel:
+        """Adapt to one task; works in any grad mode and changes nothing of the module.
+
+        Args:
+            support: ``x`` ``[n, ...]`` and ``y`` ``[n]`` (or ``[n, d]`` targets), without a task axis.
+            steps: inner steps; ``None`` for ``eval_inner_steps``.
+            ways: the classes of the task; ``None`` for as many as the network has outputs. With fewer, the first ``ways`` outputs
+                are adapted and given; with more, every row of the head starts as the mean of the trained rows, see
+                :func:`~metalearn.inner.widening.widen_head`.
+
+        Returns:
+            the adapted network: ``adapted(x)`` gives logits.
+
+        Raises:
+            ConfigError: ``ways`` is more than the network's outputs, and it has no linear head that could be widened.
+            ShapeError: shapes disagree, an entry is not finite, or a label is not one of the network's outputs, or of ``ways``.
+        """
+        support = check_batch(support, "support")
+        if steps is not None and steps != 0:
+            check_whole("steps", steps, 1, MOST_STEPS)
+        batched = Batch(support.x[None], support.y[None])
+        episode, reading = self._reader.prepare(Episode(batched, batched), ways)
+        with evaluation_gradients():
+            task = Batch(*(tensor[0] for tensor in make_usable(episode).support))
+            return self._runner.adapt(task, reading, self.eval_inner_steps if steps is None else steps, ways)
+
+    def forward(self, support: Batch, query: Tensor) -> Tensor:
+        """Logits ``[m, N]`` of one task's queries ``[m, ...]`` after adaptation to its support set."""
+        return self.adapt(support)(query)
+
+    def setup(self, stage: str) -> None:
+        """Refuse what is not proven right, and say once how batch normalisation is done."""
+        check_trainer(self.trainer)
+        self.solver.follow(self._runner.learner.able())
+        rank_zero_info(f"{type(self).__name__}: batch normalisation policy '{self.norm}'")
 
     def training_step(self, batch: Episode | list[Episode], batch_idx: int) -> Tensor:
         """The mean query loss over the ``B`` tasks after adaptation, with its graph to the outer parameters.
@@ -74,200 +216,84 @@ class MetaModule(Evaluation):
         Raises:
             DivergenceError: the loss is not finite, or has exploded.
         """
-        losses, shares, right, seen = [], [], [], []
-        for episode, ways in as_groups(batch, self._count_ways):
-            episode, reading = self._prepare(episode)
-            with recording(True):
-                loss, logits = self.meta_loss(episode, ways)
-            losses.append(loss)
-            seen.append(episode)
-            shares.append(len(logits))
-            if reading.classes:
-                right.append(count_right(logits[:, :, :ways], episode.query.y, self._ignored).sum())
+        step = self._training.take(batch, self.meta_loss)
         if self.training:
-            as_given = self.choice is not None and self.choice.as_given
-            self._written.update(self._learner.as_given() if as_given else self._learner, seen, self._trainer)
-        tasks = sum(shares)
-        total = losses[0] if len(losses) == 1 else _mean(losses, shares)
-        shown = [total.detach(), *((torch.stack(right).sum() / tasks).to(total.dtype) for _ in right[:1])]
-        if self._trainer is not None:  # over all processes
-            shown = list(self.trainer.strategy.reduce(torch.stack(shown), reduce_op="mean"))
-        number = float(shown[0])
-        if not math.isfinite(number):
-            self._check_data(seen)
-        self._check_divergence(number, "the meta-loss")
-        if self._logs:
-            self.log("train/loss", shown[0], prog_bar=True, batch_size=tasks)
-            if right:
-                self.log("train/acc", shown[1], batch_size=tasks)
-        return total
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Stop before a gradient that is not finite reaches the weights; ranks agree, since it is reduced by now."""
-        grads = [value.grad for value in self.parameters() if value.grad is not None]
-        if grads:
-            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-            if not torch.isfinite(norm):
-                self._diverged("the meta-gradient", float(norm))
+            self._training.write_buffers(step.episodes, self._trainer)
+        values = step.reduce(self)
+        loss = float(values["loss"])
+        if not math.isfinite(loss):
+            check_data(step.episodes, get_step(self))
+        self._divergence.check_loss(self, loss)
+        if may_log(self):
+            for name, value in values.items():
+                self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=step.tasks)
+        return step.loss
 
     def on_fit_start(self) -> None:
-        self._end = self._first_loss = None
+        self._outer.start()
+        self._divergence.start()
 
     def configure_optimizers(self) -> Any:
         """The outer optimiser over all parameters that are trainable now, and its schedule per outer step."""
-        self.step_sizes.follow(self._learner.able())
-        trainable: list[Any] = [value for value in self.parameters() if value.requires_grad]
-        if not trainable:
-            rank_zero_info(
-                f"{type(self).__name__}: no parameter is trainable, so nothing is trained until a callback unfreezes some"
-            )
-            trainable = [{"params": []}]
-        optimizer = make_optimizer(self.outer_optimizer, iter(trainable), self.learning_rate)
-        if self.outer_scheduler is None:
-            return optimizer
-        if self.outer_scheduler == "cosine":
-            scheduler: Any = LambdaLR(optimizer, self._cosine)
-        else:
-            scheduler = self.outer_scheduler(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": read_schedule(scheduler, optimizer, self._trainer)}
+        self.solver.follow(self._runner.learner.able())
+        return self._outer.configure(self)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Stop before a gradient that is not finite reaches the weights; ranks agree, since it is reduced by now."""
+        self._divergence.check_gradient(self)
+
+    def on_validation_epoch_start(self) -> None:
+        self._evaluator.start("val")
+
+    def validation_step(self, batch: Episode | list[Episode], batch_idx: int, dataloader_idx: int = 0) -> Outcome:
+        """The mean query ``"loss"`` of the batch, and its ``"acc"`` where targets are class labels."""
+        return self._evaluator.score(self, "val", batch, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self._evaluator.finish_validation(self)
 
     def on_validation_end(self) -> None:
-        """Step what watches a validation metric, where Lightning would wait for the end of the epoch."""
-        if not self._is_run or self.trainer.sanity_checking or not self.trainer.optimizers:
-            return
-        for config in self.trainer.lr_scheduler_configs:
-            if config.frequency == NEVER and config.monitor is not None:
-                metrics = self.trainer.callback_metrics
-                if config.monitor not in metrics:
-                    raise ConfigError(
-                        f"outer_scheduler watches {config.monitor!r}, but there are {', '.join(sorted(metrics)) or 'none'}; "
-                        "use one of these as monitor"
-                    )
-                self.lr_scheduler_step(config.scheduler, metrics[config.monitor])
+        if is_run(self) and not self.trainer.sanity_checking and self.trainer.optimizers:
+            self._outer.step_after_validation(self)
 
-    def _cosine(self, step: int) -> float:
-        """The share of the learning rate at an outer step, annealed to 0 at the end of the run (Loshchilov and Hutter 2017).
+    def on_test_epoch_start(self) -> None:
+        self._evaluator.start("test")
 
-        The end is asked for only once training runs: ``estimated_stepping_batches`` builds the training loader, and a loader
-        that is built before the loops are restored never gets its position back.
-        """
-        if step == 0:
-            return 1.0
-        if self._end is None:
-            self._end = self.trainer.estimated_stepping_batches
-        if not math.isfinite(self._end):
-            raise ConfigError(
-                "outer_scheduler is 'cosine', but the run has no end to anneal to; set trainer.max_steps or max_epochs"
-            )
-        return 0.5 * (1.0 + math.cos(math.pi * min(step / self._end, 1.0)))
+    def test_step(self, batch: Episode | list[Episode], batch_idx: int, dataloader_idx: int = 0) -> Outcome:
+        """See :meth:`validation_step`."""
+        return self._evaluator.score(self, "test", batch, dataloader_idx)
 
-    def _check_divergence(self, value: float, what: str) -> None:
-        if self._first_loss is None and math.isfinite(value):
-            self._first_loss = value
-        if not math.isfinite(value) or value > EXPLOSION * max(self._first_loss or 0.0, 1.0):
-            self._diverged(what, value)
+    def on_test_epoch_end(self) -> None:
+        self._evaluator.finish_test(self)
 
-    def _diverged(self, what: str, value: float) -> None:
-        if self._is_run and any(type(each).__name__ == "_LRCallback" for each in self.trainer.callbacks):  # type: ignore[attr-defined]
-            return  # LearningRateFinder looks for where it diverges, and puts the weights back
-        step = self.global_step if self._trainer is not None else 0
-        raise DivergenceError(
-            f"{what} is {value:.3g} at step {step}, so training has diverged and stops; use a smaller inner_lr (it is "
-            f"{self.hparams.get('inner_lr')}), fewer inner_steps, or a smaller outer learning rate"
-        )
+    def predict_step(
+        self, batch: Episode | list[Episode], batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor | list[Tensor]:
+        """Class probabilities ``[B, n, N]`` of the queries (the outputs themselves where targets are no class labels); a list of
+        them, one a task, for a list of tasks."""
+        predictions = self._evaluator.predict(self, batch, dataloader_idx)
+        is_list = isinstance(batch, list) and len(predictions) == len(batch)
+        return predictions if is_list else predictions[0]
+
+    def freeze(self) -> Any:
+        """Freeze every parameter; what adapted before still does, since adapting needs no training."""
+        self._runner.learner.moving()
+        super().freeze()
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return deepcopy_state(self, self, memo)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the network in plain types, so that the checkpoint alone rebuilds the module."""
-        data = getattr(self._trainer, "datamodule", None)
-        spec = getattr(data, "image_spec", None)
-        if spec is not None:
-            self.image_spec = spec.to_dict()
-            describe = getattr(data, "image_statistics", None)
-            self.image_statistics = self.image_statistics if describe is None else describe()
-        checkpoint[KEY] = {
-            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
-            "backbone": self.backbone_description,
-            "image_spec": self.image_spec,
-            "image_statistics": self.image_statistics,
-            "config": self.run_config,
-            "run": self.run_name,
-        }
-        if self._trainer is not None and self.trainer.world_size == 1:
-            checkpoint[KEY]["rng"] = torch.get_rng_state()
+        read_images(self)
+        checkpoint[KEY] = describe_module(self)
+        if self.counts is not None:
+            checkpoint[KEY]["oracles"] = self.counts.as_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the weights against this architecture before any of them is loaded."""
-        arguments = checkpoint.get("hyper_parameters")
-        if (
-            self._named_loss is not None
-            and isinstance(arguments, dict)
-            and "inner_steps" in arguments
-            and "loss" not in arguments
-        ):
-            raise CheckpointError(
-                f"the checkpoint was made with a loss given in Python, but this module has {self._named_loss!r}, with which it "
-                "would adapt otherwise; pass loss= to load_from_checkpoint, or to the module"
-            )
-        rename_old_keys(checkpoint["state_dict"])
-        check_state(self, checkpoint["state_dict"])
-        check_progress(self, checkpoint)
-        entry = read_entry(checkpoint)
-        self.image_spec, self.image_statistics = entry.image_spec, entry.image_statistics
-        resumes = self._trainer is not None and self.trainer.training and self.trainer.world_size == 1
-        if resumes and entry.rng is not None:
-            torch.set_rng_state(entry.rng)
-
-    @property
-    def checkpoint_monitor(self) -> tuple[str, str]:
-        """The metric by which the best checkpoint is chosen, and its direction."""
-        return ("val/acc", "max") if self.classifies else ("val/loss", "min")
-
-    @property
-    def log_keys(self) -> list[str] | None:
-        """What is logged in training and validation; ``None`` for a subclass of a user's, which may log more."""
-        if not type(self).__module__.startswith("metalearn."):
-            return None
-        kinds = ["loss", "acc"] if self.classifies else ["loss"]
-        own = [f"{stage}/{kind}" for stage in ("val", "train") for kind in kinds]
-        return [*own, *(f"val/{name}" for name in self._user_metrics)]
-
-    def check_checkpoint(self, checkpoint: dict[str, Any], trainer: L.Trainer, trains: bool) -> None:
-        """Raise before anything is written if a run cannot go on from a checkpoint."""
-        check_before(self, trainer, checkpoint, trains)
-
-    def summary_facts(self, stage: Stage) -> Facts:
-        """What a test has measured, or what training has cost; see :class:`~metalearn.reports.outcome.ReportsOutcome`."""
-        return list_facts(self, stage)
-
-    def pictures(self, run: RunRecord) -> list[Picture]:
-        """A task after adaptation, the metric after each inner step, and the training curve."""
-        return list_pictures(self, run)
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
-        cls,
-        checkpoint_path: str | Path,
-        map_location: Any = None,
-        hparams_file: str | Path | None = None,
-        strict: bool | None = None,
-        weights_only: bool | None = True,
-        **kwargs: Any,
-    ) -> Any:
-        """Build the module that a checkpoint holds.
-
-        Args:
-            checkpoint_path: a local file.
-            map_location: where tensors go, as in ``torch.load``.
-            hparams_file: as in Lightning.
-            strict: as in Lightning.
-            weights_only: nothing but plain types is ever loaded; ``False`` is refused.
-            kwargs: arguments to override. ``backbone`` is needed if it is none of ours.
-
-        Raises:
-            CheckpointError: the file cannot be read, or is of another architecture.
-        """
-        return load_module(cls, checkpoint_path, map_location, hparams_file, strict, weights_only, kwargs)
-
-
-def _mean(values: list[Tensor], weights: list[int]) -> Tensor:
-    return torch.stack([weight * value for weight, value in zip(weights, values, strict=True)]).sum() / sum(weights)
+        check_loss_is_given(self._reader.named_loss, checkpoint)
+        entry = restore_module(self, checkpoint)
+        if self._costs is not None:
+            self.counts = OracleCounts(**(entry.oracles or {}))

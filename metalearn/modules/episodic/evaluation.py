@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import lightning as L
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
-from metalearn.episode import Batch, Episode
+from metalearn.episode import Episode
 from metalearn.errors import DivergenceError
-from metalearn.inner import evaluate
-from metalearn.inner.grad_mode import evaluation_gradients, usable
+from metalearn.inner.grad_mode import evaluation_gradients
+from metalearn.inner.losses import evaluating_loss
 from metalearn.metrics import Interval
 from metalearn.modules.episodic.batches import as_tasks
-from metalearn.modules.episodic.core import MetaCore
+from metalearn.modules.episodic.reading import TaskReader, check_data
+from metalearn.modules.episodic.runner import InnerRunner, make_usable
 from metalearn.modules.episodic.scores import Scores
+from metalearn.modules.episodic.trainers import get_step, is_run, may_log
 
-__all__ = ["Evaluation"]
+__all__ = ["Evaluator", "Outcome"]
 
 Outcome = dict[str, Tensor]
 
@@ -38,165 +42,184 @@ class Evaluated(NamedTuple):
     classes: bool
 
 
-class Evaluation(MetaCore):
-    """The evaluation steps of a :class:`MetaModule`.
+class Evaluator:
+    """Evaluates a module's tasks, and keeps what each loader's tasks have scored.
 
     With several loaders, their keys end in ``/dataloader_idx_0``, ``/dataloader_idx_1``, ..., as Lightning's do, and the plain
     key, such as ``val/acc``, is that of the first.
+
+    Args:
+        runner: adapts to tasks.
+        reader: reads them.
+        metrics: the user's, by name.
+
+    Attributes:
+        metrics: those.
     """
 
-    def on_validation_epoch_start(self) -> None:
-        self._start("val")
+    def __init__(self, runner: InnerRunner, reader: TaskReader, metrics: Mapping[str, Metric]) -> None:
+        self._runner, self._reader = runner, reader
+        self.metrics = dict(metrics)
+        self._scores: dict[tuple[str, int], Scores] = {}
+        self._results: dict[tuple[int, str, int], Interval] = {}
 
-    def validation_step(self, batch: Episode | list[Episode], batch_idx: int, dataloader_idx: int = 0) -> Outcome:
-        """The mean query ``"loss"`` of the batch, and its ``"acc"`` where targets are class labels."""
-        return self._score("val", batch, dataloader_idx, [self.eval_inner_steps])
-
-    def on_validation_epoch_end(self) -> None:
-        for index, end in enumerate(self._endings("val")):
-            scores = self._scores_of("val", index)
-            classes = self._agree_on_classes(scores)
-            found = {"loss": scores.mean("loss", self.device).compute().mean}
-            if classes:
-                found["acc"] = scores.mean("acc", self.device).compute().mean
-            shown = "acc" if classes else "loss"
-            self._report("val", found | scores.compute(self.device), index, end, shown)
-            scores.start()
-
-    def on_test_epoch_start(self) -> None:
-        self._results.clear()
-        self._start("test")
-
-    def test_step(self, batch: Episode | list[Episode], batch_idx: int, dataloader_idx: int = 0) -> Outcome:
-        """See :meth:`validation_step`."""
-        return self._score("test", batch, dataloader_idx, range(self.eval_inner_steps + 1))
-
-    def on_test_epoch_end(self) -> None:
-        for index, end in enumerate(self._endings("test")):
-            scores = self._scores_of("test", index)
-            found: dict[str, float] = {}
-            for kind in ("loss", "acc") if self._agree_on_classes(scores) else ("loss",):
-                for step in range(self.eval_inner_steps + 1):
-                    # a rank without tasks has made no metric yet, and all ranks gather alike
-                    each = scores.mean(f"{kind}_step_{step}", self.device).compute()
-                    self._results[index, kind, step] = each
-                    found[f"{kind}_step_{step}"] = each.mean
-                found[kind], found[f"{kind}_ci95"] = each.mean, each.ci95
-            self._report("test", found | scores.compute(self.device), index, end)
-
-    def test_results(self, dataloader_idx: int = 0) -> dict[tuple[str, int], Interval]:
-        """The last test's mean and interval of ``"acc"`` and ``"loss"`` after each number of inner steps."""
-        return {(kind, step): found for (index, kind, step), found in self._results.items() if index == dataloader_idx}
-
-    def test_table(self, dataloader_idx: int = 0) -> tuple[list[str], list[list[float]]]:
-        """The last test's metrics: a header, and a row for every task of every rank in ascending order of task."""
-        means = self._scores_of("test", dataloader_idx).means
-        found = {name: metric.gathered for name, metric in means.items() if metric.gathered is not None}
-        if not found:
-            return ["task"], []
-        numbers = next(iter(found.values()))[0].tolist()
-        rows = zip(numbers, *(values.tolist() for _, values in found.values()), strict=True)
-        return ["task", *found], [list(row) for row in rows]
-
-    def predict_step(
-        self, batch: Episode | list[Episode], batch_idx: int, dataloader_idx: int = 0
-    ) -> Tensor | list[Tensor]:
-        """Class probabilities ``[B, n, N]`` of the queries (the outputs themselves where targets are no class labels); a list of
-        them, one a task, for a list of tasks."""
-        found = []
-        scores = self._scores_of("predict", dataloader_idx)
-        for tasks in self._evaluate(batch, [self.eval_inner_steps], scores):
-            logits = tasks.outputs[self.eval_inner_steps]
-            found.append(logits.float().softmax(2) if tasks.classes else logits)
-        return found if isinstance(batch, list) and len(found) == len(batch) else found[0]
-
-    def _scores_of(self, stage: str, index: int) -> Scores:
-        if (stage, index) not in self._scores:
-            self._scores[stage, index] = Scores(self._user_metrics)
-        return self._scores[stage, index]
-
-    def _start(self, stage: str) -> None:
-        for (own, _), scores in self._scores.items():
-            if own == stage:
+    def start(self, stage: str) -> None:
+        """Forget what the tasks of a stage have scored."""
+        if stage == "test":
+            self._results.clear()
+        for (other, _), scores in self._scores.items():
+            if other == stage:
                 scores.start()
 
-    def _endings(self, stage: str) -> list[str]:
-        """What the keys of each loader end in."""
-        count = 1 + max((index for own, index in self._scores if own == stage), default=0)
-        if self._is_run:
-            batches = self.trainer.num_val_batches if stage == "val" else self.trainer.num_test_batches
-            count = max(len(batches), 1)
-        return [""] if count == 1 else [f"/dataloader_idx_{index}" for index in range(count)]
+    def score(self, module: L.LightningModule, stage: str, batch: Any, index: int) -> Outcome:
+        """Evaluate a batch of the loader ``index``: after the last inner step, and in a test after each.
 
-    def _score(self, stage: str, batch: Any, index: int, steps: Iterable[int]) -> Outcome:
+        Returns:
+            the mean query ``"loss"``, and ``"acc"`` where targets are class labels.
+        """
+        last = self._runner.options.steps_in_evaluation
+        steps = range(last + 1) if stage == "test" else [last]
         scores = self._scores_of(stage, index)
         tasks, totals = 0, dict[str, Tensor]()
-        for found in self._evaluate(batch, steps, scores):
-            targets = found.episode.query.y
-            tasks += len(targets)
-            for step, outputs in found.outputs.items():
-                end = "" if stage == "val" else f"_step_{step}"
-                losses = self._losses(outputs, found.episode)
-                scores.mean(f"loss{end}", self.device).update(losses, found.numbers)
-                values = {"loss": losses}
-                if found.classes:
-                    accuracy = scores.mean(f"acc{end}", self.device)
-                    accuracy.update(outputs, targets, found.numbers, self._ignored)  # type: ignore[call-arg]
-                    values["acc"] = accuracy.values[-1]
-                if step == self.eval_inner_steps:
-                    scores.update(outputs, targets)
+        for evaluated in self._evaluate(module, batch, steps, scores):
+            tasks += len(evaluated.numbers)
+            for step, outputs in evaluated.outputs.items():
+                end = f"_step_{step}" if stage == "test" else ""
+                values = self._score_outputs(scores, evaluated, outputs, end, module.device)
+                if step == last:
+                    scores.update(outputs, evaluated.episode.query.y)
                     totals = {key: totals.get(key, 0.0) + value.sum() for key, value in values.items()}
         return {key: value / tasks for key, value in totals.items()}
 
-    def _report(self, stage: str, values: dict[str, float], index: int, end: str, shown: str = "") -> None:
-        if not self._logs:
+    def finish_validation(self, module: L.LightningModule) -> None:
+        """Log the means over all tasks of all ranks."""
+        for index, end in enumerate(self._endings(module, "val")):
+            scores = self._scores_of("val", index)
+            kinds = ("loss", "acc") if self._agree_on_classes(module, scores) else ("loss",)
+            values = {kind: scores.mean(kind, module.device).compute().mean for kind in kinds}
+            self._log(module, "val", values | scores.compute(module.device), index, end, shown=kinds[-1])
+            scores.start()
+
+    def finish_test(self, module: L.LightningModule) -> None:
+        """Log the means and intervals over all tasks of all ranks, and keep them."""
+        last = self._runner.options.steps_in_evaluation
+        for index, end in enumerate(self._endings(module, "test")):
+            scores = self._scores_of("test", index)
+            values: dict[str, float] = {}
+            for kind in ("loss", "acc") if self._agree_on_classes(module, scores) else ("loss",):
+                for step in range(last + 1):
+                    # a rank without tasks has made no metric yet, and all ranks gather alike
+                    interval = scores.mean(f"{kind}_step_{step}", module.device).compute()
+                    self._results[index, kind, step] = interval
+                    values[f"{kind}_step_{step}"] = interval.mean
+                values[kind], values[f"{kind}_ci95"] = interval.mean, interval.ci95
+            self._log(module, "test", values | scores.compute(module.device), index, end)
+
+    def predict(self, module: L.LightningModule, batch: Any, index: int) -> list[Tensor]:
+        """For tasks that are alike, one after another: class probabilities, or outputs where targets are no class labels."""
+        last = self._runner.options.steps_in_evaluation
+        predictions = []
+        for evaluated in self._evaluate(module, batch, [last], self._scores_of("predict", index)):
+            logits = evaluated.outputs[last]
+            predictions.append(logits.float().softmax(2) if evaluated.classes else logits)
+        return predictions
+
+    def results(self, index: int) -> dict[tuple[str, int], Interval]:
+        """See :meth:`MetaModule.test_results`."""
+        return {(kind, step): value for (loader, kind, step), value in self._results.items() if loader == index}
+
+    def table(self, index: int) -> tuple[list[str], list[list[float]]]:
+        """See :meth:`MetaModule.test_table`."""
+        means = self._scores_of("test", index).means
+        gathered = {name: metric.gathered for name, metric in means.items() if metric.gathered is not None}
+        if not gathered:
+            return ["task"], []
+        numbers = next(iter(gathered.values()))[0].tolist()
+        rows = zip(numbers, *(values.tolist() for _, values in gathered.values()), strict=True)
+        return ["task", *gathered], [list(row) for row in rows]
+
+    def _scores_of(self, stage: str, index: int) -> Scores:
+        if (stage, index) not in self._scores:
+            self._scores[stage, index] = Scores(self.metrics)
+        return self._scores[stage, index]
+
+    def _endings(self, module: L.LightningModule, stage: str) -> list[str]:
+        """What the keys of each loader end in."""
+        count = 1 + max((index for other, index in self._scores if other == stage), default=0)
+        if is_run(module):
+            batches = module.trainer.num_val_batches if stage == "val" else module.trainer.num_test_batches
+            count = max(len(batches), 1)
+        return [""] if count == 1 else [f"/dataloader_idx_{index}" for index in range(count)]
+
+    def _score_outputs(
+        self, scores: Scores, evaluated: Evaluated, outputs: Tensor, end: str, device: torch.device
+    ) -> dict[str, Tensor]:
+        """Take note of the loss and the accuracy of each task, ``[B]``."""
+        targets, numbers = evaluated.episode.query.y, evaluated.numbers
+        values = {"loss": self._losses(outputs, targets)}
+        scores.mean(f"loss{end}", device).update(values["loss"], numbers)
+        if evaluated.classes:
+            accuracy = scores.mean(f"acc{end}", device)
+            accuracy.update(outputs, targets, numbers, self._reader.ignored_label)  # type: ignore[call-arg]
+            values["acc"] = accuracy.values[-1]
+        return values
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The query loss of every task, ``[B]``, in eval mode as the outputs."""
+        adaptation = self._runner.adaptation
+        with torch.no_grad(), evaluating_loss(adaptation.loss):
+            pairs = zip(outputs, targets, strict=True)
+            return torch.stack([adaptation.task_loss({}, logits, labels) for logits, labels in pairs])
+
+    def _log(
+        self, module: L.LightningModule, stage: str, values: dict[str, float], index: int, end: str, shown: str = ""
+    ) -> None:
+        if not may_log(module):
             return
         for ending in {end, ""} if index == 0 else {end}:
             for name, value in values.items():
-                self.log(f"{stage}/{name}{ending}", value, prog_bar=name == shown, add_dataloader_idx=False)
+                module.log(f"{stage}/{name}{ending}", value, prog_bar=name == shown, add_dataloader_idx=False)
 
-    def _agree_on_classes(self, scores: Scores) -> bool:
+    def _agree_on_classes(self, module: L.LightningModule, scores: Scores) -> bool:
         """Whether targets are class labels, also on a rank that has seen no task."""
-        known = self.classifies if scores.classes is None else scores.classes
-        if self._trainer is None or self.trainer.world_size == 1:
+        known = self._reader.classifies if scores.classes is None else scores.classes
+        if module._trainer is None or module.trainer.world_size == 1:
             return known
-        seen = torch.tensor(-1.0 if scores.classes is None else float(scores.classes), device=self.device)
-        found = float(self.trainer.strategy.reduce(seen, reduce_op="max"))
-        return known if found < 0 else found > 0
+        seen = torch.tensor(-1.0 if scores.classes is None else float(scores.classes), device=module.device)
+        largest = float(module.trainer.strategy.reduce(seen, reduce_op="max"))
+        return known if largest < 0 else largest > 0
 
-    def _evaluate(self, batch: Episode | list[Episode], steps: Iterable[int], scores: Scores) -> Iterator[Evaluated]:
-        """For tasks that are alike, one after another in the order of their numbers: what :class:`Evaluated` holds."""
+    def _evaluate(
+        self, module: L.LightningModule, batch: Any, steps: Iterable[int], scores: Scores
+    ) -> Iterator[Evaluated]:
+        """Tasks that are alike, one after another in the order of their numbers."""
         steps = list(steps)
-        for episode, ways in as_tasks(batch, self._count_ways):
-            yield self._evaluate_alike(episode, ways, steps, scores)
+        for episode, ways in as_tasks(batch, self._reader.count_ways):
+            episode, reading = self._reader.prepare(episode)
+            scores.classes = reading.classes
+            numbers = _number_tasks(module, scores, len(episode.support.x))
+            with evaluation_gradients():
+                episode = make_usable(episode)
+                outputs = self._runner.evaluate(episode, ways, steps)
+            for logits in outputs.values():
+                self._check_outputs(module, episode, logits, numbers)
+            yield Evaluated(episode, outputs, numbers, reading.classes)
 
-    def _evaluate_alike(self, episode: Episode, ways: int | None, steps: list[int], scores: Scores) -> Evaluated:
-        episode, reading = self._prepare(episode)
-        scores.classes = reading.classes
-        tasks = len(episode.support.x)
-        with evaluation_gradients():
-            episode = Episode(*(Batch(usable(role.x), usable(role.y)) for role in episode))
-            with self._running(episode, ways, evaluating=True) as (adaptation, plan, _):
-                params = {name: usable(value) for name, value in adaptation.outer().items()}
-                outputs = evaluate(adaptation, params, episode, steps, self._fixed_sizes(), plan)
-        if ways is not None:
-            outputs = {step: logits[:, :, :ways] for step, logits in outputs.items()}
-        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self._trainer is not None else (1, 0)
-        numbers = torch.arange(scores.seen, scores.seen + tasks, device=self.device) * world + rank
-        scores.seen += tasks
-        for logits in outputs.values():
-            finite = logits.isfinite().flatten(1).all(1)
-            if not bool(finite.all()):
-                self._check_data([episode])
-                task = int(numbers[~finite][0])
-                raise DivergenceError(
-                    f"the outputs of task {task} are not finite after adaptation, so no accuracy is reported; "
-                    f"use a smaller inner_lr (it is {self.hparams.get('inner_lr')})"
-                )
-        return Evaluated(episode, outputs, numbers, reading.classes)
+    def _check_outputs(self, module: L.LightningModule, episode: Episode, logits: Tensor, numbers: Tensor) -> None:
+        finite = logits.isfinite().flatten(1).all(1)
+        if not bool(finite.all()):
+            check_data([episode], get_step(module))
+            raise DivergenceError(
+                f"the outputs of task {int(numbers[~finite][0])} are not finite after adaptation, so no accuracy is reported; "
+                f"use a smaller inner_lr (it is {module.hparams.get('inner_lr')})"
+            )
 
-    def _losses(self, outputs: Tensor, episode: Episode) -> Tensor:
-        """The query loss of every task, ``[B]``, in eval mode as the outputs."""
-        with torch.no_grad(), self._loss_in_eval():
-            pairs = zip(outputs, episode.query.y, strict=True)
-            return torch.stack([self._adaptation.task_loss({}, each, targets) for each, targets in pairs])
+
+def _number_tasks(module: L.LightningModule, scores: Scores, tasks: int) -> Tensor:
+    """The numbers ``[B]`` of the next tasks of a loader: ranks take turns."""
+    world, rank = 1, 0
+    if module._trainer is not None:
+        world, rank = module.trainer.world_size, module.trainer.global_rank
+    numbers = torch.arange(scores.seen, scores.seen + tasks, device=module.device) * world + rank
+    scores.seen += tasks
+    return numbers

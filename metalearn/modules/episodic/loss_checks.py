@@ -70,7 +70,7 @@ def check_loss(adaptation: Adaptation, outputs: Tensor, targets: Tensor, classes
         if outputs.shape != targets.shape and not classes:
             _check_pairs(name, given, adaptation, leaf, targets)
         _check_derivatives(name, value, leaf, order)
-        if adaptation.chunk is not None and len(outputs) > 1:
+        if adaptation.method.chunk is not None and len(outputs) > 1:
             _check_mean(name, adaptation, leaf.detach(), targets)
 
 
@@ -170,8 +170,8 @@ def _check_mean(name: str, adaptation: Adaptation, outputs: Tensor, targets: Ten
     parts = parts + (1 - share) * _call(adaptation, outputs[cut:], targets[cut:])
     if not torch.allclose(parts, _call(adaptation, outputs, targets), rtol=1e-3, atol=1e-6):
         raise ConfigError(
-            f"support_chunk is {adaptation.chunk}, but {name} is no mean over examples, so the gradients of chunks do not add "
-            "up to that of the support set; leave support_chunk out, or use reduction='mean' without class weights"
+            f"support_chunk is {adaptation.method.chunk}, but {name} is no mean over examples, so the gradients of chunks do not "
+            "add up to that of the support set; leave support_chunk out, or use reduction='mean' without class weights"
         )
 
 

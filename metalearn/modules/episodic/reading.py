@@ -1,59 +1,65 @@
-"""The part of a module that looks at batches: what their targets are, and whether network, loss and targets fit."""
+"""What batches are: what their targets are, and whether network, loss and targets fit."""
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Sequence
 from typing import Any
 
-import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from metalearn.checks import check_whole
+from metalearn.checks import MOST_OF_A_TASK, check_whole
 from metalearn.episode import Batch, Episode, check_episode, check_labels
 from metalearn.errors import ConfigError, DivergenceError, ShapeError
-from metalearn.inner import Adaptation, Learner, ModuleLoss, evaluating, own_kernels
+from metalearn.inner import Adaptation, own_kernels
 from metalearn.inner.grad_mode import evaluation_gradients, usable
-from metalearn.inner.ridge import RidgeAdaptation
+from metalearn.inner.losses import evaluating_loss
+from metalearn.modules.episodic.runner import InnerRunner
 from metalearn.modules.episodic.targets import Reading, find_ignored_label, presume_classes, read_batch
 
-__all__ = ["TaskReader"]
+__all__ = ["TaskReader", "check_data"]
 
 
-class TaskReader(L.LightningModule):
-    """Checks every batch, and remembers what batches of its kind are; see :class:`~metalearn.modules.MetaModule`."""
+class TaskReader:
+    """Checks every batch, and remembers what batches of its kind are.
 
-    backbone: nn.Module
-    first_order: bool
-    _adaptation: Adaptation
+    Args:
+        runner: of the inner loop that batches are for.
+        loss_order: of the derivatives that training takes of the loss; ``None`` for those of the runner's meta-gradient.
 
-    def expect(self, loss: Any) -> None:
-        """Take note of the loss as it was given: a name, a function or a module."""
-        self._named_loss = loss if isinstance(loss, str) else None
+    Attributes:
+        named_loss: the loss, if it was given by its name.
+    """
+
+    def __init__(self, runner: InnerRunner, loss_order: int | None = None) -> None:
+        self._runner, self._loss_order = runner, loss_order
+        loss = runner.options.loss
+        self.named_loss: str | None = loss if isinstance(loss, str) else None
         self._presumed = presume_classes(loss)
         self._kind: bool | None = None
         self._readings: dict[Any, Reading] = {}
-
-    @property
-    def _learner(self) -> Learner:
-        return self._adaptation.learner
 
     @property
     def classifies(self) -> bool:
         """Whether the targets are class labels: known from the first batch on, before it what the loss suggests."""
         return self._presumed if self._kind is None else self._kind
 
-    def _prepare(self, episode: Episode, ways: int | None = None) -> tuple[Episode, Reading]:
-        """Check shapes and labels, and bring inputs and targets to the types that the network and the loss take."""
+    @property
+    def ignored_label(self) -> int:
+        """The label of examples that the loss leaves out."""
+        return find_ignored_label(self._runner.adaptation.loss)
+
+    def prepare(self, episode: Episode, ways: int | None = None) -> tuple[Episode, Reading]:
+        """Check shapes and labels, and bring inputs and targets to the types that the network and the loss take.
+
+        Args:
+            episode: ``B`` tasks.
+            ways: their classes; ``None`` for as many as the network has outputs.
+        """
         check_episode(episode)
         if ways is not None:
-            check_whole("ways", ways, 1, 100_000, "leave it out for all outputs of the network")
-        device = episode.support.x.device.type
-        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
-            raise ConfigError(
-                "the step runs under autocast to float16, where gradients of the inner loop underflow, since only the outer loss "
-                "is scaled; use bfloat16, or no autocast"
-            )
+            check_whole("ways", ways, 1, MOST_OF_A_TASK, "leave it out for all outputs of the network")
+        _check_autocast(episode.support.x.device.type)
         readings = [self._read(role, part) for role, part in zip(("support", "query"), episode, strict=True)]
         parts = [reading.convert(part) for reading, part in zip(readings, episode, strict=True)]
         if readings[0].classes != readings[1].classes:
@@ -63,94 +69,94 @@ class TaskReader(L.LightningModule):
                 "build both alike"
             )
         if readings[0].classes:
-            outputs = readings[0].outputs if ways is None else ways
-            for role, part in zip(("support", "query"), parts, strict=True):
-                check_labels(part.y, outputs, role, self._ignored)
-            if self._fits_one_hot and bool((parts[0].y == self._ignored).any()):
-                raise ShapeError(
-                    f"support: a label is {self._ignored}, which the loss ignores, but this head is fitted to one-hot vectors of "
-                    "all labels; leave such examples out"
-                )
+            _check_classes(self._runner.adaptation, parts, readings[0].outputs if ways is None else ways)
         return Episode(*parts), readings[0]
 
-    def _count_ways(self, episode: Episode) -> int | None:
+    def count_ways(self, episode: Episode) -> int | None:
         """The classes of a task by its support set; ``None`` where targets are no class labels."""
         check_episode(episode)
         if not self._read("support", episode.support).classes:
             return None
-        return 1 + int(episode.support.y.masked_fill(episode.support.y == self._ignored, 0).max())
-
-    @property
-    def _fits_one_hot(self) -> bool:
-        """Whether tasks are solved by squared errors to one-hot vectors, whatever the loss of the queries."""
-        return (
-            isinstance(self._adaptation, RidgeAdaptation) or getattr(self._adaptation, "inner_loss", None) is not None
-        )
-
-    @property
-    def _ignored(self) -> int:
-        return find_ignored_label(self._adaptation.loss)
+        labels = episode.support.y
+        return 1 + int(labels.masked_fill(labels == self.ignored_label, 0).max())
 
     def _read(self, role: str, part: Batch) -> Reading:
         """What a batch is; tried once for each kind of shapes and types."""
         x, y = part
-        weights = tuple(
-            (value.shape, value.dtype) for value in self.backbone.parameters()
-        )  # may have been replaced, or cast
+        # weights may have been replaced, or cast
+        weights = tuple((value.shape, value.dtype) for value in self._runner.learner.backbone.parameters())
         key = (x.shape[2:], y.shape[2:], x.dtype, y.dtype, x.device, min(x.shape[1], 2), weights)
         if key not in self._readings:
-            given = self._learner.as_given()
-            with (
-                evaluation_gradients(),
-                own_kernels(),
-                self._loss_in_eval(),
-                given.structure.undisturbed(),
-                given.running("evaluating") as learner,
-            ):
-                params = {name: usable(value) for name, value in learner.outer().items()}
-
-                @torch.no_grad()
-                def forward(x: Tensor) -> Any:
-                    encoded, _ = learner.encode(params, x, x)
-                    return learner.support_logits(params, encoded)
-
-                task = Batch(usable(x[0]), usable(y[0]))
-                self._readings[key] = read_batch(
-                    self._adaptation, forward, task, role, self._named_loss, self._loss_order()
-                )
+            self._readings[key] = self._try(role, part)
         self._kind = self._readings[key].classes
         return self._readings[key]
 
-    def _check_data(self, episodes: list[Episode]) -> None:
-        """Raise if it is this rank's data that are not finite, and say of which task."""
-        for role, values, name in (
-            (role, values, name)
-            for episode in episodes
-            for role, part in zip(("support", "query"), episode, strict=True)
-            for name, values in (("x", part.x), ("y", part.y))
+    def _try(self, role: str, part: Batch) -> Reading:
+        x, y = part
+        adaptation = self._runner.adaptation
+        whole = adaptation.learner.as_given()
+        with (
+            evaluation_gradients(),
+            own_kernels(),
+            evaluating_loss(adaptation.loss),
+            whole.structure.undisturbed(),
+            whole.running("evaluating") as learner,
         ):
-            bad = ~values.isfinite().flatten(1).all(1)
-            if bool(bad.any()):
-                raise DivergenceError(
-                    f"{role}.{name} of task {int(bad.int().argmax())} of the batch has an entry that is not finite at step "
-                    f"{self.global_step if self._trainer is not None else 0}, but all must be; check the data and its transforms"
-                )
+            params = {name: usable(value) for name, value in learner.outer().items()}
 
-    @property
-    def _is_run(self) -> bool:
-        """Whether a trainer runs this very module, and not one that it is a part of."""
-        return self._trainer is not None and self._trainer.lightning_module is self
+            @torch.no_grad()
+            def forward(x: Tensor) -> Any:
+                encoded, _ = learner.encode(params, x, x)
+                return learner.support_logits(params, encoded)
 
-    @property
-    def _logs(self) -> bool:
-        """Whether ``self.log`` has somewhere to go: not where a step is called by hand, or by a module around this one."""
-        return self._is_run and self._current_fx_name is not None and not self.trainer.barebones
+            task = Batch(usable(x[0]), usable(y[0]))
+            return read_batch(adaptation, forward, task, role, self.named_loss, self._order(adaptation))
 
-    def _loss_order(self) -> int:
+    def _order(self, adaptation: Adaptation) -> int:
         """Up to which order training differentiates the loss."""
-        return 1 if self.first_order or isinstance(self._adaptation, RidgeAdaptation) else 2
+        if self._loss_order is not None:
+            return self._loss_order
+        return 1 if self._runner.options.first_order else adaptation.method.loss_order
 
-    def _loss_in_eval(self) -> contextlib.AbstractContextManager[None]:
-        """Within this context a loss that is a module is in ``eval()``."""
-        loss = self._adaptation.loss
-        return evaluating(loss.module) if isinstance(loss, ModuleLoss) else contextlib.nullcontext()
+
+def check_data(episodes: Sequence[Episode], step: int) -> None:
+    """Raise if it is this rank's data that are not finite, and say of which task.
+
+    Args:
+        episodes: of one batch.
+        step: of the outer loop, for the message.
+
+    Raises:
+        DivergenceError: an entry is not finite.
+    """
+    for role, values, name in (
+        (role, values, name)
+        for episode in episodes
+        for role, part in zip(("support", "query"), episode, strict=True)
+        for name, values in (("x", part.x), ("y", part.y))
+    ):
+        bad = ~values.isfinite().flatten(1).all(1)
+        if bool(bad.any()):
+            raise DivergenceError(
+                f"{role}.{name} of task {int(bad.int().argmax())} of the batch has an entry that is not finite at step "
+                f"{step}, but all must be; check the data and its transforms"
+            )
+
+
+def _check_autocast(device: str) -> None:
+    if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
+        raise ConfigError(
+            "the step runs under autocast to float16, where gradients of the inner loop underflow, since only the outer loss "
+            "is scaled; use bfloat16, or no autocast"
+        )
+
+
+def _check_classes(adaptation: Adaptation, parts: Sequence[Batch], ways: int) -> None:
+    ignored = find_ignored_label(adaptation.loss)
+    for role, part in zip(("support", "query"), parts, strict=True):
+        check_labels(part.y, ways, role, ignored)
+    if adaptation.method.fits_one_hot and bool((parts[0].y == ignored).any()):
+        raise ShapeError(
+            f"support: a label is {ignored}, which the loss ignores, but this head is fitted to one-hot vectors of "
+            "all labels; leave such examples out"
+        )

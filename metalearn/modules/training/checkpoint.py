@@ -46,11 +46,26 @@ def build_backbone(description: dict[str, Any] | None, elements: int, path: str 
         raise CheckpointError(f"checkpoint {path}: {str(error).rpartition('; ')[0]}; {remedy}") from error
 
 
-def rename_old_keys(state: dict[str, Any]) -> None:
-    """Give the statistics of the policy ``"per_step"`` their name where an older version kept them among the backbone's."""
-    for name in [name for name in state if name.startswith("backbone.") and name.endswith((".step_mean", ".step_var"))]:
-        layer, _, kind = name.removeprefix("backbone.").rpartition(".")
-        state[f"norm_statistics.{StepStatistics.key(layer)}:{kind}"] = state.pop(name)
+def rename_old_keys(module: nn.Module, state: dict[str, Any], prefix: str = "") -> None:
+    """Give tensors of an older version's state dict the names that they have now.
+
+    The statistics of the policy ``"per_step"`` stood among the backbone's, and what a solver learns stood in the module itself.
+
+    Args:
+        module: that the state is for.
+        state: is changed.
+        prefix: begins the module's names in it.
+    """
+    inside = f"{prefix}backbone."
+    for name in [name for name in state if name.startswith(inside) and name.endswith((".step_mean", ".step_var"))]:
+        layer, _, kind = name.removeprefix(inside).rpartition(".")
+        state[f"{prefix}norm_statistics.{StepStatistics.key(layer)}:{kind}"] = state.pop(name)
+    solver = module._modules.get("solver")
+    own = {name for name, _ in module.named_parameters()}
+    for name in [] if solver is None else solver.state_dict():
+        old, new = prefix + name, f"{prefix}solver.{name}"
+        if old in state and new not in state and name not in own:
+            state[new] = state.pop(old)
 
 
 def check_state(module: nn.Module, state: dict[str, Any]) -> None:

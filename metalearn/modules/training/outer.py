@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from metalearn.errors import ConfigError
 
-__all__ = ["NEVER", "adam", "check_outer", "make_optimizer", "name_default", "read_schedule"]
+__all__ = ["NEVER", "Scheduler", "adam", "check_outer", "make_optimizer", "name_default", "read_schedule"]
+
+Scheduler = Literal["cosine"] | LRSchedulerCallable | None
+"""The outer schedule as a user says it."""
 
 NEVER = 1 << 62
 """A frequency at which Lightning steps no schedule: the module steps it after each validation."""

@@ -58,7 +58,7 @@ def check_before(module: L.LightningModule, trainer: L.Trainer, checkpoint: dict
     check_arguments(
         type(module), checkpoint.get("hyper_parameters", {}), "the checkpoint's hyper_parameters", strict=False
     )
-    rename_old_keys(checkpoint["state_dict"])
+    rename_old_keys(module, checkpoint["state_dict"])
     check_state(module, checkpoint["state_dict"])
     check_callbacks(trainer, checkpoint)
     check_averages(module, checkpoint)
@@ -84,6 +84,7 @@ def check_averages(module: L.LightningModule, checkpoint: Mapping[str, Any]) -> 
     current, averaging = checkpoint.get("current_model_state"), checkpoint.get("averaging_state")
     if not isinstance(current, dict):
         raise _wrong("current_model_state", current)
+    rename_old_keys(module, current)
     check_state(module, current)
     count = averaging.get("n_averaged") if isinstance(averaging, dict) and len(averaging) == 1 else None
     if not isinstance(count, Tensor) or count.numel() != 1 or count.is_floating_point() or int(count) < 0:

@@ -98,7 +98,7 @@ class Probe:
         """What the network as it is given gives, and whether it draws random numbers; notices whether it keeps its input."""
         structure = self._learner.structure
         structure.keeps_input.pop(evaluates, None)
-        needs_features = self._adaptation.needs_features
+        needs_features = self._adaptation.method.needs_features
         plain: Learner = self._learner.as_given() if needs_features else PlainLearner(self._learner)
         with own_kernels():
             try:
@@ -168,7 +168,7 @@ class Probe:
             learner.running(self._mode) as running,
         ):
             before = torch.get_rng_state()
-            adaptation = replace(self._adaptation, learner=running.with_batch_statistics(), memory=way.memory)
+            adaptation = replace(self._adaptation, learner=running.with_batch_statistics()).with_memory(way.memory)
             plan = Plan(tasks=len(x)) if way.stacked else Plan()
             grads, logits = self._measure(adaptation, plan)
             return _Outcome(grads, logits, not torch.equal(before, torch.get_rng_state()))

@@ -30,10 +30,10 @@ def make_noise(episode: Episode) -> Episode:
 
 
 def shorten(schedule: Schedule) -> Schedule:
-    """The same with as many steps as are compared, step sizes in float64, and the query loss after the last step alone."""
-    sizes = [{name: _double(size) for name, size in step.items()} for step in schedule.step_sizes]
-    return Schedule(min(schedule.steps, STEPS), sizes, schedule.order)
+    """The same with as many steps as are compared, settings in float64, and the query loss after the last step alone."""
+    settings = [{name: _double(value) for name, value in step.items()} for step in schedule.settings]
+    return Schedule(min(schedule.steps, STEPS), settings, schedule.order)
 
 
-def _double(size: Tensor | float) -> Tensor | float:
-    return size.detach().double() if isinstance(size, Tensor) else size
+def _double(value: Tensor | float) -> Tensor | float:
+    return value.detach().double() if isinstance(value, Tensor) else value

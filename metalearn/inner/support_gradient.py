@@ -1,0 +1,72 @@
+"""The gradient of the support loss, all examples at once or a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from metalearn.inner.adaptation import Adaptation
+from metalearn.inner.ambient import twice_differentiable
+from metalearn.inner.memory import MemoryMode, gradient
+from metalearn.inner.rules import Params
+
+__all__ = ["SupportGradient"]
+
+
+@dataclass(frozen=True)
+class SupportGradient:
+    """Takes the gradient of the mean support loss by the tensors that adapt.
+
+    Attributes:
+        memory: what is kept for the meta-gradient.
+        chunk: examples whose gradient is taken at once; ``None`` for all.
+    """
+
+    memory: MemoryMode = "store"
+    chunk: int | None = None
+
+    def take(
+        self,
+        adaptation: Adaptation,
+        adapted: Params,
+        others: Params,
+        support: Tensor,
+        targets: Tensor,
+        step: int,
+        order: int,
+    ) -> Params:
+        """The gradient, of each task where tasks are stacked, since no task's tensors are in another's loss.
+
+        Args:
+            adaptation: the inner loop.
+            adapted: the tensors that move.
+            others: all others.
+            support: the encoded support set.
+            targets: its targets.
+            step: the inner steps behind ``adapted``.
+            order: see :meth:`Adaptation.iterates`.
+        """
+        names, other_names = list(adapted), list(others)
+        axis = 1 if adaptation.stacked else 0
+        count = support.shape[axis]
+        size = self.chunk or count
+        total: list[Tensor] | None = None
+        for x, y in zip(support.split(size, axis), targets.split(size, axis), strict=True):
+
+            def objective(values: Sequence[Tensor], rest: Sequence[Tensor], y: Tensor = y) -> Tensor:
+                moved = dict(zip(names, values, strict=True))
+                fixed = dict(zip(other_names, rest, strict=False))
+                return adaptation.support_loss(moved, fixed, rest[-1], y, step).sum()
+
+            share = x.shape[axis] / count
+            with twice_differentiable(order == 2):
+                grads = gradient(objective, list(adapted.values()), [*others.values(), x], order, self.memory)
+            if total is None and share == 1:
+                total = list(grads)
+            else:
+                parts = [grad * share for grad in grads]
+                total = parts if total is None else [a + b for a, b in zip(total, parts, strict=True)]
+        assert total is not None
+        return dict(zip(names, total, strict=True))

@@ -1,0 +1,124 @@
+"""What a module says of itself: its options, how it runs, what a test has measured, and its pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+from metalearn.bilevel.counts import OracleCounts
+from metalearn.inner import Adaptation, NormPolicy
+from metalearn.inner.execution.choice import Choice
+from metalearn.inner.inner_loop import ExecutionName, InnerLoop
+from metalearn.inner.solvers import TaskSolver
+from metalearn.inner.step_sizes import InnerStepSizes
+from metalearn.metrics import Interval
+from metalearn.modules.episodic.cost_log import CostLog
+from metalearn.modules.episodic.evaluation import Evaluator
+from metalearn.modules.episodic.multi_step import weigh_steps
+from metalearn.modules.episodic.option import Option
+from metalearn.modules.episodic.outcome import list_facts, list_pictures
+from metalearn.modules.episodic.reading import TaskReader
+from metalearn.modules.episodic.runner import InnerRunner
+from metalearn.reports.outcome import Facts, Picture, RunRecord, Stage
+
+__all__ = ["ModuleFacts"]
+
+
+class ModuleFacts:
+    """The facts about a :class:`~metalearn.modules.MetaModule`, read from its parts; nothing is kept here."""
+
+    solver: TaskSolver
+    _runner: InnerRunner
+    _reader: TaskReader
+    _evaluator: Evaluator
+    _costs: CostLog | None
+
+    inner_steps = Option[int]()
+    eval_inner_steps = Option[int](read="steps_in_evaluation")
+    first_order = Option[bool]()
+    execution = Option[ExecutionName]()
+    multi_step_loss = Option[int | None]()
+    tasks_at_once = Option[int | None]()
+    kernels = Option[bool]()
+
+    @property
+    def options(self) -> InnerLoop:
+        """The options of the inner loop, as they are now."""
+        return self._runner.options
+
+    def set_options(self, **values: Any) -> None:
+        """Set options of the inner loop, which are checked as the arguments of the same names are."""
+        self._runner.options = replace(self._runner.options, **values)
+
+    @property
+    def norm(self) -> NormPolicy:
+        """The name of the policy of batch normalisation."""
+        return self._runner.learner.norm
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """The inner loop as a frozen function."""
+        return self._runner.adaptation
+
+    @property
+    def choice(self) -> Choice | None:
+        """How training runs the inner loop, and why; ``None`` before its first step."""
+        return self._runner.chooser.of_training
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the step is compiled: as it was asked for, and as far as it can be."""
+        return self._runner.compiled is not None and self._runner.compiled.works
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the targets are class labels: known from the first batch on, before it what the loss suggests."""
+        return self._reader.classifies
+
+    @property
+    def step_sizes(self) -> InnerStepSizes | None:
+        """The inner step sizes, if the solver takes gradient steps."""
+        return getattr(self.solver, "step_sizes", None)
+
+    @property
+    def counts(self) -> OracleCounts | None:
+        """Oracle calls so far over all tasks and ranks, of a module whose tasks are bilevel problems; ``None`` for others."""
+        return None if self._costs is None else self._costs.counts
+
+    @counts.setter
+    def counts(self, value: OracleCounts | None) -> None:
+        self._costs = None if value is None else CostLog(value)
+
+    def multi_step_weights(self, step: int) -> list[float] | None:
+        """The weights of the query losses after 0, 1, ... inner steps at an outer step; see :func:`weigh_steps`."""
+        return weigh_steps(self.inner_steps, self.multi_step_loss, step)
+
+    def test_results(self, dataloader_idx: int = 0) -> dict[tuple[str, int], Interval]:
+        """The last test's mean and interval of ``"acc"`` and ``"loss"`` after each number of inner steps."""
+        return self._evaluator.results(dataloader_idx)
+
+    def test_table(self, dataloader_idx: int = 0) -> tuple[list[str], list[list[float]]]:
+        """The last test's metrics: a header, and a row for every task of every rank in ascending order of task."""
+        return self._evaluator.table(dataloader_idx)
+
+    @property
+    def checkpoint_monitor(self) -> tuple[str, str]:
+        """The metric by which the best checkpoint is chosen, and its direction."""
+        return ("val/acc", "max") if self.classifies else ("val/loss", "min")
+
+    @property
+    def log_keys(self) -> list[str] | None:
+        """What is logged in training and validation; ``None`` for a subclass of a user's, which may log more."""
+        if not type(self).__module__.startswith("metalearn."):
+            return None
+        kinds = ["loss", "acc"] if self.classifies else ["loss"]
+        own = [f"{stage}/{kind}" for stage in ("val", "train") for kind in kinds]
+        return [*own, *(f"val/{name}" for name in self._evaluator.metrics)]
+
+    def summary_facts(self, stage: Stage) -> Facts:
+        """What a test has measured, or what training has cost; see :class:`~metalearn.reports.outcome.ReportsOutcome`."""
+        return list_facts(cast(Any, self), stage)
+
+    def pictures(self, run: RunRecord) -> list[Picture]:
+        """A task after adaptation, the metric after each inner step, and the training curve."""
+        return list_pictures(cast(Any, self), run)

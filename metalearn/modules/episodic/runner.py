@@ -1,0 +1,203 @@
+"""The inner loop of a module, run in the way that is exact and cheapest for its network."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from metalearn.episode import Batch, Episode
+from metalearn.errors import ConfigError
+from metalearn.inner import (
+    Adaptation,
+    AdaptedModel,
+    Learner,
+    Loss,
+    MetaLoss,
+    Plan,
+    Schedule,
+    evaluate,
+    meta_loss,
+    own_kernels,
+)
+from metalearn.inner.adaptation import InnerMethod, Settings
+from metalearn.inner.execution.choice import Choice
+from metalearn.inner.execution.compiled import CompiledPart
+from metalearn.inner.execution.plan import make_plan
+from metalearn.inner.grad_mode import evaluation_gradients, usable
+from metalearn.inner.inner_loop import InnerLoop
+from metalearn.inner.losses import evaluating_loss
+from metalearn.inner.network.structure import Mode
+from metalearn.inner.rules import Params
+from metalearn.inner.solvers import TaskSolver
+from metalearn.inner.widening import check_widened, widen_head
+from metalearn.modules.episodic.chooser import Chooser
+from metalearn.modules.episodic.memory_advice import advising_on_memory
+from metalearn.modules.episodic.targets import Reading
+
+__all__ = ["InnerRunner"]
+
+
+class Running(NamedTuple):
+    """The inner loop as it is run on some tasks.
+
+    Attributes:
+        adaptation: in the chosen way.
+        plan: how many tasks are run at once.
+        choice: the way, and why.
+    """
+
+    adaptation: Adaptation
+    plan: Plan
+    choice: Choice
+
+
+class InnerRunner:
+    """Adapts a network to tasks, and takes gradients through that.
+
+    Args:
+        name: of the module, which begins what is said.
+        options: of the inner loop.
+        learner: says which parameters adapt.
+        loss: of support and query sets.
+        solver: solves the inner problem of a task.
+
+    Attributes:
+        options: as they are now.
+        learner: of the whole network.
+        solver: of the inner problem.
+        chooser: has chosen how tasks are run.
+        compiled: runs a compiled step; ``None`` where that was not asked for.
+    """
+
+    def __init__(self, name: str, options: InnerLoop, learner: Learner, loss: Loss, solver: TaskSolver) -> None:
+        self.options, self.learner, self.solver = options, learner, solver
+        self.chooser = Chooser(name)
+        self.compiled = CompiledPart(rank_zero_info) if options.compile else None
+        self._name, self._loss = name, loss
+        self._notes: set[str] = set()
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """The inner loop as a frozen function, before it is fitted to tasks."""
+        return self._adapt_by(self.solver.method())
+
+    def meta_loss(self, episode: Episode, ways: int | None, weights: Sequence[float] | None) -> MetaLoss:
+        """The mean query loss after adaptation, with its graph, and the query logits ``[B, n, N]`` without one.
+
+        Args:
+            episode: ``B`` tasks.
+            ways: how many of the network's outputs the tasks use; ``None`` for all.
+            weights: of the query loss after each inner step; ``None`` for the last alone.
+
+        Raises:
+            ConfigError: the step is compiled, and ``ways`` is given.
+            MemoryLimitError: it does not fit into memory.
+        """
+        if not torch.is_grad_enabled():  # a value is wanted, as in a validation of the user's own
+            with evaluation_gradients():
+                loss, logits = self.meta_loss(make_usable(episode), ways, weights)
+            return MetaLoss(loss.detach(), logits)
+        if ways is not None and self.compiled is not None:
+            raise ConfigError(
+                "compile is True, but the tasks of this batch differ in shape, and each shape would be compiled anew; use "
+                "compile=False, or fixed ways, shots and queries"
+            )
+        options, solver = self.options, self.solver
+        order = 1 if options.first_order else 2
+        schedule = Schedule(options.inner_steps, solver.settings(self.learner.moving()), order, weights)
+        with self.running(episode, ways) as (adaptation, plan, _):
+            params = adaptation.outer()
+            with advising_on_memory(adaptation.memory, plan, len(episode.support.x)):
+                return meta_loss(adaptation, params, solver.learned(), episode, schedule, plan, self.compiled)
+
+    def evaluate(self, episode: Episode, ways: int | None, steps: Iterable[int]) -> dict[int, Tensor]:
+        """Query outputs ``[B, n, N]`` after each number of inner steps, without a graph; tensors must be usable."""
+        with self.running(episode, ways, evaluating=True) as (adaptation, plan, _):
+            params = {name: usable(value) for name, value in adaptation.outer().items()}
+            outputs = evaluate(adaptation, params, episode, steps, self.fixed_settings(), plan)
+        return outputs if ways is None else {step: logits[:, :, :ways] for step, logits in outputs.items()}
+
+    def adapt(self, support: Batch, reading: Reading, steps: int, ways: int | None) -> AdaptedModel:
+        """Adapt to one task.
+
+        Args:
+            support: of the task, without a task axis; its tensors must be usable.
+            reading: what its targets are.
+            steps: inner steps.
+            ways: the classes of the task; ``None`` for as many as the network has outputs.
+        """
+        x, y = support
+        params: Params = {name: usable(value).detach() for name, value in self.learner.outer().items()}
+        fixed = {name: value for name, value in self.learner.backbone.named_parameters() if name not in params}
+        settings: Settings = self.fixed_settings()
+        widened = ways if ways is not None and ways > reading.outputs else None
+        known = y  # labels that the network has before it is widened
+        if widened is not None:
+            known = y.clamp(max=reading.outputs - 1)
+            params, settings = widen_head(self.learner, reading.outputs, widened, params, settings)
+        episode = Episode(Batch(x[None], known[None]), Batch(x[None], known[None]))
+        with self.running(episode, ways, evaluating=True) as (adaptation, _, choice):
+            with torch.no_grad():
+                encoded, _ = adaptation.encode(params, x, x)
+                if widened is not None:
+                    check_widened(adaptation.learner, params, encoded, widened)
+            *_, adapted = adaptation.iterates(params, encoded, y, steps, settings, order=0)
+        tensors = {**fixed, **params, **adapted}
+        return AdaptedModel(adaptation.learner, tensors, x, steps, ways, reading.classes, choice.operators)
+
+    def fixed_settings(self) -> Settings:
+        """What the solver hands to its method, without a graph."""
+        settings = self.solver.settings(self.learner.moving())
+        return [
+            {name: usable(value).detach() if isinstance(value, Tensor) else value for name, value in step.items()}
+            for step in settings
+        ]
+
+    @contextlib.contextmanager
+    def running(self, episode: Episode, ways: int | None = None, evaluating: bool = False) -> Iterator[Running]:
+        """Within this context the inner loop can be run on tasks that use the first ``ways`` outputs."""
+        mode: Mode = "evaluating" if evaluating else "as_it_is"
+        params = {name: usable(value) for name, value in self.learner.outer().items()}
+        learner = self._specialise(params, episode.support.x[0], mode)
+        choice = self._choose(learner, tuple(params), episode, evaluating)
+        learner = learner.as_given() if choice.as_given else learner
+        with contextlib.ExitStack() as stack:
+            running = stack.enter_context(learner.running(mode))
+            stack.enter_context(own_kernels(*choice.operators))
+            if evaluating:
+                stack.enter_context(evaluating_loss(self._loss))
+            adaptation = replace(self.adaptation, learner=running, ways=ways).with_memory(choice.memory)
+            plan = make_plan(choice, adaptation, episode, self.options.tasks_at_once, self.compiled is not None)
+            yield Running(adaptation, plan, choice)
+
+    def _adapt_by(self, method: InnerMethod) -> Adaptation:
+        return Adaptation(self.learner, self._loss, method)
+
+    def _choose(self, learner: Learner, outer: tuple[str, ...], episode: Episode, evaluating: bool) -> Choice:
+        choice = self.chooser.find(learner, outer, evaluating)
+        if choice is not None:
+            return choice
+        options = self.options
+        order = 0 if evaluating else 1 if options.first_order else 2
+        schedule = Schedule(options.inner_steps, self.fixed_settings(), order)
+        probed = self._adapt_by(self.solver.probed_method())
+        return self.chooser.choose(probed, learner, outer, episode, options, schedule)
+
+    def _specialise(self, params: Params, x: Tensor, mode: Mode) -> Learner:
+        """The learner in its cheapest exact form for the network as it is now, tried on examples ``[n, ...]`` of a task."""
+        learner = self.learner.specialised(params, x, mode)
+        if learner.note is not None and learner.note not in self._notes:
+            self._notes.add(learner.note)
+            rank_zero_info(f"{self._name}: {learner.note}")
+        return learner
+
+
+def make_usable(episode: Episode) -> Episode:
+    """The episode, of which no tensor is one of ``inference_mode``; call it within :func:`evaluation_gradients`."""
+    return Episode(*(Batch(usable(role.x), usable(role.y)) for role in episode))

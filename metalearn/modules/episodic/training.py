@@ -1,0 +1,93 @@
+"""A step of meta-training: the mean query loss over a batch of tasks, of one shape or of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from metalearn.episode import Episode
+from metalearn.inner import MetaLoss, recording
+from metalearn.metrics import count_right
+from metalearn.modules.episodic.batches import as_groups
+from metalearn.modules.episodic.reading import TaskReader
+from metalearn.modules.episodic.runner import InnerRunner
+from metalearn.modules.episodic.written_buffers import WrittenBuffers
+
+__all__ = ["StepResult", "TrainingStep"]
+
+
+class StepResult(NamedTuple):
+    """What a batch has given.
+
+    Attributes:
+        loss: the mean over its tasks, with its graph.
+        accuracy: of the queries, where targets are class labels.
+        tasks: their number.
+        episodes: the tasks, as they were read.
+    """
+
+    loss: Tensor
+    accuracy: Tensor | None
+    tasks: int
+    episodes: list[Episode]
+
+    def reduce(self, module: L.LightningModule) -> dict[str, Tensor]:
+        """The values to log, means over all processes."""
+        values = {"loss": self.loss.detach()}
+        if self.accuracy is not None:
+            values["acc"] = self.accuracy.to(self.loss.dtype)
+        if module._trainer is not None:
+            reduced = module.trainer.strategy.reduce(torch.stack(list(values.values())), reduce_op="mean")
+            values = dict(zip(values, reduced, strict=True))
+        return values
+
+
+class TrainingStep:
+    """Takes the meta-loss of a batch.
+
+    Args:
+        runner: adapts to tasks.
+        reader: reads them.
+    """
+
+    def __init__(self, runner: InnerRunner, reader: TaskReader) -> None:
+        self._runner, self._reader = runner, reader
+        self._written = WrittenBuffers()
+
+    def take(self, batch: Any, meta_loss: Callable[[Episode, int | None], MetaLoss]) -> StepResult:
+        """The mean meta-loss.
+
+        Args:
+            batch: see :meth:`MetaModule.training_step`.
+            meta_loss: of tasks that are alike, and of their classes.
+        """
+        losses, shares, right, episodes = [], [], [], []
+        for group in as_groups(batch, self._reader.count_ways):
+            episode, reading = self._reader.prepare(group.episode)
+            with recording(True):
+                loss, logits = meta_loss(episode, group.ways)
+            losses.append(loss)
+            episodes.append(episode)
+            shares.append(len(logits))
+            if reading.classes:
+                labels = self._reader.ignored_label
+                right.append(count_right(logits[:, :, : group.ways], episode.query.y, labels).sum())
+        tasks = sum(shares)
+        mean = losses[0] if len(losses) == 1 else _mean(losses, shares)
+        return StepResult(mean, torch.stack(right).sum() / tasks if right else None, tasks, episodes)
+
+    def write_buffers(self, episodes: list[Episode], trainer: Any) -> None:
+        """Move the buffers on that the network writes in its forward pass, alike on every rank."""
+        choice = self._runner.chooser.of_training
+        learner = self._runner.learner
+        self._written.update(
+            learner.as_given() if choice is not None and choice.as_given else learner, episodes, trainer
+        )
+
+
+def _mean(values: list[Tensor], weights: list[int]) -> Tensor:
+    return torch.stack([weight * value for weight, value in zip(weights, values, strict=True)]).sum() / sum(weights)
