@@ -92,11 +92,7 @@ def hypergradient(
     """
     estimator = AID() if estimator is None else estimator
     check_problem(problem)
-    if not isinstance(estimator, Estimator):
-        remedy = "make one of it"
-        if isinstance(getattr(estimator, "estimator", None), Estimator):
-            remedy = f"an algorithm is for run(...), and its estimator is {type(estimator).__name__}(...).estimator"
-        raise ConfigError(f"estimator is {quote_value(estimator)}, but it must be an estimator such as AID(); {remedy}")
+    check_estimator(estimator)
     for name, value in (("step", step), ("seed", seed)):
         check_whole(name, value, None, UNBOUNDED, "use 0", owner="hypergradient", loose=True)
     check_flag("sharp", sharp, owner="hypergradient")
@@ -109,27 +105,21 @@ def hypergradient(
     estimator.check(problem.constants)
     oracles = Oracles(problem, of_x, of_y, counts, seed)
     start = None if dual is None else of_y.ravel(dual).detach()
-    estimate = estimator.estimate(oracles, of_x.ravel(x).detach(), of_y.ravel(y).detach(), start, step)
+    point = of_x.ravel(x).detach()
+    estimate = estimator.estimate(oracles, point, of_y.ravel(y).detach(), start, step)
     if sharp:
-        certificate: Tensor | None = sharpen(
-            oracles, of_x.ravel(x).detach(), estimate.y, estimate.v, estimate.value
-        ).upper
+        certificate: Tensor | None = sharpen(oracles, point, estimate.y, estimate.v, estimate.value).upper
     else:
-        certificate = certify_from_residuals(oracles, of_x.ravel(x).detach(), estimate)
+        certificate = certify_from_residuals(oracles, point, estimate)
     return Hypergradient(
         of_x.unravel(estimate.value),
         of_y.unravel(estimate.y),
         None if estimate.v is None else of_y.unravel(estimate.v),
         Diagnostics(
-            estimate.losses.mean(),
-            estimate.inner_residual,
-            estimate.dual_residual,
-            estimate.inner_steps,
-            estimate.iterations,
-            certificate,
-            oracles.counts,
+            estimate.losses.mean(), estimate.inner_residual, estimate.dual_residual, estimate.inner_steps,
+            estimate.iterations, certificate, oracles.counts,
         ),
-    )
+    )  # fmt: skip
 
 
 def certify(
@@ -162,6 +152,16 @@ def certify(
 def check_problem(problem: object) -> None:
     """Raise a ConfigError unless this is a problem."""
     check_kind("problem", problem, BilevelProblem, "give BilevelProblem(outer_loss, inner_loss, init_inner) first")
+
+
+def check_estimator(estimator: object) -> None:
+    """Raise a ConfigError unless this is an estimator."""
+    if isinstance(estimator, Estimator):
+        return
+    remedy = "make one of it"
+    if isinstance(getattr(estimator, "estimator", None), Estimator):
+        remedy = f"an algorithm is for run(...), and its estimator is {type(estimator).__name__}(...).estimator"
+    raise ConfigError(f"estimator is {quote_value(estimator)}, but it must be an estimator such as AID(); {remedy}")
 
 
 def certify_from_residuals(oracles: Oracles, x: Tensor, estimate: Estimate) -> Tensor | None:

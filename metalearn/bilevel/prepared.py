@@ -1,7 +1,7 @@
 """What an inner loss gets at one ``x``: the batch itself, or what ``prepare`` makes of it, made once for all inner steps.
 
-The inner steps at ``x`` differ in ``y`` alone, so that what they compute from ``x`` and one batch has the same Jacobian ``C`` in
-all of them. Reverse mode sums their cotangents first, ``sum_t C' u_t = C' (sum_t u_t)``, and goes back through ``C`` once.
+The inner steps at ``x`` differ in ``y`` alone. What they compute from ``x`` and one batch has the same Jacobian ``C`` in all of
+them. Reverse mode sums their cotangents first, ``sum_t C' u_t = C' (sum_t u_t)``, and goes back through ``C`` once.
 """
 
 from __future__ import annotations

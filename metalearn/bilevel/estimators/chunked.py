@@ -23,8 +23,10 @@ __all__ = ["Chunked"]
 
 @dataclass(frozen=True, kw_only=True)
 class Chunked(Estimator):
-    """An estimator on one chunk of the ``B`` problems after the other: the same hypergradient, for the memory of one chunk at its
-    peak, and the time of more and smaller operations. With a tolerance a chunk stops on its own.
+    """An estimator on one chunk of the ``B`` problems after the other, for the memory of one chunk.
+
+    The hypergradient is the same. It takes longer, since operations are more and smaller. With a tolerance each chunk stops on
+    its own.
 
     Attributes:
         estimator: of a chunk; ``inner`` is its inner solver.

@@ -26,16 +26,14 @@ __all__ = ["ITD"]
 
 @dataclass(frozen=True, kw_only=True)
 class ITD(Estimator):
-    """``G = d f(x, y_D(x)) / dx`` by reverse mode through the last ``truncate`` of ``D`` inner steps, ``y_0`` a constant
-    (ITD-BiO, arXiv 2108.00330, chapter 2; truncation: Shaban et al. 2019).
+    """ITD-BiO: ``G = d f(x, y_D(x)) / dx`` by reverse mode through inner steps (arXiv 2108.00330, chapter 2).
 
-    It needs no strong convexity, but of a deterministic problem an inner gradient that has grown a thousandfold is an error. Its
-    error does not vanish for a fixed ``D``: on a quadratic it is ``-C' (I - a A)^D A^-1 grad_y f``. A step counts one
-    product with ``J``, and all but the first one with ``H``.
+    The start ``y_0`` is a constant; ``truncate`` goes back through the last steps alone (Shaban et al. 2019). No strong convexity
+    is needed, but of a deterministic problem an inner gradient that has grown a thousandfold is an error.
 
-    What ``inner_loss`` computes from ``x`` and a fixed batch alone, such as features, is gone back through once for all steps
-    (``memory="store"``, see :mod:`metalearn.bilevel.estimators.shared`); it must be a function of its arguments and of torch's
-    generators.
+    The error does not vanish for a fixed ``D``: on a quadratic it is ``-C' (I - a A)^D A^-1 grad_y f``. A step counts one product
+    with ``J``, and all but the first one with ``H``. What depends on ``x`` alone, such as features, is gone back through once if
+    the problem's ``prepare`` makes it.
 
     Attributes:
         inner: the solver, by a number of steps.

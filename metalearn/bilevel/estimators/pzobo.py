@@ -19,12 +19,13 @@ __all__ = ["PZOBO"]
 
 @dataclass(frozen=True, kw_only=True)
 class PZOBO(Estimator):
-    """``G = grad_x f + (1/Q) sum_j u_j <(y_N(x + mu u_j) - y_N(x)) / mu, grad_y f>`` with ``u_j ~ N(0, I)``
-    (PZOBO, arXiv 2110.07004).
+    """PZOBO: how the inner solver's end responds to random changes of ``x`` (arXiv 2110.07004).
 
-    All runs start at the same ``y``; with a stream they see the same batches, which is PZOBO-S. Where ``y_N`` is affine in ``x``
-    the response term is unbiased for any ``mu``, with a relative mean squared error of ``(p + 1)/Q`` for ``p`` entries of ``x``.
-    The runs are made without autocast, in which their differences would be rounding.
+    ``G = grad_x f + (1/Q) sum_j u_j <(y_N(x + mu u_j) - y_N(x)) / mu, grad_y f>`` with ``u_j ~ N(0, I)``. All runs start at the
+    same ``y``, and with a stream they see the same batches, which is PZOBO-S.
+
+    Where ``y_N`` is affine in ``x``, the response term is unbiased for any ``mu``. Its relative mean squared error is then
+    ``(p + 1)/Q`` for ``p`` entries of ``x``. The runs are made without autocast, in which their differences would be rounding.
 
     Attributes:
         inner: the solver.

@@ -28,9 +28,10 @@ def shrinking_sizes(batch: int, terms: int, contraction: float) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class StocBiONeumann(Estimator):
-    """``v = eta sum_{q=-1}^{Q-1} prod_{j=Q-q}^{Q} (I - eta H(B_j)) grad_y F(D_F)``, ``G = grad_x F(D_F) - J(D_G) v``
-    (stocBiO, arXiv 2108.00330, chapter 4); ``Q + 1`` terms from ``Q`` products. Its bias is at most
-    ``(1 - eta mu)^{Q+1} |grad_y F| L_xy / mu``.
+    """stocBiO's Neumann series, in which every product has a batch of its own (arXiv 2108.00330, chapter 4).
+
+    ``v = eta sum_{q=-1}^{Q-1} prod_{j=Q-q}^{Q} (I - eta H(B_j)) grad_y F(D_F)`` and ``G = grad_x F(D_F) - J(D_G) v``: ``Q + 1``
+    terms from ``Q`` products. The bias is at most ``(1 - eta mu)^{Q+1} |grad_y F| L_xy / mu``.
 
     Attributes:
         inner: see :class:`~metalearn.bilevel.estimators.base.Estimator`.
