@@ -12,8 +12,8 @@ __all__ = ["count_step"]
 def count_step(gradient: Tensor, y: Tensor, count: Count) -> Tensor:
     """Count the gradient of an inner step now, and its products when a backward pass goes through it.
 
-    That pass takes one product with ``J``. It takes one with ``H`` if the step's point depends on what is differentiated by, as all
-    but a constant start do.
+    That pass takes one product with ``J``. It takes one with ``H`` if the step's point depends on what is differentiated by; a
+    constant start does not.
 
     Args:
         gradient: ``grad_y g`` at the point, with a graph if the hypergradient passes through it.
