@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,35 +9,35 @@ from typing import Any
 
 import lightning as L
 import yaml
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from metalearn.carried import is_name, read_checkpoint
+from metalearn.carried import read_checkpoint
 from metalearn.checks import check_range
 from metalearn.cli import data, outcome, study
 from metalearn.cli.arguments import DEFAULT_CONFIG, shipped_configs
 from metalearn.cli.ending import Ending
-from metalearn.cli.parser import Parser, one_line, own_error
+from metalearn.cli.failures import translate_failures
+from metalearn.cli.parser import Parser, own_error
 from metalearn.cli.processes import check_devices, take_torchrun
-from metalearn.cli.run_files import NAMES, find_checkpoint, run_folder
+from metalearn.cli.run_callbacks import RunCallbacks
+from metalearn.cli.run_files import NAMES
+from metalearn.cli.run_place import RunPlace
 from metalearn.cli.trainer_checks import check_monitors, check_optimizer, check_run_name, check_trainer
-from metalearn.cli.trainer_options import barebones, check_finders, names, with_whole_checkpoints
-from metalearn.errors import ConfigError, DataError, MetalearnError, suggest_space
-from metalearn.modules.callbacks.measuring import PredictionTable, RunClock, StartNotice, TaskTable, folder
-from metalearn.modules.callbacks.progress import show_progress
-from metalearn.modules.callbacks.run_log import LogFromHere, RunLog
-from metalearn.modules.callbacks.saving import BestCheckpoint, LastCheckpoint
-from metalearn.modules.callbacks.stopping import StopOnSignal
+from metalearn.cli.trainer_options import (
+    check_finders,
+    choose_plugins,
+    contains_kind,
+    saves_checkpoints,
+    turn_off_for_barebones,
+)
+from metalearn.errors import ConfigError, MetalearnError
+from metalearn.modules.callbacks.run_folder import find_run_folder
+from metalearn.modules.callbacks.run_log import RunLog
+from metalearn.modules.callbacks.start import StartNotice
 from metalearn.reports.outcome import ReportsOutcome
 
 __all__ = ["MetaCLI"]
-
-
-UNWRITABLE = {
-    getattr(errno, name, None)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EIO", "ENAMETOOLONG")
-}
-"""Reasons why a file of a run cannot be written."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -57,13 +56,11 @@ class MetaCLI(LightningCLI):
         args: Sequence[str],
         run_name: str,
         ending: Ending | None = None,
-        say_held: Callable[[], None] = lambda: None,
+        release_messages: Callable[[], None] = lambda: None,
     ) -> None:
         self.run_name = run_name
-        self.starts = StartNotice(say_held)
+        self.callbacks = RunCallbacks(StartNotice(release_messages))
         self.ending = ending or Ending()
-        self._step = 0
-        self.clock, self.tasks, self.predictions = RunClock(), TaskTable(), PredictionTable()
         super().__init__(
             L.LightningModule,
             L.LightningDataModule,
@@ -136,78 +133,36 @@ class MetaCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Add what saves, logs, shows and ends a run, where the user names nothing else."""
         asked = self._get(self.config_init, "trainer")
-        plain = bool(asked.get("barebones"))  # Lightning refuses loggers, bars and checkpoints beside it
-        self._find_checkpoint()
-        if asked.get("logger") in (None, True) and "logger" not in kwargs and not plain:
-            kwargs["logger"] = self._make_logger()
-        kwargs.update(take_torchrun(asked), **barebones(asked))
-        kwargs["plugins"] = with_whole_checkpoints(asked)
+        command = str(self.subcommand)
+        self.place = RunPlace(command, self.config_init[command], self.run_name, self.checkpoint)
+        self.place.find_checkpoint()
+        self.checkpoint = self.place.checkpoint
+        if asked.get("logger") in (None, True) and "logger" not in kwargs and not asked.get("barebones"):
+            kwargs["logger"] = self.place.make_logger()
+        kwargs.update(take_torchrun(asked), **turn_off_for_barebones(asked))
+        kwargs["plugins"] = choose_plugins(asked)
         # asked before the Trainer adds its own to this list
-        names_saver = names(asked.get("callbacks"), ModelCheckpoint)
+        names_saver = contains_kind(asked.get("callbacks"), ModelCheckpoint)
         trainer: Any = super().instantiate_trainer(**kwargs)
         check_devices(trainer)
         check_finders(trainer.callbacks, self.model, self.datamodule)
-        ours: list[L.Callback] = [self.starts]
-        reports = isinstance(self.model, ReportsOutcome)
-        if reports:
-            ours.append(self.clock)
-            if hasattr(self.model, "test_table"):
-                ours += [self.tasks, *([self.predictions] if self.subcommand == "predict" else [])]
-        last = None
-        if self.subcommand == "fit":
-            ours.append(LogFromHere())
-            if asked.get("enable_checkpointing") is not False and not asked.get("fast_dev_run") and not plain:
-                last = LastCheckpoint()
-                monitor = getattr(self.model, "checkpoint_monitor", None) if reports else None
-                if monitor is not None:
-                    if not names_saver:  # then the one that is there is the Trainer's default
-                        trainer.callbacks = [
-                            each for each in trainer.callbacks if not isinstance(each, ModelCheckpoint)
-                        ]
-                    ours.append(BestCheckpoint(*monitor))
-                ours.append(last)
-        else:  # it would put back the raw weights beside the averaged ones of the checkpoint
-            trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, WeightAveraging)]
-        trainer.callbacks = show_progress(trainer.callbacks)
-        # what saves must stay behind what it saves, and stopping behind both
-        every = [*trainer.callbacks, *ours]
-        trainer.callbacks = [
-            *(each for each in every if not isinstance(each, Checkpoint)),
-            *(each for each in every if isinstance(each, Checkpoint)),
-            StopOnSignal(self.ending.signals, last),
-        ]
+        trainer.callbacks = self.callbacks.join(
+            trainer.callbacks,
+            self.model,
+            command,
+            self.ending.signals,
+            saves=saves_checkpoints(asked),
+            names_saver=names_saver,
+        )
         new = Path(trainer.logger.log_dir) if isinstance(trainer.logger, RunLog) and not trainer.fast_dev_run else None
         self.ending.follow(trainer, None if new is None or new.exists() else new)
         return trainer
 
-    def _find_checkpoint(self) -> None:
-        """Make a path of ``last`` and ``best``, which Lightning would look for in the folder of the new run."""
-        config = self.config_init[str(self.subcommand)]
-        given = config.get("ckpt_path")
-        if given in NAMES:
-            given = config["ckpt_path"] = str(find_checkpoint(given, self._runs(), self.subcommand == "fit"))
-            self.checkpoint = read_checkpoint(given)
-        self._step = int((self.checkpoint or {}).get("global_step", 0))
-
-    def _make_logger(self) -> RunLog:
-        """Write into the run that the checkpoint is from, unless the user names another place."""
-        config = self.config_init[str(self.subcommand)]
-        elsewhere = config.get("run_name") or config["trainer"].get("default_root_dir")
-        checkpoint = config.get("ckpt_path")
-        where = run_folder(checkpoint) if checkpoint else None
-        if where is None or (elsewhere and where.parent != self._runs()):
-            return RunLog(str(self._runs().parent), self._runs().name)
-        self.run_name = where.parent.name or self.run_name
-        return RunLog(str(where.parent.parent), where.parent.name, where.name, self.subcommand != "fit", self._step)
-
-    def _runs(self) -> Path:
-        config = self.config_init[str(self.subcommand)]
-        return Path(config["trainer"].get("default_root_dir") or "runs") / (config.get("run_name") or self.run_name)
-
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; what fails says what is kept, and leaves no new folder without a checkpoint."""
         try:
-            self._run_saying_what_is_full(subcommand)
+            with translate_failures(lambda: find_run_folder(self.trainer)):
+                super()._run_subcommand(subcommand)
         except BaseException as error:
             kept = self.ending.kept()
             if isinstance(error, Exception) and self.ending.signals.signum is None:
@@ -218,26 +173,9 @@ class MetaCLI(LightningCLI):
                 self.ending.clean()
             raise
 
-    def _run_saying_what_is_full(self, subcommand: str) -> None:
-        try:
-            super()._run_subcommand(subcommand)
-        except ValueError as error:  # how many batches an epoch has, on how many processes, is known no earlier
-            if isinstance(error, MetalearnError) or "`val_check_interval`" not in str(error):
-                raise
-            raise ConfigError(one_line(str(error))) from error
-        except OSError as error:
-            if error.errno not in UNWRITABLE:
-                raise
-            path = error.filename or folder(self.trainer)
-            raise DataError(
-                f"{path} cannot be written ({error.strerror}); {suggest_space(error)}, or write elsewhere with another "
-                "trainer.default_root_dir"
-            ) from error
-
     def after_instantiate_classes(self) -> None:
         """Give the model what it writes into its checkpoints: the run's name, its configuration, and its network's."""
-        name = self._get(self.config_init, "run_name") or self.run_name
-        self.run_name = name if is_name(name) else Path(name).name or self.run_name
+        self.run_name = self.place.choose_name()
         if not isinstance(self.model, ReportsOutcome):
             return
         model: Any = self.model
@@ -270,18 +208,16 @@ class MetaCLI(LightningCLI):
     def _report(self, report: Callable[[outcome.FinishedRun], None]) -> None:
         """Print what a model offers that is a :class:`~metalearn.reports.outcome.ReportsOutcome`."""
         if isinstance(self.model, ReportsOutcome):
-            wants_test = bool(self.config[self.subcommand].get("test_after_fit", True))
-            trainer: Any = self.trainer
             report(
                 outcome.FinishedRun(
-                    self.run_name,
-                    trainer,
-                    self.model,
-                    self.datamodule,
-                    self.clock,
-                    self.tasks,
-                    self.predictions,
-                    wants_test,
+                    name=self.run_name,
+                    trainer=self.trainer,
+                    model=self.model,
+                    data=self.datamodule,
+                    clock=self.callbacks.clock,
+                    tasks=self.callbacks.tasks,
+                    predictions=self.callbacks.predictions,
+                    test_after_fit=bool(self.config[self.subcommand].get("test_after_fit", True)),
                 )
             )
 

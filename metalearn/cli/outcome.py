@@ -14,8 +14,10 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from metalearn.carried import read_checkpoint
 from metalearn.cli.run_files import evaluation, is_self_contained
-from metalearn.modules.callbacks.measuring import PredictionTable, RunClock, TaskTable, folder
+from metalearn.modules.callbacks.clock import RunClock
+from metalearn.modules.callbacks.run_folder import find_run_folder
 from metalearn.modules.callbacks.saving import LastCheckpoint
+from metalearn.modules.callbacks.tables import PredictionTable, TaskTable
 from metalearn.reports.gallery import Gallery
 from metalearn.reports.outcome import Facts, RunRecord
 from metalearn.reports.summary import print_summary
@@ -51,7 +53,7 @@ class FinishedRun:
     @property
     def folder(self) -> Path:
         """Where the run writes; all ranks must ask."""
-        return folder(self.trainer)
+        return find_run_folder(self.trainer)
 
     @property
     def lacks_test(self) -> bool:

@@ -11,14 +11,14 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from metalearn.errors import ConfigError
 from metalearn.modules.training.checkpoint_io import AtomicCheckpointIO
 
-__all__ = ["barebones", "check_finders", "names", "with_whole_checkpoints"]
+__all__ = ["check_finders", "choose_plugins", "contains_kind", "saves_checkpoints", "turn_off_for_barebones"]
 
 IN_THE_WAY = ("logger", "log_every_n_steps", "num_sanity_val_steps", "enable_model_summary", "enable_progress_bar",
               "enable_checkpointing", "profiler", "fast_dev_run", "detect_anomaly")  # fmt: skip
 """What a configuration may set and a Trainer refuses beside ``barebones``, which turns it off anyway."""
 
 
-def barebones(asked: dict[str, Any]) -> dict[str, Any]:
+def turn_off_for_barebones(asked: dict[str, Any]) -> dict[str, Any]:
     """The Trainer's arguments that ``barebones`` leaves to itself; none where it is not asked for."""
     return {name: None for name in IN_THE_WAY if asked.get(name)} if asked.get("barebones") else {}
 
@@ -29,14 +29,14 @@ def check_finders(callbacks: list[L.Callback], model: Any, data: Any) -> None:
     Raises:
         ConfigError: with the attribute that is.
     """
-    for each in callbacks:
-        if isinstance(each, LearningRateFinder) and not _has(("lr", "learning_rate"), model):
+    for callback in callbacks:
+        if isinstance(callback, LearningRateFinder) and not _has(("lr", "learning_rate"), model):
             raise ConfigError(
                 "LearningRateFinder sets the attribute lr of a module, but this one's learning rate is an argument of "
                 "outer_optimizer; compare runs with different --model.outer_optimizer.lr"
             )
-        if isinstance(each, BatchSizeFinder):
-            name = str(getattr(each, "_batch_arg_name", "batch_size"))
+        if isinstance(callback, BatchSizeFinder):
+            name = str(getattr(callback, "_batch_arg_name", "batch_size"))
             if not _has((name,), model, data):
                 has = "tasks_per_batch" if _has(("tasks_per_batch",), data) else "NAME"
                 raise ConfigError(
@@ -45,19 +45,25 @@ def check_finders(callbacks: list[L.Callback], model: Any, data: Any) -> None:
                 )
 
 
-def names(callbacks: Any, kind: type) -> bool:
-    """Whether a user names an object of a kind, alone or in a list."""
-    every = callbacks if isinstance(callbacks, list) else [callbacks]
-    return any(isinstance(each, kind) for each in every)
+def contains_kind(values: Any, kind: type) -> bool:
+    """Whether an object of a kind is there, alone or in a list."""
+    return any(isinstance(value, kind) for value in (values if isinstance(values, list) else [values]))
 
 
-def with_whole_checkpoints(asked: Any) -> list[Any]:
+def choose_plugins(asked: Any) -> list[Any]:
     """The user's plugins, and checkpoints that are written whole unless they name how checkpoints are written."""
     plugins = asked.get("plugins") or []
     plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
     strategy = getattr(asked.get("strategy"), "_checkpoint_io", None)
-    return plugins if strategy or names(plugins, CheckpointIO) else [*plugins, AtomicCheckpointIO()]
+    return plugins if strategy or contains_kind(plugins, CheckpointIO) else [*plugins, AtomicCheckpointIO()]
 
 
-def _has(names: tuple[str, ...], *objects: Any) -> bool:
-    return any(hasattr(each, name) or name in getattr(each, "hparams", {}) for each in objects for name in names)
+def saves_checkpoints(asked: Any) -> bool:
+    """Whether a training writes checkpoints; Lightning refuses what does beside ``barebones``."""
+    return (
+        asked.get("enable_checkpointing") is not False and not asked.get("fast_dev_run") and not asked.get("barebones")
+    )
+
+
+def _has(names: tuple[str, ...], *owners: Any) -> bool:
+    return any(hasattr(owner, name) or name in getattr(owner, "hparams", {}) for owner in owners for name in names)

@@ -12,7 +12,7 @@ import torch
 
 from metalearn import MAML, Batch, Episode
 from metalearn.datamodules.episodes.base import EpisodicDataModule
-from metalearn.modules.callbacks.measuring import TaskTable
+from metalearn.modules.callbacks.tables import TaskTable
 from tests.networks import TinyConv, noise_episode
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from metalearn import ANIL, MAML, MLP, Batch, DivergenceError, Episode, MetaModule, Pooled
 from metalearn.datamodules import SinusoidDataModule
 from metalearn.datamodules.episodes.base import EpisodicDataModule
-from metalearn.modules.callbacks.measuring import TaskTable
+from metalearn.modules.callbacks.tables import TaskTable
 from tests.networks import TinyConv, noise_episode
 
 

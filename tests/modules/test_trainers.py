@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import (
 from torch import Tensor, nn
 
 from metalearn import MAML, Batch, ConfigError
-from metalearn.modules.callbacks.measuring import PredictionTable, TaskTable
+from metalearn.modules.callbacks.tables import PredictionTable, TaskTable
 from tests.modules.test_evaluation import NoiseTasks, trainer
 from tests.modules.test_loss_modules import LearnedLoss
 from tests.networks import TinyConv

@@ -10,7 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from metalearn.errors import CheckpointError
-from metalearn.modules.callbacks.measuring import folder
+from metalearn.modules.callbacks.run_folder import find_run_folder
 
 __all__ = ["BestCheckpoint", "LastCheckpoint"]
 
@@ -66,8 +66,8 @@ class LastCheckpoint(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
-            savers = [each for each in trainer.checkpoint_callbacks if isinstance(each, BestCheckpoint)]
-            where = folder(trainer)
+            savers = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, BestCheckpoint)]
+            where = find_run_folder(trainer)
             self.path = (
                 Path(savers[0].dirpath) / "last.ckpt"
                 if savers and savers[0].dirpath

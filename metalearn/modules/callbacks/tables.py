@@ -1,9 +1,8 @@
-"""Callbacks that measure a run and write down what it predicted."""
+"""Tables of a run's tasks: what each has scored, and what was predicted for its queries."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,73 +10,10 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from metalearn.episode import count_tasks
+from metalearn.modules.callbacks.run_folder import find_run_folder
 from metalearn.reports.tables import write_csv
 
-__all__ = ["PredictionTable", "RunClock", "StartNotice", "TaskTable", "folder"]
-
-
-def folder(trainer: L.Trainer) -> Path:
-    """Where this run writes: the logger's folder, or the trainer's root. All ranks must call it, since they agree on it."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
-
-
-class StartNotice(L.Callback):
-    """Calls a function when data and model have been found usable, and the run begins."""
-
-    def __init__(self, begin: Callable[[], None]) -> None:
-        self._begin = begin
-
-    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._begin()
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._begin()
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._begin()
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._begin()
-
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._begin()
-
-
-class RunClock(L.Callback):
-    """Measures training: seconds with and without validation, and tasks per second over all ranks.
-
-    Attributes:
-        seconds: of the whole fit, validation included.
-        training: of the training batches alone.
-        batches: of training, on this rank.
-        tasks: the tasks that were trained on, over all ranks; 0 where a batch is no batch of tasks.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = self.training = 0.0
-        self.tasks = self.batches = 0
-        self._begun = self._batch = 0.0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._begun = time.perf_counter()
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._batch = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if pl_module.device.type == "cuda":
-            torch.cuda.current_stream().synchronize()
-        self.training += time.perf_counter() - self._batch
-        self.batches += 1
-        self.tasks += count_tasks(batch) * trainer.world_size
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.seconds = time.perf_counter() - self._begun
+__all__ = ["PredictionTable", "TaskTable"]
 
 
 class TaskTable(L.Callback):
@@ -93,8 +29,10 @@ class TaskTable(L.Callback):
     path: Path | None = None
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not hasattr(pl_module, "test_table"):
+            return
         module: Any = pl_module
-        where = folder(trainer)
+        where = find_run_folder(trainer)
         for index in range(len(trainer.num_test_batches)):
             header, rows = module.test_table(index)
             if trainer.is_global_zero:
@@ -125,8 +63,8 @@ class PredictionTable(BasePredictionWriter):
     def write_on_epoch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
-        where = folder(trainer)
-        tasks = [each.float().cpu() for each in _leaves(predictions)]
+        where = find_run_folder(trainer)
+        tasks = [outputs.float().cpu() for outputs in _list_tasks(predictions)]
         classifies = getattr(pl_module, "classifies", True) and all(outputs.ndim == 2 for outputs in tasks)
         # values of any shape, and the classes of places, are written as one row of numbers for every query
         tasks = [outputs.flatten(1) if outputs.ndim > 1 else outputs.unsqueeze(1) for outputs in tasks]
@@ -148,8 +86,8 @@ class PredictionTable(BasePredictionWriter):
         self.path = write_csv(where / name, ["task", "query", *columns], rows)
 
 
-def _leaves(predictions: Any) -> list[torch.Tensor]:
+def _list_tasks(predictions: Any) -> list[torch.Tensor]:
     """The outputs of every task, of whatever nesting loaders, batches and lists of tasks give."""
     if isinstance(predictions, torch.Tensor):
         return list(predictions)
-    return [each for part in predictions for each in _leaves(part)]
+    return [outputs for part in predictions for outputs in _list_tasks(part)]
