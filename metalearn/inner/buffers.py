@@ -17,8 +17,8 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from metalearn.inner.ambient import recording
+from metalearn.inner.generators import drawing_from, read_generators
 from metalearn.inner.learner import Learner
-from metalearn.inner.memory import random_state, same_random
 
 __all__ = ["find_written", "writable_buffers", "write_buffers"]
 
@@ -56,7 +56,7 @@ def find_written(learner: Learner, sets: Iterable[Tensor]) -> Buffers:
     try:
         with _iterating(network), recording(False):
             for x in sets:
-                with same_random(random_state(x)):
+                with drawing_from(read_generators(x)):
                     learner.outputs({**params, **left}, x)
     finally:
         handle.remove()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metalearn.inner.memory import random_state, same_random
+from metalearn.inner.generators import drawing_from, read_generators
 from metalearn.inner.rules import Params
 
 __all__ = ["HeadCalls", "find_coupling", "watching"]
@@ -65,7 +65,7 @@ def watching(head: nn.Module, copies: bool = False, closely: bool = False) -> It
             args = tuple(arg.clone() if isinstance(arg, Tensor) else arg for arg in args)
         calls.inputs.append((args, keywords))
         if closely and args and isinstance(args[0], Tensor):
-            calls.state = random_state(args[0])
+            calls.state = read_generators(args[0])
             calls.kept = [args[0].detach().clone()]
 
     def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -111,9 +111,9 @@ def find_coupling(
     outside = _find_shared(network, head)
     if outside is not None:
         return outside, False
-    start = random_state(x)
+    start = read_generators(x)
     with torch.inference_mode(False), torch.enable_grad():
-        with watching(head, closely=True) as calls, same_random(start):
+        with watching(head, closely=True) as calls, drawing_from(start):
             result = run(network, params, (x,))
         fault = calls.find_fault(result)
         if fault is not None:
@@ -127,9 +127,9 @@ def find_coupling(
         theirs = [params[name] for name in own if name in params and params[name].requires_grad]
         if not calls.writes and _reaches(features, theirs):
             return "what it is called with depends on its own tensors", False
-        with same_random(start), torch.no_grad():
+        with drawing_from(start), torch.no_grad():
             run(network, params, (x[:1].expand_as(x),))  # if the network tells its head something, now something else
-        with same_random(calls.state):
+        with drawing_from(calls.state):
             given = value.clone().requires_grad_(value.is_floating_point())
             # a leaf must not be written to
             alone = run(head, {own[name]: params[name] for name in own if name in params}, (given * 1,))
@@ -140,7 +140,7 @@ def find_coupling(
             return "it reads tensors of other layers", calls.writes
         # what depends on the head's values without a gradient shows when they are others
         moved = {name: value * 1.5 + 0.25 if name in own else value for name, value in params.items()}
-        with watching(head, closely=True) as again, same_random(start), torch.no_grad():
+        with watching(head, closely=True) as again, drawing_from(start), torch.no_grad():
             run(network, moved, (x,))
         if not again.kept or not same(again.kept[0], value, 1e-5):
             return "what it is called with depends on its own tensors", calls.writes

@@ -8,10 +8,9 @@ derivative of ``grad_(w, t) L`` along ``u`` in ``w``, since second derivatives c
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Literal, get_args
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from metalearn.inner.ambient import own_kernels, recording
+from metalearn.inner.generators import drawing_from, read_generators
 
 __all__ = ["MEMORY_MODES", "MemoryMode", "Objective", "gradient"]
 
@@ -58,7 +58,7 @@ class _Recomputed(torch.autograd.Function):
     def forward(ctx: Any, objective: Objective, memory: MemoryMode, count: int, *tensors: Tensor) -> Any:
         ctx.objective, ctx.memory, ctx.count = objective, memory, count
         ctx.save_for_backward(*tensors)
-        ctx.random = random_state(tensors[0])
+        ctx.random = read_generators(tensors[0])
         ctx.context = contextvars.copy_context()  # on a GPU the backward pass runs in a thread of autograd's own
         with torch.enable_grad():
             adapted = [tensor.detach().requires_grad_() for tensor in tensors[:count]]
@@ -69,7 +69,7 @@ class _Recomputed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[3:]
-        with torch.enable_grad(), same_random(ctx.random):
+        with torch.enable_grad(), drawing_from(ctx.random):
             product = _mixed_product if ctx.memory == "mixed" else _reverse_product
             products = ctx.context.run(_unrecorded, product, ctx.objective, tensors, ctx.count, wanted, cotangents)
         return None, None, None, *products
@@ -128,23 +128,3 @@ def _load_forward_mode() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`torch.jit.script")
         torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.zeros(1),))
-
-
-def random_state(like: Tensor) -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(like.device) if like.is_cuda else None
-
-
-@contextlib.contextmanager
-def same_random(state: tuple[Tensor, Tensor | None]) -> Iterator[None]:
-    """Draw what was drawn from this state, then go on from where the generators were: dropout keeps its masks."""
-    host, device = state
-    before = torch.get_rng_state(), torch.cuda.get_rng_state() if device is not None else None
-    torch.set_rng_state(host)
-    if device is not None:
-        torch.cuda.set_rng_state(device)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before[0])
-        if before[1] is not None:
-            torch.cuda.set_rng_state(before[1])

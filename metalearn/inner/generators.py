@@ -1,0 +1,35 @@
+"""The states of torch's global random generators: what is computed a second time draws what it drew."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+__all__ = ["Generators", "drawing_from", "read_generators"]
+
+Generators = tuple[Tensor, Tensor | None]
+"""The states of the CPU's generator, and of the GPU's where one is used."""
+
+
+def read_generators(like: Tensor) -> Generators:
+    """The states now, of the generators that a computation with ``like`` draws from."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state(like.device) if like.is_cuda else None
+
+
+@contextlib.contextmanager
+def drawing_from(state: Generators) -> Iterator[None]:
+    """Draw what was drawn from this state, then go on from where the generators were: dropout keeps its masks."""
+    host, device = state
+    before = torch.get_rng_state(), torch.cuda.get_rng_state() if device is not None else None
+    torch.set_rng_state(host)
+    if device is not None:
+        torch.cuda.set_rng_state(device)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        if before[1] is not None:
+            torch.cuda.set_rng_state(before[1])
