@@ -12,7 +12,7 @@ from torch import Tensor
 from metalearn.checks import check_function
 from metalearn.datamodules.episodes.arguments import LoaderArguments, Unpack, spell_out
 from metalearn.datamodules.episodes.base import EpisodicDataModule
-from metalearn.datamodules.episodes.randomness import draw_words
+from metalearn.datamodules.episodes.randomness import make_task_generator
 from metalearn.episode import Batch, Episode
 from metalearn.errors import DataError
 
@@ -64,8 +64,7 @@ class FunctionEpisodes(EpisodicDataModule):
         return Episode(Batch(support_x, support_y), Batch(query_x, query_y))
 
     def _make(self, seed: int, split: str, index: int) -> list[Tensor]:
-        words = draw_words(seed, split, np.asarray([index]), 4)[0]
-        made = self.function(np.random.Generator(np.random.Philox(key=words[:2], counter=[*words[2:], 0, 0])))
+        made = self.function(make_task_generator(seed, split, index))
         try:
             (support_x, support_y), (query_x, query_y) = made
         except (TypeError, ValueError) as error:

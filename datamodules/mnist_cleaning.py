@@ -9,14 +9,13 @@ import numpy as np
 import torch
 
 from metalearn.checks import check_number, check_seed, check_whole, read_path
+from metalearn.datamodules.episodes.randomness import CONSTANT, make_generator
 from metalearn.datamodules.levels.base import BilevelDataModule, Examples
 from metalearn.datamodules.sources.mnist_idx import read_mnist
 from metalearn.errors import DataError
 
 __all__ = ["MNISTCleaningDataModule", "corrupt"]
 
-SPLIT = 20210803
-"""The seed of the split, which no argument changes."""
 CLASSES = 10
 
 
@@ -93,7 +92,7 @@ class MNISTCleaningDataModule(BilevelDataModule):
                     f"folder {self.root} has {len(digits[name][1])} images of {name}, but train, val and test need {need}; lower "
                     "them, or add the other files of MNIST"
                 )
-        rng = np.random.default_rng(SPLIT)
+        rng = make_generator(CONSTANT)
         order = rng.permutation(len(first[1]))
         end = sizes["train"] + sizes["val"]
         rows = {"train": order[: sizes["train"]], "val": order[sizes["train"] : end]}
@@ -111,7 +110,7 @@ def corrupt(labels: torch.Tensor, share: float, classes: int, seed: int) -> tupl
 
     A new tensor, a pure function of its arguments: corrupting what is corrupt already is for the caller to avoid.
     """
-    rng = np.random.default_rng([seed, SPLIT])
+    rng = make_generator(seed, CONSTANT)
     count = len(labels)
     mask = np.zeros(count, bool)
     mask[rng.permutation(count)[: round(share * count)]] = True

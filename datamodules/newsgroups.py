@@ -11,14 +11,12 @@ import numpy as np
 import torch
 
 from metalearn.checks import check_choice, check_flag, check_number, check_seed, check_whole, read_path
+from metalearn.datamodules.episodes.randomness import CONSTANT, make_generator
 from metalearn.datamodules.levels.base import BilevelDataModule, Examples
 from metalearn.datamodules.sources.posts import PARTS, read_posts
 from metalearn.errors import ConfigError, DataError
 
 __all__ = ["NewsgroupsDataModule"]
-
-SPLIT = 20210803
-"""The constant in the seed of the split."""
 
 Cut = Literal["random", "date"]
 
@@ -125,9 +123,7 @@ class NewsgroupsDataModule(BilevelDataModule):
     def _cut(self) -> dict[str, Examples]:
         matrix, labels = self._matrices["train"]
         count = len(labels)
-        order = np.random.default_rng([self.split_seed, SPLIT]).permutation(count)[::-1][
-            : round(self.used_share * count)
-        ]
+        order = make_generator(self.split_seed, CONSTANT).permutation(count)[::-1][: round(self.used_share * count)]
         rows: dict[str, list[np.ndarray]] = {"train": [], "val": [], "held": []}
         for posts in self._by_date(order, labels) if self.cut == "date" else [order]:
             later = len(posts) - round(self.val_share * len(posts))

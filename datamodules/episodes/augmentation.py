@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from metalearn.datamodules.episodes.randomness import checksum_tasks
 from metalearn.datamodules.sources.images import ImageSpec
 from metalearn.episode import Batch
 from metalearn.errors import ConfigError
 
-__all__ = ["HOOKS", "augment_tasks", "task_seeds"]
+__all__ = ["HOOKS", "augment_tasks", "seed_tasks"]
 
 HOOKS = ("on_before_batch_transfer", "on_after_batch_transfer")
 """Where Lightning has seeds chosen and images augmented."""
 
-STRIDE = 61
-"""Every so many values of a support set make up its checksum."""
 
-
-def task_seeds(batch: Any) -> list[int]:
-    """A seed for each task of a batch, a checksum of its own support images.
-
-    A task is a pure function of (seed, split, index), so its augmentation is one too, on whatever rank, by whatever worker and
-    after whatever restart it is drawn.
-    """
+def seed_tasks(batch: Any) -> list[int]:
+    """A seed for each task of a batch, a checksum of its own support images."""
     if isinstance(batch, list):
-        return [seed for task in batch for seed in task_seeds(task)]
-    flat = batch[0].x.flatten(1)[:, ::STRIDE].cpu().contiguous()
-    return [zlib.crc32(row.numpy().tobytes()) for row in flat]
+        return [seed for task in batch for seed in seed_tasks(task)]
+    return checksum_tasks(batch[0].x)
 
 
 def augment_tasks(batch: Any, transforms: Sequence[nn.Module], seeds: Sequence[int], spec: ImageSpec) -> Any:

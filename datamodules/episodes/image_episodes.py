@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from metalearn.datamodules.episodes.arguments import ClassArguments, ImageArguments, Unpack, select, spell_out
-from metalearn.datamodules.episodes.augmentation import HOOKS, augment_tasks, task_seeds
+from metalearn.datamodules.episodes.augmentation import HOOKS, augment_tasks, seed_tasks
 from metalearn.datamodules.episodes.classes import ClassEpisodes, Pool
 from metalearn.datamodules.episodes.likeness import Statistics, describe_images
 from metalearn.datamodules.sources.images import ImageSpec, to_float
@@ -113,7 +113,7 @@ class ImageEpisodes(ClassEpisodes):
     def _choose_seeds(self, batch: Any, dataloader_idx: int) -> Any:
         """Choose the seeds of the augmentation, from the tasks themselves."""
         trains = self.trainer is not None and self.trainer.training
-        self._seeds = task_seeds(batch) if trains else None
+        self._seeds = seed_tasks(batch) if trains else None
         return batch
 
     def _augment(self, batch: Any, dataloader_idx: int) -> Any:

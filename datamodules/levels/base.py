@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metalearn.checks import check_kind, check_seed, check_whole
 from metalearn.datamodules.episodes.loader import EpisodeDataset, EpisodeLoader, EpisodeSampler, as_it_is
+from metalearn.datamodules.episodes.randomness import make_generator
 from metalearn.errors import ConfigError
 
 __all__ = ["BilevelDataModule", "Examples", "LevelBatch", "TermBatches"]
@@ -137,7 +138,7 @@ class BilevelDataModule(L.LightningDataModule):
     def _drawn(self, pool: Examples, place: int, count: int, number: int) -> Examples:
         assert self.batch_size is not None
         size = min(self.batch_size, len(pool.index))
-        rng = np.random.default_rng([self.seed, number, place])
+        rng = make_generator(self.seed, number, place)
         rows = torch.from_numpy(np.stack([rng.permutation(len(pool.index))[:size] for _ in range(count)]))
         return Examples(pool.index[rows], pool.x[rows], pool.y[rows])
 

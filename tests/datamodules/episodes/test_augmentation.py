@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from metalearn import ConfigError, Episode
 from metalearn.datamodules import EpisodeOptions, ImageFolderEpisodes
-from metalearn.datamodules.episodes.augmentation import augment_tasks, task_seeds
+from metalearn.datamodules.episodes.augmentation import augment_tasks, seed_tasks
 from metalearn.datamodules.sources.images import ImageSpec
 from tests.made import make_folder
 
@@ -111,11 +111,11 @@ def test_each_image_is_transformed_by_itself_and_the_rng_is_left_alone(folder: s
     batch = data.draw(0, "train", [0, 1])
     before = torch.get_rng_state()
     assert data.image_spec is not None
-    found = augment_tasks(batch, [Shift()], task_seeds(batch), data.image_spec)
+    found = augment_tasks(batch, [Shift()], seed_tasks(batch), data.image_spec)
     assert torch.equal(torch.get_rng_state(), before)
     assert isinstance(found, Episode)
     assert len(torch.unique(torch.cat([role.x.flatten(0, 1) for role in found])[:, 0, 0, 0])) == 2 * (2 + 4)
-    assert task_seeds(batch) == [task_seeds(data.draw(0, "train", [index]))[0] for index in (0, 1)]
+    assert seed_tasks(batch) == [seed_tasks(data.draw(0, "train", [index]))[0] for index in (0, 1)]
 
 
 def test_tasks_of_any_shape_are_augmented(folder: str) -> None:
