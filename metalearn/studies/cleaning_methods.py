@@ -120,20 +120,20 @@ def run_method(
     )  # fmt: skip
     algorithm = method.make(method.step_size if step_size is None else step_size)
     state = algorithm.init(problem, torch.zeros(len(train[0])), seed=seed)
-    points = [_point(state, 0.0, look)]
+    points = [_make_record(state, 0.0, look)]
     seconds, due = 0.0, budget / looks
     while count_calls(state) < budget:
         begun = time.process_time()
         state = algorithm.step(problem, state)
         seconds += time.process_time() - begun
         if count_calls(state) >= due:
-            points.append(_point(state, seconds, look))
+            points.append(_make_record(state, seconds, look))
             while due <= count_calls(state):
                 due += budget / looks
     return points
 
 
-def _point(state: State, seconds: float, look: Look) -> dict[str, float]:
+def _make_record(state: State, seconds: float, look: Look) -> dict[str, float]:
     """Return all that is kept of a state."""
     return {
         "step": float(state["step"]), "calls": float(count_calls(state)), "seconds": seconds, **state["counts"], **look(state),

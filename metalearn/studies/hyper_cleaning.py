@@ -89,7 +89,7 @@ def study_hyper_cleaning(
                     traces[name].append(Trace(name, seed, points))
                     table.add((corruption, name, seed), points)
                     progress.advance(bar)
-                rows.append(_row(corruption, name, traces[name]))
+                rows.append(_format_row(corruption, name, traces[name]))
             table.write()
             title = f"{100 * corruption:g} % wrong labels, {train} training examples, {seeds} seeds"
             files.append(_draw(folder / f"hyper_cleaning_{corruption:g}.png", title, traces))
@@ -111,7 +111,7 @@ def _list_runs(
     data: MNISTCleaningDataModule, methods: Sequence[str], budget: int
 ) -> Iterator[tuple[str, Callable[[int], list[dict[str, float]]]]]:
     """Yield the baselines and the methods by name, each as a function of the seed."""
-    train, val, look = data.part("train"), data.part("val"), _look(data)
+    train, val, look = data.part("train"), data.part("val"), _make_look(data)
     constant = torch.zeros(len(train.y)), torch.where(data.corrupted, -torch.inf, torch.inf)
     for name, x in zip(BASELINES, constant, strict=True):
         yield name, partial(run_baseline, x, train, val, look, budget)
@@ -130,7 +130,7 @@ def _draw(path: Path, title: str, traces: Mapping[str, Sequence[Trace]]) -> Path
     )
 
 
-def _look(data: MNISTCleaningDataModule) -> Callable[[State], dict[str, float]]:
+def _make_look(data: MNISTCleaningDataModule) -> Callable[[State], dict[str, float]]:
     test, val = data.part("test"), data.part("val")
 
     def look(state: State) -> dict[str, float]:
@@ -146,7 +146,7 @@ def _look(data: MNISTCleaningDataModule) -> Callable[[State], dict[str, float]]:
     return look
 
 
-def _row(corruption: float, name: str, traces: Sequence[Trace]) -> list[str]:
+def _format_row(corruption: float, name: str, traces: Sequence[Trace]) -> list[str]:
     last = [trace.points[-1] for trace in traces]
     return [
         f"{corruption:g} {name}",

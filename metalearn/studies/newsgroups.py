@@ -144,7 +144,7 @@ def _add_points(table: PointsFile, seed: int, searched: Searched, learned: Learn
 
 def _print(title: str, results: Mapping[str, Sequence[Point]]) -> None:
     """Print the table, and by how much the learned penalties are ahead of each constant."""
-    print_rows(title, HEADER, [_row(name, points) for name, points in results.items()])
+    print_rows(title, HEADER, [_format_row(name, points) for name, points in results.items()])
     for name in ROWS[:3]:
         gains = [
             learned["test_accuracy"] - other["test_accuracy"]
@@ -168,7 +168,7 @@ def _draw(path: Path, title: str, traces: Sequence[Trace], results: Mapping[str,
     )
 
 
-def _row(name: str, points: Sequence[Point]) -> list[str]:
+def _format_row(name: str, points: Sequence[Point]) -> list[str]:
     accuracies = [format_points(points, f"{part}_accuracy", 2) for part in ("test", "val", "held", "train")]
     return [
         name,

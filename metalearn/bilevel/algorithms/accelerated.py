@@ -50,7 +50,7 @@ class AccBiO(Algorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check("AccBiO", self.L_phi, self.mu_x)
+        _check_constants("AccBiO", self.L_phi, self.mu_x)
 
     def check(self, problem: BilevelProblem) -> None:
         super().check(problem)
@@ -73,7 +73,7 @@ class AccBiO(Algorithm):
         }
 
     def solution(self, state: State) -> Tree:
-        return _like(state["z"], state["x"])
+        return _shape_like(state["z"], state["x"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class AccBiOBG(Algorithm):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("step_size", self.step_size, "use 0.1", above=0, owner="AccBiOBG", loose=True)
-        _check("AccBiOBG", 1 / self.step_size, self.mu_x)
+        _check_constants("AccBiOBG", 1 / self.step_size, self.mu_x)
 
     def check(self, problem: BilevelProblem) -> None:
         super().check(problem)
@@ -121,7 +121,7 @@ class AccBiOBG(Algorithm):
         }
 
     def solution(self, state: State) -> Tree:
-        return _like(state["z"], state["x"])
+        return _shape_like(state["z"], state["x"])
 
 
 def accelerated_aid(constants: Constants, inner: int, iterations: int) -> AID:
@@ -148,7 +148,7 @@ def acc_bio(constants: Constants, accuracy: float = 1e-6) -> AccBiO:
         accuracy: of the inner and the linear solver in every outer step.
     """
     mu, smooth, mu_x = constants.need("acc_bio", "mu", "L", "mu_x")
-    estimator = accelerated_aid(constants, *_numbers(mu, smooth, 1 / accuracy))
+    estimator = accelerated_aid(constants, *_count_steps(mu, smooth, 1 / accuracy))
     return AccBiO(estimator=estimator, L_phi=smoothness_of_phi(constants), mu_x=mu_x)
 
 
@@ -160,11 +160,11 @@ def acc_bio_bg(constants: Constants, factor: float = 100.0) -> AccBiOBG:
         factor: by how much the inner and the linear solver contract their errors in an outer step.
     """
     mu, smooth, mu_x = constants.need("acc_bio_bg", "mu", "L", "mu_x")
-    estimator = accelerated_aid(constants, *_numbers(mu, smooth, factor))
+    estimator = accelerated_aid(constants, *_count_steps(mu, smooth, factor))
     return AccBiOBG(estimator=estimator, step_size=1 / (2 * smoothness_of_phi(constants)), mu_x=mu_x)
 
 
-def _numbers(mu: float, smooth: float, factor: float) -> tuple[int, int]:
+def _count_steps(mu: float, smooth: float, factor: float) -> tuple[int, int]:
     """Steps of Nesterov's method and of the heavy ball for a contraction by ``1/factor``."""
     kappa = smooth / mu
     first = inner_steps(math.sqrt(max(0.0, 1 - kappa**-0.5)), math.sqrt(2 * kappa) * factor)
@@ -172,7 +172,7 @@ def _numbers(mu: float, smooth: float, factor: float) -> tuple[int, int]:
     return first, second
 
 
-def _like(vector: Tensor, tree: Tree) -> Tree:
+def _shape_like(vector: Tensor, tree: Tree) -> Tree:
     leaves, spec = tree_flatten(tree)
     lead = vector.ndim - 1
     sizes = [leaf.shape[lead:].numel() for leaf in leaves]
@@ -180,7 +180,7 @@ def _like(vector: Tensor, tree: Tree) -> Tree:
     return tree_unflatten([piece.reshape(leaf.shape) for piece, leaf in zip(pieces, leaves, strict=True)], spec)
 
 
-def _check(owner: str, L_phi: float, mu_x: float) -> None:
+def _check_constants(owner: str, L_phi: float, mu_x: float) -> None:
     check_number("L_phi", L_phi, "give the smoothness of Phi", above=0, owner=owner, loose=True)
     check_number("mu_x", mu_x, "give the strong convexity of Phi", above=0, owner=owner, loose=True)
     if mu_x > L_phi:

@@ -91,7 +91,7 @@ def cleaning_problem(
     constants = Constants(mu=2 * l2)
     if train is not None and val is not None and isinstance(stream, Fixed):
         constants = cleaning_constants(train, val, l2)
-    start = partial(_start, shape, init_scale, seed, dtype)
+    start = partial(_make_start, shape, init_scale, seed, dtype)
     return BilevelProblem(_outer_loss, partial(_inner_loss, l2), start, constants, stream)
 
 
@@ -106,7 +106,7 @@ def _outer_loss(x: Tensor, y: Tensor, batch: Any) -> Tensor:
     return F.cross_entropy(linear_logits(y, inputs), labels)
 
 
-def _start(shape: tuple[int, int], scale: float, seed: int, dtype: torch.dtype | None, x: Tensor) -> Tensor:
+def _make_start(shape: tuple[int, int], scale: float, seed: int, dtype: torch.dtype | None, x: Tensor) -> Tensor:
     if scale == 0:
         return torch.zeros(shape, dtype=dtype or x.dtype, device=x.device)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype or x.dtype)

@@ -78,7 +78,9 @@ class Quadratic:
     @property
     def problem(self) -> BilevelProblem:
         """As a problem from ``y = 0``."""
-        return BilevelProblem(self.outer_loss, self.inner_loss, partial(_zeros, len(self.d)), constants=self.constants)
+        return BilevelProblem(
+            self.outer_loss, self.inner_loss, partial(_make_zeros, len(self.d)), constants=self.constants
+        )
 
 
 def quadratic(size: int, outer_size: int, kappa: float, seed: int, coupled: bool = True) -> Quadratic:
@@ -110,5 +112,5 @@ def quadratic(size: int, outer_size: int, kappa: float, seed: int, coupled: bool
     )  # fmt: skip
 
 
-def _zeros(size: int, x: Tensor) -> Tensor:
+def _make_zeros(size: int, x: Tensor) -> Tensor:
     return x.new_zeros(size)

@@ -80,7 +80,9 @@ def regularization_problem(
     shape = (features, classes)
 
     known = None if train is None or val is None else regularization_constants(train, val, classes)
-    return BilevelProblem(_outer_loss, _inner_loss, partial(_start, shape, dtype), stream=stream, constants_at=known)
+    return BilevelProblem(
+        _outer_loss, _inner_loss, partial(_make_start, shape, dtype), stream=stream, constants_at=known
+    )
 
 
 def _inner_loss(x: Tensor, y: Tensor, batch: Any) -> Tensor:
@@ -95,7 +97,7 @@ def _outer_loss(x: Tensor, y: Tensor, batch: Any) -> Tensor:
     return F.cross_entropy(feature_logits(y, inputs), labels)
 
 
-def _start(shape: tuple[int, int], dtype: torch.dtype | None, x: Tensor) -> Tensor:
+def _make_start(shape: tuple[int, int], dtype: torch.dtype | None, x: Tensor) -> Tensor:
     return torch.zeros(shape, dtype=dtype or x.dtype, device=x.device)
 
 
@@ -117,10 +119,10 @@ def regularization_constants(train: Examples, val: Examples, classes: int) -> Ca
         L_fyy=HESSIAN * outer.eigenvalue,
         M=GRADIENT * math.sqrt(outer.eigenvalue),
     )
-    return partial(_constants_at, fixed, HESSIAN * inner.eigenvalue, classes)
+    return partial(_find_constants, fixed, HESSIAN * inner.eigenvalue, classes)
 
 
-def _constants_at(fixed: Constants, smoothness: float, classes: int, x: Tensor) -> Constants:
+def _find_constants(fixed: Constants, smoothness: float, classes: int, x: Tensor) -> Constants:
     low, high = torch.stack([x.min(), x.max()]).double().exp().div(classes).tolist()
     if not 0 < low <= high < math.inf:  # out of range, or not a number, which is told elsewhere
         return fixed

@@ -100,20 +100,20 @@ def worst_case(
     den = mu_x * b0**2 + a * b0 * mu_y + L_xy * t * b0 / 2
     lam = (L_y * t**2 / 4 + L_xy * t * mu_y / 2 + 2 * mu_x * mu_y * b0 + a * mu_y**2) / den
     tau = mu_x * mu_y**2 / den
-    r = _decay(2 * tau / (lam + math.sqrt(lam**2 - 4 * tau)))
+    r = _find_decay(2 * tau / (lam + math.sqrt(lam**2 - 4 * tau)))
     # (Z^4 + lam Z^2 + tau I) x* = gamma Z b; of the right side all but two entries vanish
     gamma = L_y * t / (2 * den)
     first = (2 + lam + tau) * r - (3 + lam) * r**2 + r**3
-    b = _inverse(_with_entries(size, first, r - 1)) / gamma
-    c = L_xy / t * b - 2 * a * b0 / t**2 * _square(b)
+    b = _invert_z(_place_entries(size, first, r - 1)) / gamma
+    c = L_xy / t * b - 2 * a * b0 / t**2 * _apply_z_twice(b)
 
     losses = _Losses(a, b0, mu_x, mu_y, L_y, L_xy, t, b, c)
     eye = torch.eye(size, dtype=torch.float64)
-    matrix = _z(eye)
+    matrix = _apply_z(eye)
     square = matrix @ matrix
     inner = b0 * square + mu_y * eye
     cross = L_xy / 2 * matrix - a * b0 / t * square @ matrix
-    return _finish(
+    return _solve_densely(
         BilevelProblem(losses.outer, losses.inner, torch.zeros_like),
         inner, t / 2 * matrix, -b, a * square + mu_x * eye, cross, L_y, c, r,
     )  # fmt: skip
@@ -138,19 +138,19 @@ def simple_worst_case(size: int, *, mu_x: float, mu_y: float, L_y: float = 1.0, 
         check_number(name, value, "use 0.1", above=0, owner="simple_worst_case", loose=True)
     t = L_inner_xy
     q = 4 * mu_x * mu_y**2 / (L_y * t**2)
-    r = _decay(q)
+    r = _find_decay(q)
     # the first row of (Z^2 + q I) x*; all others vanish
-    b = _inverse(_with_entries(size, (1 + q) * r - r**2)) * t / 2
+    b = _invert_z(_place_entries(size, (1 + q) * r - r**2)) * t / 2
 
     losses = _Losses(0.0, 0.0, mu_x, mu_y, L_y, 0.0, t, b, torch.zeros_like(b))
     eye = torch.eye(size, dtype=torch.float64)
-    return _finish(
+    return _solve_densely(
         BilevelProblem(losses.outer, losses.inner, torch.zeros_like),
-        mu_y * eye, t / 2 * _z(eye), -b, mu_x * eye, torch.zeros_like(eye), L_y, torch.zeros_like(b), r,
+        mu_y * eye, t / 2 * _apply_z(eye), -b, mu_x * eye, torch.zeros_like(eye), L_y, torch.zeros_like(b), r,
     )  # fmt: skip
 
 
-def _finish(
+def _solve_densely(
     problem: BilevelProblem, A: Tensor, C: Tensor, d: Tensor, E: Tensor, G: Tensor, L_y: float, c: Tensor, r: float
 ) -> WorstCase:
     """Solve ``g = y'Ay/2 - y'(Cx + d)``, ``f = x'Ex/2 + x'Gy + (L_y/2)|y|^2 + c'y`` densely."""
@@ -167,8 +167,8 @@ def _finish(
     return WorstCase(
         problem=BilevelProblem(problem.outer_loss, problem.inner_loss, problem.init_inner, constants),
         solution=torch.linalg.solve(curvature, -linear),
-        inner_solution=partial(_affine, response, offset),
-        hypergradient=partial(_affine, curvature, linear),
+        inner_solution=partial(_map_affinely, response, offset),
+        hypergradient=partial(_map_affinely, curvature, linear),
         kappa_x=float(of_phi[-1] / of_phi[0]),
         kappa_y=float(of_g[-1] / of_g[0]),
         ratio=r,
@@ -190,41 +190,41 @@ class _Losses:
     c: Tensor
 
     def inner(self, x: Tensor, y: Tensor, _: object) -> Tensor:
-        z = _z(y)  # y'Z^2 y = |Zy|^2
+        z = _apply_z(y)  # y'Z^2 y = |Zy|^2
         return self.b0 / 2 * z.dot(z) + self.mu_y / 2 * y.dot(y) - self.t / 2 * x.dot(z) + self.b.dot(y)
 
     def outer(self, x: Tensor, y: Tensor, _: object) -> Tensor:
-        zx, zy = _z(x), _z(y)
+        zx, zy = _apply_z(x), _apply_z(y)
         own = self.a / 2 * zx.dot(zx) + self.mu_x / 2 * x.dot(x) + self.L_y / 2 * y.dot(y)
-        return own - self.a * self.b0 / self.t * zx.dot(_z(zy)) + self.L_xy / 2 * x.dot(zy) + self.c.dot(y)
+        return own - self.a * self.b0 / self.t * zx.dot(_apply_z(zy)) + self.L_xy / 2 * x.dot(zy) + self.c.dot(y)
 
 
-def _decay(q: float) -> float:
+def _find_decay(q: float) -> float:
     """Return the root below 1 of ``r + 1/r = 2 + q``, without cancellation."""
     return 2 / (2 + q + math.sqrt((2 + q) ** 2 - 4))
 
 
-def _with_entries(size: int, *entries: float) -> Tensor:
+def _place_entries(size: int, *entries: float) -> Tensor:
     """Return ``[size]`` with these first entries, and zeros."""
     vector = torch.zeros(size, dtype=torch.float64)
     vector[: len(entries)] = torch.tensor(entries, dtype=torch.float64)
     return vector
 
 
-def _affine(matrix: Tensor, offset: Tensor, x: Tensor) -> Tensor:
+def _map_affinely(matrix: Tensor, offset: Tensor, x: Tensor) -> Tensor:
     return matrix @ x + offset
 
 
-def _z(v: Tensor) -> Tensor:
+def _apply_z(v: Tensor) -> Tensor:
     """``Z v`` for ``v`` ``[d, ...]``: ``(Zv)_i = v_{d-1-i} - v_{d-i}``."""
     return (v - torch.cat([v[1:], torch.zeros_like(v[:1])])).flip(0)
 
 
-def _square(v: Tensor) -> Tensor:
+def _apply_z_twice(v: Tensor) -> Tensor:
     """``Z^2 v``."""
-    return _z(_z(v))
+    return _apply_z(_apply_z(v))
 
 
-def _inverse(v: Tensor) -> Tensor:
+def _invert_z(v: Tensor) -> Tensor:
     """``Z^-1 v``: the running sum, reversed."""
     return v.cumsum(0).flip(0)

@@ -164,7 +164,7 @@ class InnerSolver(ABC):
         assert residual is not None
         raise BilevelError(
             f"{type(self).__name__} reached |grad_y g| = {float(residual.max()):.3g} in {self.max_steps} steps"
-            f"{_of(outer)}, but tolerance={tolerance:g} was asked for; raise max_steps, loosen the tolerance, or check that "
+            f"{_place(outer)}, but tolerance={tolerance:g} was asked for; raise max_steps, loosen the tolerance, or check that "
             "inner_loss is strongly convex"
         )
 
@@ -178,7 +178,7 @@ class InnerSolver(ABC):
             term = "grad_y g" if not bool(slope.isfinite().all()) else "y"
             y, last = self.move(point, y, last, slope), y
             if not bool(y.isfinite().all()):
-                raise _not_finite(term, step, self.step_size, outer)
+                raise _make_divergence(term, step, self.step_size, outer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,23 +265,25 @@ def check_growth(first: Tensor, last: Tensor, steps: int, step_size: float, oute
     if bool((((last <= GROWTH * first) | (last <= floor)) & last.isfinite()).all()):
         return
     if not bool(last.isfinite().all()):
-        raise _not_finite("grad_y g", steps, step_size, outer)
+        raise _make_divergence("grad_y g", steps, step_size, outer)
     worst = int((last / first).nan_to_num(float("inf")).argmax())
     raise DivergenceError(
         f"|grad_y g| went from {float(first.flatten()[worst]):.3g} to {float(last.flatten()[worst]):.3g} by inner "
-        f"step {steps}{_of(outer)}, but it must shrink where inner_loss is strongly convex; lower step_size={step_size:g}, or "
+        f"step {steps}{_place(outer)}, but it must shrink where inner_loss is strongly convex; lower step_size={step_size:g}, or "
         "add regularisation"
     )
 
 
-def _not_finite(term: str, step: int, step_size: float, outer: int | None) -> DivergenceError:
+def _make_divergence(term: str, step: int, step_size: float, outer: int | None) -> DivergenceError:
     # at the start the inner solver has moved nothing yet
     first = step == 0 and term == "grad_y g"
     remedy = "check inner_loss and its data, or lower the outer step size" if first else (
         f"lower step_size={step_size:g}, or check inner_loss and its data"
     )  # fmt: skip
-    return DivergenceError(f"{term} is not finite at inner step {step}{_of(outer)}, but all entries must be; {remedy}")
+    return DivergenceError(
+        f"{term} is not finite at inner step {step}{_place(outer)}, but all entries must be; {remedy}"
+    )
 
 
-def _of(outer: int | None) -> str:
+def _place(outer: int | None) -> str:
     return "" if outer is None else f" of outer step {outer}"

@@ -74,7 +74,7 @@ class _KrylovSpace:
     """
 
     def __init__(self, r: Tensor, length: Tensor) -> None:
-        self.basis = _unit(r, length).unsqueeze(-2)
+        self.basis = _normalise(r, length).unsqueeze(-2)
         self._rounding = min(0.01, rounding_of(r.dtype))
         self._diagonal: list[Tensor] = []
         self._below: list[Tensor] = []
@@ -100,7 +100,7 @@ class _KrylovSpace:
 
     def extend(self) -> None:
         """Add what the last product has outside of the space as a basis vector."""
-        self.basis = torch.cat([self.basis, _unit(self._rest, self._below[-1]).unsqueeze(-2)], -2)
+        self.basis = torch.cat([self.basis, _normalise(self._rest, self._below[-1]).unsqueeze(-2)], -2)
 
     def solve(self, length: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``y = T^+ (length, 0, ...)``, ``[..., k]``, and its residual; small and dense, so in float64 on the CPU."""
@@ -110,19 +110,19 @@ class _KrylovSpace:
         ):  # for the caller, who knows the term and the step
             return torch.full_like(diagonal, math.nan).to(length), torch.full_like(length, math.nan)
         square = torch.diag_embed(diagonal) + torch.diag_embed(below[..., :-1], 1)
-        t = torch.cat([square, torch.zeros_like(square[..., :1, :])], -2) + _lower(below)
+        t = torch.cat([square, torch.zeros_like(square[..., :1, :])], -2) + _place_below(below)
         first = length.to("cpu", torch.float64).unsqueeze(-1)
         right = torch.cat([first, torch.zeros_like(diagonal)], -1).unsqueeze(-1)
         y = torch.linalg.pinv(t, rtol=self._rounding) @ right
         return y.squeeze(-1).to(length), vector_norm((t @ y - right).squeeze(-1), dim=-1).to(length)
 
 
-def _unit(w: Tensor, length: Tensor) -> Tensor:
+def _normalise(w: Tensor, length: Tensor) -> Tensor:
     """``w / |w|``; 0 for a problem that rests."""
     return scale(torch.where(length > 0, 1 / torch.where(length > 0, length, 1.0), 0.0), w)
 
 
-def _lower(below: Tensor) -> Tensor:
+def _place_below(below: Tensor) -> Tensor:
     """``[..., k+1, k]`` with these numbers below the diagonal."""
     whole = torch.diag_embed(below)
     return torch.cat([torch.zeros_like(whole[..., :1, :]), whole], -2)

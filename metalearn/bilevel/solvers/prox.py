@@ -72,7 +72,7 @@ class GroupL1(Prox):
         check_number("weight", self.weight, "use 0.01", least=0, finite=False, loose=True)
         check_whole("dim", self.dim, remedy="use 0", owner="GroupL1", loose=True)
 
-    def _norms(self, x: Tensor) -> Tensor:
+    def _measure_groups(self, x: Tensor) -> Tensor:
         if not -x.ndim <= self.dim < x.ndim:
             raise ShapeError(
                 f"GroupL1(dim={self.dim}) meets a tensor of shape {list(x.shape)}, but it must be one of its {x.ndim} axes; use 0"
@@ -81,12 +81,12 @@ class GroupL1(Prox):
         return torch.linalg.vector_norm(x, dim=rest, keepdim=True) if rest else x.abs()
 
     def of_tensor(self, x: Tensor, step_size: float) -> Tensor:
-        norms = self._norms(x)
+        norms = self._measure_groups(x)
         kept = norms > step_size * self.weight
         return x * torch.where(kept, 1 - step_size * self.weight / torch.where(kept, norms, 1.0), 0.0)
 
     def value_of_tensor(self, x: Tensor) -> Tensor:
-        return self.weight * self._norms(x).sum()
+        return self.weight * self._measure_groups(x).sum()
 
 
 @dataclass(frozen=True)
