@@ -225,7 +225,8 @@ class Oracles:
 
     def _losses(self, loss: Any, name: str, x: Tensor, y: Tensor, sample: Sample) -> Tensor:
         def call(x: Tensor, y: Tensor, data: Tree) -> Tensor:
-            arguments = {"x": self.x.unravel(x), "y": self.y.unravel(y), "batch": data}
+            inputs = "prepared" if sample.is_prepared else "batch"
+            arguments = {"x": self.x.unravel(x), "y": self.y.unravel(y), inputs: data}
             with explain_failure(name, **arguments):
                 value: Tensor = loss(*arguments.values())
             if not isinstance(value, Tensor) or value.ndim or value.is_complex():

@@ -287,6 +287,10 @@ def test_what_is_prepared_may_be_differentiable_once() -> None:
             "prepare returns a str with batched=3, but",
         ),
         (
+            lambda: single(lambda x, y, prepared: prepared[0] @ y @ y, encode),
+            r"inner_loss failed with .*, prepared \[8, 4\] float64, \[8\] float64; check",
+        ),
+        (
             lambda: many(features, encode).with_batch(VAL, (noise(2, 8, 6), noise(2, 8))),
             "the batch of prepare has a tensor",
         ),

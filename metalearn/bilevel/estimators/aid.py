@@ -75,9 +75,8 @@ class AID(Estimator):
         hessian = oracles.sample("hessian", step)
         here = oracles.linearize(x, y, hessian)
         check_finite(here.gradient, "grad_y g", oracles.outer_step(step))
-        residual = (
-            vector_norm(here.residual, dim=-1) if is_deterministic(oracles) else None
-        )  # of one batch it says nothing
+        # of one batch it says nothing
+        residual = vector_norm(here.residual, dim=-1) if is_deterministic(oracles) else None
         if residual is not None and solved.first is not None and self.inner is not None:
             check_growth(solved.first, residual, solved.steps, self.inner.step_size, oracles.outer_step(step))
         with check_reach_first(outer, here):
