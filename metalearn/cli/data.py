@@ -45,7 +45,13 @@ def run(args: Sequence[str]) -> None:
         "prepare: pack the images", "info: show the classes, with a picture of them", "verify: read everything and compare its "
         "checksum", "tasks: write a table of tasks")))  # fmt: skip
     parser.add_argument("--config", type=str, default=None, help="take the data of this shipped config or file")
-    parser.add_subclass_arguments(L.LightningDataModule, "data", required=True)
+    parser.add_subclass_arguments(
+        L.LightningDataModule,
+        "data",
+        as_group=False,
+        required=True,
+        help="the data set: --data CLASS, and its options as --data.NAME VALUE",
+    )
     parser.add_argument("--output", type=str, default=None, help="the picture (info) or the table (tasks) to write")
     parser.add_argument("--split", type=str, default="test", help="tasks: train, val or test")
     parser.add_argument(

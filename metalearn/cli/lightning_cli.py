@@ -15,7 +15,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from metalearn.carried import read_checkpoint
 from metalearn.checks import check_range
 from metalearn.cli import data, outcome, study
-from metalearn.cli.arguments import DEFAULT_CONFIG, shipped_configs
+from metalearn.cli.arguments import DEFAULT_CONFIG, SUBCOMMANDS, shipped_configs
 from metalearn.cli.ending import Ending
 from metalearn.cli.failures import translate_failures
 from metalearn.cli.parser import Parser, own_error
@@ -70,6 +70,7 @@ class MetaCLI(LightningCLI):
             seed_everything_default=0,
             parser_class=Parser,
             parser_kwargs={
+                **{command: {"prog": f"metalearn {command}"} for command in SUBCOMMANDS},
                 "prog": "metalearn",
                 "description": "Gradient-based meta-learning and bilevel optimisation on PyTorch Lightning.",
                 "epilog": f"Beside these: metalearn data {{{','.join(data.ACTIONS)}}} for data sets, metalearn study "

@@ -122,7 +122,7 @@ def _missing(parser: argparse.ArgumentParser, names: Sequence[str]) -> ConfigErr
     if dest is None and names[0] != plain[0]:
         below = commands[names[0].partition(".")[0]]
         dest = next((action for action in below._actions if action.dest == plain[0]), None)
-    classes = names_of(classes_in(getattr(dest, "_typehint", None)))[:6]
+    classes = _names(getattr(dest, "_typehint", None))[:6]
     such = f", such as {', '.join(classes)}" if classes else ""
     return OptionError(plain[0], f"is missing{others}; give it on the command line or in the config{such}")
 
@@ -157,7 +157,7 @@ def _wrong_value(parser: argparse.ArgumentParser, name: str, text: str) -> Confi
     reason = re.search(r"Problem with given class_path '[^']+': (.+?)(?: - |$)", text)
     no_kind = re.search(r"does not correspond to a subclass of (\w+)", text)
     because = f" ({reason[1].strip()})" if reason else f" (it is no {no_kind[1]})" if no_kind else ""
-    classes = names_of(classes_in(hint))
+    classes = _names(hint)
     choices = re.findall(r"'([^']+)'", words)
     leaf = value.rpartition(".")[2] if re.fullmatch(r"[\w.]+", value) and not re.match(r"[\d.]+$", value) else ""
     if leaf in classes and not because:  # the class is right, so what is wrong is within it
@@ -178,6 +178,12 @@ def _wrong_value(parser: argparse.ArgumentParser, name: str, text: str) -> Confi
             else "; correct it, or leave it out"
         )
     return OptionError(where, f"is {_shown(value)}{because}, but it must be {words}{remedy}")
+
+
+def _names(hint: Any) -> list[str]:
+    """The names of the classes that a type takes, ours first."""
+    ours, others = names_of(classes_in(hint))
+    return [*ours, *others]
 
 
 def _options(parser: argparse.ArgumentParser, command: str | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from enum import Enum
 from typing import Any, NoReturn
 
@@ -9,6 +10,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
+from metalearn.cli.help import HelpFormatter
 from metalearn.cli.parse_errors import explain, one_line
 from metalearn.errors import ConfigError, MemoryLimitError, MetalearnError
 
@@ -19,7 +21,11 @@ class Parser(LightningArgumentParser):
     """Says what is wrong in one line instead of printing the usage, and takes no option for another that begins like it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+        if (
+            "prog" not in kwargs
+        ):  # jsonargparse's parser of one class: its usage would say nothing that the help does not
+            kwargs |= {"prog": "metalearn", "usage": argparse.SUPPRESS}
+        super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs, "allow_abbrev": False})
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
         """The options as YAML; a default such as Timer's interval, which YAML has no form for, as the text that it is."""

@@ -50,16 +50,16 @@ def run(args: Sequence[str]) -> None:
     if name not in STUDIES:
         raise ConfigError(f"study is {name!r}, but it must be one of {', '.join(STUDIES)}; see metalearn study --help")
     study = STUDIES[name]()
-    parser = Parser(prog=f"metalearn study {name}", description=(study.__doc__ or "").splitlines()[0])
+    parser = Parser(prog=f"metalearn study {name}")
     parser.add_argument("--threads", type=int, default=1, help="of torch; 1 so that seconds compare")
     parser.add_function_arguments(study, fail_untyped=True)
-    given = parser.parse_args(options)
-    if given.threads < 1:
-        raise ConfigError(f"threads is {given.threads}, but it must be at least 1; use --threads 1")
+    config = parser.parse_args(options)
+    if config.threads < 1:
+        raise ConfigError(f"threads is {config.threads}, but it must be at least 1; use --threads 1")
     before = torch.get_num_threads()
-    torch.set_num_threads(given.threads)
+    torch.set_num_threads(config.threads)
     try:
-        arguments = parser.instantiate_classes(given).as_dict()
+        arguments = parser.instantiate_classes(config).as_dict()
         files = study(**{key: value for key, value in arguments.items() if key not in ("threads", "config")})
     finally:
         torch.set_num_threads(before)

@@ -1,0 +1,48 @@
+"""Help texts: as wide as the terminal, in plain text, with the classes that a user means instead of all that torch has."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import textwrap
+from typing import Any
+
+from jsonargparse import DefaultHelpFormatter
+from torch import nn
+
+from metalearn.cli.type_words import classes_in, names_of
+
+__all__ = ["HelpFormatter"]
+
+MOST_NAMES = 8
+"""Names of foreign classes that stand for all."""
+ROLE = re.compile(r":\w+:`~?(?:[\w.]+\.)?(\w+)`")
+"""A reference in a docstring, such as to a class."""
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """jsonargparse's help, which lists every known subclass, hundreds for a network, and leaves the marks of docstrings."""
+
+    def start_section(self, heading: str | None) -> None:
+        """Begin a group, whose heading argparse would not break."""
+        super().start_section(textwrap.fill(_drop_marks(heading), self._width) if heading else heading)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = str(super()._get_help_string(action))
+        every: Any = getattr(action, "extra_help", str)()
+        text = text.replace(every, _choose_classes(getattr(action, "_typehint", None))) if every else text
+        return _drop_marks(text)
+
+
+def _choose_classes(hint: Any) -> str:
+    """Our classes of a type; where there are none, some of torch's and Lightning's."""
+    classes = classes_in(hint)
+    if nn.Module in classes and hint is not nn.Module:  # such as a loss: a backbone is none
+        return ""
+    ours, others = names_of(classes)
+    names = ours or others[:MOST_NAMES]
+    return f", classes: {', '.join(names)}, or any other by its full name" if names else ""
+
+
+def _drop_marks(text: str) -> str:
+    return ROLE.sub(r"\1", text).replace("``", "")
