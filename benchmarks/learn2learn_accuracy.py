@@ -95,6 +95,10 @@ def main() -> None:
     options = parser.parse_args()
     config = read_config(options.config)
     model = config["model"]["init_args"]
+    if not isinstance(model["inner_lr"], float):
+        raise SystemExit(
+            f"--config is {options.config}, but learn2learn learns no step sizes; use maml_miniimagenet_5w1s"
+        )
     more = {"options": datamodules.EpisodeOptions(test_tasks_file=options.tasks)} if options.tasks else {}
     data = make_data(config, options.root, test_tasks=options.test_tasks, **more)
     seed_everything(config["seed_everything"])
