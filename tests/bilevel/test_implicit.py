@@ -10,7 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from metalearn.bilevel import CG, GradientDescent, Nesterov, quadratic, solve_inner
+from metalearn.bilevel import (
+    AID,
+    CG,
+    CGOrMinRes,
+    Constants,
+    GradientDescent,
+    Nesterov,
+    hypergradient,
+    quadratic,
+    solve_inner,
+)
 from metalearn.errors import BilevelError, ConfigError
 from tests.bilevel.problems import DOUBLE, Logistic, noise, relative
 from tests.bilevel.test_batched import INNER, B, many
@@ -198,6 +208,17 @@ def test_what_it_cannot_do_is_said() -> None:
         torch.func.vmap(closed)(noise(2, 12, 4))
     with pytest.raises(BilevelError, match=r"GradientDescent reached \|grad_y g\| = .* in 3 steps.*raise max_steps"):
         solve_inner(Q.problem, x, inner=GradientDescent(step_size=0.5, tolerance=1e-9, max_steps=3))
+
+
+def test_an_inner_problem_without_curvature_is_refused() -> None:
+    """By the backward pass, which solves with a Hessian of 0; AID does the same."""
+    flat = dataclasses.replace(Q.problem, constants=Constants(), inner_loss=lambda x, y, _: (Q.C @ x + Q.d) @ y)
+    x, inner = noise(3).requires_grad_(), GradientDescent(step_size=0.5, steps=3)
+    y = solve_inner(flat, x, inner=inner, solver=CGOrMinRes(iterations=3))
+    with pytest.raises(BilevelError, match="grad_yy g is 0 along grad_y f, so that inner_loss is linear in y there"):
+        y.sum().backward()
+    with pytest.raises(BilevelError, match="grad_yy g is 0 along grad_y f, so that inner_loss is linear in y there"):
+        hypergradient(flat, x.detach(), None, AID(inner=inner))
 
 
 def _differences(function: Any, x: Tensor, width: float = 1e-5) -> Tensor:
