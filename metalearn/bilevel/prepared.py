@@ -53,7 +53,7 @@ class Prepared:
         if reached:
             outputs, grads = zip(*reached, strict=True)
             (through,) = torch.autograd.grad(outputs, self.x, grads, materialize_grads=True)
-            total = total + through
+            total = total + through.detach()  # up to torch 2.6 a gradient that is not there asks for one
         return total
 
     def _cut(self, sample: Sample) -> Sample:
