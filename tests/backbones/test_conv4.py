@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
 
 from metalearn import MAML, Conv4
 from tests.modules.test_meta_gradient import largest_error, plain_loop
@@ -153,3 +154,22 @@ def test_a_block_runs_as_one_where_it_says_so(kernels: bool) -> None:
         handle.remove()
     assert kernels != bool({nn.ReLU, nn.MaxPool2d} & kinds)
     assert largest_error(values, plain_loop(copy.deepcopy(net), episode, 1, 0.1, first_order=False)) < 1e-9
+
+
+class Checkpointed(Conv4):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(checkpoint(self.body, x, use_reentrant=False))
+
+
+def test_blocks_within_activation_checkpointing_use_our_operators() -> None:
+    """What they save is kept, or it would be computed again with other weights."""
+    torch.manual_seed(0)
+    net, episode = Conv4(3, hidden=36, image_size=16).double(), noise_episode(tasks=2, shape=SHAPE)
+    expected = plain_loop(copy.deepcopy(net), episode, 1, 0.1, first_order=False)
+    saving = Checkpointed(3, hidden=36, image_size=16).double()
+    saving.load_state_dict(net.state_dict())
+    for execution in ("sequential", "vectorized"):
+        module = MAML(saving, inner_steps=1, inner_lr=0.1, execution=execution)
+        assert largest_error(module.meta_gradient(episode), expected) < 1e-9
+        assert module.choice is not None
+        assert (module.choice.name, module.choice.own_operators) == (execution, True)

@@ -138,3 +138,11 @@ def test_statistics_of_steps_are_those_of_the_passes_that_training_makes() -> No
         mean, var = module.norm_statistics.of("body.0.norm")
         torch.testing.assert_close(mean[0], 0.1 * images.mean(1).detach())
         torch.testing.assert_close(var[0], 0.9 + 0.1 * images.var(1, correction=0).detach())
+
+
+def test_a_network_may_be_one_normalisation() -> None:
+    """Its layer has an empty name; in evaluation it is normalised by what was kept for it, which is nothing yet."""
+    module = MAML(torch.nn.BatchNorm1d(3).double(), inner_steps=1, inner_lr=0.0001, norm="per_step").eval()
+    x = torch.randn(6, 3, dtype=torch.float64)
+    outputs = module.adapt(Batch(x, torch.arange(3).repeat(2)), steps=0)(x)
+    torch.testing.assert_close(outputs, x / (1 + module.backbone.eps) ** 0.5)
