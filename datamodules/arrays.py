@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metalearn.datamodules.episodes.arguments import ClassArguments, Unpack, spell_out
 from metalearn.datamodules.episodes.classes import ClassEpisodes, Pool
-from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, left_empty
+from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, find_empty_splits
 from metalearn.datamodules.sources.listing import SPLITS
 from metalearn.errors import ConfigError, DataError
 
@@ -76,7 +76,7 @@ class ArrayEpisodes(ClassEpisodes):
 
     @property
     def meant_empty(self) -> set[str]:
-        return left_empty(self.splits_by)
+        return find_empty_splits(self.splits_by)
 
     @property
     def splits_are_chosen(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metalearn.datamodules.episodes.arguments import FileArguments, Unpack, spell_out
 from metalearn.datamodules.episodes.listed import ListedImages
-from metalearn.datamodules.sources.cifar_files import cifar_forms, download_cifar
+from metalearn.datamodules.sources.cifar_files import download_cifar, make_cifar_forms
 from metalearn.datamodules.sources.published import CIFAR_FS, FC100, PublishedSplit
 
 __all__ = ["CIFARFSDataModule", "FC100DataModule"]
@@ -56,7 +56,7 @@ class CIFARFSDataModule(_Cifar100Classes):
     """
 
     title = "CIFAR-FS"
-    forms = cifar_forms(CIFAR_FS, ("CIFAR_FS_{}.pickle", "CIFAR_FS_{}.pkl"))
+    forms = make_cifar_forms(CIFAR_FS, ("CIFAR_FS_{}.pickle", "CIFAR_FS_{}.pkl"))
     published = PublishedSplit(CIFAR_FS)
 
 
@@ -87,5 +87,5 @@ class FC100DataModule(_Cifar100Classes):
     """
 
     title = "FC100"
-    forms = cifar_forms(FC100, ("FC100_{}.pickle", "FC100_{}.pkl"))
+    forms = make_cifar_forms(FC100, ("FC100_{}.pickle", "FC100_{}.pkl"))
     published = PublishedSplit(FC100)

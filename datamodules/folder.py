@@ -8,7 +8,7 @@ from pathlib import Path
 
 from metalearn.datamodules.episodes.arguments import FileArguments, Unpack, spell_out
 from metalearn.datamodules.episodes.listed import ListedImages
-from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, left_empty
+from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, find_empty_splits
 from metalearn.datamodules.sources.folders import find_split_folders, list_images
 from metalearn.datamodules.sources.images import ImageSpec
 from metalearn.datamodules.sources.listing import SPLITS, ListedClass, check_classes, enter_file
@@ -57,7 +57,7 @@ class ImageFolderEpisodes(ListedImages):
 
     @property
     def meant_empty(self) -> set[str]:
-        return left_empty(self.splits_by) if self._empty is None else self._empty
+        return find_empty_splits(self.splits_by) if self._empty is None else self._empty
 
     @property
     def splits_are_chosen(self) -> bool:

@@ -72,9 +72,9 @@ class FunctionEpisodes(EpisodicDataModule):
                 f"function made a {type(made).__name__} for {split} task {index}, but it must make ((support_x, "
                 "support_y), (query_x, query_y)); change what it returns"
             ) from error
-        return [_tensor(value) for value in (support_x, support_y, query_x, query_y)]
+        return [_make_tensor(value) for value in (support_x, support_y, query_x, query_y)]
 
 
-def _tensor(value: Any) -> Tensor:
+def _make_tensor(value: Any) -> Tensor:
     tensor = torch.as_tensor(value)
     return tensor.float() if tensor.is_floating_point() else tensor.long()

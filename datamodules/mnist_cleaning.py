@@ -99,7 +99,7 @@ class MNISTCleaningDataModule(BilevelDataModule):
         rows["test"] = (
             rng.permutation(len(last[1]))[: sizes["test"]] if len(digits) == 2 else order[end:][: sizes["test"]]
         )
-        parts = {name: _examples(last if name == "test" else first, chosen) for name, chosen in rows.items()}
+        parts = {name: _make_examples(last if name == "test" else first, chosen) for name, chosen in rows.items()}
         labels, self.corrupted = corrupt(parts["train"].y, self.corruption, CLASSES, self.mask_seed)
         parts["train"] = parts["train"]._replace(y=labels)
         return parts
@@ -119,7 +119,7 @@ def corrupt(labels: torch.Tensor, share: float, classes: int, seed: int) -> tupl
     return torch.from_numpy(np.where(mask, wrong, labels.numpy())), torch.from_numpy(mask)
 
 
-def _examples(source: tuple[np.ndarray, np.ndarray], rows: np.ndarray) -> Examples:
+def _make_examples(source: tuple[np.ndarray, np.ndarray], rows: np.ndarray) -> Examples:
     images, labels = source
     x = torch.from_numpy(images[rows].reshape(len(rows), -1).astype(np.float32) / np.float32(255))
     return Examples(torch.arange(len(rows)), x, torch.from_numpy(labels[rows]))

@@ -125,7 +125,7 @@ class NewsgroupsDataModule(BilevelDataModule):
         count = len(labels)
         order = make_generator(self.split_seed, CONSTANT).permutation(count)[::-1][: round(self.used_share * count)]
         rows: dict[str, list[np.ndarray]] = {"train": [], "val": [], "held": []}
-        for posts in self._by_date(order, labels) if self.cut == "date" else [order]:
+        for posts in self._sort_by_date(order, labels) if self.cut == "date" else [order]:
             later = len(posts) - round(self.val_share * len(posts))
             latest = len(posts) - round(self.held_share * (len(posts) - later))
             for name, chosen in zip(rows, np.split(posts, [later, latest]), strict=True):
@@ -134,21 +134,21 @@ class NewsgroupsDataModule(BilevelDataModule):
         for name, pieces in rows.items():
             joined = np.sort(np.concatenate(pieces))
             if len(joined):
-                parts[name] = _examples(matrix[joined], labels[joined])
+                parts[name] = _make_examples(matrix[joined], labels[joined])
             elif name != "held" or self.held_share > 0:
                 raise DataError(
                     f"{self.root} has {len(order)} training posts to use, of which val_share={self.val_share} and "
                     f"held_share={self.held_share} leave {name} empty; use more posts or val_share=0.5"
                 )
-        return {**parts, "test": _examples(*self._matrices["test"])}
+        return {**parts, "test": _make_examples(*self._matrices["test"])}
 
-    def _by_date(self, order: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    def _sort_by_date(self, order: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
         """The posts of each group from the first to the last."""
-        numbers = np.asarray([self._number(name) for name in self._names])
+        numbers = np.asarray([self._read_number(name) for name in self._names])
         ranked = order[np.argsort(numbers[order], kind="stable")]
         return [ranked[labels[ranked] == group] for group in range(len(self.classes))]
 
-    def _number(self, name: str) -> int:
+    def _read_number(self, name: str) -> int:
         number = re.match(r"[0-9]{1,18}", name)
         if number is None:
             raise DataError(
@@ -158,7 +158,7 @@ class NewsgroupsDataModule(BilevelDataModule):
         return int(number[0])
 
 
-def _examples(matrix: Any, labels: np.ndarray) -> Examples:
+def _make_examples(matrix: Any, labels: np.ndarray) -> Examples:
     matrix = matrix.tocsr().sorted_indices()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")

@@ -94,7 +94,9 @@ class ClassEpisodes(EpisodicDataModule):
             raise ConfigError("splits leaves train without classes, but a fit needs some; name classes for train")
         if self.options.within_groups and not self._opens_anyhow:
             self._groups = {
-                split: self._usable_groups(pool, split, classes) for split, classes in splits.items() if len(classes)
+                split: self._find_usable_groups(pool, split, classes)
+                for split, classes in splits.items()
+                if len(classes)
             }
         if self.options.test_tasks_file is not None:
             self._listed = read_tasks(self.options.test_tasks_file, pool, splits, self.example_names)
@@ -137,7 +139,7 @@ class ClassEpisodes(EpisodicDataModule):
         turned = self._turns(split) and listed is None
         tasks = []
         for index in indices:
-            rows, turns = (self._from_table(index), None) if listed else self._draw_one(seed, split, index, turned)
+            rows, turns = (self._look_up_task(index), None) if listed else self._draw_one(seed, split, index, turned)
             tasks.append(self._build(rows, turns))
         if self.recipe.varies or len({tuple(role.x.shape for role in task) for task in tasks}) > 1:
             return tasks
@@ -147,10 +149,10 @@ class ClassEpisodes(EpisodicDataModule):
         """The numbers of the examples of a task in the :attr:`pool`, and their labels."""
         self.ready()
         if split == "test" and self._listed is not None:
-            return self._from_table(index)
+            return self._look_up_task(index)
         return self._draw_one(seed, split, index, False)[0]
 
-    def _from_table(self, index: int) -> TaskRows:
+    def _look_up_task(self, index: int) -> TaskRows:
         assert self._listed is not None
         if index >= len(self._listed):
             raise ConfigError(
@@ -226,7 +228,7 @@ class ClassEpisodes(EpisodicDataModule):
     def _turns(self, split: str) -> bool:
         return self.options.rotations and split == "train"
 
-    def _usable_groups(self, pool: Pool, split: str, classes: np.ndarray) -> list[np.ndarray]:
+    def _find_usable_groups(self, pool: Pool, split: str, classes: np.ndarray) -> list[np.ndarray]:
         members: dict[str, list[int]] = defaultdict(list)
         for position, number in enumerate(classes):
             members[pool.groups[number]].append(position)

@@ -126,7 +126,7 @@ def draw_episodes(
     classes = len(counts)
     largest = int(counts.max())
     words = draw_words(seed, split, indices, ways + ways * largest)
-    picked = _distinct(words[:, :ways], classes)
+    picked = _draw_distinct(words[:, :ways], classes)
     keys = words[:, ways:].reshape(len(words), ways, largest)
     sizes = counts[picked]
     if int(counts.min()) != largest:
@@ -144,7 +144,7 @@ def _pick(word: np.uint64, low: int, high: int) -> int:
     return low + ((int(word) >> 32) * (high - low + 1) >> 32)
 
 
-def _distinct(words: np.ndarray, limit: int) -> np.ndarray:
+def _draw_distinct(words: np.ndarray, limit: int) -> np.ndarray:
     """Uniform ordered draws without replacement from ``0..limit-1``: the i-th draw picks among those that are left."""
     picked = np.empty(words.shape, np.int64)
     for way in range(words.shape[1]):

@@ -10,7 +10,7 @@ import numpy as np
 from metalearn.datamodules.sources.listing import SPLITS
 from metalearn.errors import ConfigError
 
-__all__ = ["ClassSplit", "assign_splits", "left_empty", "split_by_hash"]
+__all__ = ["ClassSplit", "assign_splits", "find_empty_splits", "split_by_hash"]
 
 ClassSplit = dict[str, list[str]] | tuple[float, float, float]
 """The classes of each split by name, or the fractions of train, val and test. A split that is left out, or has the fraction 0,
@@ -45,7 +45,7 @@ def split_by_hash(
     return {"train": order[:train], "val": order[train : train + val], "test": order[train + val :]}
 
 
-def left_empty(wanted: ClassSplit) -> set[str]:
+def find_empty_splits(wanted: ClassSplit) -> set[str]:
     """The splits that are meant to have no classes."""
     if isinstance(wanted, Mapping):
         return {split for split in SPLITS if not wanted.get(split)}

@@ -16,7 +16,7 @@ from metalearn.datamodules.episodes.pool import Pool
 from metalearn.datamodules.episodes.sampling import TaskRows
 from metalearn.errors import ConfigError, DataError
 
-__all__ = ["HEADER", "read_tasks", "task_lines"]
+__all__ = ["HEADER", "list_task_lines", "read_tasks"]
 
 HEADER = ("task", "role", "label", "class", "image")
 ROLES = ("support", "query", "unlabeled")
@@ -40,7 +40,7 @@ class TaskSource(Protocol):
         """The names of the examples of a class."""
 
 
-def task_lines(data: TaskSource, split: str, count: int) -> Iterator[tuple[int, str, int, str, str]]:
+def list_task_lines(data: TaskSource, split: str, count: int) -> Iterator[tuple[int, str, int, str, str]]:
     """The lines of the table of the first ``count`` tasks of a split, under :data:`HEADER`.
 
     ``label`` is the class's number in the task, ``class`` its name, ``image`` the name of the example within its class, or its
@@ -96,10 +96,12 @@ def read_tasks(path: str, pool: Pool, splits: dict[str, np.ndarray], example_nam
     parsed = [finder.parse(number, line) for number, line in enumerate(reader, 2)]
     if not parsed:
         raise DataError(f"test_tasks_file {path} lists no task; write one with python -m metalearn data tasks")
-    return [_task(path, task, [line[1:] for line in lines]) for task, lines in groupby(parsed, lambda line: line[0])]
+    return [
+        _build_task(path, task, [line[1:] for line in lines]) for task, lines in groupby(parsed, lambda line: line[0])
+    ]
 
 
-def _task(path: str, task: str, lines: list[tuple[str, int, int]]) -> TaskRows:
+def _build_task(path: str, task: str, lines: list[tuple[str, int, int]]) -> TaskRows:
     rows = [row for _, _, row in lines]
     if len(set(rows)) < len(rows):
         raise DataError(

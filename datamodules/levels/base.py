@@ -132,10 +132,10 @@ class BilevelDataModule(L.LightningDataModule):
         train, val = self.part("train"), self.part("val")
         if self.batch_size is None:
             return LevelBatch(outer=val, inner=train)
-        return TermBatches(**{term: self._drawn(val if term == "outer" else train, place, self.draws[term], number)
+        return TermBatches(**{term: self._draw_term(val if term == "outer" else train, place, self.draws[term], number)
                               for place, term in enumerate(TERMS)})  # fmt: skip
 
-    def _drawn(self, pool: Examples, place: int, count: int, number: int) -> Examples:
+    def _draw_term(self, pool: Examples, place: int, count: int, number: int) -> Examples:
         assert self.batch_size is not None
         size = min(self.batch_size, len(pool.index))
         rng = make_generator(self.seed, number, place)
@@ -150,11 +150,11 @@ class BilevelDataModule(L.LightningDataModule):
     def val_dataloader(self) -> EpisodeLoader:
         """:class:`Examples` of the held-out part where there is one, else of the validation part."""
         self.setup()
-        return self._evaluation("held" if "held" in self.parts else "val")
+        return self._make_evaluation_loader("held" if "held" in self.parts else "val")
 
     def test_dataloader(self) -> EpisodeLoader:
         """:class:`Examples` of the test part."""
-        return self._evaluation("test")
+        return self._make_evaluation_loader("test")
 
     def chunk(self, part: str, number: int) -> Examples:
         """The examples of one evaluation batch."""
@@ -164,7 +164,7 @@ class BilevelDataModule(L.LightningDataModule):
         rows = slice(number * self.eval_batch_size, (number + 1) * self.eval_batch_size)
         return Examples(pool.index[rows], pool.x[rows], pool.y[rows])
 
-    def _evaluation(self, part: str) -> EpisodeLoader:
+    def _make_evaluation_loader(self, part: str) -> EpisodeLoader:
         count = -(-len(self.part(part).index) // self.eval_batch_size)
         return self._loader(_Draw(self, part), count, advances=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ALPHABETS", "whole_set"]
+__all__ = ["ALPHABETS", "list_characters"]
 
 ALPHABETS = {
     # images_background
@@ -61,6 +61,6 @@ ALPHABETS = {
 """Characters of each alphabet; they are numbered from 1."""
 
 
-def whole_set() -> set[str]:
+def list_characters() -> set[str]:
     """The names ``ALPHABET/characterNN`` of all 1,623 characters."""
     return {f"{alphabet}/character{number + 1:02d}" for alphabet, count in ALPHABETS.items() for number in range(count)}

@@ -15,7 +15,7 @@ from metalearn.datamodules.sources.pixels import PixelArray
 from metalearn.datamodules.sources.places import Place
 from metalearn.errors import DataError
 
-__all__ = ["array_entries", "as_labels", "find_caches", "list_caches", "load_dict", "to_text"]
+__all__ = ["decode_name", "enter_rows", "find_caches", "list_caches", "load_dict", "read_labels"]
 
 SPLIT_NAMES = {"train": ("train", "train_phase_train"), "val": ("val", "validation"), "test": ("test",)}
 
@@ -53,9 +53,9 @@ def _list_cache(split: str, member: Member) -> list[ListedClass]:
     images = next((content[key] for key in ("image_data", "data", "images") if key in content), None)
     pixels = PixelArray(images, member.name)
     if "class_dict" in content:
-        classes = _checked_classes(content["class_dict"], len(pixels), member.name)
+        classes = _read_classes(content["class_dict"], len(pixels), member.name)
     elif "labels" in content:
-        labels = as_labels(content["labels"], len(pixels), member.name)
+        labels = read_labels(content["labels"], len(pixels), member.name)
         called = content.get("catname2label")
         name_of = {label: str(name) for name, label in called.items()} if isinstance(called, dict) else {}
         classes = {
@@ -65,7 +65,7 @@ def _list_cache(split: str, member: Member) -> list[ListedClass]:
     else:
         raise DataError(f"pickle {member.name} has neither class_dict nor labels; fetch it again from its authors")
     return [
-        ListedClass(split, name, array_entries(pixels, numbers, member))
+        ListedClass(split, name, enter_rows(pixels, numbers, member))
         for name, numbers in sorted(classes.items(), key=_order)
     ]
 
@@ -83,12 +83,12 @@ def load_dict(member: Member, needs: str) -> dict[Any, Any]:
     return content
 
 
-def array_entries(pixels: PixelArray, numbers: np.ndarray, member: Member) -> list[Entry]:
+def enter_rows(pixels: PixelArray, numbers: np.ndarray, member: Member) -> list[Entry]:
     """The images with these numbers."""
     return [Entry(str(number), member.stamp, partial(pixels.read, number)) for number in numbers.tolist()]
 
 
-def as_labels(labels: Any, count: int, name: str) -> np.ndarray:
+def read_labels(labels: Any, count: int, name: str) -> np.ndarray:
     """Labels ``[n]`` as int64.
 
     Raises:
@@ -103,12 +103,12 @@ def as_labels(labels: Any, count: int, name: str) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def to_text(value: Any) -> str:
+def decode_name(value: Any) -> str:
     """A name, which Python 2 pickled as bytes."""
     return bytes(value).decode("utf-8", "replace") if isinstance(value, (bytes, memoryview)) else str(value)
 
 
-def _checked_classes(classes: Any, count: int, name: str) -> dict[str, np.ndarray]:
+def _read_classes(classes: Any, count: int, name: str) -> dict[str, np.ndarray]:
     if not isinstance(classes, Mapping):
         raise DataError(
             f"class_dict in {name} is a {type(classes).__name__}, but it must be a dict of lists; fetch it again"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metalearn.datamodules.sources.caches import array_entries, as_labels, list_caches, load_dict, to_text
+from metalearn.datamodules.sources.caches import decode_name, enter_rows, list_caches, load_dict, read_labels
 from metalearn.datamodules.sources.downloads import download
 from metalearn.datamodules.sources.forms import SPLIT_FOLDERS, Form, list_folder, list_split_folders
 from metalearn.datamodules.sources.listing import Entry, ListedClass
@@ -19,7 +19,7 @@ from metalearn.datamodules.sources.places import Place
 from metalearn.datamodules.sources.published import SUPERCLASSES, Split
 from metalearn.errors import DataError
 
-__all__ = ["GROUP_OF", "cifar_forms", "download_cifar"]
+__all__ = ["GROUP_OF", "download_cifar", "make_cifar_forms"]
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ GROUP_OF = {name: group for group, names in SUPERCLASSES.items() for name in nam
 OFFICIAL = ("train", "test", "meta")
 
 
-def cifar_forms(split: Split, pickles: Sequence[str]) -> tuple[Form, ...]:
+def make_cifar_forms(split: Split, pickles: Sequence[str]) -> tuple[Form, ...]:
     """The forms in which people hold a split of CIFAR-100.
 
     Args:
@@ -95,7 +95,7 @@ def _split_classes(entries: Mapping[str, Sequence[Entry]], published: Split) -> 
 
 def _read_names(meta: Member) -> list[str]:
     labels = load_dict(meta, "fine_label_names").get("fine_label_names")
-    names = [to_text(name) for name in labels] if isinstance(labels, list) else []
+    names = [decode_name(name) for name in labels] if isinstance(labels, list) else []
     if set(names) != GROUP_OF.keys() or len(names) != len(GROUP_OF):
         odd = sorted(set(names) ^ GROUP_OF.keys())
         raise DataError(
@@ -113,7 +113,7 @@ def _read_part(member: Member, classes: int) -> list[list[Entry]]:
         raise DataError(
             f"data in {member.name} are not uint8 [n, 3072], so it is not CIFAR-100's; fetch the official archive"
         )
-    labels = as_labels(content.get("fine_labels"), len(data), member.name)
+    labels = read_labels(content.get("fine_labels"), len(data), member.name)
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise DataError(
             f"fine_labels in {member.name} run from {labels.min()} to {labels.max()}, but there are {classes} classes; fetch the "
@@ -124,6 +124,6 @@ def _read_part(member: Member, classes: int) -> list[list[Entry]]:
     if not isinstance(names, list) or len(names) != len(data):
         names = [f"{Path(member.name).name}/{number:05d}" for number in range(len(data))]
     return [
-        [entry._replace(name=to_text(names[int(entry.name)])) for entry in array_entries(pixels, numbers, member)]
+        [entry._replace(name=decode_name(names[int(entry.name)])) for entry in enter_rows(pixels, numbers, member)]
         for numbers in (np.flatnonzero(labels == label) for label in range(classes))
     ]

@@ -70,7 +70,7 @@ def read_image(file: Path | IO[bytes], spec: ImageSpec, name: str | None = None)
             with opened as stream, Image.open(stream, formats=FORMATS) as image:
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)
-                plain = _plain(image, spec.channels, name)
+                plain = _make_plain(image, spec.channels, name)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"image {name} has too many pixels to be trusted ({error}); shrink or remove it") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, NotImplementedError) as error:
@@ -84,7 +84,7 @@ def read_image(file: Path | IO[bytes], spec: ImageSpec, name: str | None = None)
     return 255 - pixels if spec.invert else pixels
 
 
-def _plain(image: Image.Image, channels: int, name: str) -> Image.Image:
+def _make_plain(image: Image.Image, channels: int, name: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         deep = np.asarray(image, np.float64)
         top = 255 if image.mode == "F" else 65535

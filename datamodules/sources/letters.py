@@ -76,7 +76,7 @@ def draw_letters() -> Letters:
     whole = [(letter, split, inks) for letter, split, inks in drawn if all(ink.size for ink in inks)]
     drawings = torch.from_numpy(np.stack([[_centre(ink) for ink in inks] for _, _, inks in whole]))
     boxes = torch.from_numpy(np.stack([[_box(ink) for ink in inks] for _, _, inks in whole])).flatten(2)
-    kept = _first_of_twins(boxes)
+    kept = _keep_first_of_twins(boxes)
     return Letters([whole[i][0] for i in kept], [whole[i][1] for i in kept], drawings[kept])
 
 
@@ -148,7 +148,7 @@ def _pad(ink: np.ndarray, side: int) -> np.ndarray:
     return square
 
 
-def _first_of_twins(boxes: Tensor) -> list[int]:
+def _keep_first_of_twins(boxes: Tensor) -> list[int]:
     """Positions of the letters to keep, of boxes ``[letters, faces, D]``: the first of every connected group of twins."""
     unit = F.normalize(boxes - boxes.mean(-1, keepdim=True), dim=-1)
     alike = torch.einsum("ifd,jfd->ijf", unit, unit)

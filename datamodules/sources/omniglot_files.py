@@ -7,7 +7,7 @@ import statistics
 from functools import partial
 from pathlib import Path
 
-from metalearn.datamodules.sources.alphabets import whole_set
+from metalearn.datamodules.sources.alphabets import list_characters
 from metalearn.datamodules.sources.archives import list_archive
 from metalearn.datamodules.sources.downloads import download
 from metalearn.datamodules.sources.images import read_image
@@ -61,7 +61,7 @@ def download_missing(root: Path) -> None:
     Raises:
         DataError: one cannot be fetched.
     """
-    missing = [part for part in PARTS if not any(_holds(home, part) for home in _homes(root))]
+    missing = [part for part in PARTS if not any(_holds(home, part) for home in _list_homes(root))]
     if not missing:
         return
     from torchvision.datasets import Omniglot  # slow to import, and seldom needed
@@ -71,7 +71,7 @@ def download_missing(root: Path) -> None:
         download(f"Omniglot's {part}.zip", root, url, Omniglot.zips_md5[part])
 
 
-def _homes(root: Path) -> list[Path]:
+def _list_homes(root: Path) -> list[Path]:
     return [root, root / "omniglot-py"]
 
 
@@ -80,7 +80,7 @@ def _holds(home: Path, part: str) -> bool:
 
 
 def _list_tree(root: Path, part: str) -> list[Entry]:
-    for home in _homes(root):
+    for home in _list_homes(root):
         files = sorted((home / part).glob("*/character*/*.png"))
         if files:
             names = [file.relative_to(home).as_posix() for file in files]
@@ -92,7 +92,7 @@ def _list_tree(root: Path, part: str) -> list[Entry]:
 
 
 def _list_archive(root: Path, part: str) -> list[Entry]:
-    path = next((home / f"{part}.zip" for home in _homes(root) if (home / f"{part}.zip").is_file()), None)
+    path = next((home / f"{part}.zip" for home in _list_homes(root) if (home / f"{part}.zip").is_file()), None)
     if path is None:
         return []
     entries = [
@@ -111,7 +111,7 @@ def _check_characters(root: Path, files_of: dict[str, list[str]]) -> None:
     """Raise where characters are missing: the split would change, and classes cross from one part to another."""
     if len(files_of) < NEARLY:
         return
-    missing, foreign = sorted(whole_set() - files_of.keys()), sorted(files_of.keys() - whole_set())
+    missing, foreign = sorted(list_characters() - files_of.keys()), sorted(files_of.keys() - list_characters())
     if missing:
         raise DataError(
             f"Omniglot in {root} lacks {_join_first(missing)}: it has {len(files_of)} characters, but a whole set has "

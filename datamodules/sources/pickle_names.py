@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["GLOBALS", "Name", "Pending", "as_key", "as_member", "make_array", "to_set", "with_order"]
+__all__ = ["GLOBALS", "Name", "Pending", "apply_order", "check_key", "check_member", "make_array", "make_set"]
 
 DTYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|[SU]\d{1,6}|O8?)")
 PLAIN = (str, bytes, int, float, type(None))
@@ -29,12 +29,12 @@ class Name:
         self.make = make
 
 
-def as_key(key: Any) -> Any:
+def check_key(key: Any) -> Any:
     key = bytes(key) if isinstance(key, memoryview) else key
-    return key.decode("latin-1") if isinstance(key, bytes) else as_member(key)
+    return key.decode("latin-1") if isinstance(key, bytes) else check_member(key)
 
 
-def as_member(value: Any) -> Any:
+def check_member(value: Any) -> Any:
     """What may be hashed: hashing nested tuples of a hostile depth would overflow the stack."""
     if isinstance(value, np.generic):
         value = value.item()
@@ -43,22 +43,22 @@ def as_member(value: Any) -> Any:
     return value
 
 
-def _text(value: Any) -> str:
+def _decode(value: Any) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
-def _dtype(kind: Any, *_: Any) -> Pending:
-    name = _text(kind)
+def _make_dtype(kind: Any, *_: Any) -> Pending:
+    name = _decode(kind)
     if not DTYPE.fullmatch(name):
         raise TypeError(f"an array of type {name[:40]!r}; numbers and strings are read")
     return Pending(name)
 
 
-def with_order(dtype: str, state: tuple[Any, ...]) -> str:
+def apply_order(dtype: str, state: tuple[Any, ...]) -> str:
     """The state of a dtype is (version, byte order, sub-type, names, fields, size, alignment, flags[, metadata])."""
     if any(part is not None for part in state[2:5]):
         raise TypeError("an array of records; numbers and strings are read")
-    order = _text(state[1])
+    order = _decode(state[1])
     return order + dtype.lstrip("<>=|") if order in ("<", ">") else dtype
 
 
@@ -82,7 +82,7 @@ def make_array(raw: Any, dtype: Any, shape: Any, order: str = "C") -> np.ndarray
     kind = np.dtype(dtype.dtype)
     if not kind.itemsize:
         raise TypeError("an array of empty strings")
-    return np.frombuffer(raw, kind).reshape(shape, order="F" if _text(order) == "F" else "C")
+    return np.frombuffer(raw, kind).reshape(shape, order="F" if _decode(order) == "F" else "C")
 
 
 def _reconstruct(kind: Any, *_: Any) -> Pending:
@@ -93,7 +93,7 @@ def _reconstruct(kind: Any, *_: Any) -> Pending:
 
 def _encode(text: str, encoding: Any) -> bytes:
     """How Python 3 writes bytes for Python 2."""
-    if _text(encoding) not in ("latin1", "latin-1"):
+    if _decode(encoding) not in ("latin1", "latin-1"):
         raise ValueError(f"bytes in {encoding!r}")
     return text.encode("latin-1")
 
@@ -110,16 +110,16 @@ def _to_bytes(*arguments: Any) -> bytes:
 def _to_dict(*arguments: Any) -> dict[Any, Any]:
     """An OrderedDict of pairs, or a defaultdict of a factory, which is dropped."""
     pairs = arguments[0] if arguments and isinstance(arguments[0], (list, tuple)) else []
-    return {as_key(key): value for key, value in pairs}
+    return {check_key(key): value for key, value in pairs}
 
 
-def to_set(values: Any = ()) -> set[Any]:
-    return {as_member(value) for value in values}
+def make_set(values: Any = ()) -> set[Any]:
+    return {check_member(value) for value in values}
 
 
 GLOBALS = {
     "numpy.ndarray": Name(None),
-    "numpy.dtype": Name(_dtype),
+    "numpy.dtype": Name(_make_dtype),
     "_codecs.encode": Name(_encode),
     "collections.OrderedDict": Name(_to_dict),
     "collections.defaultdict": Name(_to_dict),
@@ -129,8 +129,8 @@ for _core in ("numpy.core", "numpy._core"):
     GLOBALS[f"{_core}.multiarray.scalar"] = Name(lambda dtype, raw: make_array(raw, dtype, ())[()])
     GLOBALS[f"{_core}.numeric._frombuffer"] = Name(make_array)
 for _builtins in ("builtins", "__builtin__"):
-    GLOBALS[f"{_builtins}.set"] = Name(to_set)
-    GLOBALS[f"{_builtins}.frozenset"] = Name(lambda values=(): frozenset(to_set(values)))
+    GLOBALS[f"{_builtins}.set"] = Name(make_set)
+    GLOBALS[f"{_builtins}.frozenset"] = Name(lambda values=(): frozenset(make_set(values)))
     GLOBALS[f"{_builtins}.bytes"] = Name(lambda: b"")
     GLOBALS[f"{_builtins}.bytearray"] = Name(_to_bytes)
     GLOBALS[f"{_builtins}.list"] = Name(list)

@@ -21,11 +21,11 @@ from metalearn.datamodules.sources.pickle_names import (
     GLOBALS,
     Name,
     Pending,
-    as_key,
-    as_member,
+    apply_order,
+    check_key,
+    check_member,
     make_array,
-    to_set,
-    with_order,
+    make_set,
 )
 from metalearn.errors import DataError
 
@@ -90,7 +90,7 @@ class _Reader:
             code = data[self._at]
             self._at += 1
             if code == 0x2E:
-                return self._finished()
+                return self._finish()
             handler = handlers.get(code)
             if handler is None:
                 raise self._refused(f"the opcode {NAMES.get(code, hex(code))}")
@@ -101,7 +101,7 @@ class _Reader:
     def _take(self, width: int) -> Any:
         begin = self._at
         if width == pickletools.UP_TO_NEWLINE:
-            return self._line()
+            return self._take_line()
         if width < 0:
             begin += LENGTHS[width]
             width = int.from_bytes(self._data[self._at : begin], "little")
@@ -111,7 +111,7 @@ class _Reader:
         value = self._data[begin : self._at]
         return value if width >= LONG else bytes(value)
 
-    def _line(self) -> bytes:
+    def _take_line(self) -> bytes:
         begin = end = self._at
         while (length := bytes(self._data[end : end + LINE]).find(b"\n")) < 0:
             end += LINE
@@ -121,7 +121,7 @@ class _Reader:
         self._at = end + 1
         return bytes(self._data[begin:end])
 
-    def _finished(self) -> Any:
+    def _finish(self) -> Any:
         if len(self._stack) != 1 or self._marks:
             raise ValueError("it ends with values left over")
         if isinstance(self._stack[0], (Name, Pending)):
@@ -159,7 +159,7 @@ class _Reader:
         if not isinstance(target, dict):
             raise TypeError("items are set of what is no dict")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            target[as_key(key)] = value
+            target[check_key(key)] = value
 
     def _set_item(self, _: Any) -> None:
         value, key = self._stack.pop(), self._stack.pop()
@@ -170,7 +170,7 @@ class _Reader:
         target = self._stack[-1]
         if not isinstance(target, set):
             raise TypeError("values are added to what is no set")
-        target.update(map(as_member, values))
+        target.update(map(check_member, values))
 
     def _tuple(self, count: int) -> None:
         values = tuple(self._stack[len(self._stack) - count :])
@@ -209,7 +209,7 @@ class _Reader:
         if not isinstance(target, Pending):
             raise self._refused("the state of what is no array")
         if target.dtype is not None:
-            target.dtype = with_order(target.dtype, state)
+            target.dtype = apply_order(target.dtype, state)
             return
         shape, dtype, fortran, raw = state[-4:]
         built = self._stack[-1] = make_array(raw, dtype, shape, "F" if fortran else "C")
@@ -257,7 +257,7 @@ def _handlers() -> dict[int, Callable[[_Reader, Any], None]]:
         "TUPLE3": lambda reader, _: reader._tuple(3), "EMPTY_DICT": pushes(lambda _: {}), "DICT": _Reader._dict,
         "SETITEM": _Reader._set_item, "SETITEMS": lambda reader, _: reader._set_items(reader._pop_mark()),
         "EMPTY_SET": pushes(lambda _: set()), "ADDITEMS": _Reader._add_items,
-        "FROZENSET": lambda reader, _: reader._push(frozenset(to_set(reader._pop_mark()))),
+        "FROZENSET": lambda reader, _: reader._push(frozenset(make_set(reader._pop_mark()))),
         "GET": get(int), "BINGET": get(unsigned), "LONG_BINGET": get(unsigned),
         "PUT": put(int), "BINPUT": put(unsigned), "LONG_BINPUT": put(unsigned),
         "MEMOIZE": lambda reader, _: reader._put(len(reader._memo)),

@@ -98,7 +98,7 @@ class EncodedImages:
         """
         with self._lock:
             if self._files is None:
-                self._files = self._checked(self._load())
+                self._files = self._check_list(self._load())
         file = self._files[index]
         data = file.tobytes() if isinstance(file, np.ndarray) else file
         if not isinstance(data, (bytes, memoryview)):
@@ -107,7 +107,7 @@ class EncodedImages:
             )
         return read_image(io.BytesIO(data), spec, f"{index} in {self._name}")
 
-    def _checked(self, files: Any) -> Any:
+    def _check_list(self, files: Any) -> Any:
         if not isinstance(files, (list, tuple, np.ndarray)) or len(files) != self._count:
             held = f"{len(files)} images" if hasattr(files, "__len__") else f"a {type(files).__name__}"
             raise DataError(

@@ -25,11 +25,11 @@ __all__ = [
 Split = dict[str, tuple[str, ...]]
 
 
-def _words(lists: Mapping[str, str]) -> Split:
+def _split_words(lists: Mapping[str, str]) -> Split:
     return {name: tuple(text.split()) for name, text in lists.items()}
 
 
-MINI_IMAGENET = _words({
+MINI_IMAGENET = _split_words({
     "train": """
         n01532829 n01558993 n01704323 n01749939 n01770081 n01843383 n01910747 n02074367 n02089867 n02091831
         n02101006 n02105505 n02108089 n02108551 n02108915 n02111277 n02113712 n02120079 n02165456 n02457408
@@ -50,7 +50,7 @@ MINI_IMAGENET = _words({
 })  # fmt: skip
 """miniImageNet: Ravi and Larochelle 2017; 64, 16 and 20 classes of ImageNet."""
 
-SUPERCLASSES = _words({
+SUPERCLASSES = _split_words({
     "aquatic_mammals": "beaver dolphin otter seal whale",
     "fish": "aquarium_fish flatfish ray shark trout",
     "flowers": "orchid poppy rose sunflower tulip",
@@ -74,7 +74,7 @@ SUPERCLASSES = _words({
 })  # fmt: skip
 """CIFAR-100: Krizhevsky 2009; 20 superclasses of 5 classes each."""
 
-CIFAR_FS = _words({
+CIFAR_FS = _split_words({
     "train": """
         apple aquarium_fish bear bee bottle bowl boy bridge bus can castle caterpillar chair clock cloud
         cockroach couch cup dinosaur dolphin elephant forest girl hamster house kangaroo keyboard lawn_mower
@@ -93,7 +93,7 @@ CIFAR_FS = _words({
 })  # fmt: skip
 """CIFAR-FS: Bertinetto et al. 2019; 64, 16 and 20 classes of CIFAR-100."""
 
-FC100_SUPERCLASSES = _words({
+FC100_SUPERCLASSES = _split_words({
     "train": """
         fish flowers food_containers fruit_and_vegetables household_electrical_devices household_furniture
         large_man-made_outdoor_things large_natural_outdoor_scenes reptiles trees vehicles_1 vehicles_2

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
 from pathlib import Path
 
 from metalearn.datamodules.sources.listing import SPLITS, Entry, ListedClass, enter_file
 from metalearn.errors import DataError
 
 __all__ = ["read_label_table"]
+
+COLUMNS = ("filename", "label", "split", "group")
 
 
 def read_label_table(path: Path, root: Path) -> list[ListedClass]:
@@ -37,33 +38,54 @@ def read_label_table(path: Path, root: Path) -> list[ListedClass]:
         raise DataError(
             f"labels {path} has the columns {','.join(columns)}, but it needs filename,label; name them in its first line"
         )
-    base = root.resolve()
-    entries: dict[str, list[Entry]] = {}
-    traits: dict[str, tuple[str, str]] = {}
-    seen: Counter[Path] = Counter()
+    rows = _Rows(path, root, "split" in columns)
     for number, line in enumerate(reader, 2):
-        where = f"line {number} of {path}"
-        name, label = (line.get("filename") or "").strip(), (line.get("label") or "").strip()
+        rows.add(number, {column: (line.get(column) or "").strip() for column in COLUMNS})
+    if not rows.entries:
+        raise DataError(f"labels {path} lists no image; add lines")
+    return [
+        ListedClass(rows.traits[label][0], label, rows.entries[label], rows.traits[label][1])
+        for label in sorted(rows.entries)
+    ]
+
+
+class _Rows:
+    """The rows of a table so far: the images of each class, and the split and group that it is in."""
+
+    def __init__(self, path: Path, root: Path, has_splits: bool) -> None:
+        self.entries: dict[str, list[Entry]] = {}
+        self.traits: dict[str, tuple[str, str]] = {}
+        self._path, self._root, self._base, self._has_splits = path, root, root.resolve(), has_splits
+        self._seen: set[Path] = set()
+
+    def add(self, number: int, row: dict[str, str]) -> None:
+        """Take a row.
+
+        Raises:
+            DataError: it lacks a value, names a file that is missing or there already, or contradicts an earlier row.
+        """
+        where = f"line {number} of {self._path}"
+        name, label, split, group = (row[column] for column in COLUMNS)
         if not name or not label:
             raise DataError(f"{where} has no {'label' if name else 'filename'}; fill it in or remove the line")
-        file = (base / name).resolve()
-        if not file.is_relative_to(base):
-            raise DataError(f"{where} names {name}, which lies outside of {root}; put the images below root")
-        if not file.is_file():
-            raise DataError(f"{where} names {name}, which is not in {root}; add the image or remove the line")
-        seen[file] += 1
-        if seen[file] > 1:
-            raise DataError(f"{where} names {name} again, but an image has one class; remove one of the lines")
-        split, group = (line.get("split") or "").strip(), (line.get("group") or "").strip()
-        if "split" in columns and split not in SPLITS:
+        file = self._find_file(where, name)
+        if self._has_splits and split not in SPLITS:
             raise DataError(f"{where} has the split {split!r}, but it must be one of {', '.join(SPLITS)}")
-        known = traits.setdefault(label, (split, group))
+        known = self.traits.setdefault(label, (split, group))
         if known != (split, group):
             raise DataError(
                 f"{where} puts class {label} into {'/'.join((split, group))}, but an earlier line into {'/'.join(known)}; "
                 "a class belongs to one split and one group"
             )
-        entries.setdefault(label, []).append(enter_file(file, name))
-    if not entries:
-        raise DataError(f"labels {path} lists no image; add lines")
-    return [ListedClass(traits[label][0], label, entries[label], traits[label][1]) for label in sorted(entries)]
+        self.entries.setdefault(label, []).append(enter_file(file, name))
+
+    def _find_file(self, where: str, name: str) -> Path:
+        file = (self._base / name).resolve()
+        if not file.is_relative_to(self._base):
+            raise DataError(f"{where} names {name}, which lies outside of {self._root}; put the images below root")
+        if not file.is_file():
+            raise DataError(f"{where} names {name}, which is not in {self._root}; add the image or remove the line")
+        if file in self._seen:
+            raise DataError(f"{where} names {name} again, but an image has one class; remove one of the lines")
+        self._seen.add(file)
+        return file

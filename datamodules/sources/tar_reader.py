@@ -31,7 +31,7 @@ class TarReader:
         """The files of the archive."""
         status = self._path.stat()
         with tarfile.open(self._path, "r:") as archive:
-            for info in _plain_files(self._path, archive):
+            for info in _iterate_files(self._path, archive):
                 if info.offset_data + info.size > status.st_size:
                     raise DataError(
                         f"archive {self._path}: entry {info.name} claims {info.size} bytes, more than the archive has; it is "
@@ -68,7 +68,7 @@ def stream_tar(path: Path, largest: int, what: str) -> Iterator[tuple[str, bytes
         DataError: an entry leads out of the archive, is no plain file, claims too much, or is truncated.
     """
     with tarfile.open(path, "r|*") as archive:
-        for info in _plain_files(path, archive):
+        for info in _iterate_files(path, archive):
             if info.size > largest:
                 raise unsafe_entry(path, info.name, f"claims {info.size} bytes, more than any {what}")
             file = archive.extractfile(info)
@@ -79,7 +79,7 @@ def stream_tar(path: Path, largest: int, what: str) -> Iterator[tuple[str, bytes
             yield info.name, data
 
 
-def _plain_files(path: Path, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _iterate_files(path: Path, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """The files of a tar, each of them checked; its folders are passed over."""
     for info in archive:
         check_name(path, info.name)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from metalearn.datamodules.sources.caches import array_entries, as_labels, load_dict, to_text
+from metalearn.datamodules.sources.caches import decode_name, enter_rows, load_dict, read_labels
 from metalearn.datamodules.sources.listing import SPLITS, Entry, ListedClass
 from metalearn.datamodules.sources.members import Member
 from metalearn.datamodules.sources.numpy_files import load_npz
@@ -61,8 +61,8 @@ def _read_split(split: str, images: Member, table: Member) -> list[ListedClass]:
     content = load_dict(table, NEEDS)
     specific = content.get("label_specific")
     count = len(specific) if isinstance(specific, (list, np.ndarray)) else 0
-    labels = as_labels(specific, count, table.name)
-    groups = as_labels(content["label_general"], count, table.name) if "label_general" in content else None
+    labels = read_labels(specific, count, table.name)
+    groups = read_labels(content["label_general"], count, table.name) if "label_general" in content else None
     if not count:
         raise DataError(f"pickle {table.name} labels no image; fetch it again")
     by_class = np.argsort(labels, kind="stable")
@@ -88,7 +88,7 @@ def _list_entries(images: Member, count: int) -> Sequence[Entry]:
             raise DataError(
                 f"{images.name} holds {len(pixels)} images, but there are {count} labels; fetch both files again"
             )
-        return array_entries(pixels, np.arange(count), images)
+        return enter_rows(pixels, np.arange(count), images)
     encoded = EncodedImages(partial(_load_images, images), count, images.name)
     return [Entry(str(number), images.stamp, partial(encoded.read, number)) for number in range(count)]
 
@@ -100,7 +100,7 @@ def _load_images(member: Member) -> Any:
 def _look_up_name(names: Any, number: int, otherwise: str) -> str:
     """The name of a label, as a list or a dict has it."""
     if isinstance(names, (list, tuple, np.ndarray)) and 0 <= number < len(names):
-        return to_text(names[number])
+        return decode_name(names[number])
     if isinstance(names, dict) and number in names:
-        return to_text(names[number])
+        return decode_name(names[number])
     return f"{otherwise} {number}"

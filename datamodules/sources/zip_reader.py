@@ -63,7 +63,7 @@ class ZipReader:
         """The bytes of an entry: mapped where it is stored, unpacked into memory where it is deflated."""
         info = self._infos[key]
         if info.compress_type == zipfile.ZIP_STORED:
-            return map_file(self._path, self._begin(info), info.file_size)
+            return map_file(self._path, self._find_begin(info), info.file_size)
         if info.file_size > LARGEST_MAPPED:
             raise DataError(
                 f"archive entry {self._path}/{info.filename} has {info.file_size} bytes, but at most {LARGEST_MAPPED} are "
@@ -71,7 +71,7 @@ class ZipReader:
             )
         return memoryview(self.read(key))
 
-    def _begin(self, info: zipfile.ZipInfo) -> int:
+    def _find_begin(self, info: zipfile.ZipInfo) -> int:
         """Where a stored entry's bytes are: behind its local header, whose length the directory does not tell."""
         with self._path.open("rb") as file:
             file.seek(info.header_offset)

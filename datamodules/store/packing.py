@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections import deque
@@ -42,21 +43,16 @@ def read_classes(
     Raises:
         DataError: an image cannot be read, or none of a class can.
     """
-    todo = ((name, reader) for _, images in classes for name, reader in images)
-    waiting: deque[tuple[str, Future[np.ndarray]]] = deque()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    total = sum(len(images) for _, images in classes)
     console = Console(stderr=True)
     shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads, shown as progress:
-        bar = progress.add_task(title, total=total)
+        bar = progress.add_task(title, total=sum(len(images) for _, images in classes))
+        results = _read_ahead(threads, [image for _, images in classes for image in images])
         try:
             for label, images in classes:
                 pixels, names = [], []
-                for _ in images:
-                    while len(waiting) < AHEAD and (following := next(todo, None)) is not None:
-                        waiting.append((following[0], threads.submit(following[1])))
-                    name, future = waiting.popleft()
+                for name, future in itertools.islice(results, len(images)):
                     try:
                         pixels.append(future.result())
                     except DataError as error:
@@ -73,3 +69,17 @@ def read_classes(
                 yield np.stack(pixels), names
         finally:
             threads.shutdown(cancel_futures=True)
+
+
+def _read_ahead(
+    threads: ThreadPoolExecutor, images: Sequence[tuple[str, Reader]]
+) -> Iterator[tuple[str, Future[np.ndarray]]]:
+    """Each image's name and what will be its pixels, in order; :data:`AHEAD` of them are read at once."""
+    todo = iter(images)
+    waiting: deque[tuple[str, Future[np.ndarray]]] = deque()
+    while True:
+        for name, reader in itertools.islice(todo, AHEAD - len(waiting)):
+            waiting.append((name, threads.submit(reader)))
+        if not waiting:
+            return
+        yield waiting.popleft()

@@ -17,7 +17,7 @@ from metalearn.cli.arguments import config_path, option
 from metalearn.cli.config_files import read_config
 from metalearn.cli.parser import Parser, instantiate
 from metalearn.datamodules import ClassEpisodes, EpisodicDataModule, ImageEpisodes
-from metalearn.datamodules.episodes.task_table import HEADER, task_lines
+from metalearn.datamodules.episodes.task_table import HEADER, list_task_lines
 from metalearn.datamodules.sources.listing import SPLITS
 from metalearn.errors import ConfigError
 from metalearn.reports.contact_sheet import draw_contact_sheet
@@ -196,7 +196,7 @@ def _write_tasks(data: EpisodicDataModule, output: str | None, split: str, count
     if not 1 <= count <= MOST_TASKS:
         bound = "a table needs at least one task" if count < 1 else f"a table holds at most {MOST_TASKS:,} tasks"
         raise ConfigError(f"count is {count}, but {bound}; use --count 600")
-    lines: Iterable[Sequence[Any]] = track(list(task_lines(data, split, count)), "writing", transient=True)
+    lines: Iterable[Sequence[Any]] = track(list(list_task_lines(data, split, count)), "writing", transient=True)
     return write_csv(Path(output or f"{_title(data)}_{split}_tasks.csv"), HEADER, lines)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from metalearn import DataError
 from metalearn.datamodules import OmniglotDataModule
-from metalearn.datamodules.sources.alphabets import ALPHABETS, whole_set
+from metalearn.datamodules.sources.alphabets import ALPHABETS, list_characters
 from tests.made import make_omniglot
 
 
@@ -22,7 +22,7 @@ def make_whole(root: Path) -> Path:
         picture = file.read(file.namelist()[0])
     (root / "images_background").mkdir()
     (root / "picture.png").write_bytes(picture)
-    for name in sorted(whole_set()):
+    for name in sorted(list_characters()):
         folder = root / "images_background" / name
         folder.mkdir(parents=True)
         os.link(root / "picture.png", folder / "0001_01.png")
@@ -41,7 +41,7 @@ def opened(root: Path, tmp_path: Path) -> OmniglotDataModule:
 
 def test_the_table_is_omniglot() -> None:
     counts = list(ALPHABETS.values())
-    assert (len(counts), sum(counts[:30]), sum(counts[30:]), len(whole_set())) == (50, 964, 659, 1623)
+    assert (len(counts), sum(counts[:30]), sum(counts[30:]), len(list_characters())) == (50, 964, 659, 1623)
 
 
 def test_a_missing_or_foreign_character_is_named(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import torch
 
 from metalearn import ConfigError, DataError
 from metalearn.datamodules import ArrayEpisodes, EpisodeOptions, ImageFolderEpisodes
-from metalearn.datamodules.episodes.task_table import HEADER, task_lines
+from metalearn.datamodules.episodes.task_table import HEADER, list_task_lines
 from metalearn.reports.tables import write_csv
-from tests.datamodules.test_task_shapes import LABELS, VALUES
+from tests.datamodules.episodes.test_task_shapes import LABELS, VALUES
 from tests.made import make_folder
 
 
@@ -39,7 +39,7 @@ def made(root: str, seed: int = 0, **options: object) -> ImageFolderEpisodes:
 def test_a_table_holds_the_very_same_tasks(folder: str, options: dict[str, int], tmp_path: Path) -> None:
     """Whatever the seed of the run that reads it, and for a loader too."""
     first = made(folder, **options)
-    path = write_csv(tmp_path / "tasks.csv", HEADER, task_lines(first, "test", 5))
+    path = write_csv(tmp_path / "tasks.csv", HEADER, list_task_lines(first, "test", 5))
     again = made(folder, seed=9, test_tasks_file=str(path), **options)
     loaded = list(again.test_dataloader())
     assert sum(len(batch.support.x) for batch in loaded) == 5
@@ -51,17 +51,17 @@ def test_a_table_holds_the_very_same_tasks(folder: str, options: dict[str, int],
 
 
 def test_a_task_beyond_the_table_is_one_line(folder: str, tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "tasks.csv", HEADER, task_lines(made(folder), "test", 2))
+    path = write_csv(tmp_path / "tasks.csv", HEADER, list_task_lines(made(folder), "test", 2))
     data = made(folder, test_tasks_file=str(path))
     with pytest.raises(ConfigError, match=r"test task 2 is asked for, but .*tasks\.csv lists 2 tasks"):
         data.episode(0, "test", 2)
     with pytest.raises(ConfigError, match="test task 2 is asked for"):
-        list(task_lines(data, "test", 3))
+        list(list_task_lines(data, "test", 3))
 
 
 def test_another_system_can_read_the_images(folder: str, tmp_path: Path) -> None:
     """The table names class folders and files."""
-    path = write_csv(tmp_path / "tasks.csv", HEADER, task_lines(made(folder), "test", 2))
+    path = write_csv(tmp_path / "tasks.csv", HEADER, list_task_lines(made(folder), "test", 2))
     with path.open() as file:
         for line in csv.DictReader(file):
             assert (Path(folder) / line["class"] / line["image"]).is_file()
@@ -69,7 +69,7 @@ def test_another_system_can_read_the_images(folder: str, tmp_path: Path) -> None
 
 def test_rows_of_arrays_are_numbered_as_in_the_array(tmp_path: Path) -> None:
     data = ArrayEpisodes(VALUES, LABELS, ways=[2, 4], shots=[1, 2], queries=2, test_tasks=6)  # type: ignore[arg-type]
-    path = write_csv(tmp_path / "tasks.csv", HEADER, task_lines(data, "test", 6))
+    path = write_csv(tmp_path / "tasks.csv", HEADER, list_task_lines(data, "test", 6))
     with path.open() as file:
         for line in csv.DictReader(file):
             assert LABELS[int(line["image"])] == int(line["class"])
@@ -101,7 +101,7 @@ FAULTS: list[tuple[Callable[[list[dict[str, str]]], object], str]] = [
 def test_a_wrong_table_is_one_line(
     folder: str, change: Callable[[list[dict[str, str]]], object], message: str, tmp_path: Path
 ) -> None:
-    lines = [dict(zip(HEADER, map(str, line), strict=True)) for line in task_lines(made(folder), "test", 1)]
+    lines = [dict(zip(HEADER, map(str, line), strict=True)) for line in list_task_lines(made(folder), "test", 1)]
     change(lines)
     path = write_csv(tmp_path / "tasks.csv", HEADER, [[line[name] for name in HEADER] for line in lines])
     with pytest.raises(DataError, match=message) as caught:
@@ -110,7 +110,7 @@ def test_a_wrong_table_is_one_line(
 
 
 def test_a_training_class_is_refused(folder: str, tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "tasks.csv", HEADER, task_lines(made(folder), "train", 1))
+    path = write_csv(tmp_path / "tasks.csv", HEADER, list_task_lines(made(folder), "train", 1))
     with pytest.raises(DataError, match="names class class.., which is trained on"):
         made(folder, test_tasks_file=str(path)).setup()
 
