@@ -6,6 +6,7 @@ import json
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,6 +14,7 @@ import torch
 from metalearn import MAML, Batch, Episode
 from metalearn.datamodules.episodes.base import EpisodicDataModule
 from metalearn.modules.callbacks.tables import TaskTable
+from tests.algorithms import ALGORITHMS
 from tests.networks import TinyConv, noise_episode
 
 
@@ -50,5 +52,37 @@ def main(folder: Path, devices: int, test_tasks: int, poison: bool) -> None:
     (folder / f"rank{trainer.global_rank}of{devices}.json").write_text(json.dumps(report))
 
 
+def train(name: str, devices: int, folder: Path) -> dict[str, Any]:
+    """Two steps of an algorithm on 8 tasks each, however many ranks share them."""
+    L.seed_everything(0, verbose=False)
+    data = Recorded(8 // devices, 16, 4, 7, 0, 0)
+    data.drawn = []
+    module = ALGORITHMS[name].make_cheap(
+        TinyConv(),
+        execution="sequential",
+        outer_optimizer=lambda params: torch.optim.SGD(params, lr=0.1),  # no division by gradients near 0
+    )
+    trainer = L.Trainer(
+        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=1, logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
+        limit_val_batches=0, default_root_dir=folder,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    weights = torch.cat([value.detach().flatten() for value in module.parameters()])
+    logged = {key: float(trainer.callback_metrics[key]) for key in ("train/loss", "train/acc")}
+    return {"weights": weights.tolist(), "logged": logged, "rank": trainer.global_rank}
+
+
+def train_all(folder: Path, devices: int) -> None:
+    """Every algorithm in turn; what each rank has at the end."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    results = {name: train(name, devices, folder) for name in ALGORITHMS}
+    (folder / f"rank{results['maml']['rank']}.json").write_text(json.dumps(results))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:] == ["poison"])
+    if sys.argv[4:] == ["algorithms"]:
+        train_all(Path(sys.argv[1]), int(sys.argv[2]))
+    else:
+        main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:] == ["poison"])

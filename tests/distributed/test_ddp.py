@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.algorithms import ALGORITHMS
+from tests.distributed.run import train
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -50,28 +53,16 @@ def test_two_ranks_report_what_one_reports(test_tasks: int, tmp_path: Path) -> N
     torch.testing.assert_close(pair[0]["weights"], pair[1]["weights"], rtol=0, atol=0)
 
 
-def test_a_two_rank_step_is_the_step_on_all_tasks(tmp_path: Path) -> None:
-    """8 tasks on one rank and 2 x 4 tasks give the same weights, and the same numbers in the log, up to rounding."""
-    pair = reports(tmp_path, 2, 7)
-    import lightning as L
-
-    from metalearn import MAML
-    from tests.distributed.run import Recorded
-    from tests.networks import TinyConv
-
-    L.seed_everything(0, verbose=False)
-    data = Recorded(8, 32, 4, 7, 0, 0)
-    data.drawn = []
-    module = MAML(TinyConv(), inner_steps=2, inner_lr=0.3, execution="sequential")
-    trainer = L.Trainer(
-        accelerator="cpu", max_epochs=2, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, num_sanity_val_steps=0, limit_val_batches=0, default_root_dir=tmp_path,
-    )  # fmt: skip
-    trainer.fit(module, datamodule=data)
-    weights = torch.cat([value.detach().flatten() for value in module.parameters()])
-    torch.testing.assert_close(weights, torch.tensor(pair[0]["weights"]), rtol=1e-3, atol=1e-4)
-    shown = {name: float(trainer.callback_metrics[name]) for name in ("train/loss", "train/acc")}
-    assert pair[0]["trained"] == pair[1]["trained"] == pytest.approx(shown, rel=1e-3)
+def test_two_ranks_train_as_one_does_on_all_tasks(tmp_path: Path) -> None:
+    """Of every algorithm 8 tasks on one rank and 2 x 4 tasks give the same weights, and log the same numbers, up to rounding."""
+    done = launch(tmp_path, 2, 7, "algorithms")
+    assert done.returncode == 0, done.stderr[-3000:]
+    pair = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    for name in ALGORITHMS:
+        alone, first, second = train(name, 1, tmp_path), pair[0][name], pair[1][name]
+        assert first["weights"] == second["weights"], name
+        assert first["logged"] == second["logged"] == pytest.approx(alone["logged"], rel=1e-3), name
+        torch.testing.assert_close(first["weights"], alone["weights"], rtol=1e-3, atol=1e-4)
 
 
 def test_fewer_tasks_than_ranks_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from metalearn import ANIL, MAML, MLP, Batch, CheckpointError, ConfigError, Conv4, MetaModule, Pooled, ResNet12
+from metalearn import ANIL, MAML, MLP, Batch, CheckpointError, ConfigError, Conv4, MetaModule, ResNet12
 from tests.modules.test_evaluation import NoiseTasks, trainer
 from tests.networks import TinyConv, noise_episode
 
@@ -26,7 +26,6 @@ BUILT: dict[str, Callable[[], MetaModule]] = {
         MLP(3, 256, [8]), outer_optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
         outer_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 2),
     ),
-    "pooled": lambda: Pooled(MLP(3, 256, [8])),
 }  # fmt: skip
 
 

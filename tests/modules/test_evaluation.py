@@ -41,14 +41,12 @@ def trainer(folder: Path, **arguments: object) -> L.Trainer:
     return L.Trainer(**{**settings, **arguments})  # type: ignore[arg-type]
 
 
+# The algorithms themselves are in tests/algorithms.py; these are options of evaluation.
 MODULES: dict[str, Callable[[], tuple[MetaModule, EpisodicDataModule]]] = {
-    "maml": lambda: (MAML(TinyConv(), inner_steps=2), NoiseTasks()),
     "maml_vectorized": lambda: (MAML(TinyConv(), inner_steps=2, execution="vectorized"), NoiseTasks()),
     "maml_support": lambda: (MAML(TinyConv(), inner_steps=2, norm="support"), NoiseTasks()),
     "maml_running": lambda: (MAML(TinyConv(), inner_steps=2, norm="running"), NoiseTasks()),
-    "fomaml": lambda: (MAML(TinyConv(), inner_steps=2, first_order=True), NoiseTasks()),
     "maml_learned": lambda: (MAML(TinyConv(), inner_steps=2, inner_lr="learn"), NoiseTasks()),
-    "anil": lambda: (ANIL(TinyConv(), inner_steps=2), NoiseTasks()),
     "sinusoid": lambda: (
         MAML(MLP(), inner_lr=0.01, loss="mse"),
         SinusoidDataModule(train_tasks=50, val_tasks=10, test_tasks=30),
