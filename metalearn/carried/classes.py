@@ -79,8 +79,8 @@ def find_class(spelled: str, homes: Homes) -> type[Any] | None:
     package = FORMER.get(package, package)
     for home in homes.get(name, ()):
         if not package or home == package or home.startswith(package + "."):
-            found: type[Any] = getattr(importlib.import_module(home), name)
-            return found
+            kind: type[Any] = getattr(importlib.import_module(home), name)
+            return kind
     return None
 
 

@@ -120,11 +120,11 @@ def _take_data(node: Any, where: str) -> dict[str, Any]:
     return {"class_path": class_path(kind), "init_args": taken}
 
 
-def _check_batch(given: Mapping[str, Any], where: str) -> None:
+def _check_batch(arguments: Mapping[str, Any], where: str) -> None:
     """Raise if a batch of tasks would not fit into memory."""
-    ways, shots, queries, more = (_most(given.get(name, 1)) for name in ("ways", "shots", "queries", "unlabeled"))
-    images = given.get("tasks_per_batch", 1) * ways * (shots + queries + more)
-    need = images * 3 * 4 * given.get("image_size", 84) ** 2
+    ways, shots, queries, more = (_most(arguments.get(name, 1)) for name in ("ways", "shots", "queries", "unlabeled"))
+    images = arguments.get("tasks_per_batch", 1) * ways * (shots + queries + more)
+    need = images * 3 * 4 * arguments.get("image_size", 84) ** 2
     if need > MOST_BYTES:
         raise CheckpointError(f"{where} makes batches of {images:,} images, which no run's fits; {USE_ANOTHER}")
 

@@ -63,17 +63,17 @@ def read_entry(checkpoint: Mapping[str, Any], path: str | Path | None = None) ->
         CheckpointError: a part of it is of another type, or out of bounds.
     """
     here = "the checkpoint's" if path is None else f"checkpoint {path}: its"
-    given = checkpoint.get(KEY, {})
-    if not isinstance(given, dict):
-        raise _wrong(f"{here} entry {KEY!r}", given)
-    values = {name: given.get(name) for name in Entry.__dataclass_fields__}
+    raw = checkpoint.get(KEY, {})
+    if not isinstance(raw, dict):
+        raise _wrong(f"{here} entry {KEY!r}", raw)
+    values = {name: raw.get(name) for name in Entry.__dataclass_fields__}
     for name, kind in (
         ("class_path", str), ("backbone", dict), ("image_spec", dict), ("config", str), ("rng", Tensor), ("oracles", dict),
         ("bilevel", dict),
     ):  # fmt: skip
         if values[name] is not None and not isinstance(values[name], kind):
             raise _wrong(f"{here} {name}", values[name])
-    run = given.get("run", "custom")
+    run = raw.get("run", "custom")
     check_name(run, f"{here} run")
     if values["rng"] is not None:
         _check_rng(values["rng"], f"{here} rng")
@@ -117,11 +117,11 @@ def _check_rng(state: Tensor, where: str) -> None:
         raise _wrong(where, f"no state of a generator: {str(error).splitlines()[0][:60]}") from error
 
 
-def _image_spec(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    unknown = [name for name in given if name not in IMAGE_SPEC]
+def _image_spec(spec: Mapping[str, Any], where: str) -> dict[str, Any]:
+    unknown = [name for name in spec if name not in IMAGE_SPEC]
     if unknown:
-        raise _wrong(where, given)
-    taken = {name: check_value(value, IMAGE_SPEC[name], name, f"{where}.{name}") for name, value in given.items()}
+        raise _wrong(where, spec)
+    taken = {name: check_value(value, IMAGE_SPEC[name], name, f"{where}.{name}") for name, value in spec.items()}
     channels = taken.get("channels", 3)
     for name in ("mean", "std"):
         if len(taken.get(name, [0.0])) not in (1, channels):
@@ -131,14 +131,14 @@ def _image_spec(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     return taken
 
 
-def _check_statistics(given: Any, where: str) -> None:
-    for pair in given.values() if isinstance(given, dict) else [None]:
+def _check_statistics(statistics: Any, where: str) -> None:
+    for pair in statistics.values() if isinstance(statistics, dict) else [None]:
         if (
             not isinstance(pair, list)
             or len(pair) != 2
             or not all(type(value) is float and math.isfinite(value) for value in pair)
         ):
-            raise _wrong(where, given)
+            raise _wrong(where, statistics)
 
 
 def _check_counts(counts: Any, where: str) -> None:

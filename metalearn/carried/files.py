@@ -59,13 +59,13 @@ def read_file(path: str | Path) -> tuple[dict[str, Any], set[str]]:
 
     try:
         # mapped, since tensors are then views of the file: one that claims more than there is fails, and takes no memory
-        found = torch.load(path, map_location=stay, weights_only=True, mmap=True)
+        contents = torch.load(path, map_location=stay, weights_only=True, mmap=True)
     except Exception as error:  # what a damaged pickle raises is any of a dozen classes
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise _unreadable(path, reason) from error
-    found = _Copy(path, SHARING * size + (1 << 20)).take(found)
-    _check_sections(found, path)
-    return found, devices
+    contents = _Copy(path, SHARING * size + (1 << 20)).take(contents)
+    _check_sections(contents, path)
+    return contents, devices
 
 
 def _check_file(path: str | Path) -> int:
@@ -78,18 +78,18 @@ def _check_file(path: str | Path) -> int:
     if "://" in text:
         raise CheckpointError(f"checkpoint {text} is remote, and remote files are not loaded; download it first")
     try:
-        found = os.stat(text)
+        status = os.stat(text)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(
             f"checkpoint {text} does not exist; the summary of a fit names the one that it wrote"
         ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {text[:200]!r} cannot be opened ({error}); use another file") from error
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise CheckpointError(f"checkpoint {text} is a folder; name a file in it, such as checkpoints/best.ckpt")
-    if not stat.S_ISREG(found.st_mode):  # a pipe or a device would be waited for, or have no end
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device would be waited for, or have no end
         raise CheckpointError(f"checkpoint {text} is no regular file; copy it to one")
-    return found.st_size
+    return status.st_size
 
 
 def _check_container(path: str | Path, size: int) -> None:
@@ -163,34 +163,34 @@ class _Copy:
         return value.detach().clone()
 
 
-def _check_sections(found: Any, path: str | Path) -> None:
-    if not isinstance(found, dict) or "state_dict" not in found:
+def _check_sections(contents: Any, path: str | Path) -> None:
+    if not isinstance(contents, dict) or "state_dict" not in contents:
         raise CheckpointError(
             f"checkpoint {path} has no state_dict, so it is no Lightning checkpoint; use a run's best.ckpt"
         )
     for name, kind in SECTIONS.items():
-        if name in found and (not isinstance(found[name], kind) or isinstance(found[name], bool)):
-            raise _damaged(path, f"its {name} is a {type(found[name]).__name__}")
+        if name in contents and (not isinstance(contents[name], kind) or isinstance(contents[name], bool)):
+            raise _damaged(path, f"its {name} is a {type(contents[name]).__name__}")
     for name, parts in (("loops", dict), ("callbacks", dict), ("optimizer_states", list), ("lr_schedulers", list)):
-        within = found.get(name, parts())
+        within = contents.get(name, parts())
         odd = [part for part in (within.values() if parts is dict else within) if not isinstance(part, dict)]
         if odd or (parts is dict and not all(isinstance(part, str) for part in within)):
             raise _damaged(path, f"its {name} have {type(odd[0]).__name__ if odd else 'a name'} where a run has a dict")
     for name in ("epoch", "global_step"):
-        if not 0 <= found.get(name, 0) < 1 << 62:
-            raise _damaged(path, f"its {name} is {str(found[name])[:40]}")
-    for name, value in found["state_dict"].items():
+        if not 0 <= contents.get(name, 0) < 1 << 62:
+            raise _damaged(path, f"its {name} is {str(contents[name])[:40]}")
+    for name, value in contents["state_dict"].items():
         if not isinstance(name, str) or not (isinstance(value, Tensor) or is_extra_state(name)):
             raise _damaged(path, f"its state_dict has {str(name)[:80]!r} of the type {type(value).__name__}")
-    if any(not isinstance(name, str) for name in found):
+    if any(not isinstance(name, str) for name in contents):
         raise _damaged(path, "one of its names is no text")
-    given = found.get("pytorch-lightning_version")
+    version_text = contents.get("pytorch-lightning_version")
     try:
-        written = Version(given) if isinstance(given, str) and len(given) < 100 else None
+        written = Version(version_text) if isinstance(version_text, str) and len(version_text) < 100 else None
     except InvalidVersion:
         written = None
     if written is None:
-        raise _damaged(path, f"its pytorch-lightning_version is {str(given)[:40]!r}")
+        raise _damaged(path, f"its pytorch-lightning_version is {str(version_text)[:40]!r}")
     here = Version(version("lightning"))
     if written.major != here.major:
         raise CheckpointError(

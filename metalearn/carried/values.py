@@ -129,7 +129,9 @@ def signature(kind: type[Any]) -> dict[str, Any]:
             named = inspect.signature(init).parameters.values()
             plain = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
             hints = {
-                each.name: known.get(each.name, Any) for each in named if each.kind in plain and each.name != "self"
+                parameter.name: known.get(parameter.name, Any)
+                for parameter in named
+                if parameter.kind in plain and parameter.name != "self"
             }
     return hints
 
@@ -154,9 +156,9 @@ def check_value(value: Any, hint: Any, name: str, where: str) -> Any:
 def _take(value: Any, hint: Any, name: str, where: str) -> Any:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        for one in inner:
+        for part in inner:
             try:
-                return _take(value, one, name, where)
+                return _take(value, part, name, where)
             except _Unlike:
                 continue
         raise _Unlike
@@ -165,7 +167,7 @@ def _take(value: Any, hint: Any, name: str, where: str) -> Any:
     if hint in (None, type(None), bool, int, float, str):
         return _scalar(value, name, where, hint)
     if origin is Literal:
-        if not any(type(value) is type(one) and value == one for one in inner):
+        if not any(type(value) is type(choice) and value == choice for choice in inner):
             raise _Unlike
         return value
     if origin in (list, tuple, Sequence):
@@ -178,7 +180,7 @@ def _take(value: Any, hint: Any, name: str, where: str) -> Any:
         return dict(
             zip(
                 keys,
-                (_take(one, inner[1], name, f"{where}.{_plain_text(key)}") for key, one in value.items()),
+                (_take(entry, inner[1], name, f"{where}.{_plain_text(key)}") for key, entry in value.items()),
                 strict=True,
             )
         )
@@ -224,8 +226,8 @@ def _sequence(value: Any, origin: Any, inner: tuple[Any, ...], name: str, where:
     if origin is tuple and inner[-1:] != (Ellipsis,):
         if len(value) != len(inner):
             raise _Unlike
-        return [_take(one, hint, name, where) for one, hint in zip(value, inner, strict=True)]
-    return [_take(one, inner[0], name, f"{where}[{number}]") for number, one in enumerate(value)]
+        return [_take(entry, hint, name, where) for entry, hint in zip(value, inner, strict=True)]
+    return [_take(entry, inner[0], name, f"{where}[{number}]") for number, entry in enumerate(value)]
 
 
 def _check_length(value: Any, where: str) -> None:
@@ -243,7 +245,7 @@ def _layer(value: Any, where: str) -> Any:
     if isinstance(value, str):
         return class_path(kind)
     # a newer torch has written all arguments that it knows
-    known = {name: one for name, one in arguments.items() if name in signature(kind)}
+    known = {name: argument for name, argument in arguments.items() if name in signature(kind)}
     return {"class_path": class_path(kind), "init_args": check_arguments(kind, known, where)}
 
 
@@ -256,7 +258,7 @@ def _options(value: Any, kind: type[Any], where: str) -> dict[str, Any]:
     """The fields of a dataclass; transforms of training images are left out, since evaluation does not augment."""
     if not isinstance(value, Mapping):
         raise _Unlike
-    return check_arguments(kind, {name: one for name, one in value.items() if name != "augment"}, where)
+    return check_arguments(kind, {name: argument for name, argument in value.items() if name != "augment"}, where)
 
 
 def _rule(value: Any, where: str) -> Any:

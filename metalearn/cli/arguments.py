@@ -83,13 +83,13 @@ def check_command(args: Sequence[str]) -> None:
 
 def option(args: Sequence[str], name: str) -> str | None:
     """The value of ``--name VALUE`` or ``--name=VALUE``; the last one counts."""
-    found = None
+    value = None
     for index, arg in enumerate(args):
         if arg == name and index + 1 < len(args):
-            found = args[index + 1]
+            value = args[index + 1]
         elif arg.startswith(name + "="):
-            found = arg.split("=", 1)[1]
-    return found
+            value = arg.split("=", 1)[1]
+    return value
 
 
 def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], str]:
@@ -125,9 +125,9 @@ def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], st
             f"ckpt_path is {checkpoint!r}, but without --config nothing says of which run; name the file, or add --config with "
             "the run's configuration"
         )
-    found = read_checkpoint(checkpoint)
-    entry = read_entry(found, checkpoint)
-    config = carried_config(entry, count_elements(found), checkpoint)
+    contents = read_checkpoint(checkpoint)
+    entry = read_entry(contents, checkpoint)
+    config = carried_config(entry, count_elements(contents), checkpoint)
     path = scratch / "carried.yaml"
     path.write_text(yaml.safe_dump(config))
     return [*resolved[:where], "--config", str(path), *resolved[where:]], entry.run

@@ -49,13 +49,13 @@ def read_config(path: Path) -> dict[str, Any]:
         )
     _check_keys(node, path)
     try:
-        found = yaml.safe_load(text)
+        options = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError(f"config {path} is no plain YAML ({_reason(error)}); correct that line") from error
-    assert isinstance(found, dict)
-    for section in (found, *(each for each in found.values() if isinstance(each, dict))):
+    assert isinstance(options, dict)
+    for section in (options, *(value for value in options.values() if isinstance(value, dict))):
         check_trainer_section(section.get("trainer"), f"config {path}")
-    return found
+    return options
 
 
 def check_trainer_section(value: Any, where: str) -> None:

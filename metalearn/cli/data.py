@@ -57,29 +57,29 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument(
         "--count", type=int, default=None, help="tasks: how many; default: as many as the data module has"
     )
-    given = parser.parse_args(_with_data_of_config(list(args)))
-    data = instantiate(parser, given).data
+    config = parser.parse_args(_with_data_of_config(list(args)))
+    data = instantiate(parser, config).data
     if not isinstance(data, EpisodicDataModule):
         raise ConfigError(
             f"data is a {type(data).__name__}, but this command needs an episodic data module of metalearn; use --data"
         )
     begun = time.perf_counter()
-    if given.action == "info" and isinstance(data, ClassEpisodes):
+    if config.action == "info" and isinstance(data, ClassEpisodes):
         data.open_anyhow()
-    if given.action in ("prepare", "verify"):
+    if config.action in ("prepare", "verify"):
         data.prepare_data()
     data.setup("test")
     facts = _facts(data)
-    if given.action == "prepare":
+    if config.action == "prepare":
         facts.append(("time", f"{time.perf_counter() - begun:.1f} s"))
-    if given.action == "verify":
+    if config.action == "verify":
         facts.append(("verified", _verify(data)))
-    if given.action == "info" and isinstance(data, ImageEpisodes):
-        path = Path(given.output or f"{_title(data)}.png")
+    if config.action == "info" and isinstance(data, ImageEpisodes):
+        path = Path(config.output or f"{_title(data)}.png")
         facts.append(("contact sheet", str(_draw(data, path))))
-    if given.action == "tasks":
-        facts.append(("table of tasks", str(_write_tasks(data, given.output, given.split, given.count))))
-    print_summary(f"data {given.action}: {type(data).__name__}", facts)
+    if config.action == "tasks":
+        facts.append(("table of tasks", str(_write_tasks(data, config.output, config.split, config.count))))
+    print_summary(f"data {config.action}: {type(data).__name__}", facts)
 
 
 def _with_data_of_config(args: list[str]) -> list[str]:
@@ -93,16 +93,16 @@ def _with_data_of_config(args: list[str]) -> list[str]:
     data = {"class_path": data} if isinstance(data, str) else data
     if not isinstance(data, dict) or not isinstance(data.get("class_path"), str):
         raise ConfigError(f"config {name} has no data section with a class_path; name the data set with --data CLASS")
-    given = data.get("init_args") or {}
+    arguments = data.get("init_args") or {}
     left = set(data) - {"class_path", "init_args"}
-    if left or not isinstance(given, dict):
+    if left or not isinstance(arguments, dict):
         raise ConfigError(
             f"config {name} has {', '.join(sorted(left)) or 'a list as init_args'} in its data section, but it holds class_path "
             "and init_args, which is a mapping; correct it"
         )
     flat = [f"--data={data['class_path']}"]
     flat += [f"--data.{key}={yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix('...' + chr(10)).strip()}"
-             for key, value in given.items()]  # fmt: skip
+             for key, value in arguments.items()]  # fmt: skip
     return [args[0], *flat, *args[1:]] if args[0] in ACTIONS else [*flat, *args]
 
 

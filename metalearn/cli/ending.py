@@ -45,7 +45,7 @@ class Ending:
         if trainer is not None and is_launched_child(trainer):
             return 0  # the process that has started this one speaks for it, and would be killed for another code
         if trainer is None or trainer.is_global_zero:
-            print(f"metalearn: {self._told(stopped)}", file=sys.stderr, flush=True)
+            print(f"metalearn: {self._describe(stopped)}", file=sys.stderr, flush=True)
         self.clean()
         if trainer is not None:
             wait_for_children(trainer, CHILDREN)
@@ -65,7 +65,7 @@ class Ending:
             else ""
         )
 
-    def _told(self, stopped: Interrupted) -> str:
+    def _describe(self, stopped: Interrupted) -> str:
         last, stop = _callback(self.trainer, LastCheckpoint), _callback(self.trainer, StopOnSignal)
         saved = last is not None and last.step > 0 and last.path.is_file()
         if stop is not None and stop.step is not None:

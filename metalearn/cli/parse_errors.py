@@ -10,10 +10,9 @@ from typing import Any
 from metalearn.checks import find_nearest
 from metalearn.cli.type_words import classes_in, describe_type, names_of
 from metalearn.errors import ConfigError
+from metalearn.reports.text import printable
 
 __all__ = ["OptionError", "explain", "one_line"]
-
-_RECENT: list[OptionError] = []
 
 
 class OptionError(ConfigError):
@@ -21,43 +20,47 @@ class OptionError(ConfigError):
 
     Attributes:
         where: the option, as ``model.backbone.hidden``; grows as the error passes from a class's parser to the one around it.
-        said: what is wrong with it.
+        reason: what is wrong with it.
     """
 
-    def __init__(self, where: str, said: str) -> None:
-        super().__init__(f"{where} {said}")
-        self.where, self.said = where, said
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where} {reason}")
+        self.where, self.reason = where, reason
 
 
-def explain(parser: argparse.ArgumentParser, message: str) -> ConfigError:
+def explain(parser: argparse.ArgumentParser, message: str, cause: BaseException | None = None) -> ConfigError:
     """The error that the message of a parser stands for.
 
-    jsonargparse builds each class by a parser of its own, and quotes the inner parser's error in the outer one's: what was said
-    there is known already, and only gets its full name here.
+    jsonargparse builds each class by a parser of its own, whose error is a cause of the outer parser's: what it says is known
+    already, and only gets its full name here. Beside that, jsonargparse raises ``TypeError`` and ``ValueError`` with text alone:
+    the key, the value and the reason are read out of it.
+
+    Args:
+        parser: that met the error.
+        message: its text.
+        cause: the exception behind it.
     """
     text = one_line(message)
-    quoted = [error for error in _RECENT if str(error) in text]
-    if quoted:
-        inner = max(quoted, key=lambda error: error.where.count("."))
+    inner = _find_option_error(cause)
+    if inner is not None:
         key = re.match(r'Parser key "([^"]+)"', text)
-        found: ConfigError = OptionError(_named(f"{key[1]}.{inner.where}" if key else inner.where), inner.said)
-    else:
-        found = _explain_anew(parser, text)
-    if isinstance(found, OptionError):
-        _RECENT.append(found)
-        del _RECENT[:-50]
-    return found
+        return OptionError(_shorten(f"{key[1]}.{inner.where}" if key else inner.where), inner.reason)
+    return _explain_anew(parser, text, cause)
+
+
+def _find_option_error(error: BaseException | None) -> OptionError | None:
+    """The first one among an exception and its causes."""
+    while error is not None and not isinstance(error, OptionError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def one_line(message: str) -> str:
     """The message without line breaks, and with every character that a terminal would not print written out."""
-    text = re.sub(r"\s+", " ", message).strip()
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode() for each in text
-    )
+    return printable(re.sub(r"\s+", " ", message).strip())
 
 
-def _explain_anew(parser: argparse.ArgumentParser, text: str) -> ConfigError:
+def _explain_anew(parser: argparse.ArgumentParser, text: str, cause: BaseException | None) -> ConfigError:
     computed = re.search(r"Call to compute_fn of link .* failed: (.+)$", text)
     if computed:
         return ConfigError(computed[1])
@@ -65,25 +68,30 @@ def _explain_anew(parser: argparse.ArgumentParser, text: str) -> ConfigError:
         r"does not accept (?:option|nested key) '([^']+)'", text
     )
     if unknown:
-        return _unknown_key(parser, _named(unknown[1]), re.search(r"ubcommand '?(\w+)'?", text))
+        return _unknown_key(parser, _shorten(unknown[1]), re.search(r"ubcommand '?(\w+)'?", text))
     stray = re.search(r"unrecognized arguments: (.+)$", text)
     if stray:
         return _stray(parser, stray[1])
-    choice = re.search(r"argument ([^:]+): invalid choice: '?([^']*?)'? \(choose from (.+)\)", text)
-    if choice:
-        known = re.findall(r"\w+", choice[3])
-        return ConfigError(
-            f"{choice[1]} is {choice[2]!r}, but it must be one of {', '.join(known)}{_mean(choice[2], known)}"
-        )
-    value = re.search(r"argument (\S+): expected (?:one|\d+|at least one) argument", text)
-    if value:
-        option = value[1].split("/")[-1]
-        return ConfigError(f"{option} has no value; write {option}=VALUE")
+    if isinstance(cause, argparse.ArgumentError) and cause.argument_name:
+        return _explain_argument(cause.argument_name.split("/")[-1], cause.message)
     missing = re.search(r"the following arguments are required: (.+)$", text)
     if missing:
         return _missing(parser, missing[1].split(", "))
     key = re.match(r'Parser key "([^"]+)":? ?(.*)$', text)
     return _wrong_value(parser, key[1], key[2]) if key else ConfigError(text)
+
+
+def _explain_argument(name: str, message: str) -> ConfigError:
+    """What argparse finds wrong with an argument before any type is looked at."""
+    choice = re.search(r"invalid choice: '?([^']*?)'? \(choose from (.+)\)", message)
+    if choice:
+        known = re.findall(r"\w+", choice[2])
+        return ConfigError(
+            f"{name} is {choice[1]!r}, but it must be one of {', '.join(known)}{_mean(choice[1], known)}"
+        )
+    if re.match(r"expected (?:one|\d+|at least one) argument", message):
+        return ConfigError(f"{name} has no value; write {name}=VALUE")
+    return ConfigError(f"argument {name}: {message}")
 
 
 def _unknown_key(parser: argparse.ArgumentParser, name: str, command: re.Match[str] | None) -> ConfigError:
@@ -129,7 +137,7 @@ def _missing(parser: argparse.ArgumentParser, names: Sequence[str]) -> ConfigErr
 
 def _wrong_value(parser: argparse.ArgumentParser, name: str, text: str) -> ConfigError:
     action = next((each for each in parser._actions if each.dest in (name, name.rpartition(".")[2])), None)
-    where = _named(name)
+    where = _shorten(name)
     if "Unable to load config" in text:
         shown = re.search(r"Unable to load config ['\"](.*?)['\"]", text)
         value = shown[1] if shown else "no mapping"
@@ -137,47 +145,61 @@ def _wrong_value(parser: argparse.ArgumentParser, name: str, text: str) -> Confi
     nested = re.search(r"NestedArg\(key='([^']+)'", text)
     if nested and "." not in where:
         return OptionError(
-            f"{where}.{_named(nested[1])}",
+            f"{where}.{_shorten(nested[1])}",
             f"stands before its class is known; put --config or --{where} in front of it",
         )
-    given = (
-        re.search(r"Given value: (?:NestedArg\(key='[^']*', val=)?(.+?)\)?$", text)
-        or re.search(r"Got value: (.+?)(?: - |$)", text)
-        or re.search(r"(?:Expected a path but (.+?) either not accessible|import path string: (.+)$)", text)
-    )
-    value = next((group for group in given.groups() if group is not None), "") if given else ""
-    is_empty = re.search(r"(?:Got value|Given value): ?(?:NestedArg\(key='[^']*', val=''\))?$", text) is not None
-    value = "" if is_empty else value
-    named = re.search(r"class_path['\"]?[:=] ?'([^']+)'", value)
-    value = named[1] if named else value.strip("'\"")
+    value = _read_value(text)
     hint = getattr(action, "_typehint", None)
     words = describe_type(hint)
-    if not words or not (value or is_empty):
+    if not words or value is None:
         return OptionError(where, text)
     reason = re.search(r"Problem with given class_path '[^']+': (.+?)(?: - |$)", text)
     no_kind = re.search(r"does not correspond to a subclass of (\w+)", text)
     because = f" ({reason[1].strip()})" if reason else f" (it is no {no_kind[1]})" if no_kind else ""
-    classes = _names(hint)
-    choices = re.findall(r"'([^']+)'", words)
     leaf = value.rpartition(".")[2] if re.fullmatch(r"[\w.]+", value) and not re.match(r"[\d.]+$", value) else ""
-    if leaf in classes and not because:  # the class is right, so what is wrong is within it
+    if leaf in _names(hint) and not because:  # the class is right, so what is wrong is within it
         return OptionError(where, f"is {_shown(value)}, but what is given for it cannot be used: {text[:300]}")
-    exists = (
-        no_kind is not None and "." in value
-    )  # a class or function of the user's: what is called alike is not meant
-    near = find_nearest(value, choices) or (find_nearest(leaf, classes) if leaf and not exists else [])
+    # a class or function of the user's that exists: what is called alike is not meant
+    exists = no_kind is not None and "." in value
+    remedy = _find_remedy(value, "" if exists else leaf, hint, words, getattr(action, "default", None))
+    return OptionError(where, f"is {_shown(value)}{because}, but it must be {words}; {remedy}")
+
+
+def _read_value(text: str) -> str | None:
+    """The value that jsonargparse's text quotes, of a class its path; ``None`` where it quotes none."""
+    quoted = (
+        re.search(r"Given value: (?:NestedArg\(key='[^']*', val=)?(.+?)\)?$", text)
+        or re.search(r"Got value: (.+?)(?: - |$)", text)
+        or re.search(r"(?:Expected a path but (.+?) either not accessible|import path string: (.+)$)", text)
+    )
+    if re.search(r"(?:Got value|Given value): ?(?:NestedArg\(key='[^']*', val=''\))?$", text):
+        return ""
+    value = next((group for group in quoted.groups() if group), None) if quoted else None
+    if value is None:
+        return None
+    class_path = re.search(r"class_path['\"]?[:=] ?'([^']+)'", value)
+    return class_path[1] if class_path else value.strip("'\"")
+
+
+def _find_remedy(value: str, leaf: str, hint: Any, words: str, default: object) -> str:
+    """What to do about a wrong value.
+
+    Args:
+        value: that is wrong.
+        leaf: the name of the class that it may mean.
+        hint: the option's type.
+        words: that type in words.
+        default: of the option.
+    """
+    choices, classes = re.findall(r"'([^']+)'", words), _names(hint)
+    near = find_nearest(value, choices) or (find_nearest(leaf, classes) if leaf else [])
     if near:
-        remedy = f"; did you mean {' or '.join(near)}?"
-    elif classes and not choices:
-        remedy = f"; use one of {', '.join(classes[:8])}, or a class of yours by its full name"
-    else:
-        default = getattr(action, "default", None)
-        remedy = (
-            f"; leave it out for {default!r}"
-            if isinstance(default, (int, float, str))
-            else "; correct it, or leave it out"
-        )
-    return OptionError(where, f"is {_shown(value)}{because}, but it must be {words}{remedy}")
+        return f"did you mean {' or '.join(near)}?"
+    if classes and not choices:
+        return f"use one of {', '.join(classes[:8])}, or a class of yours by its full name"
+    if isinstance(default, (int, float, str)):
+        return f"leave it out for {default!r}"
+    return "correct it, or leave it out"
 
 
 def _names(hint: Any) -> list[str]:
@@ -190,10 +212,10 @@ def _options(parser: argparse.ArgumentParser, command: str | None) -> list[str]:
     """The long options of a parser and of its subcommands, or of one of these."""
     below = _commands(parser)
     parsers = [below[command]] if command in below else [parser, *below.values()]
-    found = [option for each in parsers for action in each._actions for option in action.option_strings]
-    dests = [f"--{action.dest}" for each in parsers for action in each._actions if not action.option_strings]
-    found = [option for option in found if option != "--help"]
-    kept = [option for option in (*found, *dests) if option.startswith("--") and not option.endswith((".help", "+"))]
+    actions = [action for each in parsers for action in each._actions]
+    options = [option for action in actions for option in action.option_strings if option != "--help"]
+    options += [f"--{action.dest}" for action in actions if not action.option_strings]
+    kept = [option for option in options if option.startswith("--") and not option.endswith((".help", "+"))]
     return list(dict.fromkeys(kept))
 
 
@@ -209,7 +231,7 @@ def _mean(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]}?" if near else f"; use {known[0]}" if known else ""
 
 
-def _named(name: str) -> str:
+def _shorten(name: str) -> str:
     return name.replace(".init_args", "").replace(".dict_kwargs", "")
 
 

@@ -33,7 +33,7 @@ class Parser(LightningArgumentParser):
         return written
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise explain(self, message) from ex
+        raise explain(self, message, ex) from ex
 
 
 def _plain(value: Any) -> Any:
@@ -47,14 +47,14 @@ def _plain(value: Any) -> Any:
     return str(value.value) if isinstance(value, Enum) and isinstance(value, str) else value
 
 
-def instantiate(parser: LightningArgumentParser, given: Any) -> Any:
+def instantiate(parser: LightningArgumentParser, config: Any) -> Any:
     """Build the objects that the arguments describe.
 
     Raises:
         MetalearnError: what a constructor found wrong, as it said it.
     """
     try:
-        return parser.instantiate_classes(given)
+        return parser.instantiate_classes(config)
     except (ValueError, TypeError) as error:
         raise own_error(error) from error
 

@@ -33,18 +33,18 @@ def take_torchrun(asked: dict[str, Any]) -> dict[str, Any]:
     if not torch.distributed.is_available() or not torch.distributed.is_torchelastic_launched():
         return {}
     world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    given = {"devices": str(local), "num_nodes": str(world // local)}
-    for name, count in given.items():
+    counts = {"devices": str(local), "num_nodes": str(world // local)}
+    for name, count in counts.items():
         value = str(asked.get(name))
         if value not in ("auto", "None", "-1", "1" if name == "num_nodes" else count, count):
             raise ConfigError(
                 f"trainer.{name} is {value}, but torchrun has started {count} "
                 f"{'processes on this machine' if name == 'devices' else 'machines'}; leave trainer.{name} out"
             )
-    found: dict[str, Any] = {name: int(count) for name, count in given.items()}
+    options: dict[str, Any] = {name: int(count) for name, count in counts.items()}
     if world > 1 and asked.get("strategy") in ("auto", None):
-        found["strategy"] = "ddp"
-    return found
+        options["strategy"] = "ddp"
+    return options
 
 
 def check_devices(trainer: L.Trainer) -> None:

@@ -16,24 +16,24 @@ __all__ = ["continuation", "discard", "evaluation", "find_checkpoint", "is_self_
 NAMES = ("last", "best")
 
 
-def find_checkpoint(given: str, runs: Path, trains: bool) -> Path:
+def find_checkpoint(name: str, runs: Path, trains: bool) -> Path:
     """The newest run's ``last.ckpt`` or ``best.ckpt`` below a folder.
 
     Args:
-        given: ``"last"`` or ``"best"``.
+        name: ``"last"`` or ``"best"``.
         runs: the folder with ``version_0``, ``version_1``, ...
         trains: whether a run is to go on from there, which might as well begin.
 
     Raises:
         CheckpointError: no run there has one.
     """
-    found = [path for path in runs.glob(f"version_*/checkpoints/{given}.ckpt") if _version(path) >= 0]
-    if not found:
+    checkpoints = [path for path in runs.glob(f"version_*/checkpoints/{name}.ckpt") if _version(path) >= 0]
+    if not checkpoints:
         raise CheckpointError(
-            f"ckpt_path is {given!r}, but no run in {runs} has a {given}.ckpt; "
+            f"ckpt_path is {name!r}, but no run in {runs} has a {name}.ckpt; "
             + ("leave it out to train from the beginning, or name the file" if trains else "name the file")
         )
-    return max(found, key=_version)
+    return max(checkpoints, key=_version)
 
 
 def run_folder(checkpoint: str | Path) -> Path | None:
@@ -65,8 +65,8 @@ def evaluation(checkpoint: Path) -> str:
 def is_self_contained(checkpoint: Path) -> bool:
     """Whether a checkpoint's configuration names no classes but ours, so that it is built from the file alone."""
     try:
-        found = read_checkpoint(checkpoint)
-        carried_config(read_entry(found, checkpoint), count_elements(found), checkpoint)
+        contents = read_checkpoint(checkpoint)
+        carried_config(read_entry(contents, checkpoint), count_elements(contents), checkpoint)
     except CheckpointError:
         return False
     return True
@@ -76,7 +76,7 @@ def name_of_run(config: Path) -> str:
     """What a run of a configuration is called: by the file, or by the run whose ``config.yaml`` it is."""
     is_run = config.name == "config.yaml" and config.parent.name.startswith("version_") and _number(config.parent) >= 0
     name = config.parent.parent.name if is_run else config.stem
-    return "".join(each if each.isprintable() else "_" for each in name or config.stem)[:100]
+    return "".join(sign if sign.isprintable() else "_" for sign in name or config.stem)[:100]
 
 
 def discard(folder: Path) -> None:

@@ -76,8 +76,8 @@ class HeldMessages:
 
     def hold(self) -> None:
         """Begin to hold."""
-        found = {id(each): each for name in ("", *LOGGERS) for each in logging.getLogger(name).handlers}
-        for handler in (*found.values(), logging.lastResort):
+        handlers = {id(handler): handler for name in ("", *LOGGERS) for handler in logging.getLogger(name).handlers}
+        for handler in (*handlers.values(), logging.lastResort):
             # what a host or a test captures is not what a user reads
             if handler is not None and type(handler) in (logging.StreamHandler, type(logging.lastResort)):
                 gate = _Gate(handler, self._held)

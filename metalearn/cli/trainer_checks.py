@@ -160,8 +160,8 @@ def _check_machine(asked: Mapping[str, Any]) -> None:
         _check_name(
             "trainer.accelerator", accelerator, ["auto", "gpu", *sorted(AcceleratorRegistry.available_accelerators())]
         )
-        found = XLAAccelerator.is_available() if accelerator == "tpu" else here.get(accelerator, True)
-        if not found:
+        exists = XLAAccelerator.is_available() if accelerator == "tpu" else here.get(accelerator, True)
+        if not exists:
             raise ConfigError(
                 f"trainer.accelerator is {accelerator!r}, but there is none here that torch can use; use cpu, or auto for "
                 "what there is"

@@ -56,10 +56,10 @@ def draw_runs(path: Path, runs: Mapping[str, Run], title: str = "") -> Path:
     """
     plt = pyplot()
     figure, axes = plt.subplots(2, 2, figsize=(9.0, 5.6), layout="constrained", sharex="col", sharey="row")
-    for name, one in runs.items():
-        calls = [record.gc_f + record.gc_g + record.jvp + record.hvp for record in one.history]
-        seconds = [record.seconds for record in one.history]
-        for row, values in zip(axes, ([r.loss for r in one.history], [r.norm for r in one.history]), strict=True):
+    for name, result in runs.items():
+        calls = [record.gc_f + record.gc_g + record.jvp + record.hvp for record in result.history]
+        seconds = [record.seconds for record in result.history]
+        for row, values in zip(axes, ([r.loss for r in result.history], [r.norm for r in result.history]), strict=True):
             for axis, places in zip(row, (calls, seconds), strict=True):
                 axis.plot(places, values, label=name, linewidth=1.4)
                 axis.grid(alpha=0.25)

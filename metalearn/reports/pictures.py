@@ -99,7 +99,7 @@ def draw_steps(path: Path, values: Mapping[int, float], trained: int, label: str
     figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
     axis.plot(list(values), list(values.values()), marker="o", color="#2166ac")
     points = list(values.items())
-    for place in _labelled(len(points)):
+    for place in choose_labelled(len(points)):
         step, value = points[place]
         axis.annotate(f"{value:.1f}" if value >= 10 else f"{value:.3g}", (step, value), xytext=(0, 6), fontsize=8,
                       textcoords="offset points", ha="center")  # fmt: skip
@@ -111,7 +111,7 @@ def draw_steps(path: Path, values: Mapping[int, float], trained: int, label: str
     return save_figure(figure, path)
 
 
-def _labelled(points: int) -> list[int]:
+def choose_labelled(points: int) -> list[int]:
     """Which of so many points have room for a number: the first, the last, and at most ten between them."""
     stride = -(-points // 11)
     return sorted({0, *range(points - 1, 0, -stride)})
@@ -135,10 +135,10 @@ def draw_curve(path: Path, rows: Sequence[Mapping[str, str]], title: str) -> Pat
         axis.plot(steps[width - 1 :], smooth, color="0.35", label=f"mean of {width}")
     axis.set(xlabel="outer step", ylabel="meta-loss", title=title)
     lines, labels = axis.get_legend_handles_labels()
-    found = _column(rows, "val/acc")
-    if found[0]:
+    steps, accuracies = _column(rows, "val/acc")
+    if steps:
         second = axis.twinx()
-        (line,) = second.plot(found[0], [100 * value for value in found[1]], marker="o", color="#2166ac")
+        (line,) = second.plot(steps, [100 * value for value in accuracies], marker="o", color="#2166ac")
         second.set_ylabel("validation accuracy (%)", color="#2166ac")
         lines, labels = [*lines, line], [*labels, "val/acc"]
     axis.legend(lines, labels, frameon=False, fontsize=8, loc="center right")

@@ -17,7 +17,7 @@ from metalearn.reports import bilevel_pictures, pictures
 @pytest.mark.parametrize("points", [1, 2, 11, 12, 21, 51, 101])
 def test_points_are_labelled_where_there_is_room(points: int) -> None:
     """The first and the last always; all of a few; at most a dozen."""
-    places = pictures._labelled(points)
+    places = pictures.choose_labelled(points)
     assert places[0] == 0
     assert places[-1] == points - 1
     assert len(places) == points if points <= 11 else len(places) <= 12

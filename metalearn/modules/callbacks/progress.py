@@ -38,21 +38,21 @@ class ProgressLines(L.Callback):
     """A line after every validation in training and at its end, for files: a bar that paints itself anew would fill them."""
 
     def __init__(self) -> None:
-        self._told = ""
+        self._last_line = ""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._tell(trainer)
+            self._print(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._tell(trainer)
+        self._print(trainer)
 
-    def _tell(self, trainer: L.Trainer) -> None:
+    def _print(self, trainer: L.Trainer) -> None:
         numbers = [f"{name} {float(value):.4g}" for name, value in sorted(trainer.progress_bar_metrics.items())]
         line = f"step {_step(trainer)}: {', '.join(numbers)}"
-        if trainer.is_global_zero and numbers and line != self._told:
+        if trainer.is_global_zero and numbers and line != self._last_line:
             print(line, flush=True)
-        self._told = line
+        self._last_line = line
 
 
 def show_progress(callbacks: list[L.Callback]) -> list[L.Callback]:
@@ -61,12 +61,12 @@ def show_progress(callbacks: list[L.Callback]) -> list[L.Callback]:
     console = rich.get_console()
     kinds: dict[type, type] = {RichProgressBar: StepProgressBar, TQDMProgressBar: PlainStepProgressBar}
     shown: list[L.Callback] = []
-    for each in callbacks:
-        if type(each) in kinds and not (console.is_terminal or console.is_jupyter):
+    for callback in callbacks:
+        if type(callback) in kinds and not (console.is_terminal or console.is_jupyter):
             shown.append(ProgressLines())
             continue
-        each.__class__ = kinds.get(type(each), type(each))
-        shown.append(each)
+        callback.__class__ = kinds.get(type(callback), type(callback))
+        shown.append(callback)
     return shown
 
 

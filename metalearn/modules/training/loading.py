@@ -25,7 +25,7 @@ def load_module(
     hparams_file: str | Path | None = None,
     strict: bool | None = None,
     weights_only: bool | None = True,
-    given: dict[str, Any] | None = None,
+    overrides: dict[str, Any] | None = None,
 ) -> Any:
     """Build the module that a checkpoint holds.
 
@@ -37,37 +37,39 @@ def load_module(
         hparams_file: a YAML or CSV file of arguments instead of the checkpoint's.
         strict: as in ``load_state_dict``.
         weights_only: nothing but plain types is ever loaded; ``False`` is refused.
-        given: arguments to override.
+        overrides: arguments that take the place of the checkpoint's.
 
     Raises:
         CheckpointError: the file cannot be read, names what is not built from a file, or is of another architecture.
     """
     if weights_only is False:
         raise ConfigError("weights_only is False, but pickled code is never executed; leave it out")
-    given = dict(given or {})
-    found, devices = read_file(path)
-    entry = read_entry(found, path)
+    overrides = dict(overrides or {})
+    contents, devices = read_file(path)
+    entry = read_entry(contents, path)
     names = inspect.signature(kind.__init__).parameters
-    takes_all = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in names.values())
+    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in names.values())
     if hparams_file is None:
-        held = {name: value for name, value in found.get("hyper_parameters", {}).items() if name in names or takes_all}
-        held = {name: value for name, value in held.items() if name not in given and not str(name).startswith("_")}
+        held = {
+            name: value for name, value in contents.get("hyper_parameters", {}).items() if name in names or takes_all
+        }
+        held = {name: value for name, value in held.items() if name not in overrides and not str(name).startswith("_")}
         arguments = check_arguments(kind, held, f"checkpoint {path}: its hyper_parameters", strict=False)
     else:
         read = load_hparams_from_tags_csv if Path(hparams_file).suffix == ".csv" else load_hparams_from_yaml
         arguments = {name: value for name, value in read(hparams_file).items() if name in names or takes_all}
-    if "backbone" in names and "backbone" not in given:
-        arguments["backbone"] = build_backbone(entry.backbone, count_elements(found), path)
+    if "backbone" in names and "backbone" not in overrides:
+        arguments["backbone"] = build_backbone(entry.backbone, count_elements(contents), path)
     try:
-        module = kind(**{**arguments, **given})
+        module = kind(**{**arguments, **overrides})
     except TypeError as error:
         raise CheckpointError(
             f"checkpoint {path} does not say all that {kind.__name__} is built from ({error}); pass it: "
             "load_from_checkpoint(path, NAME=...)"
         ) from error
     module.configure_model()
-    module.on_load_checkpoint(found)
-    module.load_state_dict(found["state_dict"], strict=module.strict_loading if strict is None else strict)
+    module.on_load_checkpoint(contents)
+    module.load_state_dict(contents["state_dict"], strict=module.strict_loading if strict is None else strict)
     return module.to(_device(map_location, devices))
 
 

@@ -83,11 +83,11 @@ def read_schedule(made: Any, optimizer: Optimizer, trainer: L.Trainer | None) ->
     Raises:
         ConfigError: it is neither, is of another optimiser, or would watch the loss for its maximum.
     """
-    told = dict(made) if isinstance(made, dict) else {"scheduler": made}
-    scheduler = told.get("scheduler")
+    config = dict(made) if isinstance(made, dict) else {"scheduler": made}
+    scheduler = config.get("scheduler")
     known = {field.name for field in fields(LRSchedulerConfig)}
-    if not isinstance(scheduler, (LRScheduler, ReduceLROnPlateau)) or not told.keys() <= known:
-        what = f"a dict of {', '.join(map(str, told))}" if isinstance(made, dict) else f"a {type(made).__name__}"
+    if not isinstance(scheduler, (LRScheduler, ReduceLROnPlateau)) or not config.keys() <= known:
+        what = f"a dict of {', '.join(map(str, config))}" if isinstance(made, dict) else f"a {type(made).__name__}"
         raise ConfigError(
             f"outer_scheduler gives {what}, but it must give one scheduler of torch.optim.lr_scheduler, or Lightning's dict of "
             f"{', '.join(sorted(known))}; join several with SequentialLR or ChainedScheduler"
@@ -98,17 +98,17 @@ def read_schedule(made: Any, optimizer: Optimizer, trainer: L.Trainer | None) ->
             "lambda optimizer: StepLR(optimizer, 1000)"
         )
     if not isinstance(scheduler, ReduceLROnPlateau):
-        return told if isinstance(made, dict) else {"interval": "step", **told}
-    monitor = told.get("monitor") or getattr(scheduler, "monitor", None)
+        return config if isinstance(made, dict) else {"interval": "step", **config}
+    monitor = config.get("monitor") or getattr(scheduler, "monitor", None)
     if monitor is None and scheduler.mode == "max":
         raise ConfigError(
             "outer_scheduler is a ReduceLROnPlateau with mode='max' that does not say what it watches, and val/loss falls; "
             "use lightning.pytorch.cli.ReduceLROnPlateau(optimizer, monitor='val/acc', mode='max')"
         )
-    told["monitor"] = monitor or "val/loss"
-    if not isinstance(made, dict) and trainer is not None and told["monitor"].startswith("val"):
-        told |= _after_validation(trainer)
-    return told
+    config["monitor"] = monitor or "val/loss"
+    if not isinstance(made, dict) and trainer is not None and config["monitor"].startswith("val"):
+        config |= _after_validation(trainer)
+    return config
 
 
 def _after_validation(trainer: L.Trainer) -> dict[str, Any]:

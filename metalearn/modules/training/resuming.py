@@ -106,37 +106,37 @@ def check_loops(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
                 check_alike(state.get(name), 0, f"loops.fit_loop.state_dict.combined_loader.{name}")
 
 
-def check_alike(given: Any, own: Any, where: str) -> None:
+def check_alike(value: Any, own: Any, where: str) -> None:
     """Raise unless a value is of the type of one that this run has; whatever it says beside is not looked at."""
     if isinstance(own, dict):
-        if not isinstance(given, dict):
-            raise _wrong(where, given)
-        for name, value in own.items():
-            if name not in given:
+        if not isinstance(value, dict):
+            raise _wrong(where, value)
+        for name, part in own.items():
+            if name not in value:
                 if (
                     name == "combined_loader"
                 ):  # is there only where loaders had begun, unlike in a tuner's own checkpoint
                     continue
                 raise CheckpointError(f"the checkpoint's {where} says no {name}; {_REMEDY}")
-            check_alike(given[name], value, f"{where}.{name}")
+            check_alike(value[name], part, f"{where}.{name}")
     elif isinstance(own, (list, tuple)):
-        if not isinstance(given, (list, tuple)) or len(given) != len(own):
-            raise _wrong(where, given)
-        for number, (one, value) in enumerate(zip(given, own, strict=True)):
-            check_alike(one, value, f"{where}[{number}]")
+        if not isinstance(value, (list, tuple)) or len(value) != len(own):
+            raise _wrong(where, value)
+        for number, (entry, part) in enumerate(zip(value, own, strict=True)):
+            check_alike(entry, part, f"{where}[{number}]")
     elif isinstance(own, (bool, str)):
-        if type(given) is not type(own):
-            raise _wrong(where, given)
+        if type(value) is not type(own):
+            raise _wrong(where, value)
     elif isinstance(own, int):
-        if isinstance(given, bool) or not isinstance(given, int) or not (0 if own >= 0 else -MOST) <= given < MOST:
-            raise _wrong(where, given)
+        if isinstance(value, bool) or not isinstance(value, int) or not (0 if own >= 0 else -MOST) <= value < MOST:
+            raise _wrong(where, value)
     elif isinstance(own, float):
-        if isinstance(given, bool) or not isinstance(given, (int, float)) or math.isnan(given):
-            raise _wrong(where, given)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+            raise _wrong(where, value)
     elif isinstance(own, Tensor) and (
-        not isinstance(given, Tensor) or given.shape != own.shape or bool(given.isnan().any())
+        not isinstance(value, Tensor) or value.shape != own.shape or bool(value.isnan().any())
     ):
-        raise _wrong(where, given)
+        raise _wrong(where, value)
 
 
 def _check_callback(callback: L.Callback, state: Any, where: str) -> None:
@@ -221,17 +221,17 @@ def rehearse(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         ) from error
 
 
-def _check_schedule(scheduler: Any, given: Any) -> None:
+def _check_schedule(scheduler: Any, state: Any) -> None:
     where = "lr_schedulers[0]"
     own = scheduler.state_dict()
-    if not isinstance(given, dict):
-        raise _wrong(where, given)
-    for name in given:
+    if not isinstance(state, dict):
+        raise _wrong(where, state)
+    for name in state:
         if not isinstance(name, str) or (name not in own and hasattr(scheduler, name)):
             raise _wrong(where, name)
     # private names come and go between versions of torch
-    kept = {name: value for name, value in own.items() if name in given or not name.startswith("_")}
-    check_alike(given, kept, where)
+    kept = {name: value for name, value in own.items() if name in state or not name.startswith("_")}
+    check_alike(state, kept, where)
 
 
 def _wrong(where: str, value: object) -> CheckpointError:
