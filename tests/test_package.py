@@ -64,7 +64,7 @@ NOT_YET: set[tuple[str, str]] = set()
 VAGUE = {"found", "told", "given", "each", "one"}
 """Names that say nothing of what they stand for."""
 VAGUE_LEFT = {
-    "datamodules": 53, "modules": 42, "cli": 35, "inner": 31, "bilevel": 22, "carried": 11, "image_classifier": 5,
+    "datamodules": 53, "modules": 42, "cli": 35, "inner": 31, "carried": 11, "image_classifier": 5,
     "reports": 2,
 }  # fmt: skip
 LONG_LEFT = {

@@ -56,7 +56,7 @@ def explain_failure(name: str, **arguments: Any) -> Iterator[None]:
         if "escaped from inside a function being vmapped" in str(error):  # which the caller explains
             raise
         reason = " ".join((str(error).strip().splitlines() or [""])[0].split())[:200]
-        got = ", ".join(f"{key} {_shapes(value)}" for key, value in arguments.items())
+        got = ", ".join(f"{key} {_format_shapes(value)}" for key, value in arguments.items())
         if "batch" in arguments and arguments["batch"] is None:
             remedy = "give data by problem.with_batch(outer=..., inner=...) or stream=..., if it needs a batch"
         elif "_scaled_dot_product" in reason and "derivative" in reason:
@@ -68,15 +68,15 @@ def explain_failure(name: str, **arguments: Any) -> Iterator[None]:
         ) from error
 
 
-def _shapes(tree: Any) -> str:
+def _format_shapes(tree: Any) -> str:
     if tree is None:
         return "None"
     leaves = tree_flatten(tree)[0]
-    few = [_shape(leaf) for leaf in leaves[:4]]
+    few = [_format_shape(leaf) for leaf in leaves[:4]]
     return ", ".join(few) + (f" and {len(leaves) - 4} more" if len(leaves) > 4 else "")
 
 
-def _shape(leaf: Any) -> str:
+def _format_shape(leaf: Any) -> str:
     if not isinstance(leaf, Tensor):
         return quote_value(leaf)
     return f"{list(leaf.shape)} {str(leaf.dtype).removeprefix('torch.')}"

@@ -162,7 +162,7 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise _forward_mode()
+        raise _forward_mode_error()
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], setting: _Setting, *tensors: Any) -> tuple[Tensor, int]:
@@ -184,7 +184,7 @@ class _Adjoint(torch.autograd.Function):
         chosen = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
         here = oracles.linearize(x, y, sample, chosen)
         solution = solve_adjoint(
-            here, u.detach(), setting.solver or _precise(u), caller="solve_inner", about=setting.problem.inner_loss,
+            here, u.detach(), setting.solver or _make_precise_solver(u), caller="solve_inner", about=setting.problem.inner_loss,
             is_convex=lambda: oracles.constants(x).mu is not None,
         )  # fmt: skip
         check_finite(solution.v, "v", setting.step)
@@ -206,7 +206,7 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise _forward_mode()
+        raise _forward_mode_error()
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], setting: _Setting, wanted: Any, *tensors: Any) -> tuple[Any, Any]:
@@ -215,14 +215,14 @@ class _Adjoint(torch.autograd.Function):
         return products, (0,) * len(products)
 
 
-def _forward_mode() -> BilevelError:
+def _forward_mode_error() -> BilevelError:
     return BilevelError(
         "a forward-mode derivative of solve_inner was asked for (jvp, jacfwd or hessian), but it has a reverse-mode one alone; "
         "use grad, vjp or jacrev"
     )
 
 
-def _precise(u: Tensor) -> LinearSolver:
+def _make_precise_solver(u: Tensor) -> LinearSolver:
     size = float(torch.linalg.vector_norm(u, dim=-1).max())
     return CGOrMinRes(
         tolerance=max(1e-3 * torch.finfo(u.dtype).eps ** 0.5 * size, torch.finfo(u.dtype).tiny), max_iterations=10_000

@@ -118,7 +118,7 @@ class Oracles:
         """Count one evaluation on a batch: of each problem, and of each of its examples where data are drawn."""
         self.counts.add(oracle, sample.weight * self.problems)
 
-    def repeated(self, times: int) -> Oracles:
+    def repeat(self, times: int) -> Oracles:
         """The same problem that many times at once, each with its own ``x``; counted in the same place."""
         problem = dataclasses.replace(self.problem, batched=times, shared_x=False, shared_batch=True)
         x, y = (dataclasses.replace(layout, problems=times) for layout in (self.x, self.y))

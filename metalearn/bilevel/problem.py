@@ -164,7 +164,7 @@ class BilevelProblem:
         if Layout.of(tree, name, self.batched) != layout:
             expected = ", ".join(str(list(shape)) for shape in layout.shapes)
             raise ShapeError(
-                f"{name} has the shapes {_shapes(tree)}, but init_inner(x) returns {expected} for each problem, in "
+                f"{name} has the shapes {_format_shapes(tree)}, but init_inner(x) returns {expected} for each problem, in "
                 f"{layout.spec}; pass {name}=None or such a tree"
             )
 
@@ -188,5 +188,5 @@ def _copy_parameters(module: nn.Module, _: Any) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.named_parameters()}
 
 
-def _shapes(tree: Tree) -> str:
+def _format_shapes(tree: Tree) -> str:
     return ", ".join(str(list(leaf.shape)) for leaf in tree_flatten(tree)[0])

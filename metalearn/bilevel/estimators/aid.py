@@ -63,10 +63,10 @@ class AID(Estimator):
 
     def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
         if self.tolerance is None:
-            return self._at(oracles, x, self.solve_inner(oracles, x, y, step), v, step, self.solver)
-        return self._to_tolerance(oracles, x, y, v, step, self.tolerance)
+            return self._estimate_at(oracles, x, self.solve_inner(oracles, x, y, step), v, step, self.solver)
+        return self._estimate_to_tolerance(oracles, x, y, v, step, self.tolerance)
 
-    def _at(
+    def _estimate_at(
         self, oracles: Oracles, x: Tensor, solved: InnerSolution, v: Tensor | None, step: int, solver: LinearSolver
     ) -> Estimate:
         y = solved.y
@@ -95,7 +95,7 @@ class AID(Estimator):
         change = measure_growth(solved.first, residual) if solved.first is not None and residual is not None else None
         return Estimate(value, y, v, outer.losses, residual, dual, solved.steps, solution.iterations, change)
 
-    def _to_tolerance(
+    def _estimate_to_tolerance(
         self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int, tolerance: float
     ) -> Estimate:
         constants = oracles.constants(x)
@@ -111,7 +111,7 @@ class AID(Estimator):
             inner = replace(self.inner, steps=None, tolerance=target)
             solved = replace(self, inner=inner).solve_inner(oracles, x, y, step)
             solver = replace(self.solver, iterations=None, tolerance=dual)
-            estimate = self._at(oracles, x, solved, v, step, solver)
+            estimate = self._estimate_at(oracles, x, solved, v, step, solver)
             assert estimate.inner_residual is not None
             assert estimate.dual_residual is not None
             assert estimate.v is not None

@@ -72,7 +72,7 @@ class ITD(Estimator):
         y, last = self.inner.unroll(early, y, last, 0, count - kept)
         with torch.enable_grad():
             prepared = Prepared(oracles, x.detach().requires_grad_())
-            late = _record_sizes(self._recorded(oracles, prepared, step), sizes, count)
+            late = _record_sizes(self._bind_gradient(oracles, prepared, step), sizes, count)
             end, _ = self.inner.unroll(late, y, last, count - kept, kept)
         y = end.detach()
         if not all_finite(y):
@@ -89,7 +89,7 @@ class ITD(Estimator):
         check_result(oracles, x, y, outer, value, step)
         return Estimate(value, y, None, outer.losses, inner_steps=count, growth=change)
 
-    def _recorded(self, oracles: Oracles, prepared: Prepared, step: int) -> Gradient:
+    def _bind_gradient(self, oracles: Oracles, prepared: Prepared, step: int) -> Gradient:
         """The inner gradient, through which the hypergradient passes."""
 
         def evaluate(y: Tensor, index: int) -> Tensor:

@@ -54,7 +54,7 @@ class PZOBO(Estimator):
     def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
         assert self.inner is not None
         start = y.detach()
-        with _whole_digits(x):
+        with _disable_autocast(x):
             solved = self.solve_inner(oracles, x, start, step)
         y, steps = solved.y, solved.steps
         check_finite(y, "y", oracles.outer_step(step))
@@ -63,8 +63,8 @@ class PZOBO(Estimator):
         for first in range(0, self.Q, self.at_once):
             numbers = range(first, min(first + self.at_once, self.Q))
             directions = torch.stack([self.direction(oracles, x, step, number) for number in numbers])
-            with _whole_digits(x):
-                ends, taken = self._ends(oracles, x, start, directions, step)
+            with _disable_autocast(x):
+                ends, taken = self._run_all(oracles, x, start, directions, step)
             steps += taken
             along = dot(ends - y, outer.of_y) / self.mu  # [directions], or [directions, B]
             if oracles.problem.shared_x:
@@ -77,7 +77,7 @@ class PZOBO(Estimator):
             value, y, None, outer.losses, inner_steps=steps, growth=solved.growth if is_deterministic(oracles) else None
         )
 
-    def _ends(self, oracles: Oracles, x: Tensor, start: Tensor, directions: Tensor, step: int) -> tuple[Tensor, int]:
+    def _run_all(self, oracles: Oracles, x: Tensor, start: Tensor, directions: Tensor, step: int) -> tuple[Tensor, int]:
         """Where the inner solver ends from each changed ``x``, ``[directions, ..., D]``, and the steps of all."""
         assert self.inner is not None
         if oracles.problem.batched is not None or self.at_once == 1:
@@ -86,7 +86,7 @@ class PZOBO(Estimator):
                 for u in directions
             ]
             return torch.stack([run.y for run in runs]), sum(run.steps for run in runs)
-        many = oracles.repeated(len(directions))
+        many = oracles.repeat(len(directions))
         run = self.inner.solve(
             bind_inner_gradient(many, x + self.mu * directions, step),
             start.expand(len(directions), -1),
@@ -100,6 +100,6 @@ class PZOBO(Estimator):
         return torch.randn(x.shape[-1], generator=generator, dtype=x.dtype).to(x.device)
 
 
-def _whole_digits(x: Tensor) -> torch.autocast:
+def _disable_autocast(x: Tensor) -> torch.autocast:
     """Without autocast: a difference of runs of which 8 bits are kept is rounding."""
     return torch.autocast(x.device.type, enabled=False)
