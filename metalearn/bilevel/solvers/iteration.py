@@ -88,12 +88,13 @@ class Iteration:
         if self.iterations == 0 or (self.tolerance is not None and bool((first <= self.tolerance).all())):
             return LinearSolution(start.v, first, 0)
         if self.tolerance is not None:
-            return self._approach(product, b, start, self.tolerance)
+            return self._approach(product, b, start, first, self.tolerance)
         end = start
         for end in self._advance(product, b, start):  # noqa: B007  # the last one is what counts
             pass
-        self._diagnose(product, b, start, end)
-        return LinearSolution(end.v, vector_norm(end.residual, dim=-1), end.number)
+        last = vector_norm(end.residual, dim=-1)
+        self._diagnose(product, b, start, end, first, last)
+        return LinearSolution(end.v, last, end.number)
 
     def _advance(self, product: Product, b: Tensor, start: _Iterate) -> Iterator[_Iterate]:
         """Yield where the iteration stands after each step, up to the last that is allowed."""
@@ -105,36 +106,41 @@ class Iteration:
             if self.check_last is not None:
                 before = residual
 
-    def _approach(self, product: Product, b: Tensor, start: _Iterate, tolerance: float) -> LinearSolution:
+    def _approach(
+        self, product: Product, b: Tensor, start: _Iterate, first: Tensor, tolerance: float
+    ) -> LinearSolution:
         """Iterate until each problem has a residual that is short enough."""
-        answer, length, end = start.v, vector_norm(start.residual, dim=-1), start
+        answer, length, last, end = start.v, first, first, start
         is_done = length <= tolerance
         for end in self._advance(product, b, start):
             # each problem keeps the first solution that is good enough, whatever the others do
             answer = torch.where(is_done.unsqueeze(-1), answer, end.v)
-            length = torch.where(is_done, length, vector_norm(end.residual, dim=-1))
+            last = vector_norm(end.residual, dim=-1)
+            length = torch.where(is_done, length, last)
             is_done = (length <= tolerance) | self.faults.set_aside(length)
             if bool(is_done.all()):
                 break
-        self._diagnose(product, b, start, end)
+        self._diagnose(product, b, start, end, first, last)
         # what is not finite is for the caller to say, who knows the term and the step
         if not bool((is_done | ~length.isfinite() | self.faults.set_aside(length)).all()):
             raise tolerance_error(self.name, length, self.max_iterations, tolerance)
         return LinearSolution(answer, length, end.number)
 
-    def _diagnose(self, product: Product, b: Tensor, start: _Iterate, end: _Iterate) -> None:
-        """Report the curvature where the last residuals tell that ``H`` is not positive definite."""
+    def _diagnose(
+        self, product: Product, b: Tensor, start: _Iterate, end: _Iterate, first: Tensor, last: Tensor
+    ) -> None:
+        """Report the curvature where the last residuals, of these lengths, tell that ``H`` is not positive definite."""
         if self.check_last is not None:
             self.check_last(b, end.before, end.residual)
-        first, residual = vector_norm(start.residual, dim=-1), end.residual
+        residual = end.residual
         floor = torch.finfo(b.dtype).eps ** 0.5 * vector_norm(b, dim=-1)  # below it growth is rounding
-        has_grown = _exceeds(vector_norm(residual, dim=-1), self.growth * first, floor)
+        has_grown = _exceeds(last, self.growth * first, floor)
         if not bool(has_grown.any()):
             return
-        if bool(_exceeds(vector_norm(residual, dim=-1), FAR * first, floor).any()):
+        if bool(_exceeds(last, FAR * first, floor).any()):
             residual = self._repeat_until_far(product, b, start, floor)
-            has_grown = _exceeds(vector_norm(residual, dim=-1), FAR * first, floor)
-        last = vector_norm(residual, dim=-1)
+            last = vector_norm(residual, dim=-1)
+            has_grown = _exceeds(last, FAR * first, floor)
         if bool(last.isfinite().all()):  # else it is for the caller, who knows the term and the step
             self.faults.meet_growth(first, last, curvature_along(residual, product(residual)), has_grown)
 
