@@ -2,8 +2,8 @@
 
 ``store`` keeps the graph of every inner step. ``remat`` keeps the inner iterates alone and recomputes a step when the backward
 pass comes to it. ``mixed`` keeps as little, and computes the step's Hessian-vector product by forward-over-reverse
-differentiation: with the cotangent ``u`` of ``g(w, t) = grad_w L(w, t)``, both ``u' dg/dw`` and ``u' dg/dt`` are the directional
-derivative of ``grad_(w, t) L`` along ``u`` in ``w``, since second derivatives commute (MixFlow-MG, arXiv 2505.00793).
+differentiation (MixFlow-MG, arXiv 2505.00793). Let ``u`` be the cotangent of ``g(w, t) = grad_w L(w, t)``. Second derivatives
+commute, so that ``u' dg/dw`` and ``u' dg/dt`` are the derivative of ``grad_(w, t) L`` along ``u`` in ``w``.
 """
 
 from __future__ import annotations

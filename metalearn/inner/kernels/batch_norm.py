@@ -202,10 +202,8 @@ class _NormaliseGradient(torch.autograd.Function):
         s, q = w * r, r * r / m
         p, v0, v1 = _sum(at * rows), _sum(v_rows), _sum(v_rows * c)
         t = p - s0 * v0 / m - q * s1 * v1
-        k1 = a * r - s * q * v1
-        k2 = -s * q * s1
+        k1, k2 = a * r - s * q * v1, -s * q * s1
         k3 = -(r**3) / m * (w * t + a * s1 - 2 * s * r / m * s1 * v1)
-
         of_grad = _scale_and_shift(at, s, b - s * v0 / m - k1 * mean)
         of_grad = as_images(of_grad.addcmul_(as_rows(x if z is None else z), k1.to(kind)), g)
         if y is not None:

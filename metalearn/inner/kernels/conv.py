@@ -1,9 +1,9 @@
 """Convolutions of many tasks, each with weights of its own, and their derivatives up to the second.
 
-torch's double backward of a convolution takes the weight's part from a convolution whose kernel is as large as the image,
-which runs far below the speed of the first derivatives. The same products are weight and input gradients of ordinary
-convolutions, and those have fast kernels. On a CPU everything is kept in channels-last order, where normalisation and
-pooling are several times faster than in the default order, and tasks take turns; elsewhere they are groups of one convolution.
+torch's double backward of a convolution takes the weight's part from a convolution whose kernel is as large as the image. That
+runs far below the speed of the first derivatives. The same products are weight and input gradients of ordinary convolutions,
+and those have fast kernels. On a CPU everything is kept in channels-last order, where normalisation and pooling are several
+times faster than in the default order, and tasks take turns. Elsewhere tasks are groups of one convolution.
 
 Shapes: ``x`` ``[B, n, C, H, W]``; ``weight`` ``[B, D, C / groups, h, w]``, or ``[1, ...]`` where all tasks share it.
 """

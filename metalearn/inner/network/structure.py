@@ -1,8 +1,8 @@
 """The structure that the inner loop runs: a copy of the network's layers over the network's own tensors.
 
-The caller's network stays as it is. What has to differ from it (batch normalisation of one task, ``eval()`` during adaptation, a
-set of layers for every thread) differs in the copy, which holds no tensor of its own, is made when it is needed and thrown away
-when the network has changed.
+The caller's network stays as it is. What has to differ from it differs in the copy: batch normalisation of one task, ``eval()``
+during adaptation, a set of layers for every thread. The copy holds no tensor of its own. It is made when it is needed, and thrown
+away when the network has changed.
 """
 
 from __future__ import annotations
