@@ -13,6 +13,7 @@ from metalearn import Conv4, Episode
 from metalearn.inner import SGD, Adaptation, HeadLearner, Learner, Plan, Schedule, TaskNorm, meta_loss
 from metalearn.inner.execution.choice import Choice
 from metalearn.inner.execution.plan import CACHED_VALUES, make_plan
+from metalearn.inner.solvers.gradient_steps import GradientMethod
 from tests.modules.test_meta_gradient import largest_error, plain_loop
 from tests.networks import TinyConv, noise_episode
 
@@ -21,7 +22,7 @@ THREADED = STACKED._replace(threads=True)
 
 
 def adaptation_of(net: nn.Module) -> Adaptation:
-    return Adaptation(Learner(net, TaskNorm(net, "transductive")), SGD(), F.cross_entropy)
+    return Adaptation(Learner(net, TaskNorm(net, "transductive")), F.cross_entropy, GradientMethod(SGD()))
 
 
 def meta_gradient(adaptation: Adaptation, episode: Episode, plan: Plan) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -58,7 +59,7 @@ def test_chunks_share_what_does_not_adapt() -> None:
     net, episode = TinyConv().double(), noise_episode()
     expected = plain_loop(copy.deepcopy(net), episode, 2, 0.3, False, "head")
     learner = HeadLearner(net, TaskNorm(net, "transductive"), "head")
-    adaptation = Adaptation(learner, SGD(), F.cross_entropy)
+    adaptation = Adaptation(learner, F.cross_entropy, GradientMethod(SGD()))
     _, _, grads = meta_gradient(adaptation, episode, Plan(tasks=3, queries=2))
     assert largest_error(grads, expected) < 1e-9
 
