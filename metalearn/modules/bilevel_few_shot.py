@@ -12,9 +12,6 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from metalearn.bilevel.adaptation import ImplicitMethod, ImplicitSolver, half_squared_error
-from metalearn.bilevel.solvers.indefinite import NormalCG
-from metalearn.bilevel.solvers.inner import GradientDescent, InnerSolver, Nesterov
-from metalearn.bilevel.solvers.linear import CG, FixedPoint, LinearSolver, Neumann
 from metalearn.checks import check_choice, check_number
 from metalearn.errors import ConfigError
 from metalearn.inner import MEMORY_MODES, HeadLearner, Learner, MemoryMode, NormPolicy
@@ -23,13 +20,13 @@ from metalearn.inner.losses import LossFunction
 from metalearn.inner.support_gradient import SupportGradient
 from metalearn.modules.episodic.base import MetaModule
 from metalearn.modules.episodic.scores import Metrics
+from metalearn.modules.problem_based.names import LINEAR_SOLVERS, LinearSolverName, make_inner_solver
 from metalearn.modules.training.outer import Scheduler
 
 __all__ = ["BilevelFewShot", "HeadProblem", "LinearSolverName"]
 
 HeadLoss = Literal["softmax", "ridge"]
 Estimator = Literal["aid", "itd"]
-LinearSolverName = Literal["cg", "normal_cg", "fixed_point", "neumann"]
 
 
 @dataclass(frozen=True)
@@ -155,33 +152,16 @@ def make_head_solver(options: InnerLoop, learner: Learner) -> ImplicitSolver:
     """The solver of :class:`BilevelFewShot`."""
     assert isinstance(options, HeadProblem)
     squares = options.head_loss == "ridge"
+    make_linear = LINEAR_SOLVERS[options.linear_solver]
     method = ImplicitMethod(
-        _make_inner_solver(options),
+        make_inner_solver(options.inner_lr, options.inner_momentum, options.inner_steps),
         penalty=options.l2,
-        linear=_make_linear_solver(options) if options.estimator == "aid" else None,
+        linear=make_linear(options.linear_steps, options.inner_lr) if options.estimator == "aid" else None,
         gradient=SupportGradient(options.memory, options.support_chunk),
         inner_loss=half_squared_error if squares else None,
     )
     advice = f"l2 is {options.l2:g}: raise it, or lower inner_lr={options.inner_lr:g}"
     return ImplicitSolver(method, advice, options.initial_scale if squares else None)
-
-
-def _make_inner_solver(options: HeadProblem) -> InnerSolver:
-    size, steps = options.inner_lr, options.inner_steps
-    if options.inner_momentum:
-        return Nesterov(step_size=size, momentum=options.inner_momentum, steps=steps)
-    return GradientDescent(step_size=size, steps=steps)
-
-
-def _make_linear_solver(options: HeadProblem) -> LinearSolver:
-    name, iterations, size = options.linear_solver, options.linear_steps, options.inner_lr
-    if name == "cg":
-        return CG(iterations=iterations)
-    if name == "normal_cg":
-        return NormalCG(iterations=iterations)
-    if name == "fixed_point":
-        return FixedPoint(iterations=iterations, step_size=size)
-    return Neumann(iterations=iterations, step_size=size)
 
 
 def check_zeroed(network: nn.Module, layer: nn.Module, name: str) -> None:
