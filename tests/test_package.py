@@ -59,21 +59,18 @@ FOREIGN = (
     "matplotlib",
 )
 """What the inner room and the bilevel one do without."""
-NOT_YET: set[tuple[str, str]] = set()
-"""Imports against the order, each to vanish."""
 VAGUE = {"found", "told", "given", "each", "one"}
 """Names that say nothing of what they stand for."""
-VAGUE_LEFT = {
-    "datamodules": 53, "modules": 42, "cli": 35, "inner": 31, "carried": 11, "image_classifier": 5,
-    "reports": 2,
-}  # fmt: skip
-LONG_LEFT = {
-    "datamodules/store/store.py",
-    "tests/modules/test_callers_network.py", "tests/modules/test_heads.py",
-    "tests/modules/test_inner_optimizers.py",
-}  # fmt: skip
-PRIVATE_LEFT = 32
-"""Private names that tests reach into."""
+VAGUE_LEFT = {"cli": 20, "modules": 18, "carried": 11, "inner": 11, "reports": 2}
+"""To become none."""
+NOT_OURS = {
+    "_console": "where rich keeps its console",
+    "_forward_hooks": "where torch keeps a layer's hooks",
+    "_run_subcommand": "what Lightning's command line runs last",
+    "_update_count": "where torchmetrics counts updates",
+    "_weight_norm": "torch's fused operator",
+}
+"""Private names of other libraries, for which there is no public one."""
 
 
 def unit_of(room: str, name: str) -> str:
@@ -97,7 +94,7 @@ def test_left_never_imports_right(room: str) -> None:
     wrong = []
     for name, imported in imports_of_ours().items():
         for other in imported:
-            if not all(f"{part}.".startswith(f"{room}.") for part in (name, other)) or (name, other) in NOT_YET:
+            if not all(f"{part}.".startswith(f"{room}.") for part in (name, other)):
                 continue
             here, there = unit_of(room, name), unit_of(room, other)
             if here != there and rank_of(room, there) >= rank_of(room, here):
@@ -171,7 +168,7 @@ def test_no_file_is_long(folder: str, most: int) -> None:
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py")
     }
-    assert {name: length for name, length in lengths.items() if length > most and name not in LONG_LEFT} == {}
+    assert {name: length for name, length in lengths.items() if length > most} == {}
 
 
 def test_tests_reach_into_nothing_private() -> None:
@@ -179,5 +176,6 @@ def test_tests_reach_into_nothing_private() -> None:
         f"{path.relative_to(ROOT)}:{line} {name}"
         for path in sorted((ROOT / "tests").rglob("*.py"))
         for name, line in find_private_access(parse(path))
+        if name not in NOT_OURS
     ]
-    assert len(reached) <= PRIVATE_LEFT, reached
+    assert not reached

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from metalearn import AtomicCheckpointIO, CheckpointError
-from metalearn.modules.training.checkpoint_io import _lock
+from metalearn.modules.training.checkpoint_io import lock_file
 from tests.networks import TinyConv, noise_episode
 
 
@@ -76,7 +76,7 @@ def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
     busy, left = tmp_path / ".last.ckpt.1.part", tmp_path / ".last.ckpt.2.part"
     left.write_bytes(b"half")
     with busy.open("wb") as file:
-        _lock(file.fileno())
+        lock_file(file.fileno())
         AtomicCheckpointIO().save_checkpoint(state(1, 10), tmp_path / "last.ckpt")
         assert sorted(each.name for each in tmp_path.iterdir()) == [busy.name, "last.ckpt"]
 

@@ -71,7 +71,7 @@ def _write(target: Path, content: memoryview) -> None:
     try:
         with part.open("wb") as file:
             with suppress(OSError):  # a file system without locks: then nobody can take the file for a leftover
-                _lock(file.fileno())
+                lock_file(file.fileno())
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -86,11 +86,12 @@ def _clear(target: Path) -> None:
     """Remove what killed processes left. A file that is being written is locked, and stays."""
     for part in target.parent.glob(f".{glob.escape(target.name[:200])}.*{SUFFIX}"):
         with suppress(OSError), part.open("rb") as file:
-            _lock(file.fileno())
+            lock_file(file.fileno())
             part.unlink()
 
 
-def _lock(file: int) -> None:
+def lock_file(file: int) -> None:
+    """Lock an open file until it is closed, or raise where another process has it."""
     if fcntl is None:
         raise OSError("no locks here")
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
