@@ -21,7 +21,7 @@ __all__ = ["AdaptedModel"]
 
 log = logging.getLogger(__name__)
 
-_TOLD: WeakSet[nn.Module] = WeakSet()
+_WARNED: WeakSet[nn.Module] = WeakSet()
 """Networks of which it was said that a single query is normalised otherwise."""
 
 
@@ -102,8 +102,8 @@ class AdaptedModel:
     def _running(self, x: Tensor) -> contextlib.AbstractContextManager[Learner]:
         learner = self._learner
         if len(x) == 1 and learner.needs_many_queries:
-            if learner.backbone not in _TOLD:
-                _TOLD.add(learner.backbone)
+            if learner.backbone not in _WARNED:
+                _WARNED.add(learner.backbone)
                 log.warning(
                     "a single query has no batch statistics of its own, so it is normalised by those of the support set, as "
                     "under norm='support'; pass queries together for norm='transductive'"

@@ -69,8 +69,8 @@ class HeadLearner(Learner):
         key = self._fingerprint()
         if mode not in self._tried or self._tried[mode].key != key:
             structure = self.structure
-            with structure.undisturbed(), own_kernels(), self.as_given().running(mode) as given:
-                coupling, writes = find_coupling(self.backbone, self._head(), self._own(), params, x, given._pass)
+            with structure.undisturbed(), own_kernels(), self.as_given().running(mode) as running:
+                coupling, writes = find_coupling(self.backbone, self._head(), self._own(), params, x, running._pass)
             kept = [*self.backbone.modules(), *self.backbone.parameters()]
             self._tried[mode] = _Trial(key, kept, coupling, None if coupling else FeatureLearner(self, writes))
         self.coupling = self._tried[mode].coupling
@@ -196,8 +196,8 @@ class FeatureLearner(HeadLearner):
     def _call(self, params: Params, x: Tensor) -> Tensor:
         head = self.network.get_submodule(self.head_name)
         with self._operators():
-            found: Tensor = self.structure.call(head, self._head_tensors(params), (x.clone() if self._writes else x,))
-        return found
+            logits: Tensor = self.structure.call(head, self._head_tensors(params), (x.clone() if self._writes else x,))
+        return logits
 
     def _head_names(self) -> dict[str, str]:
         return self._inner

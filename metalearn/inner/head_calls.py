@@ -130,9 +130,9 @@ def find_coupling(
         with drawing_from(start), torch.no_grad():
             run(network, params, (x[:1].expand_as(x),))  # if the network tells its head something, now something else
         with drawing_from(calls.state):
-            given = value.clone().requires_grad_(value.is_floating_point())
+            leaf = value.clone().requires_grad_(value.is_floating_point())
             # a leaf must not be written to
-            alone = run(head, {own[name]: params[name] for name in own if name in params}, (given * 1,))
+            alone = run(head, {own[name]: params[name] for name in own if name in params}, (leaf * 1,))
         if not isinstance(alone, Tensor) or not same(alone, result, 1e-5):
             return "it depends on more than what it is called with", calls.writes
         others = [tensor for name, tensor in params.items() if name not in own and tensor.requires_grad]
@@ -150,8 +150,8 @@ def find_coupling(
 def _reaches(output: Tensor, tensors: list[Tensor]) -> bool:
     if not output.requires_grad or not tensors:
         return False
-    found = torch.autograd.grad(output.sum(), tensors, retain_graph=True, allow_unused=True)
-    return any(grad is not None for grad in found)
+    grads = torch.autograd.grad(output.sum(), tensors, retain_graph=True, allow_unused=True)
+    return any(grad is not None for grad in grads)
 
 
 def _find_shared(network: nn.Module, head: nn.Module) -> str | None:

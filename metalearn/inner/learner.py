@@ -80,12 +80,14 @@ class Learner:
         """What the meta-gradient is taken with respect to: all tensors that are trainable now, and those of :meth:`moving`
         that are not, as leaves of their own, whose gradient goes nowhere."""
         moving = self.moving()
-        found: Params = {
+        tensors: Params = {
             name: value if value.requires_grad else value.detach().requires_grad_()
             for name, value in self.backbone.named_parameters()
             if value.requires_grad or name in moving
         }
-        return {name: _double(value).requires_grad_() for name, value in found.items()} if self._in_double else found
+        return (
+            {name: _double(value).requires_grad_() for name, value in tensors.items()} if self._in_double else tensors
+        )
 
     def moving(self) -> Params:
         """What the inner loop moves now: the tensors that adapt and are trainable; if none of them is (``freeze()``), those
@@ -186,16 +188,16 @@ class Learner:
         if not self.structure.keeps_input.get(self._evaluates):
             x = x.clone()  # a network may write to its input, which is not its own
         with self._operators():
-            found = self.structure.call(network, self._tensors(network, params), (x,))
-        return self._one_tensor(found)
+            output = self.structure.call(network, self._tensors(network, params), (x,))
+        return self._one_tensor(output)
 
-    def _one_tensor(self, found: object) -> Tensor:
-        if not isinstance(found, Tensor):
+    def _one_tensor(self, output: object) -> Tensor:
+        if not isinstance(output, Tensor):
             raise ShapeError(
-                f"the backbone {type(self.backbone).__name__} returns a {type(found).__name__}, but the loss needs one tensor of "
-                "outputs [n, ...]; wrap it in a module that returns that tensor alone"
+                f"the backbone {type(self.backbone).__name__} returns a {type(output).__name__}, but the loss needs one tensor "
+                "of outputs [n, ...]; wrap it in a module that returns that tensor alone"
             )
-        return found
+        return output
 
     def buffers(self) -> Params:
         """Copies of the buffers of the network as it is now."""
@@ -244,7 +246,7 @@ class PlainLearner(Learner):
     def call(self, params: Params, x: Tensor) -> object:
         """Whatever the network gives."""
         own = x.clone()
-        found: object = self.structure.call(self.backbone, self._tensors(self.backbone, params), (own,))
+        output: object = self.structure.call(self.backbone, self._tensors(self.backbone, params), (own,))
         if own._version:
             self.structure.keeps_input[self._evaluates] = False
-        return found
+        return output

@@ -104,17 +104,17 @@ class Adam(UpdateRule):
     def step(
         self, params: Params, grads: Params, state: Any, step_sizes: Mapping[str, Tensor | float]
     ) -> tuple[Params, Any]:
-        one, two = self.betas
+        beta1, beta2 = self.betas
         count, first, second = state or (0, None, None)
         count += 1
-        first = {k: (1 - one) * g + (0 if first is None else one * first[k]) for k, g in grads.items()}
-        second = {k: (1 - two) * g * g + (0 if second is None else two * second[k]) for k, g in grads.items()}
+        first = {k: (1 - beta1) * g + (0 if first is None else beta1 * first[k]) for k, g in grads.items()}
+        second = {k: (1 - beta2) * g * g + (0 if second is None else beta2 * second[k]) for k, g in grads.items()}
         updated = {}
         for name, value in params.items():
-            corrected = second[name] / (1 - two**count)
+            corrected = second[name] / (1 - beta2**count)
             moves = corrected > 0
             root = torch.where(moves, torch.where(moves, corrected, 1.0).sqrt(), 0.0)
-            move = first[name] / (1 - one**count) / (root + self.eps)
+            move = first[name] / (1 - beta1**count) / (root + self.eps)
             updated[name] = _minus(self._decay(value, step_sizes[name]), move, step_sizes[name])
         return updated, (count, first, second)
 

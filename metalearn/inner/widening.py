@@ -72,13 +72,13 @@ def check_widened(learner: Learner, params: Params, support: Tensor, ways: int) 
         ConfigError: it does not, for what follows the head is made for as many outputs as before.
     """
     try:
-        found: list[int | str] = [*learner.support_logits(params, support).shape]
+        shape: list[int | str] = [*learner.support_logits(params, support).shape]
     except RuntimeError as error:
-        found = [str(error).strip().splitlines()[0][:120]]
-    if not found or found[-1] != ways:
+        shape = [str(error).strip().splitlines()[0][:120]]
+    if not shape or shape[-1] != ways:
         raise ConfigError(
             f"the task has {ways} classes, but {type(learner.backbone).__name__} does not give as many outputs when its head is "
-            f"widened ({', '.join(map(str, found))}), because of what follows the head; train with {ways} classes"
+            f"widened ({', '.join(map(str, shape))}), because of what follows the head; train with {ways} classes"
         )
 
 

@@ -41,7 +41,7 @@ def check_loss(adaptation: Adaptation, outputs: Tensor, targets: Tensor, classes
         DivergenceError: it is not finite where outputs and targets are.
     """
     name = f"the loss {name_loss(adaptation.loss)}"
-    given = f"outputs of shape {list(outputs.shape)} and targets of shape {list(targets.shape)}"
+    shapes = f"outputs of shape {list(outputs.shape)} and targets of shape {list(targets.shape)}"
     device = outputs.device
     with (
         warnings.catch_warnings(),
@@ -57,18 +57,18 @@ def check_loss(adaptation: Adaptation, outputs: Tensor, targets: Tensor, classes
                 raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
             raise ShapeError(
-                f"{name} cannot take {given} ({_types(outputs, targets)}): {reason}; {_remedy(error, targets)}"
+                f"{name} cannot take {shapes} ({_types(outputs, targets)}): {reason}; {_remedy(error, targets)}"
             ) from error
         _check_scalar(name, value)
         _check_trainables(name, adaptation, outputs.detach(), targets)
         finite = bool(outputs.isfinite().all()) and bool(targets.isfinite().all())
         if finite and not bool(value.isfinite()):
             raise DivergenceError(
-                f"{name} is {float(value.detach()):g} for the finite {given} of a task before any adaptation; check what it "
+                f"{name} is {float(value.detach()):g} for the finite {shapes} of a task before any adaptation; check what it "
                 "divides by, or takes the logarithm of"
             )
         if outputs.shape != targets.shape and not classes:
-            _check_pairs(name, given, adaptation, leaf, targets)
+            _check_pairs(name, shapes, adaptation, leaf, targets)
         _check_derivatives(name, value, leaf, order)
         if adaptation.method.chunk is not None and len(outputs) > 1:
             _check_mean(name, adaptation, leaf.detach(), targets)
@@ -122,7 +122,7 @@ def _check_trainables(name: str, adaptation: Adaptation, outputs: Tensor, target
                 )
 
 
-def _check_pairs(name: str, given: str, adaptation: Adaptation, leaf: Tensor, targets: Tensor) -> None:
+def _check_pairs(name: str, shapes: str, adaptation: Adaptation, leaf: Tensor, targets: Tensor) -> None:
     """Raise if shapes are broadcast over examples: the target of one changes the gradient by another's outputs, and it makes no
     difference whose outputs they are (a masked mean or a Dice loss has the first of these alone)."""
     other = next((row for row in range(1, len(targets)) if not torch.equal(targets[row], targets[0])), None)
@@ -144,7 +144,7 @@ def _check_pairs(name: str, given: str, adaptation: Adaptation, leaf: Tensor, ta
         exchanged, values[0].detach(), rtol=1e-5, atol=1e-7
     ):
         raise ShapeError(
-            f"{name} compares every output with the targets of other examples for {given}, as where shapes are broadcast; give "
+            f"{name} compares every output with the targets of other examples for {shapes}, as where shapes are broadcast; give "
             f"targets the outputs' shape {list(leaf.shape)}, or outputs that of the targets"
         )
 

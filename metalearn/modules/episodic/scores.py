@@ -33,10 +33,10 @@ def read_metrics(metrics: Metrics) -> dict[str, Metric]:
     elif isinstance(metrics, (Mapping, MetricCollection)):
         pairs = list(metrics.items())
     elif isinstance(metrics, Sequence) and not isinstance(metrics, str):
-        pairs = [(type(each).__name__, each) for each in metrics]
+        pairs = [(type(metric).__name__, metric) for metric in metrics]
     else:
         pairs = [("metrics", metrics)]
-    found: dict[str, Metric] = {}
+    by_name: dict[str, Metric] = {}
     for name, metric in pairs:
         if not isinstance(metric, Metric):
             kind = metric.__name__ + " itself" if isinstance(metric, type) else type(metric).__name__
@@ -44,13 +44,13 @@ def read_metrics(metrics: Metrics) -> dict[str, Metric]:
                 f"metrics holds a {kind}, but each must be an instance of torchmetrics.Metric; use for example "
                 "torchmetrics.MeanAbsoluteError()"
             )
-        if name in found or name in ("loss", "acc") or name.startswith(("loss_", "acc_")):
+        if name in by_name or name in ("loss", "acc") or name.startswith(("loss_", "acc_")):
             raise ConfigError(
                 f"metrics names {name!r} twice, or as the module's own, but each needs a name of its own; give a mapping of "
                 "names to metrics"
             )
-        found[name] = metric.clone()
-    return found
+        by_name[name] = metric.clone()
+    return by_name
 
 
 class Scores:
@@ -108,7 +108,7 @@ class Scores:
         Raises:
             ConfigError: one gives neither a number nor a list of them, or cannot be computed.
         """
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         for name, metric in self._metrics.items():
             try:
                 with warnings.catch_warnings():  # a rank without tasks takes part in gathering
@@ -119,16 +119,16 @@ class Scores:
                 raise ConfigError(
                     f"metrics: {name} cannot be computed ({reason}); leave it out, or use another"
                 ) from error
-            for key, each in value.items() if isinstance(value, Mapping) else [("", value)]:
-                _spread(found, f"{name}_{key}" if key else name, torch.as_tensor(each).detach())
-        return found
+            for key, part in value.items() if isinstance(value, Mapping) else [("", value)]:
+                _spread(values, f"{name}_{key}" if key else name, torch.as_tensor(part).detach())
+        return values
 
 
-def _spread(found: dict[str, float], name: str, value: Tensor) -> None:
+def _spread(values: dict[str, float], name: str, value: Tensor) -> None:
     if value.numel() == 1:
-        found[name] = float(value)
+        values[name] = float(value)
     elif value.ndim == 1:
-        found.update({f"{name}_{index}": each for index, each in enumerate(value.tolist())})
+        values.update({f"{name}_{index}": number for index, number in enumerate(value.tolist())})
     else:
         raise ConfigError(
             f"metrics: {name} gives a tensor of shape {list(value.shape)}, but only numbers can be logged; reduce it, or compute "

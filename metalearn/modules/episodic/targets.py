@@ -56,12 +56,12 @@ def find_ignored_label(loss: Any) -> int:
     """The label that a loss leaves out: its ``ignore_index``, or torch's -100."""
     if isinstance(loss, ModuleLoss):
         loss = loss.module
-    told = (
+    label = (
         loss.keywords.get("ignore_index")
         if isinstance(loss, functools.partial)
         else getattr(loss, "ignore_index", None)
     )
-    return told if isinstance(told, int) else -100
+    return label if isinstance(label, int) else -100
 
 
 def read_batch(

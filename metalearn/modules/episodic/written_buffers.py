@@ -32,8 +32,8 @@ class WrittenBuffers:
             key = running.structure.version, tuple(layer.training for layer in network.modules())
             if key == self._unwritten:
                 return
-            found = find_written(running, (x for episode in episodes for x in episode.support.x))
+            values = find_written(running, (x for episode in episodes for x in episode.support.x))
         if trainer is not None and trainer.world_size > 1:
-            found = trainer.strategy.broadcast({name: value.cpu() for name, value in found.items()})
-        self._unwritten = None if found else key
-        write_buffers(network, found)
+            values = trainer.strategy.broadcast({name: value.cpu() for name, value in values.items()})
+        self._unwritten = None if values else key
+        write_buffers(network, values)
