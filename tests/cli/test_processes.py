@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning as L
@@ -42,22 +43,31 @@ class Custom(RichProgressBar):
     """A user's own bar."""
 
 
-def test_bars_count_steps_and_are_lines_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _console() -> Iterator[None]:
+    """Puts rich's console back when the test ends."""
+    yield
+    rich.reconfigure()
+
+
+@pytest.mark.usefixtures("_console")
+def test_bars_count_steps_and_are_lines_in_files() -> None:
     custom, other = Custom(), L.Callback()
     shown = show_progress([RichProgressBar(), other, TQDMProgressBar(), custom])
     assert [type(each).__name__ for each in shown] == ["ProgressLines", "Callback", "ProgressLines", "Custom"]
-    monkeypatch.setattr(rich, "_console", rich.console.Console(file=io.StringIO(), force_terminal=True))
+    rich.reconfigure(file=io.StringIO(), force_terminal=True)
     shown = show_progress([RichProgressBar(leave=True), TQDMProgressBar(), custom])
     assert [type(each).__name__ for each in shown] == ["StepProgressBar", "PlainStepProgressBar", "Custom"]
 
 
+@pytest.mark.usefixtures("_console")
 @pytest.mark.parametrize("bar", [RichProgressBar, TQDMProgressBar])
 def test_a_bar_shows_the_step_of_how_many(
     bar: type[ProgressBar], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     screen = io.StringIO()
-    monkeypatch.setattr(rich, "_console", rich.console.Console(file=screen, force_terminal=True, width=200))
+    rich.reconfigure(file=screen, force_terminal=True, width=200)
     arguments = [each for each in TINY if each not in ("--trainer.enable_progress_bar", "false")]
     main(["fit", *SMALL, *arguments, "--test_after_fit", "false", "--trainer.callbacks+", bar.__name__])
     captured = capsys.readouterr()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -39,7 +40,8 @@ def one_parser(monkeypatch: pytest.MonkeyPatch) -> None:
 def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Refused:
     """Runs a command whose training is left out, and gives the one line that it must end with."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(MetaCLI, "_run_subcommand", lambda self, name: print("ran"))
+    for command in ("fit", "validate", "test", "predict"):
+        monkeypatch.setattr(L.Trainer, command, lambda *args, **options: print("ran"))
 
     def run(*args: str) -> str:
         try:
