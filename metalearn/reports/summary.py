@@ -14,8 +14,14 @@ from metalearn.reports.text import printable
 __all__ = ["print_summary"]
 
 
+WIDEST = 10_000
+"""Columns of an output that is no terminal."""
+
+
 def print_summary(title: str, facts: Sequence[tuple[str, str]], commands: Sequence[tuple[str, str]] = ()) -> None:
     """Print facts as a framed table, and below it the commands to run next, unbroken so that they can be copied.
+
+    On a terminal the table is no wider than that; elsewhere, as in a file, every fact is on one line.
 
     Args:
         title: the heading.
@@ -23,6 +29,8 @@ def print_summary(title: str, facts: Sequence[tuple[str, str]], commands: Sequen
         commands: what each command does, and the command.
     """
     console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal and not console.is_jupyter:
+        console.width = WIDEST
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
