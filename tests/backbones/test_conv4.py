@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 from metalearn import MAML, Conv4
-from tests.modules.test_meta_gradient import largest_error, plain_loop
+from tests.modules.episodic.test_meta_gradient import largest_error, plain_loop
 from tests.networks import noise_episode
 
 SHAPE = (1, 16, 16)

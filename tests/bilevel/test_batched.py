@@ -34,7 +34,7 @@ from metalearn.bilevel import (
 )
 from metalearn.bilevel.solvers.prox import GroupL1
 from metalearn.errors import ConfigError
-from tests.bilevel.problems import DOUBLE, Logistic, noise
+from tests.bilevel.made import DOUBLE, Logistic, noise
 
 B = 3
 TASKS = [Logistic(seed=10 * k) for k in range(B)]

@@ -39,7 +39,7 @@ from metalearn.bilevel import (
 )
 from metalearn.bilevel.certificates import sharpen
 from metalearn.errors import BilevelError, ConfigError
-from tests.bilevel.problems import DOUBLE, noise, relative
+from tests.bilevel.made import DOUBLE, noise, relative
 
 
 def sgd(steps: int) -> GradientDescent:

@@ -32,7 +32,7 @@ from metalearn.bilevel import (
     hypergradient,
     solve_inner,
 )
-from tests.bilevel.problems import DOUBLE, Logistic, noise
+from tests.bilevel.made import DOUBLE, Logistic, noise
 from tests.watched import Passes
 
 B = 3

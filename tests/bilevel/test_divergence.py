@@ -31,7 +31,7 @@ from metalearn.bilevel import (
 )
 from metalearn.bilevel.algorithms.base import accumulate_growth
 from metalearn.errors import ConfigError, DivergenceError
-from tests.bilevel.problems import DOUBLE
+from tests.bilevel.made import DOUBLE
 from tests.bilevel.test_errors import ALL, STEPS, UNKNOWN, Q, X, Y, bent, saying
 
 

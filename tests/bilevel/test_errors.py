@@ -43,7 +43,7 @@ from metalearn.bilevel import (
 )
 from metalearn.bilevel.solvers.step_sizes import inner_steps
 from metalearn.errors import BilevelError, ConfigError, DivergenceError, MetalearnError, ShapeError
-from tests.bilevel.problems import DOUBLE, noise, without_constants
+from tests.bilevel.made import DOUBLE, noise, without_constants
 
 Q = quadratic(4, 3, 5.0, seed=1)
 X, Y = noise(3), noise(4, seed=1)

@@ -22,7 +22,7 @@ from metalearn.bilevel import (
     solve_inner,
 )
 from metalearn.errors import BilevelError, ConfigError
-from tests.bilevel.problems import DOUBLE, Logistic, noise, relative
+from tests.bilevel.made import DOUBLE, Logistic, noise, relative
 from tests.bilevel.test_batched import INNER, B, many
 
 SOLVER = Nesterov(step_size=0.9, momentum=0.5, tolerance=1e-12)

@@ -27,7 +27,7 @@ from metalearn.bilevel import (
     hypergradient,
     solve_inner,
 )
-from tests.bilevel.problems import DOUBLE, Logistic, noise, relative
+from tests.bilevel.made import DOUBLE, Logistic, noise, relative
 from tests.bilevel.test_batched import B
 
 STEPS = 12

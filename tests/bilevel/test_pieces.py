@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metalearn.bilevel import L1, Box, Draw, Fixed, GroupL1, Prox, Sampled, shrinking_sizes
 from metalearn.bilevel.trees import Layout
-from tests.bilevel.problems import DOUBLE, noise
+from tests.bilevel.made import DOUBLE, noise
 
 
 def test_a_draw_is_a_pure_function() -> None:

@@ -40,7 +40,7 @@ from metalearn.bilevel import (
     solve_inner,
 )
 from metalearn.errors import BilevelError, ConfigError, ShapeError
-from tests.bilevel.problems import noise
+from tests.bilevel.made import noise
 from tests.bilevel.test_errors import STEPS, UNKNOWN, Q, X, Y, saying
 
 

@@ -16,7 +16,7 @@ import torch
 
 from metalearn.cli import main
 from tests.cli.test_configs import SMALL, TINY
-from tests.modules.test_checkpoint_io import full_disk
+from tests.modules.training.test_checkpoint_io import full_disk
 
 RUN = Path("runs/maml_glyphs_5w1s/version_0")
 LAST = RUN / "checkpoints/last.ckpt"

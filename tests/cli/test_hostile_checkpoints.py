@@ -258,7 +258,7 @@ def test_other_weights_leave_no_folder(good: Checkpoint, folder: Path, capsys: p
 
 
 def test_resuming_from_what_no_run_wrote(good: Checkpoint, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each part of the training state once; all their keys: tests/modules/test_resuming.py."""
+    """Each part of the training state once; all their keys: tests/modules/training/test_resuming.py."""
     wrong: dict[str, Callable[[Checkpoint], Any]] = {
         "loops.fit_loop": lambda c: c["loops"]["fit_loop"].pop("epoch_progress"),
         "optimizer_states": lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(3)),

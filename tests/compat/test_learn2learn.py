@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from metalearn import MAML, MLP, Batch, ConfigError, DataError, Episode
 from metalearn.compat.learn2learn import TasksetDataModule, from_learn2learn
-from tests.modules.test_meta_gradient import largest_error
+from tests.modules.episodic.test_meta_gradient import largest_error
 from tests.networks import TinyConv, noise_episode
 
 LR = 0.3

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from metalearn import BilevelFewShot, BilevelModule
 from metalearn.bilevel import AID, CG, MRBO, Algorithm, BilevelProblem, BiO, GradientDescent, Sampled
 from metalearn.bilevel import StocBiONeumann as Series
-from tests.bilevel.problems import DOUBLE, Logistic, noise
+from tests.bilevel.made import DOUBLE, Logistic, noise
 from tests.distributed.run import Recorded
 from tests.networks import TinyConv
 

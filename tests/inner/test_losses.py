@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn import MAML, Batch, Episode
-from tests.modules.test_evaluation import NoiseTasks, trainer
+from tests.modules.episodic.test_evaluation import NoiseTasks, trainer
 from tests.networks import TinyConv, noise_episode
 
 

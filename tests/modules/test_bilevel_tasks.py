@@ -27,7 +27,7 @@ from metalearn import (
     MetaModule,
 )
 from metalearn.modules.training.checkpoint import KEY
-from tests.modules.test_evaluation import NoiseTasks
+from tests.modules.episodic.test_evaluation import NoiseTasks
 from tests.networks import TinyConv, noise_episode
 
 

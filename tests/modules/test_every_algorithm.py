@@ -15,7 +15,7 @@ import metalearn
 from metalearn import Batch, ConfigError, MetaModule
 from metalearn.cli import main
 from tests.algorithms import ALGORITHMS, Smooth
-from tests.modules.test_evaluation import NoiseTasks, trainer
+from tests.modules.episodic.test_evaluation import NoiseTasks, trainer
 from tests.networks import TinyConv, noise_episode
 
 every = pytest.mark.parametrize("name", ALGORITHMS)

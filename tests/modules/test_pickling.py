@@ -38,7 +38,7 @@ from metalearn.datamodules import (
 from metalearn.modules.training.outer import adam
 from tests.made import make_folder
 from tests.made_bilevel import make_mnist, make_newsgroups
-from tests.modules.test_bilevel_module import trainer
+from tests.modules.problem_based.test_bilevel_module import trainer
 from tests.networks import TinyConv, noise_episode
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn import ANIL, MAML, Episode
-from tests.modules.test_meta_gradient import largest_error
+from tests.modules.episodic.test_meta_gradient import largest_error
 from tests.networks import TinyConv, noise_episode
 
 LR = 0.3

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn import MAML
-from tests.modules.test_meta_gradient import largest_error, plain_loop
+from tests.modules.episodic.test_meta_gradient import largest_error, plain_loop
 from tests.networks import noise_episode
 
 SHAPE = (1, 8, 8)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn import ANIL, MAML, Batch, ConfigError
-from tests.modules.test_meta_gradient import largest_error, plain_loop
+from tests.modules.episodic.test_meta_gradient import largest_error, plain_loop
 from tests.networks import TinyConv, noise_episode
 
 KINDS: dict[str, Callable[[nn.Module], Any]] = {

@@ -1,0 +1,95 @@
+"""The compiled step: the same gradient in float64, one compilation a shape, and one line where there is no compiler."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from metalearn import ANIL, MAML
+from tests.modules.episodic.test_meta_gradient import largest_error, plain_loop
+from tests.networks import noise_episode
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+class Small(nn.Module):
+    """A convolution, a normalisation and a head: every kind of thing that is traced, in few operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
+        )
+        self.head = nn.Linear(36, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x))  # type: ignore[no-any-return]
+
+
+def compile_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("compile:")]
+
+
+def test_compiled_equals_a_plain_loop(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    net, episode = Small().double(), noise_episode(tasks=2)
+    expected = plain_loop(copy.deepcopy(net), episode, 2, 0.25, False)
+    module = MAML(net, inner_steps=2, inner_lr="learn", initial_inner_lr=0.25, compile=True).double()
+    eager = MAML(copy.deepcopy(net), inner_steps=2, inner_lr="learn", initial_inner_lr=0.25).double()
+    with caplog.at_level("INFO"):
+        grads = module.meta_gradient(episode)
+        again = module.meta_gradient(noise_episode(tasks=2, seed=1))
+    (line,) = compile_lines(caplog)
+    assert "compiled in" in line
+    assert largest_error({k: v for k, v in grads.items() if k in expected}, expected) < 1e-9
+    assert largest_error(grads, eager.meta_gradient(episode)) < 1e-9  # with the step sizes' gradient
+    assert largest_error(again, eager.meta_gradient(noise_episode(tasks=2, seed=1))) < 1e-9
+
+
+def test_stacked_tasks_compile_too(caplog: pytest.LogCaptureFixture) -> None:
+    """As on a GPU: all tasks in one graph."""
+    torch.manual_seed(0)
+    net, episode = Small().double(), noise_episode(tasks=2)
+    expected = plain_loop(copy.deepcopy(net), episode, 1, 0.3, False, "head")
+    module = ANIL(net, inner_steps=1, inner_lr=0.3, compile=True, tasks_at_once=2)
+    with caplog.at_level("INFO"):
+        assert largest_error(module.meta_gradient(episode), expected) < 1e-9
+    (line,) = compile_lines(caplog)
+    assert line.startswith("compile: 2 tasks of ")
+
+
+def test_without_a_compiler_it_runs_uncompiled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nmore lines")
+
+    monkeypatch.setattr("torch.compile", fail)
+    net, episode = nn.Linear(3, 3).double(), noise_episode(shape=(3,))
+    expected = plain_loop(copy.deepcopy(net), episode, 2, 0.3, False)
+    module = MAML(net, inner_steps=2, inner_lr=0.3, compile=True)
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            assert largest_error(module.meta_gradient(episode), expected) < 1e-9
+    (line,) = compile_lines(caplog)
+    assert "because InvalidCxxCompiler: No working C++ compiler found; it runs uncompiled" in line
+
+
+def test_what_depends_on_the_data_runs_uncompiled() -> None:
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.linear(x)
+            return y if float(y.detach().sum()) > 0 else 2 * y
+
+    torch.manual_seed(0)
+    net, episode = Gate().double(), noise_episode(shape=(3,))
+    expected = plain_loop(copy.deepcopy(net), episode, 2, 0.3, False)
+    assert largest_error(MAML(net, inner_steps=2, inner_lr=0.3, compile=True).meta_gradient(episode), expected) < 1e-9
