@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -26,17 +25,17 @@ from metalearn.modules.problem_based.state import average_state, pack_state
 from metalearn.modules.problem_based.step_loader import StepLoader
 from metalearn.modules.problem_based.trainer_checks import check_trainer_fits
 from metalearn.modules.training.checkpoint import KEY, check_state
-from metalearn.modules.training.loading import load_module
+from metalearn.modules.training.module import OwnModule
 from metalearn.modules.training.outer import check_outer
 from metalearn.modules.training.precision import say_if_slow
-from metalearn.modules.training.resuming import check_before, check_progress
+from metalearn.modules.training.resuming import check_progress
 from metalearn.reports.facts import list_oracle_calls
 from metalearn.reports.outcome import Facts, Picture, RunRecord, Stage
 
 __all__ = ["BilevelCore"]
 
 
-class BilevelCore(L.LightningModule):
+class BilevelCore(OwnModule):
     """The training of a bilevel problem, which may be known only once the data are.
 
     Attributes:
@@ -228,7 +227,7 @@ class BilevelCore(L.LightningModule):
     def check_checkpoint(self, checkpoint: dict[str, Any], trainer: L.Trainer, trains: bool) -> None:
         """Raise before anything is written if a run cannot go on from a checkpoint."""
         if self.is_built:  # else the problem comes from the data, and is checked with them
-            check_before(self, trainer, checkpoint, trains)
+            super().check_checkpoint(checkpoint, trainer, trains)
 
     def summary_facts(self, stage: Stage) -> Facts:
         """Return what training has cost; see :class:`~metalearn.reports.outcome.ReportsOutcome`."""
@@ -237,20 +236,3 @@ class BilevelCore(L.LightningModule):
     def pictures(self, run: RunRecord) -> list[Picture]:
         """Return the losses against the oracle calls."""
         return costs_picture(run)
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
-        cls,
-        checkpoint_path: str | Path,
-        map_location: Any = None,
-        hparams_file: str | Path | None = None,
-        strict: bool | None = None,
-        weights_only: bool | None = True,
-        **kwargs: Any,
-    ) -> Any:
-        """Build the module that a checkpoint holds; see :meth:`MetaModule.load_from_checkpoint`.
-
-        Raises:
-            CheckpointError: the file cannot be read, or is of another problem.
-        """
-        return load_module(cls, checkpoint_path, map_location, hparams_file, strict, weights_only, kwargs)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from metalearn import ANIL, MAML, Batch, MetaModule
+from metalearn import ANIL, MAML, Batch, MetaModule, RegularizationTuning
 from metalearn.inner import Learner
 from metalearn.inner.adaptation import InnerMethod, Settings
 from metalearn.inner.inner_loop import InnerLoop
@@ -187,3 +187,12 @@ def test_steps_and_optimisers_may_be_overridden(tmp_path: Path) -> None:
     assert {"train/own", "train/loss", "val/own", "val/acc"} <= run.callback_metrics.keys()
     assert isinstance(run.optimizers[0], torch.optim.SGD)
     assert not torch.equal(module.state_dict()["backbone.head.weight"], before["backbone.head.weight"])
+
+
+def test_a_bilevel_module_takes_early_parameters_too() -> None:
+    class Own(RegularizationTuning):
+        def __init__(self) -> None:
+            self.early = nn.Parameter(torch.tensor(1.0))
+            super().__init__()
+
+    assert "early" in dict(Own().named_parameters())
