@@ -58,7 +58,7 @@ class Argument(NamedTuple):
     check: Callable[[str, Any], object] | None = None
 
 
-count_tasks = partial(check_whole, least=1, most=MOST_TASKS)
+check_tasks = partial(check_whole, least=1, most=MOST_TASKS)
 
 
 def check_options(name: str, value: object) -> None:
@@ -76,12 +76,12 @@ def check_cache(name: str, value: object) -> None:
 class LoaderArguments(TypedDict, total=False):
     """How many episodes there are, and how they are loaded."""
 
-    tasks_per_batch: Annotated[int, Argument(4, "tasks of a batch, ``B``.", count_tasks)]
+    tasks_per_batch: Annotated[int, Argument(4, "tasks of a batch, ``B``.", check_tasks)]
     train_tasks: Annotated[
-        int, Argument(1000, "tasks an epoch.", partial(count_tasks, remedy="leave it out for its default"))
+        int, Argument(1000, "tasks an epoch.", partial(check_tasks, remedy="leave it out for its default"))
     ]
-    val_tasks: Annotated[int, Argument(200, "validation tasks, the same every time.", count_tasks)]
-    test_tasks: Annotated[int, Argument(600, "test tasks, the same every time.", count_tasks)]
+    val_tasks: Annotated[int, Argument(200, "validation tasks, the same every time.", check_tasks)]
+    test_tasks: Annotated[int, Argument(600, "test tasks, the same every time.", check_tasks)]
     seed: Annotated[int, Argument(0, "the seed that tasks are drawn by.", check_seed)]
     num_workers: Annotated[int, Argument(0, "processes that draw.", partial(check_whole, least=0, most=MOST_WORKERS))]
 
