@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 
@@ -20,6 +21,14 @@ class OwnModule(L.LightningModule):
     PyTorch refuses a parameter before ``Module.__init__``, and ``Module.__init__`` forgets what was registered before. So
     Lightning's own ``__init__`` runs in ``__new__``, and is not run again.
     """
+
+    __signature__: ClassVar[inspect.Signature]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _, *parameters = inspect.signature(cls.__init__).parameters.values()
+        # up to Python 3.11.3 an inherited __new__ hides __init__ from inspect.signature
+        cls.__signature__ = inspect.Signature(parameters)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make the module with nothing registered yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,7 @@ def test_steps_and_optimisers_may_be_overridden(tmp_path: Path) -> None:
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
+    assert list(inspect.signature(Own).parameters) == list(inspect.signature(MAML).parameters)
     module = Own(Points(), inner_steps=1)
     module.weight = nn.Parameter(torch.tensor(1.0))
     before = copy.deepcopy(module.state_dict())
