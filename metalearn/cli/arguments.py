@@ -13,7 +13,7 @@ import yaml
 from metalearn.carried import carried_config, count_elements, read_checkpoint, read_entry
 from metalearn.checks import find_nearest, quote_value
 from metalearn.cli.config_files import check_config, check_value, read_config
-from metalearn.cli.run_files import NAMES, name_of_run
+from metalearn.cli.run_files import NAMES, name_run
 from metalearn.errors import ConfigError
 
 __all__ = ["DEFAULT_CONFIG", "check_command", "config_path", "option", "prepare_arguments", "shipped_configs"]
@@ -156,7 +156,7 @@ def _resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
         check_value(flag, value)
         if flag in ("--config", "-c"):
             path = config_path(value)
-            name, value = name_of_run(path), str(path)
+            name, value = name_run(path), str(path)
         elif flag in MAY_BE_FILES and os.path.exists(value):
             check_config(Path(value))
         if flag.startswith("--") and seen.setdefault(flag, value) != value and flag != "--config":

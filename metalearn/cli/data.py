@@ -37,6 +37,33 @@ def run(args: Sequence[str]) -> None:
     Raises:
         MetalearnError: an argument or the data is wrong.
     """
+    parser = _make_parser()
+    config = parser.parse_args(_with_data_of_config(list(args)))
+    data = instantiate(parser, config).data
+    if not isinstance(data, EpisodicDataModule):
+        raise ConfigError(
+            f"data is a {type(data).__name__}, but this command needs an episodic data module of metalearn; use --data"
+        )
+    begun = time.perf_counter()
+    if config.action == "info" and isinstance(data, ClassEpisodes):
+        data.open_anyhow()
+    if config.action in ("prepare", "verify"):
+        data.prepare_data()
+    data.setup("test")
+    facts = _list_facts(data)
+    if config.action == "prepare":
+        facts.append(("time", f"{time.perf_counter() - begun:.1f} s"))
+    if config.action == "verify":
+        facts.append(("verified", _verify(data)))
+    if config.action == "info" and isinstance(data, ImageEpisodes):
+        path = Path(config.output or f"{_title(data)}.png")
+        facts.append(("contact sheet", str(_draw(data, path))))
+    if config.action == "tasks":
+        facts.append(("table of tasks", str(_write_tasks(data, config.output, config.split, config.count))))
+    print_summary(f"data {config.action}: {type(data).__name__}", facts)
+
+
+def _make_parser() -> Parser:
     parser = Parser(
         prog="metalearn data",
         description="Pack a data set, show what it holds, check it, or write its tasks to a file.",
@@ -57,29 +84,7 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument(
         "--count", type=int, default=None, help="tasks: how many; default: as many as the data module has"
     )
-    config = parser.parse_args(_with_data_of_config(list(args)))
-    data = instantiate(parser, config).data
-    if not isinstance(data, EpisodicDataModule):
-        raise ConfigError(
-            f"data is a {type(data).__name__}, but this command needs an episodic data module of metalearn; use --data"
-        )
-    begun = time.perf_counter()
-    if config.action == "info" and isinstance(data, ClassEpisodes):
-        data.open_anyhow()
-    if config.action in ("prepare", "verify"):
-        data.prepare_data()
-    data.setup("test")
-    facts = _facts(data)
-    if config.action == "prepare":
-        facts.append(("time", f"{time.perf_counter() - begun:.1f} s"))
-    if config.action == "verify":
-        facts.append(("verified", _verify(data)))
-    if config.action == "info" and isinstance(data, ImageEpisodes):
-        path = Path(config.output or f"{_title(data)}.png")
-        facts.append(("contact sheet", str(_draw(data, path))))
-    if config.action == "tasks":
-        facts.append(("table of tasks", str(_write_tasks(data, config.output, config.split, config.count))))
-    print_summary(f"data {config.action}: {type(data).__name__}", facts)
+    return parser
 
 
 def _with_data_of_config(args: list[str]) -> list[str]:
@@ -106,7 +111,7 @@ def _with_data_of_config(args: list[str]) -> list[str]:
     return [args[0], *flat, *args[1:]] if args[0] in ACTIONS else [*flat, *args]
 
 
-def _facts(data: EpisodicDataModule) -> Facts:
+def _list_facts(data: EpisodicDataModule) -> Facts:
     facts: Facts = []
     if isinstance(data, ImageEpisodes):
         store = data.store

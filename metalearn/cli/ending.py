@@ -9,7 +9,7 @@ from typing import Any
 
 from metalearn.cli.interrupts import Interrupted, Signals
 from metalearn.cli.processes import connect, is_launched_child, wait_for_children
-from metalearn.cli.run_files import continuation, discard, evaluation
+from metalearn.cli.run_files import discard, format_continuation, format_evaluation
 from metalearn.modules.callbacks.saving import BestCheckpoint, LastCheckpoint
 from metalearn.modules.callbacks.stopping import StopOnSignal
 
@@ -56,7 +56,7 @@ class Ending:
         if self.new_folder is not None and self.trainer.is_global_zero:
             discard(self.new_folder)
 
-    def kept(self) -> str:
+    def describe_kept(self) -> str:
         """Where the last state is that was saved, for whoever reads of a failure; empty if none was."""
         last = _callback(self.trainer, LastCheckpoint)
         return (
@@ -70,12 +70,12 @@ class Ending:
         saved = last is not None and last.step > 0 and last.path.is_file()
         if stop is not None and stop.step is not None:
             line = f"stopped by {stopped} at step {stop.step}"
-            return f"{line}; go on with: {continuation(last.path)}" if saved else f"{line}, with nothing saved"
+            return f"{line}; go on with: {format_continuation(last.path)}" if saved else f"{line}, with nothing saved"
         if not saved:
             return f"stopped by {stopped}"
         best = _callback(self.trainer, BestCheckpoint)
         path = best.best_model_path if best is not None and best.best_model_path else str(last.path)
-        return f"stopped by {stopped} after training; test it with: {evaluation(Path(path))}"
+        return f"stopped by {stopped} after training; test it with: {format_evaluation(Path(path))}"
 
 
 def _callback(trainer: Any, kind: type) -> Any:

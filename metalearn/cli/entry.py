@@ -18,7 +18,7 @@ from metalearn.cli.allocator import keep_buffers
 from metalearn.cli.arguments import check_command, prepare_arguments
 from metalearn.cli.ending import Ending
 from metalearn.cli.lightning_cli import MetaCLI
-from metalearn.cli.parser import one_line
+from metalearn.cli.parser import join_lines
 from metalearn.cli.terminal import HeldMessages, close_output, describe_os_error, plain_output
 from metalearn.errors import MetalearnError
 
@@ -61,7 +61,7 @@ def _run(args: list[str], debug: bool, ending: Ending) -> None:
         if debug or line is None:
             raise
         messages.release(drop=True)
-        print(f"metalearn: error: {one_line(line)}", file=sys.stderr)
+        print(f"metalearn: error: {join_lines(line)}", file=sys.stderr)
         sys.exit(2)
     finally:
         messages.release()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from metalearn.cli.parser import one_line
+from metalearn.cli.parser import join_lines
 from metalearn.errors import ConfigError, DataError, MetalearnError, suggest_space
 
 __all__ = ["translate_failures"]
@@ -35,7 +35,7 @@ def translate_failures(find_folder: Callable[[], Path]) -> Iterator[None]:
     except ValueError as error:  # how many batches an epoch has, on how many processes, is known no earlier
         if isinstance(error, MetalearnError) or "`val_check_interval`" not in str(error):
             raise
-        raise ConfigError(one_line(str(error))) from error
+        raise ConfigError(join_lines(str(error))) from error
     except OSError as error:
         if isinstance(error, MetalearnError) or error.errno not in UNWRITABLE:
             raise

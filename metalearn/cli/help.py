@@ -10,7 +10,7 @@ from typing import Any
 from jsonargparse import DefaultHelpFormatter
 from torch import nn
 
-from metalearn.cli.type_words import classes_in, names_of
+from metalearn.cli.type_words import find_classes, list_names
 
 __all__ = ["HelpFormatter"]
 
@@ -36,10 +36,10 @@ class HelpFormatter(DefaultHelpFormatter):
 
 def _choose_classes(hint: Any) -> str:
     """Our classes of a type; where there are none, some of torch's and Lightning's."""
-    classes = classes_in(hint)
+    classes = find_classes(hint)
     if nn.Module in classes and hint is not nn.Module:  # such as a loss: a backbone is none
         return ""
-    ours, others = names_of(classes)
+    ours, others = list_names(classes)
     names = ours or others[:MOST_NAMES]
     return f", classes: {', '.join(names)}, or any other by its full name" if names else ""
 

@@ -18,7 +18,7 @@ from metalearn.cli import data, outcome, study
 from metalearn.cli.arguments import DEFAULT_CONFIG, SUBCOMMANDS, shipped_configs
 from metalearn.cli.ending import Ending
 from metalearn.cli.failures import translate_failures
-from metalearn.cli.parser import Parser, own_error
+from metalearn.cli.parser import Parser, find_own_error
 from metalearn.cli.processes import check_devices, take_torchrun
 from metalearn.cli.run_callbacks import RunCallbacks
 from metalearn.cli.run_files import NAMES
@@ -125,7 +125,7 @@ class MetaCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception as error:
-            raise own_error(error) from error
+            raise find_own_error(error) from error
         trainer: Any = self.trainer
         check_monitors(trainer.callbacks, self.model)
         if self.subcommand == "fit" and isinstance(self.model, ReportsOutcome):
@@ -165,7 +165,7 @@ class MetaCLI(LightningCLI):
             with translate_failures(lambda: find_run_folder(self.trainer)):
                 super()._run_subcommand(subcommand)
         except BaseException as error:
-            kept = self.ending.kept()
+            kept = self.ending.describe_kept()
             if isinstance(error, Exception) and self.ending.signals.signum is None:
                 if isinstance(error, MetalearnError):
                     error.args = ("; ".join([str(error), *filter(None, [kept])]),)

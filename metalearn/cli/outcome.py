@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from metalearn.carried import read_checkpoint
-from metalearn.cli.run_files import evaluation, is_self_contained
+from metalearn.cli.run_files import format_evaluation, is_self_contained
 from metalearn.modules.callbacks.clock import RunClock
 from metalearn.modules.callbacks.run_folder import find_run_folder
 from metalearn.modules.callbacks.saving import LastCheckpoint
@@ -174,7 +174,7 @@ def list_next_commands(run: FinishedRun, saved: Path | None) -> list[tuple[str, 
     """What can be done with the checkpoint of a training."""
     if saved is None or run.lacks_test:
         return []
-    commands = [("Evaluate it again", evaluation(saved))]
+    commands = [("Evaluate it again", format_evaluation(saved))]
     if getattr(run.model, "image_spec", None) is not None and is_self_contained(saved):
         predict = f"python -m metalearn predict --ckpt_path {quote(str(saved))} --support SUPPORT --query QUERIES"
         commands.append(("Adapt it to your own images (a sub-folder per class in SUPPORT)", predict))

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from metalearn.checks import find_nearest
-from metalearn.cli.type_words import classes_in, describe_type, names_of
+from metalearn.cli.type_words import describe_type, find_classes, list_names
 from metalearn.errors import ConfigError
-from metalearn.reports.text import printable
+from metalearn.reports.text import escape_unprintable
 
-__all__ = ["OptionError", "explain", "one_line"]
+__all__ = ["OptionError", "explain", "join_lines"]
 
 
 class OptionError(ConfigError):
@@ -40,7 +40,7 @@ def explain(parser: argparse.ArgumentParser, message: str, cause: BaseException 
         message: its text.
         cause: the exception behind it.
     """
-    text = one_line(message)
+    text = join_lines(message)
     inner = _find_option_error(cause)
     if inner is not None:
         key = re.match(r'Parser key "([^"]+)"', text)
@@ -55,9 +55,9 @@ def _find_option_error(error: BaseException | None) -> OptionError | None:
     return error
 
 
-def one_line(message: str) -> str:
+def join_lines(message: str) -> str:
     """The message without line breaks, and with every character that a terminal would not print written out."""
-    return printable(re.sub(r"\s+", " ", message).strip())
+    return escape_unprintable(re.sub(r"\s+", " ", message).strip())
 
 
 def _explain_anew(parser: argparse.ArgumentParser, text: str, cause: BaseException | None) -> ConfigError:
@@ -204,7 +204,7 @@ def _find_remedy(value: str, leaf: str, hint: Any, words: str, default: object) 
 
 def _names(hint: Any) -> list[str]:
     """The names of the classes that a type takes, ours first."""
-    ours, others = names_of(classes_in(hint))
+    ours, others = list_names(find_classes(hint))
     return [*ours, *others]
 
 

@@ -11,10 +11,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from metalearn.cli.help import HelpFormatter
-from metalearn.cli.parse_errors import explain, one_line
+from metalearn.cli.parse_errors import explain, join_lines
 from metalearn.errors import ConfigError, MemoryLimitError, MetalearnError
 
-__all__ = ["Parser", "instantiate", "one_line", "own_error"]
+__all__ = ["Parser", "find_own_error", "instantiate", "join_lines"]
 
 
 class Parser(LightningArgumentParser):
@@ -56,10 +56,10 @@ def instantiate(parser: LightningArgumentParser, config: Any) -> Any:
     try:
         return parser.instantiate_classes(config)
     except (ValueError, TypeError) as error:
-        raise own_error(error) from error
+        raise find_own_error(error) from error
 
 
-def own_error(error: BaseException) -> BaseException:
+def find_own_error(error: BaseException) -> BaseException:
     """The error of ours that is the cause of another one; a constructor's complaint about a value as one line.
 
     What is neither is no mistake of the user's, and comes back as it is.
@@ -77,4 +77,4 @@ def own_error(error: BaseException) -> BaseException:
         origin, (ValueError, TypeError)
     ):
         return origin
-    return ConfigError(one_line(str(origin)))
+    return ConfigError(join_lines(str(origin)))

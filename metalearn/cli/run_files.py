@@ -11,7 +11,15 @@ from pathlib import Path
 from metalearn.carried import carried_config, count_elements, read_checkpoint, read_entry
 from metalearn.errors import CheckpointError
 
-__all__ = ["continuation", "discard", "evaluation", "find_checkpoint", "is_self_contained", "name_of_run", "run_folder"]
+__all__ = [
+    "discard",
+    "find_checkpoint",
+    "find_run_of",
+    "format_continuation",
+    "format_evaluation",
+    "is_self_contained",
+    "name_run",
+]
 
 NAMES = ("last", "best")
 
@@ -36,7 +44,7 @@ def find_checkpoint(name: str, runs: Path, trains: bool) -> Path:
     return max(checkpoints, key=_version)
 
 
-def run_folder(checkpoint: str | Path) -> Path | None:
+def find_run_of(checkpoint: str | Path) -> Path | None:
     """The folder of the run that wrote a checkpoint, if it is one of ours and can be written to."""
     path = Path(checkpoint)
     if len(path.parts) < 4:
@@ -46,16 +54,16 @@ def run_folder(checkpoint: str | Path) -> Path | None:
     return folder if is_run and folder.name and os.access(folder, os.W_OK) else None
 
 
-def continuation(checkpoint: Path) -> str:
+def format_continuation(checkpoint: Path) -> str:
     """The command that goes on from a checkpoint of a run."""
     config = checkpoint.parent.parent / "config.yaml"
     words = ["python", "-m", "metalearn", "fit", "--config", str(config), "--ckpt_path", str(checkpoint)]
     return shlex.join(words)
 
 
-def evaluation(checkpoint: Path) -> str:
+def format_evaluation(checkpoint: Path) -> str:
     """The command that tests a checkpoint, with the run's own configuration where the carried one would be refused."""
-    folder = run_folder(checkpoint)
+    folder = find_run_of(checkpoint)
     words = ["python", "-m", "metalearn", "test"]
     if folder is not None and not is_self_contained(checkpoint):
         words += ["--config", str(folder / "config.yaml")]
@@ -72,7 +80,7 @@ def is_self_contained(checkpoint: Path) -> bool:
     return True
 
 
-def name_of_run(config: Path) -> str:
+def name_run(config: Path) -> str:
     """What a run of a configuration is called: by the file, or by the run whose ``config.yaml`` it is."""
     is_run = config.name == "config.yaml" and config.parent.name.startswith("version_") and _number(config.parent) >= 0
     name = config.parent.parent.name if is_run else config.stem

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn.carried import is_name, read_checkpoint
-from metalearn.cli.run_files import NAMES, find_checkpoint, run_folder
+from metalearn.cli.run_files import NAMES, find_checkpoint, find_run_of
 from metalearn.modules.callbacks.run_log import RunLog
 
 __all__ = ["RunPlace"]
@@ -47,7 +47,7 @@ class RunPlace:
         """Write into the run that the checkpoint is from, unless the user names another place."""
         elsewhere = self.options.get("run_name") or self.options["trainer"].get("default_root_dir")
         checkpoint = self.options.get("ckpt_path")
-        folder = run_folder(checkpoint) if checkpoint else None
+        folder = find_run_of(checkpoint) if checkpoint else None
         if folder is None or (elsewhere and folder.parent != self.runs):
             return RunLog(str(self.runs.parent), self.runs.name)
         self.name = folder.parent.name or self.name

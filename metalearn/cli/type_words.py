@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin
 
 from torch import Tensor, nn
 
-__all__ = ["classes_in", "describe_type", "names_of"]
+__all__ = ["describe_type", "find_classes", "list_names"]
 
 PLAIN: dict[Any, str] = {
     int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", tuple: "a list",
@@ -27,20 +27,20 @@ def describe_type(hint: Any) -> str:
     return " or ".join(_parts(hint))
 
 
-def classes_in(hint: Any) -> list[type]:
+def find_classes(hint: Any) -> list[type]:
     """The classes that a value of a type may be made of: those named in it, and what callables return."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is not None and origin in (Callable, collections.abc.Callable):
-        return classes_in(args[1]) if len(args) == 2 else []
+        return find_classes(args[1]) if len(args) == 2 else []
     if origin is typing.Literal:
         return []
     if args:
-        return [made for arg in args for made in classes_in(arg)]
+        return [made for arg in args for made in find_classes(arg)]
     is_own = inspect.isclass(hint) and hint.__module__ not in ("builtins", "datetime", "typing", "pathlib")
     return [hint] if is_own and hint is not Tensor else []
 
 
-def names_of(bases: Sequence[type]) -> tuple[list[str], list[str]]:
+def list_names(bases: Sequence[type]) -> tuple[list[str], list[str]]:
     """The names under which a command line knows the classes below these: ours, and torch's and Lightning's, both sorted."""
     ours: set[str] = set()
     others: set[str] = set()
@@ -84,7 +84,7 @@ def _parts(hint: Any) -> list[str]:
     if origin in MAPPINGS or hint in MAPPINGS:
         return ["a mapping"]
     if origin is not None and origin in (Callable, collections.abc.Callable):
-        return [f"a class of {each.__name__}" for each in classes_in(hint)] or ["a function by its full name"]
+        return [f"a class of {each.__name__}" for each in find_classes(hint)] or ["a function by its full name"]
     if hint in PLAIN:
         return [PLAIN[hint]] if PLAIN[hint] else []
     if inspect.isclass(hint) and hint is not Tensor:

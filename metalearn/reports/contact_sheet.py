@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from metalearn.reports.pictures import INK, pyplot, save_figure
-from metalearn.reports.text import drawable
+from metalearn.reports.text import escape_for_figure
 
 __all__ = ["draw_contact_sheet"]
 
@@ -34,9 +34,9 @@ def draw_contact_sheet(path: Path, rows: Sequence[tuple[str, str, np.ndarray]], 
         axis.set_xlim(0, width * strip.shape[0])
         axis.set_anchor("W")
         axis.set_axis_off()
-        label = drawable(f"{split}: {name if len(name) <= 28 else '…' + name[-27:]}")
+        label = escape_for_figure(f"{split}: {name if len(name) <= 28 else '…' + name[-27:]}")
         axis.text(-0.01, 0.5, label, transform=axis.transAxes, ha="right", va="center", fontsize=7, color=INK)
-    figure.suptitle(drawable(title), fontsize=9)
+    figure.suptitle(escape_for_figure(title), fontsize=9)
     return save_figure(figure, path)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from metalearn.reports.tables import write_atomically
-from metalearn.reports.text import drawable
+from metalearn.reports.text import escape_for_figure
 
 __all__ = [
     "INK",
@@ -167,8 +167,8 @@ def draw_predictions(
         axis.set_axis_off()
     for axis, image, label, share in zip(axes.flat, images, labels, shares, strict=False):
         _show(axis, image)
-        axis.set_title(f"{drawable(label[:14])}\n{100 * share:.0f} %", fontsize=8, color=INK)
-    title = drawable(title)
+        axis.set_title(f"{escape_for_figure(label[:14])}\n{100 * share:.0f} %", fontsize=8, color=INK)
+    title = escape_for_figure(title)
     figure.suptitle(title if count == len(images) else f"{title} (the first {count} of {len(images)})", fontsize=9)
     return save_figure(figure, path)
 

@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from metalearn.reports.text import printable
+from metalearn.reports.text import escape_unprintable
 
 __all__ = ["print_summary"]
 
@@ -35,9 +35,9 @@ def print_summary(title: str, facts: Sequence[tuple[str, str]], commands: Sequen
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts:
-        table.add_row(name, Text(printable(value)))
+        table.add_row(name, Text(escape_unprintable(value)))
     console.print()
     console.print(Panel(table, title=title, title_align="left", expand=False))
     for what, command in commands:
         console.print(f"{what}:", style="bold")
-        console.print(Text(f"  {printable(command)}"), soft_wrap=True)
+        console.print(Text(f"  {escape_unprintable(command)}"), soft_wrap=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["drawable", "printable"]
+__all__ = ["escape_for_figure", "escape_unprintable"]
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """The text with every character that a terminal would obey instead of print written out; line breaks stay."""
     return "".join(
         each if each.isprintable() or each == "\n" else each.encode("unicode_escape", "surrogatepass").decode()
@@ -13,6 +13,6 @@ def printable(text: str) -> str:
     )
 
 
-def drawable(text: str) -> str:
+def escape_for_figure(text: str) -> str:
     """The text on one line, without what matplotlib takes for a formula."""
-    return printable(text.replace("\n", " ")).replace("$", r"\$")
+    return escape_unprintable(text.replace("\n", " ")).replace("$", r"\$")
