@@ -99,21 +99,39 @@ class ImplicitMethod(InnerMethod):
 
         With ``order=2`` the last one carries the graph.
         """
+        problem = self._pose(adaptation, params, support, targets, order)
+        unrolls = order == 2 and self.linear is None
+        implicit = order == 2 and self.linear is not None
+        scale = settings[0].get("scale")
+
+        def gradient(y: Tensor, step: int) -> Tensor:
+            return count_step(problem.gradient(y, step, unrolls), y, problem.count)
+
+        y = last = problem.centre if unrolls else problem.centre.detach()
+        yield _scaled(problem.layout.unravel(y), scale)
+        for step in range(steps):
+            y, last = self.inner.unroll(gradient, y, last, step, 1)
+            if implicit and step == steps - 1:
+                y = problem.attach(y, steps)
+            yield _scaled(problem.layout.unravel(y), scale)
+
+    def _pose(
+        self, adaptation: Adaptation, params: Params, support: Tensor, targets: Tensor, order: int
+    ) -> TaskProblem:
+        """The inner problem of tasks."""
         tasks = len(support) if adaptation.stacked else 1
         start, others = adaptation.start(params, tasks)
         layout = Layout.of(start, "the adapted parameters", tasks if adaptation.stacked else None)
         centre = layout.ravel(start)
         if order < 2 or not self.learns_start:
             centre = centre.detach()
-        unrolls = order == 2 and self.linear is None
-        scale = settings[0].get("scale")
+        inner = adaptation if self.inner_loss is None else replace(adaptation, loss=self.inner_loss)
 
         def count(oracle: Oracle) -> None:
             if order == 2:  # an evaluation costs no hypergradient
                 self.report.count(oracle, tasks)
 
-        inner = adaptation if self.inner_loss is None else replace(adaptation, loss=self.inner_loss)
-        problem = TaskProblem(
+        return TaskProblem(
             inner,
             self.gradient,
             self.penalty,
@@ -126,17 +144,6 @@ class ImplicitMethod(InnerMethod):
             targets,
             count,
         )
-
-        def gradient(y: Tensor, step: int) -> Tensor:
-            return count_step(problem.gradient(y, step, unrolls), y, count)
-
-        y = last = centre if unrolls else centre.detach()
-        yield _scaled(layout.unravel(y), scale)
-        for step in range(steps):
-            y, last = self.inner.unroll(gradient, y, last, step, 1)
-            if order == 2 and self.linear is not None and step == steps - 1:
-                y = problem.attach(y, steps)
-            yield _scaled(layout.unravel(y), scale)
 
 
 class ImplicitSolver(TaskSolver):

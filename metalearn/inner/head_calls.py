@@ -111,40 +111,61 @@ def find_coupling(
     outside = _find_shared(network, head)
     if outside is not None:
         return outside, False
+    trial = _Trial(head, own, params, run)
     start = read_generators(x)
     with torch.inference_mode(False), torch.enable_grad():
         with watching(head, closely=True) as calls, drawing_from(start):
             result = run(network, params, (x,))
-        fault = calls.find_fault(result)
+        fault = calls.find_fault(result) or trial.find_change(calls, result)
         if fault is not None:
             return fault, False
-        value, *of_output = calls.kept
-        if not of_output or not same(result, of_output[0]):
-            return "its output is changed in place after it", False
-        features = calls.inputs[0][0][0]
-        if not calls.writes and not same(features, value):
-            return "its input is changed in place after it was called", False
-        theirs = [params[name] for name in own if name in params and params[name].requires_grad]
-        if not calls.writes and _reaches(features, theirs):
-            return "what it is called with depends on its own tensors", False
         with drawing_from(start), torch.no_grad():
             run(network, params, (x[:1].expand_as(x),))  # if the network tells its head something, now something else
+        fault = trial.find_other_input(calls, result)
+        if fault is None:
+            # what depends on the head's values without a gradient shows when they are others
+            moved = {name: value * 1.5 + 0.25 if name in own else value for name, value in params.items()}
+            with watching(head, closely=True) as again, drawing_from(start), torch.no_grad():
+                run(network, moved, (x,))
+            if not again.kept or not same(again.kept[0], calls.kept[0], 1e-5):
+                fault = "what it is called with depends on its own tensors"
+    return fault, calls.writes
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What :func:`find_coupling` tries; each method gives a clause that says what couples, or ``None``."""
+
+    head: nn.Module
+    own: dict[str, str]
+    params: Params
+    run: Run
+
+    def find_change(self, calls: HeadCalls, result: Any) -> str | None:
+        """What was changed around the head's call, or reaches its input from its own tensors."""
+        value, *of_output = calls.kept
+        if not of_output or not same(result, of_output[0]):
+            return "its output is changed in place after it"
+        features = calls.inputs[0][0][0]
+        if not calls.writes and not same(features, value):
+            return "its input is changed in place after it was called"
+        params = self.params
+        theirs = [params[name] for name in self.own if name in params and params[name].requires_grad]
+        if not calls.writes and _reaches(features, theirs):
+            return "what it is called with depends on its own tensors"
+        return None
+
+    def find_other_input(self, calls: HeadCalls, result: Any) -> str | None:
+        """What the head reads beside the tensor that it was called with."""
+        value, params = calls.kept[0], self.params
         with drawing_from(calls.state):
             leaf = value.clone().requires_grad_(value.is_floating_point())
-            # a leaf must not be written to
-            alone = run(head, {own[name]: params[name] for name in own if name in params}, (leaf * 1,))
+            tensors = {inside: params[name] for name, inside in self.own.items() if name in params}
+            alone = self.run(self.head, tensors, (leaf * 1,))  # a leaf must not be written to
         if not isinstance(alone, Tensor) or not same(alone, result, 1e-5):
-            return "it depends on more than what it is called with", calls.writes
-        others = [tensor for name, tensor in params.items() if name not in own and tensor.requires_grad]
-        if _reaches(alone, others):
-            return "it reads tensors of other layers", calls.writes
-        # what depends on the head's values without a gradient shows when they are others
-        moved = {name: value * 1.5 + 0.25 if name in own else value for name, value in params.items()}
-        with watching(head, closely=True) as again, drawing_from(start), torch.no_grad():
-            run(network, moved, (x,))
-        if not again.kept or not same(again.kept[0], value, 1e-5):
-            return "what it is called with depends on its own tensors", calls.writes
-    return None, calls.writes
+            return "it depends on more than what it is called with"
+        others = [tensor for name, tensor in params.items() if name not in self.own and tensor.requires_grad]
+        return "it reads tensors of other layers" if _reaches(alone, others) else None
 
 
 def _reaches(output: Tensor, tensors: list[Tensor]) -> bool:

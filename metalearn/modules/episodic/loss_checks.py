@@ -50,15 +50,7 @@ def check_loss(adaptation: Adaptation, outputs: Tensor, targets: Tensor, classes
     ):
         warnings.simplefilter("ignore")  # torch warns of shapes that are looked at below
         leaf = outputs.detach().clone().requires_grad_()
-        try:
-            value = _call(adaptation, leaf, targets)
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            if isinstance(error, MetalearnError):
-                raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
-            raise ShapeError(
-                f"{name} cannot take {shapes} ({_types(outputs, targets)}): {reason}; {_remedy(error, targets)}"
-            ) from error
+        value = _try(name, shapes, adaptation, leaf, targets)
         _check_scalar(name, value)
         _check_trainables(name, adaptation, outputs.detach(), targets)
         finite = bool(outputs.isfinite().all()) and bool(targets.isfinite().all())
@@ -72,6 +64,19 @@ def check_loss(adaptation: Adaptation, outputs: Tensor, targets: Tensor, classes
         _check_derivatives(name, value, leaf, order)
         if adaptation.method.chunk is not None and len(outputs) > 1:
             _check_mean(name, adaptation, leaf.detach(), targets)
+
+
+def _try(name: str, shapes: str, adaptation: Adaptation, outputs: Tensor, targets: Tensor) -> Any:
+    """What the loss gives, or a line that says why it gives nothing."""
+    try:
+        return _call(adaptation, outputs, targets)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        if isinstance(error, MetalearnError):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+        raise ShapeError(
+            f"{name} cannot take {shapes} ({_types(outputs, targets)}): {reason}; {_remedy(error, targets)}"
+        ) from error
 
 
 def _remedy(error: Exception, targets: Tensor) -> str:
