@@ -140,6 +140,7 @@ def _algorithms() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_trainers_as_users_set_them(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)  # in bf16 a small step of the loss's scale is rounded away
     module = MAML(
         TinyConv(),
         inner_steps=1,
