@@ -19,6 +19,7 @@ from metalearn.inner.solvers import RidgeSolver
 from metalearn.inner.step_sizes import InnerLR
 from metalearn.modules.episodic.base import MetaModule
 from metalearn.modules.episodic.gradient_steps import make_gradient_steps
+from metalearn.modules.episodic.joining import join_options
 from metalearn.modules.episodic.scores import Metrics
 from metalearn.modules.training.outer import Scheduler
 
@@ -79,6 +80,7 @@ class ANIL(MetaModule):
 
     options_class = HeadLoop
 
+    @join_options(HeadLoop)
     def __init__(
         self,
         backbone: nn.Module,

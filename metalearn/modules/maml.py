@@ -11,6 +11,7 @@ from metalearn.inner.inner_loop import ExecutionName, InnerLoop
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.step_sizes import InnerLR
 from metalearn.modules.episodic.base import MetaModule
+from metalearn.modules.episodic.joining import join_options
 from metalearn.modules.episodic.scores import Metrics
 from metalearn.modules.training.outer import Scheduler
 
@@ -28,6 +29,7 @@ class MAML(MetaModule):
         ConfigError: an argument is out of range.
     """
 
+    @join_options(InnerLoop)
     def __init__(
         self,
         backbone: nn.Module,

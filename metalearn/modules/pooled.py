@@ -14,6 +14,7 @@ from metalearn.inner.inner_loop import ExecutionName, InnerLoop
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.step_sizes import InnerLR
 from metalearn.modules.episodic.base import MetaModule
+from metalearn.modules.episodic.joining import join_options
 from metalearn.modules.episodic.scores import Metrics
 from metalearn.modules.training.outer import Scheduler
 
@@ -27,6 +28,7 @@ class Pooled(MetaModule):
     the labels of an episode mean nothing outside of it.
     """
 
+    @join_options(InnerLoop)
     def __init__(
         self,
         backbone: nn.Module,

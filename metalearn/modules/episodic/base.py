@@ -27,6 +27,7 @@ from metalearn.modules.episodic.divergence import DivergenceWatch
 from metalearn.modules.episodic.evaluation import Evaluator, Outcome
 from metalearn.modules.episodic.facts import ModuleFacts
 from metalearn.modules.episodic.gradient_steps import make_gradient_steps
+from metalearn.modules.episodic.joining import join_inherited, save_options, take_joined
 from metalearn.modules.episodic.outer_loop import OuterLoop
 from metalearn.modules.episodic.reading import TaskReader, check_data
 from metalearn.modules.episodic.runner import InnerRunner, make_usable
@@ -59,8 +60,7 @@ class MetaModule(ModuleFacts, OwnModule):
             def adapts(self, name: str) -> bool:
                 return not name.startswith("head.")
 
-    A subclass may make parameters, buffers and modules of its own before or after ``super().__init__``, and may override any
-    step or hook of Lightning's.
+    A subclass may make parameters and modules before or after ``super().__init__``, and override any step or hook of Lightning's.
 
     Args:
         backbone: any network ``[n, ...] -> [n, ways]``. It stays as it is. In the inner loop its batch normalisation is that of
@@ -84,10 +84,11 @@ class MetaModule(ModuleFacts, OwnModule):
     """
 
     options_class: ClassVar[type[InnerLoop]] = InnerLoop
-    """The options that the algorithm takes; their texts join its docstring."""
+    """The options that the algorithm takes. A subclass without a constructor takes those that its base lacks, too."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        join_inherited(cls)
         complete_docstring(cls, cls.options_class.help_texts())
 
     def __init__(
@@ -103,6 +104,7 @@ class MetaModule(ModuleFacts, OwnModule):
         loss_order: int | None = None,
     ) -> None:
         super().__init__()
+        options = take_joined(self, options)
         check_backbone(backbone)
         check_outer(outer_optimizer, outer_scheduler)
         statistics = StepStatistics(backbone, options.inner_steps) if options.norm == "per_step" else None
@@ -117,7 +119,7 @@ class MetaModule(ModuleFacts, OwnModule):
         self._training = TrainingStep(self._runner, self._reader)
         self._divergence = DivergenceWatch()
         self._costs = None if task_solver.costs() is None else CostLog()
-        self.save_hyperparameters(options.hyper_parameters())
+        save_options(self, options)
         self.backbone_description = describe_backbone(backbone)
         self.image_spec: dict[str, Any] | None = None
         self.image_statistics: dict[str, list[float]] | None = None
@@ -183,7 +185,7 @@ class MetaModule(ModuleFacts, OwnModule):
             the adapted network: ``adapted(x)`` gives logits.
 
         Raises:
-            ConfigError: ``ways`` is more than the network's outputs, and it has no linear head that could be widened.
+            ConfigError: ``ways`` is more than the network's outputs, and no linear head could be widened.
             ShapeError: shapes disagree, an entry is not finite, or a label is not one of the network's outputs, or of ``ways``.
         """
         support = check_batch(support, "support")
@@ -209,8 +211,8 @@ class MetaModule(ModuleFacts, OwnModule):
         """The mean query loss over the ``B`` tasks after adaptation, with its graph to the outer parameters.
 
         Args:
-            batch: ``B`` tasks of one shape, or a list of tasks of any shapes, each with a task axis of 1; a task of a list uses
-                the first ``N`` outputs of the network, ``N`` the classes of its own support set.
+            batch: ``B`` tasks of one shape; or a list of tasks of any shapes, each with a task axis of 1, which use the network's
+                first ``N`` outputs, ``N`` the classes of their own support sets.
             batch_idx: unused.
 
         Raises:
@@ -269,8 +271,7 @@ class MetaModule(ModuleFacts, OwnModule):
     def predict_step(
         self, batch: Episode | list[Episode], batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor | list[Tensor]:
-        """Class probabilities ``[B, n, N]`` of the queries (the outputs themselves where targets are no class labels); a list of
-        them, one a task, for a list of tasks."""
+        """Class probabilities ``[B, n, N]`` of the queries, a list for a list of tasks; without class labels, the outputs."""
         predictions = self._evaluator.predict(self, batch, dataloader_idx)
         is_list = isinstance(batch, list) and len(predictions) == len(batch)
         return predictions if is_list else predictions[0]

@@ -15,11 +15,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 from torch.utils.data import DataLoader
 
-from metalearn import ANIL, IMAML, MAML, BilevelFewShot, ConfigError, MetaModule, Pooled
+from metalearn import ANIL, IMAML, MAML, Batch, BilevelFewShot, ConfigError, Episode, MetaModule, Pooled
 from metalearn.checks import check_number
 from metalearn.docstrings import read_arguments
 from metalearn.inner import Momentum
 from metalearn.inner.inner_loop import InnerLoop, setting
+from metalearn.modules.episodic.joining import join_options
 from tests.modules.episodic.test_evaluation import trainer
 from tests.networks import noise_episode
 
@@ -49,6 +50,13 @@ class NoisyLoop(InnerLoop):
     )
 
 
+def add_noise(episode: Episode, options: Any) -> Episode:
+    """The option's use."""
+    (x, y), query = episode
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    return Episode(Batch(x + options.input_noise * noise, y), query)
+
+
 class Noisy(MetaModule):
     """MAML whose support inputs get noise in training."""
 
@@ -58,9 +66,7 @@ class Noisy(MetaModule):
         super().__init__(backbone, NoisyLoop.of(locals()))
 
     def meta_loss(self, episode: Any, ways: int | None = None) -> Any:
-        (x, y), query = episode
-        noise = self.options.input_noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
-        return super().meta_loss(type(episode)(type(query)(x + noise, y), query), ways)
+        return super().meta_loss(add_noise(episode, self.options), ways)
 
 
 @pytest.mark.parametrize("kind", ALGORITHMS)
@@ -125,6 +131,55 @@ def test_an_option_made_on_the_spot(tmp_path: Path, capsys: pytest.CaptureFixtur
         Noisy.load_from_checkpoint(tmp_path / "noisy.ckpt", backbone=network(), input_noise=0.5).options.input_noise
         == 0.5
     )
+
+
+class NoisyMAML(MAML):
+    """An option more than MAML's, and no constructor."""
+
+    options_class = NoisyLoop
+
+    def meta_loss(self, episode: Any, ways: int | None = None) -> Any:
+        return super().meta_loss(add_noise(episode, self.options), ways)
+
+
+class NoisyPooled(Pooled):
+    """A constructor that spells out what it changes alone."""
+
+    options_class = NoisyLoop
+
+    @join_options(NoisyLoop)
+    def __init__(self, backbone: nn.Module, inner_steps: int = 3) -> None:
+        super().__init__(backbone, inner_steps=inner_steps)
+
+
+@pytest.mark.parametrize("kind", [NoisyMAML, NoisyPooled])
+def test_an_option_joins_the_arguments(kind: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One field is all that an option needs to be an argument."""
+    parameter = inspect.signature(kind).parameters["input_noise"]
+    assert (parameter.default, parameter.annotation) == (0.5, float)
+    assert "the deviation of the noise that the support set gets." in print_help(kind, capsys)
+    with pytest.raises(ConfigError, match=r"input_noise is -1.*use 0.5"):
+        kind(network(), input_noise=-1)
+    with pytest.raises(TypeError, match="input_noize"):
+        kind(network(), input_noize=1)
+    module = kind(network(), inner_steps=2, input_noise=0.25)
+    assert dict(kind(network()).hparams)["input_noise"] == 0.5
+    assert dict(module.hparams).keys() == {field.name for field in fields(NoisyLoop)}
+    run = trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    loader: Any = DataLoader([noise_episode(4, shape=(4,), dtype=torch.float32)], batch_size=None)  # type: ignore[arg-type]
+    run.fit(module, loader, loader)
+    run.save_checkpoint(tmp_path / "noisy.ckpt")
+    again = kind.load_from_checkpoint(tmp_path / "noisy.ckpt", backbone=network())
+    assert (again.options.input_noise, again.inner_steps) == (0.25, 2)
+
+
+def test_a_joined_option_is_used() -> None:
+    episode = noise_episode(4, shape=(4,))
+    net = network().double()
+    plain = float(MAML(net).meta_loss(episode).loss.detach())
+    assert float(NoisyMAML(net, input_noise=0.0).meta_loss(episode).loss.detach()) == plain
+    noisy = float(NoisyMAML(net, input_noise=0.5).meta_loss(episode).loss.detach())
+    assert noisy == float(MAML(net).meta_loss(add_noise(episode, NoisyLoop(input_noise=0.5))).loss.detach()) != plain
 
 
 def test_hyper_parameters_are_the_options_in_plain_types() -> None:
