@@ -87,8 +87,8 @@ class MetaModule(ModuleFacts, OwnModule):
     """The options that the algorithm takes. A subclass without a constructor takes those that its base lacks, too."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
         join_inherited(cls)
+        super().__init_subclass__(**kwargs)
         complete_docstring(cls, cls.options_class.help_texts())
 
     def __init__(
