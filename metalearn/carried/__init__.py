@@ -9,7 +9,7 @@ from metalearn.carried.config import carried_config
 from metalearn.carried.entry import KEY, Entry, check_sizes, count_elements, read_entry
 from metalearn.carried.files import read_checkpoint
 from metalearn.carried.networks import build_network
-from metalearn.carried.values import check_arguments, check_name, is_name
+from metalearn.carried.values import check_arguments, check_name, class_path, is_name
 
 __all__ = [
     "KEY",
@@ -19,6 +19,7 @@ __all__ = [
     "check_arguments",
     "check_name",
     "check_sizes",
+    "class_path",
     "count_elements",
     "is_name",
     "read_checkpoint",

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -62,8 +63,11 @@ def check_name(name: object, what: str) -> str:
 
 
 def class_path(kind: type[Any]) -> str:
-    """The full name of a class."""
-    return f"{kind.__module__}.{kind.__qualname__}"
+    """The name of a class that stays when its file moves: in the first package above the file that offers the class."""
+    parts = kind.__module__.split(".")
+    packages = [".".join(parts[:depth]) for depth in range(1, len(parts))]
+    public = (name for name in packages if vars(sys.modules.get(name, object)).get(kind.__qualname__) is kind)
+    return f"{next(public, kind.__module__)}.{kind.__qualname__}"
 
 
 def check_class(node: object, homes: Mapping[str, tuple[str, ...]], where: str) -> tuple[type[Any], dict[str, Any]]:

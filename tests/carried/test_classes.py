@@ -13,7 +13,7 @@ import metalearn.backbones
 import metalearn.datamodules
 import metalearn.modules
 from metalearn import CheckpointError
-from metalearn.carried import build_network
+from metalearn.carried import build_network, class_path
 from metalearn.carried.classes import DATA_MODULES, LAYERS, LOSSES, MODULES, NETWORKS, RULES, find_class
 from metalearn.inner.rules import CLASSES
 
@@ -48,6 +48,31 @@ def test_every_name_is_found_by_all_its_paths(homes: dict[str, tuple[str, ...]],
             parts = place.split(".")
             for depth in range(1, len(parts) + 1):
                 assert find_class(".".join([*parts[:depth], name]), {name: (place,)}) is found
+
+
+def test_checkpoints_name_classes_so_that_files_may_move() -> None:
+    assert class_path(metalearn.MAML) == "metalearn.MAML"
+    assert class_path(metalearn.datamodules.CUB200DataModule) == "metalearn.datamodules.CUB200DataModule"
+    assert class_path(nn.Linear) == "torch.nn.Linear"
+    assert class_path(Own.Network) == f"{__name__}.Own.Network"
+    for homes in (MODULES, NETWORKS):
+        for name, (place,) in homes.items():
+            kind = find_class(f"{place}.{name}", homes)
+            assert kind is not None
+            assert find_class(class_path(kind), homes) is kind
+
+
+class Own:
+    class Network(nn.Linear):
+        pass
+
+
+def test_names_of_earlier_versions_are_found() -> None:
+    former = ("modules.maml.MAML", "modules.few_shot.BilevelFewShot", "modules.hyper_cleaning.HyperCleaning")
+    assert [find_class(f"metalearn.{name}", MODULES) for name in former] == [
+        metalearn.MAML, metalearn.BilevelFewShot, metalearn.HyperCleaning,
+    ]  # fmt: skip
+    assert find_class("metalearn.backbones.conv4.Conv4", NETWORKS) is metalearn.Conv4
 
 
 @pytest.mark.parametrize(

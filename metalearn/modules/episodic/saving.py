@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from metalearn.carried import Entry, read_entry
+from metalearn.carried import Entry, class_path, read_entry
 from metalearn.errors import CheckpointError
 from metalearn.modules.training.checkpoint import check_state, rename_old_keys
 from metalearn.modules.training.resuming import check_progress
@@ -19,7 +19,7 @@ def describe_module(module: Any) -> dict[str, Any]:
     """The module in plain types, so that a checkpoint alone rebuilds it."""
     trainer = module._trainer
     entry = {
-        "class_path": f"{type(module).__module__}.{type(module).__qualname__}",
+        "class_path": class_path(type(module)),
         "backbone": module.backbone_description,
         "image_spec": module.image_spec,
         "image_statistics": module.image_statistics,

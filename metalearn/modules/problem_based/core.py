@@ -16,7 +16,7 @@ from metalearn.bilevel.algorithms.base import State
 from metalearn.bilevel.counts import OracleCounts
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Tree
-from metalearn.carried import read_entry
+from metalearn.carried import class_path, read_entry
 from metalearn.checks import MOST_STEPS, UNBOUNDED, check_whole
 from metalearn.errors import ConfigError, ShapeError
 from metalearn.modules.problem_based.outcome import costs_picture
@@ -207,7 +207,7 @@ class BilevelCore(OwnModule):
         if self._ranks > 1 and self.runner.has_separate_problems:
             gather = self.trainer.strategy.all_gather
         checkpoint[KEY] = {
-            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+            "class_path": class_path(type(self)),
             "algorithm": type(self.algorithm).__name__,
             "config": self.run_config,
             "run": self.run_name,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metalearn.carried import KEY, build_network, read_checkpoint
+from metalearn.carried import KEY, build_network, class_path, read_checkpoint
 from metalearn.carried.files import is_extra_state
 from metalearn.errors import CheckpointError
 from metalearn.inner import StepStatistics
@@ -23,7 +23,7 @@ def describe_backbone(backbone: nn.Module) -> dict[str, Any] | None:
     arguments = getattr(backbone, "init_args", None)
     if not isinstance(arguments, dict):
         return None
-    return {"class_path": f"{type(backbone).__module__}.{type(backbone).__qualname__}", "init_args": dict(arguments)}
+    return {"class_path": class_path(type(backbone)), "init_args": dict(arguments)}
 
 
 def build_backbone(description: dict[str, Any] | None, elements: int, path: str | Path) -> nn.Module:
