@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, cast, get_type_hints
 
 from metalearn.inner.inner_loop import InnerLoop
@@ -14,57 +14,75 @@ __all__ = ["join_inherited", "join_options", "save_options", "take_joined"]
 
 Init = TypeVar("Init", bound=Callable[..., None])
 KEPT = "_joined_options"
+POSITIONAL_OR_KEYWORD, KEYWORD_ONLY = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+VAR_POSITIONAL, VAR_KEYWORD = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
 
 def join_options(options_class: type[InnerLoop]) -> Callable[[Init], Init]:
     """Let a constructor take every option of a class, also those that its signature does not spell out.
 
     So a field is all that a new option needs: it is an argument at once, of the command line too. What is spelled out is known
-    to type checkers and editors as well.
+    to type checkers and editors as well. A constructor with ``**kwargs`` passes on what it does not spell out: only the fields
+    that the class adds to those of its base join it.
 
     Args:
         options_class: whose fields are the options. Those that are missing end the signature.
     """
 
     def decorate(init: Init) -> Init:
-        spelled = inspect.signature(init, eval_str=True)
-        hints = get_type_hints(options_class)
-        joined = {
-            field.name: inspect.Parameter(
-                field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=field.default, annotation=hints[field.name]
-            )
-            for field in fields(options_class)
-            if field.name not in spelled.parameters
-        }
-        if not joined:
-            return init
-        flat = spelled.replace(parameters=[*spelled.parameters.values(), *joined.values()])
-
-        @functools.wraps(init)
-        def __init__(self: Any, *values: Any, **named: Any) -> None:
-            bound = flat.bind(self, *values, **named)
-            arguments = dict(bound.arguments)
-            self.__dict__.setdefault(KEPT, {}).update(
-                {name: arguments.pop(name) for name in joined if name in arguments}
-            )
-            init(**arguments)
-
-        __init__.__signature__ = flat  # type: ignore[attr-defined]
-        __init__.__annotations__ = {
-            name: parameter.annotation for name, parameter in flat.parameters.items() if name != "self"
-        } | {"return": None}
-        return cast(Init, __init__)
+        names = {field.name for field in fields(options_class)}
+        if any(parameter.kind is VAR_KEYWORD for parameter in inspect.signature(init).parameters.values()):
+            names -= _names(options_class.__mro__[1])
+        return _join(init, options_class, names)
 
     return decorate
 
 
+def _join(init: Init, options_class: type[InnerLoop], names: set[str]) -> Init:
+    """A constructor that takes these options, too."""
+    spelled = inspect.signature(init, eval_str=True)
+    hints = get_type_hints(options_class)
+    parameters = list(spelled.parameters.values())
+    rest = [parameter for parameter in parameters if parameter.kind is VAR_KEYWORD]
+    others = [parameter for parameter in parameters if parameter.kind is not VAR_KEYWORD]
+    ends_positions = bool(rest) or any(parameter.kind in (VAR_POSITIONAL, KEYWORD_ONLY) for parameter in others)
+    kind = KEYWORD_ONLY if ends_positions else POSITIONAL_OR_KEYWORD
+    joined = {
+        field.name: inspect.Parameter(field.name, kind, default=field.default, annotation=hints[field.name])
+        for field in fields(options_class)
+        if field.name in names - spelled.parameters.keys()
+    }
+    if not joined:
+        return init
+    flat = spelled.replace(parameters=[*others, *joined.values(), *rest])
+
+    @functools.wraps(init)
+    def __init__(self: Any, *values: Any, **named: Any) -> None:
+        bound = flat.bind(self, *values, **named)
+        self.__dict__.setdefault(KEPT, {}).update(
+            {name: bound.arguments.pop(name) for name in joined if name in bound.arguments}
+        )
+        init(*bound.args, **bound.kwargs)
+
+    __init__.__signature__ = flat  # type: ignore[attr-defined]
+    __init__.__annotations__ = {
+        name: parameter.annotation for name, parameter in flat.parameters.items() if name != "self"
+    } | {"return": None}
+    return cast(Init, __init__)
+
+
 def join_inherited(kind: Any) -> None:
-    """Let the inherited constructor of a class take the options that the class has beyond those of its base."""
-    base = kind.__mro__[1]
-    if "__init__" in vars(kind) or not issubclass(kind.options_class, getattr(base, "options_class", object)):
+    """Let the inherited constructor of a class take the options that the class has beyond those of its bases."""
+    inherited = [base.options_class for base in kind.__mro__[1:] if hasattr(base, "options_class")]
+    if "__init__" in vars(kind) or not inherited or not issubclass(kind.options_class, inherited[0]):
         return
-    if {field.name for field in fields(kind.options_class)} > {field.name for field in fields(base.options_class)}:
-        kind.__init__ = join_options(kind.options_class)(kind.__init__)
+    names = _names(kind.options_class) - _names(inherited[0])
+    if names:
+        kind.__init__ = _join(kind.__init__, kind.options_class, names)
+
+
+def _names(options_class: Any) -> set[str]:
+    return {field.name for field in fields(options_class)} if is_dataclass(options_class) else set()
 
 
 def save_options(module: Any, options: InnerLoop) -> None:

@@ -14,6 +14,9 @@ from metalearn.modules.training.resuming import check_before
 
 __all__ = ["OwnModule"]
 
+REGISTERED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+"""What ``torch.nn.Module.__init__`` would forget."""
+
 
 class OwnModule(L.LightningModule):
     """Is a LightningModule from the moment it exists, so that a subclass may add parameters before ``super().__init__``.
@@ -37,7 +40,14 @@ class OwnModule(L.LightningModule):
         return module
 
     def __init__(self) -> None:
-        """Leave what was registered since as it is."""
+        """Leave what was registered since as it is, also where a subclass has another LightningModule among its bases."""
+        bases = type(self).__mro__
+        if bases[bases.index(OwnModule) + 1] is L.LightningModule:
+            return
+        early = {name: self.__dict__[name] for name in REGISTERED}
+        super().__init__()
+        for name, values in early.items():
+            self.__dict__[name] = values | self.__dict__[name]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         rename_old_keys(self, state_dict, prefix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections import OrderedDict
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,9 @@ from metalearn.checks import check_number
 from metalearn.docstrings import read_arguments
 from metalearn.inner import Momentum
 from metalearn.inner.inner_loop import InnerLoop, setting
+from metalearn.modules.anil import HeadLoop
 from metalearn.modules.episodic.joining import join_options
+from metalearn.modules.imaml import ImplicitLoop
 from tests.modules.episodic.test_evaluation import trainer
 from tests.networks import noise_episode
 
@@ -171,6 +174,61 @@ def test_an_option_joins_the_arguments(kind: Any, tmp_path: Path, capsys: pytest
     run.save_checkpoint(tmp_path / "noisy.ckpt")
     again = kind.load_from_checkpoint(tmp_path / "noisy.ckpt", backbone=network())
     assert (again.options.input_noise, again.inner_steps) == (0.25, 2)
+
+
+@dataclass(frozen=True)
+class NoisyHeadLoop(HeadLoop):
+    """One option more than ANIL's."""
+
+    input_noise: float = setting(0.5, "the deviation of the noise.")
+
+
+class Tagged:
+    """A mixin that passes on what it does not know."""
+
+    def __init__(self, *args: Any, tag: str = "", **kwargs: Any) -> None:
+        self.tag = tag
+        super().__init__(*args, **kwargs)
+
+
+class TaggedANIL(Tagged, ANIL):
+    """Takes the arguments of both, and an option of its own."""
+
+    options_class = NoisyHeadLoop
+
+
+class OpenANIL(ANIL):
+    """A constructor that passes on the rest."""
+
+    options_class = NoisyHeadLoop
+
+    @join_options(NoisyHeadLoop)
+    def __init__(self, backbone: nn.Module, *, tag: str = "", **kwargs: Any) -> None:
+        super().__init__(backbone, **kwargs)
+        self.tag = tag
+
+
+@pytest.mark.parametrize("kind", [TaggedANIL, OpenANIL])
+def test_an_option_joins_a_constructor_that_passes_on_the_rest(kind: Any) -> None:
+    module = kind(
+        nn.Sequential(OrderedDict(body=nn.Linear(4, 5), top=nn.Linear(5, 3))), head="top", tag="mine", input_noise=0.25
+    )
+    assert (module.tag, module.options.head, module.options.input_noise) == ("mine", "top", 0.25)
+
+
+def test_an_inherited_constructor_takes_no_more_than_the_new_option() -> None:
+    """What an algorithm has no use for, its subclass has none for either."""
+
+    @dataclass(frozen=True)
+    class NoisyImplicitLoop(ImplicitLoop):
+        input_noise: float = setting(0.5, "the deviation of the noise.")
+
+    class NoisyIMAML(IMAML):
+        options_class = NoisyImplicitLoop
+
+    assert inspect.signature(NoisyIMAML).parameters.keys() - inspect.signature(IMAML).parameters.keys() == {
+        "input_noise"
+    }
 
 
 def test_a_joined_option_is_used() -> None:

@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
@@ -198,3 +199,47 @@ def test_a_bilevel_module_takes_early_parameters_too() -> None:
             super().__init__()
 
     assert "early" in dict(Own().named_parameters())
+
+
+class Tagged:
+    """A mixin of no kind, in front."""
+
+    def __init__(self, *args: Any, tag: str = "", **kwargs: Any) -> None:
+        self.tag = tag
+        super().__init__(*args, **kwargs)
+
+
+class Scaled(nn.Module):
+    """A mixin with a parameter, in front."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+
+class Watched(L.LightningModule):
+    """A LightningModule, behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watched = nn.Parameter(torch.tensor(3.0))
+
+
+class Mixed(Tagged, Scaled, MAML, Watched):
+    """All of them, and a parameter made early."""
+
+    def __init__(self, backbone: nn.Module, **kwargs: Any) -> None:
+        self.early = nn.Parameter(torch.tensor(1.0))
+        super().__init__(backbone, **kwargs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step(batch, batch_idx) + self.early * self.scale * self.watched
+
+
+def test_mixins_have_their_constructors_run(tmp_path: Path) -> None:
+    module = Mixed(Points(), tag="mine", inner_steps=1)
+    assert (module.tag, module.inner_steps) == ("mine", 1)
+    own = {name: value.item() for name, value in module.named_parameters() if value.ndim == 0}
+    assert own == {"early": 1.0, "watched": 3.0, "scale": 2.0}
+    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(module, loader(), loader())
+    assert all(own[name] != module.get_parameter(name).item() for name in own)
