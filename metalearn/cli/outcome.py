@@ -20,6 +20,7 @@ from metalearn.modules.callbacks.saving import LastCheckpoint
 from metalearn.modules.callbacks.tables import PredictionTable, TaskTable
 from metalearn.reports.gallery import Gallery
 from metalearn.reports.outcome import Facts, RunRecord
+from metalearn.reports.own_facts import collect_facts
 from metalearn.reports.summary import print_summary
 from metalearn.reports.tables import read_csv
 
@@ -82,11 +83,11 @@ def after_fit(run: FinishedRun) -> None:
         return
     facts: Facts = []
     if tests:
-        facts += run.model.summary_facts("test")
+        facts += collect_facts(run.model, "test")
     elif run.lacks_test:
         facts.append(("test", "none: the data has no test_dataloader"))
     saved = best or find_last_checkpoint(run.trainer)
-    facts += [*list_training_facts(run, steps), *run.model.summary_facts("fit"), describe_checkpoint(best, saved)]
+    facts += [*list_training_facts(run, steps), *collect_facts(run.model, "fit"), describe_checkpoint(best, saved)]
     facts += list_files(run, where, trained=True, tested=tests)
     print_summary(run.name, facts, list_next_commands(run, saved))
 
@@ -95,7 +96,7 @@ def after_test(run: FinishedRun) -> None:
     """Print the test's metrics and where its files are."""
     where = run.folder
     if run.trainer.is_global_zero:
-        facts = [*run.model.summary_facts("test"), *list_files(run, where, trained=False, tested=True)]
+        facts = [*collect_facts(run.model, "test"), *list_files(run, where, trained=False, tested=True)]
         print_summary(f"test: {run.name}", facts)
 
 

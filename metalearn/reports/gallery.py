@@ -6,8 +6,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from metalearn.reports.outcome import Facts, Picture
+from metalearn.reports.own_facts import describe_error
 
 __all__ = ["Gallery"]
+
+OTHER_FILES = ("", "..", "checkpoints", "config.yaml", "metrics.csv", "predictions.csv", "test_tasks.csv")
+"""Names in a run's folder that are no picture's."""
 
 
 class Gallery:
@@ -37,17 +41,27 @@ class Gallery:
             pictures = list(make())
         except Exception as error:
             pictures = []
-            failures.append(f"none could be drawn ({_describe(error)})")
+            failures.append(f"none could be drawn ({describe_error(error)})")
         for picture in pictures:
             try:
-                path = picture.draw(self._folder / picture.name)
+                drawn += self._draw(_read_picture(picture))
             except Exception as error:
-                failures.append(f"{picture.name} could not be drawn ({_describe(error)})")
-            else:
-                drawn += [] if path is None else [path]
+                name = picture.name if isinstance(picture, Picture) else repr(picture)
+                failures.append(f"{name} could not be drawn ({describe_error(error)})")
         files = [("" if number else "pictures", str(path)) for number, path in enumerate(drawn)]
         return files + [("no picture", failure) for failure in failures]
 
+    def _draw(self, picture: Picture) -> list[Path]:
+        path = picture.draw(self._folder / picture.name)
+        if path is not None and not isinstance(path, (str, Path)):
+            raise TypeError(f"draw returned {path!r}, but it must return the path that it has drawn into, or None")
+        return [] if path is None else [Path(path)]
 
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+def _read_picture(picture: object) -> Picture:
+    """A picture whose file is one of its own in the run's folder."""
+    if not isinstance(picture, Picture):
+        raise TypeError("it must be a Picture(name, draw)")
+    if Path(picture.name).name != picture.name or picture.name in OTHER_FILES:
+        raise ValueError("its name must be that of a file of its own in the run's folder, such as 'costs.png'")
+    return picture

@@ -52,6 +52,8 @@ class RunRecord:
 class ReportsOutcome(Protocol):
     """A LightningModule that joins the summary and the pictures of the command line. It needs no base class of ours.
 
+    What one of the two methods raises, or gives in another form, is said in one line of the summary. The run stays whole.
+
     These further members are optional, and only looked at where the two methods are there:
 
     - ``checkpoint_monitor``: the metric and ``"max"`` or ``"min"``, such as ``("val/acc", "max")``. The checkpoint with the best

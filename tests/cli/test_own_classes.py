@@ -167,3 +167,45 @@ def test_a_function_is_no_network(capsys: pytest.CaptureFixture[str]) -> None:
         main(["fit", "--model", "MAML", "--model.backbone", f"{HERE}.episodes", "--data", f"{HERE}.Points", *RUN])
     said = capsys.readouterr().err
     assert f"model.backbone is '{HERE}.episodes' (it is no Module), but it must be a Module; use one of Conv4" in said
+
+
+class OffersNothing(Counts):
+    """Its methods fail, or give what cannot be shown."""
+
+    def summary_facts(self, stage: Stage) -> Facts:
+        if stage == "test":
+            raise RuntimeError("no\nfacts")
+        return {"cost": "nothing"}  # type: ignore[return-value]
+
+    def pictures(self, run: RunRecord) -> list[Picture]:
+        def draw(path: Path) -> Path:
+            path.write_text("drawn")
+            return path
+
+        pictures: list[Any] = [
+            "plot.png",
+            Picture("metrics.csv", draw),
+            Picture("../up.png", draw),
+            Picture("a.png", draw),
+        ]
+        return [*pictures, Picture("b.png", lambda path: True)]  # type: ignore[arg-type, return-value]
+
+
+def test_what_a_module_offers_costs_no_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", *RUN[2:]]
+    main(["fit", "--model", f"{HERE}.OffersNothing", "--data", f"{HERE}.PointsToTest", "--run_name", "own", *run])
+    summary = " ".join(capsys.readouterr().out.split())
+    folder = Path("runs/own/version_0")
+    for line in (
+        "no facts summary_facts('test') gave none (RuntimeError: no facts)",
+        "no facts summary_facts('fit') gave none (TypeError: it returned dict, but it must return a list of pairs (name, value))",
+        f"checkpoint {folder}/checkpoints/best.ckpt",
+        f"pictures {folder}/a.png",
+        "'plot.png' could not be drawn (TypeError: it must be a Picture(name, draw))",
+        "metrics.csv could not be drawn (ValueError: its name must be that of a file of its own",
+        "../up.png could not be drawn (ValueError: its name must be that of a file of its own",
+        "b.png could not be drawn (TypeError: draw returned True",
+    ):
+        assert line in summary, line
+    assert (folder / "metrics.csv").read_text() != "drawn"
+    assert not Path("runs/own/up.png").exists()
