@@ -29,20 +29,20 @@ class MNISTCleaningDataModule(BilevelDataModule):
     Args:
         root: the folder of ``t10k-images-idx3-ubyte[.gz]`` and ``t10k-labels-idx1-ubyte[.gz]``, and of ``train-*`` or not.
         corruption: the share of wrong labels among the training examples, exactly.
-        train: training examples, the inner loss's.
-        val: validation examples, the outer loss's.
+        train: training examples, which the inner loss gets.
+        val: validation examples, which the outer loss gets.
         test: test examples.
-        seed: of the training batches alone.
-        batch_size: examples of each term's batches; ``None`` for all of them at every step, of a deterministic algorithm.
-        draws: of a stochastic one, how many independent batches each term gets in a step: ``inner``, ``outer``, ``hessian``,
-            ``jacobian``; 1 each where it is left out.
+        seed: the seed of the training batches, and of nothing else.
+        batch_size: examples in each batch; ``None`` for all of them at every step, as a deterministic algorithm needs.
+        draws: how many independent batches each term of a stochastic algorithm gets in a step. The terms are ``inner``,
+            ``outer``, ``hessian`` and ``jacobian``; a term that is left out gets 1.
         steps_per_epoch: training batches an epoch, on each rank.
-        eval_batch_size: examples of a validation or test batch.
-        mask_seed: of the corruption.
-        num_workers: processes that draw.
+        eval_batch_size: examples in a validation or test batch.
+        mask_seed: the seed by which labels are corrupted.
+        num_workers: processes that draw batches.
 
     Attributes:
-        corrupted: ``[train]`` bool, whose label is wrong, once the data are read.
+        corrupted: which training labels are wrong, ``[train]`` bool; there once the data are read.
 
     Shape:
         ``x`` ``[n, 784]`` float32 in 0..1, ``y`` ``[n]`` int64, ``index`` ``[n]`` int64.

@@ -32,12 +32,12 @@ class NewsgroupsDataModule(BilevelDataModule):
         root: ``20news-bydate.tar.xz`` (or ``.tar.gz``, ``.tar``), the folder that it is in, or that of
             ``20news-bydate-train`` and ``20news-bydate-test``. An archive is read in place.
         vocabulary: the most frequent words, at most; ``None`` for all, some 130,000.
-        val_share: of the training part's posts, for validation; the outer loss gets them, but for the held out.
-        held_share: of these posts, which neither loss gets: by them the Trainer validates, and they say when to stop.
-        cut: ``random``, or ``date``: in each group the later posts, in the order of their numbers, are for validation, the
-            latest of them held out. The test part is later than all of them.
-        used_share: of the training part's posts, drawn by ``split_seed``; the others are left out.
-        split_seed: of these draws; the same for all runs unless it is asked for.
+        val_share: the share of the training part's posts that is for validation. The outer loss gets them, but for the held out.
+        held_share: the share of these posts that neither loss gets. The Trainer validates by them, and they say when to stop.
+        cut: which posts are for validation. ``random`` draws them. ``date`` takes the later posts of each group, by their
+            numbers, and holds the latest of these out. The test part is later than all of them.
+        used_share: the share of the training part's posts that is used, drawn by ``split_seed``.
+        split_seed: the seed of these draws. It is apart from ``seed``, so that all runs share one split.
         sublinear: whether the count ``c`` of a word enters as ``1 + log c``.
         seed: the seed of training batches; here each of them is all examples, so nothing depends on it.
         steps_per_epoch: training batches an epoch, on each rank.

@@ -26,11 +26,11 @@ class ImageClassifier:
     """A network that was adapted to a user's classes of images.
 
     Attributes:
-        names: the classes.
+        names: the names of the classes.
         spec: how images are read.
-        adapted: the network.
+        adapted: the adapted network.
         support: how many images it was adapted to.
-        statistics: of the training images, where the checkpoint has them.
+        statistics: what the training images are like, where the checkpoint says it.
         unlike: how the images that it was adapted to differ from the training images; ``None`` where nothing is seen.
     """
 

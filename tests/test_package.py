@@ -33,7 +33,7 @@ ORDER: dict[str, Layers] = {
         {"*"}, {"solvers"}, {"certificates", "adjoint"}, {"estimators"}, {"hypergradients", "task_problem"},
         {"algorithms", "implicit", "adaptation"}, {"problems"},
     ],
-    "metalearn.modules": [{"training"}, {"runs"}, {"episodic", "problem_based"}, {"*"}, {"callbacks"}],
+    "metalearn.modules": [{"training"}, {"episodic", "problem_based"}, {"*"}, {"callbacks"}],
 }  # fmt: skip
 """For each room the order of what stands in it, left never imports right; ``*`` is every other file, which may import its like.
 

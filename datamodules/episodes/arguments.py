@@ -76,14 +76,16 @@ def check_cache(name: str, value: object) -> None:
 class LoaderArguments(TypedDict, total=False):
     """How many episodes there are, and how they are loaded."""
 
-    tasks_per_batch: Annotated[int, Argument(4, "tasks of a batch, ``B``.", check_tasks)]
+    tasks_per_batch: Annotated[int, Argument(4, "tasks in a batch, ``B``.", check_tasks)]
     train_tasks: Annotated[
-        int, Argument(1000, "tasks an epoch.", partial(check_tasks, remedy="leave it out for its default"))
+        int, Argument(1000, "training tasks in an epoch.", partial(check_tasks, remedy="leave it out for its default"))
     ]
     val_tasks: Annotated[int, Argument(200, "validation tasks, the same every time.", check_tasks)]
     test_tasks: Annotated[int, Argument(600, "test tasks, the same every time.", check_tasks)]
     seed: Annotated[int, Argument(0, "the seed that tasks are drawn by.", check_seed)]
-    num_workers: Annotated[int, Argument(0, "processes that draw.", partial(check_whole, least=0, most=MOST_WORKERS))]
+    num_workers: Annotated[
+        int, Argument(0, "processes that draw tasks.", partial(check_whole, least=0, most=MOST_WORKERS))
+    ]
 
 
 class TaskArguments(TypedDict, total=False):
@@ -93,20 +95,22 @@ class TaskArguments(TypedDict, total=False):
         Count,
         Argument(
             5,
-            "classes a task, ``N``; or the least and the most, ``[5, 20]``: then each task draws its own.",
+            "classes in a task, ``N``; or the least and the most, ``[5, 20]``: then each task draws its own.",
             partial(check_range, least=2),
         ),
     ]
     shots: Annotated[
-        Count, Argument(1, "support examples a class, ``K``; or the least and the most.", partial(check_range, least=1))
+        Count,
+        Argument(1, "support examples per class, ``K``; or the least and the most.", partial(check_range, least=1)),
     ]
     queries: Annotated[
-        Count, Argument(15, "query examples a class, ``Q``; or the least and the most.", partial(check_range, least=1))
+        Count,
+        Argument(15, "query examples per class, ``Q``; or the least and the most.", partial(check_range, least=1)),
     ]
 
 
 class ClassArguments(TaskArguments, LoaderArguments, total=False):
-    """Of episodes of classes."""
+    """What episodes of classes take."""
 
     options: Annotated[
         EpisodeOptions | None,
@@ -117,7 +121,7 @@ class ClassArguments(TaskArguments, LoaderArguments, total=False):
 
 
 class ImageArguments(ClassArguments, total=False):
-    """Of episodes of images out of a packed store."""
+    """What episodes of images out of a packed store take."""
 
     cache_dir: Annotated[
         str | None,
@@ -130,7 +134,7 @@ class ImageArguments(ClassArguments, total=False):
 
 
 class FileArguments(ImageArguments, total=False):
-    """Of episodes of images out of files."""
+    """What episodes of images out of files take."""
 
     image_size: Annotated[
         int,

@@ -52,8 +52,10 @@ class EpisodicDataModule(L.LightningDataModule):
         self.num_workers = arguments["num_workers"]
 
     def draw(self, seed: int, split: str, indices: list[int]) -> Any:
-        """The episodes with these numbers: one stacked :class:`Episode` where they are alike, else a list of them, each with a
-        task axis of 1. A pure function of its arguments."""
+        """The episodes with these numbers, as a pure function of the arguments.
+
+        They are one stacked :class:`Episode` where they are alike, else a list of them, each with a task axis of 1.
+        """
         raise NotImplementedError(f"{type(self).__name__} must draw episodes")
 
     def ready(self) -> None:

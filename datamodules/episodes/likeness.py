@@ -29,8 +29,11 @@ LOOKED_AT = 20
 
 
 def describe_images(images: np.ndarray) -> Statistics:
-    """Statistics of uint8 images ``[n, C, H, W]``: brightness (mean), contrast (deviation), detail (mean step between neighbours)
-    and colour (mean distance of channels from their mean), all in units of full brightness."""
+    """Statistics of uint8 images ``[n, C, H, W]``, in units of full brightness.
+
+    They are brightness (mean), contrast (deviation), detail (mean step between neighbours) and colour (mean distance of channels
+    from their mean).
+    """
     return {name: [float(values.mean()), float(values.std())] for name, values in _measure(images).items()}
 
 

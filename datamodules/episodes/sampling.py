@@ -64,8 +64,11 @@ class Recipe(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """The classes and examples of one task before they are dealt out: ``classes`` ``[N + distractors]``, ``examples``
-    ``[N + distractors, most]`` within their class, and the task's own ``shots`` ``[N]`` and ``queries``."""
+    """The classes and examples of one task before they are dealt out.
+
+    They are ``classes`` ``[N + distractors]``, ``examples`` ``[N + distractors, most]`` within their class, and the task's own
+    ``shots`` ``[N]`` and ``queries``.
+    """
 
     classes: np.ndarray
     examples: np.ndarray

@@ -36,7 +36,7 @@ def find_caches(place: Place, patterns: Sequence[str]) -> dict[str, Member] | No
 
 
 def list_caches(place: Place, patterns: Sequence[str]) -> list[ListedClass] | None:
-    """Files by one of the patterns, each a dict of either
+    """The classes of files by one of the patterns. Each file is a dict of either of these.
 
     - ``image_data`` and ``class_dict``: for each class's name the numbers of its images, or
     - ``data`` (or ``images``, ``image_data``) and ``labels``: a number for each image; classes are called as

@@ -1,5 +1,8 @@
-"""The inner problems of few-shot tasks inside the inner loop of a module: strongly convex, solved for all tasks at once, and
-differentiated by ITD or AID, through everything that the support loss was computed from."""
+"""The inner problems of few-shot tasks, inside the inner loop of a module.
+
+They are strongly convex. They are solved for all tasks at once, and differentiated by ITD or AID, through everything that the
+support loss was computed from.
+"""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ def solve_inner(
         x: a tree.
         y: where the solver starts; ``None`` for ``init_inner(x)``.
         inner: the solver.
-        solver: of the linear system. ``None`` for conjugate gradients to a residual of ``1e-3 sqrt(eps)`` times the right-hand
-            side's norm. Where they meet negative curvature, minimal residuals take over, which is said once in the log.
+        solver: solves the linear system. ``None`` for conjugate gradients to a residual of ``1e-3 sqrt(eps)`` times the norm of
+            the right-hand side. Where they meet negative curvature, minimal residuals take over, which is said once in the log.
         seed: draws the batch.
         step: draws the batch.
         counts: is updated; ``None`` for new ones.

@@ -72,7 +72,7 @@ class Oracles:
             x: the layout of ``x``.
             y: the layout of ``y``.
             counts: is updated; ``None`` for new ones.
-            seed: of every draw.
+            seed: the seed of every draw.
         """
         if torch.is_inference_mode_enabled():
             raise BilevelError(

@@ -1,4 +1,6 @@
-"""Where stochastic estimators get their data: a batch is a pure function of what it is for, so that a resumed run sees the same.
+"""Where stochastic estimators get their data.
+
+A batch is a pure function of what it is for, so that a resumed run sees the same ones.
 
 The analyses of stocBiO, MRBO and VRBO need independent batches for the inner steps, the outer gradient, each Hessian
 product and the mixed product; and the same batch again where two points are compared.

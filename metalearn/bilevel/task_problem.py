@@ -131,8 +131,11 @@ class TaskProblem:
 
 
 class _Implicit(torch.autograd.Function):
-    """``y`` as it is; its backward pass solves the linear system. The graph that the products need was made in the forward
-    pass, so that nothing of the network runs in a thread of autograd's own."""
+    """``y`` as it is; its backward pass solves the linear system.
+
+    The graph that the products need was made in the forward pass, so that nothing of the network runs in a thread of autograd's
+    own.
+    """
 
     @staticmethod
     def forward(

@@ -55,7 +55,7 @@ OPERATORS = ("conv", "norm")
 
 
 class Ambient(NamedTuple):
-    """See the module's docstring.
+    """What holds around a computation, for whatever is called in it; who sets it is said at the top of this file.
 
     Attributes:
         operators: which of :data:`OPERATORS` are used; torch's, composed, for the others.

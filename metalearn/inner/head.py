@@ -172,8 +172,10 @@ class FeatureLearner(HeadLearner):
         return self
 
     def encode(self, params: Params, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of the support set ``[n, F]`` and of the query set ``[m, F]``: a pass each, or one for both where
-        they share their statistics."""
+        """Features of the support set ``[n, F]`` and of the query set ``[m, F]``.
+
+        They take a pass each, or one for both where they share their statistics.
+        """
         if self.norm == "support":
             with statistics(rows=len(support)):
                 both = self._features(params, torch.cat([support, query]))

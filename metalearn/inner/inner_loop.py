@@ -54,9 +54,9 @@ def optional(check: Check) -> Check:
 class InnerLoop:
     """How a module adapts to a task.
 
-    To add an option, add a field, and the argument of the same name to the algorithms that take it. The algorithm's signature
-    is written out, since type checkers and editors read it; a test holds it against the fields. An algorithm with options of
-    its own derives a class from this one.
+    To add an option, add a field: it joins the constructors, hyper-parameters, checkpoints and help of all algorithms that take
+    these options. The algorithms' signatures are written out all the same, since type checkers and editors read them; a test
+    holds them against the fields. An algorithm with options of its own derives a class from this one.
 
     Raises:
         ConfigError: an option is out of range, or two do not go together.

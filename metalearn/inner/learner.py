@@ -77,8 +77,11 @@ class Learner:
         return self.backbone if self._as_given else self.structure.own(self._worker)
 
     def outer(self) -> Params:
-        """What the meta-gradient is taken with respect to: all tensors that are trainable now, and those of :meth:`moving`
-        that are not, as leaves of their own, whose gradient goes nowhere."""
+        """What the meta-gradient is taken with respect to.
+
+        That is all tensors that are trainable now, and those of :meth:`moving` that are not, as leaves of their own, whose
+        gradient goes nowhere.
+        """
         moving = self.moving()
         tensors: Params = {
             name: value if value.requires_grad else value.detach().requires_grad_()
@@ -90,8 +93,11 @@ class Learner:
         )
 
     def moving(self) -> Params:
-        """What the inner loop moves now: the tensors that adapt and are trainable; if none of them is (``freeze()``), those
-        that were when this was last asked, or else all of them, since adapting a network needs no training of it."""
+        """What the inner loop moves now: the tensors that adapt and are trainable.
+
+        If none of them is (``freeze()``), they are those that were when this was last asked, or else all of them, since adapting
+        a network needs no training of it.
+        """
         able = {name: value for name, value in self.able().items() if value.is_floating_point() or value.is_complex()}
         trainable = {name: value for name, value in able.items() if value.requires_grad}
         if trainable:
@@ -209,8 +215,10 @@ class Learner:
         return ForwardPass(self.policy, leaves_frozen, self.structure.checkpoints)
 
     def _tensors(self, network: nn.Module, params: Params, within: str = "") -> Params:
-        """All that a forward pass of the layer ``within`` needs: ``params``, buffers perhaps among them, and buffers of this
-        call alone."""
+        """All that a forward pass of the layer ``within`` needs.
+
+        That is ``params``, buffers perhaps among them, and buffers of this call alone.
+        """
         # a layer that writes its buffers in forward (spectral norm, say) writes to copies: tasks must not see each other
         buffers = {name: value for name, value in self.buffers().items() if name.startswith(within)}
         if not self._in_double:

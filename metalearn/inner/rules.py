@@ -84,8 +84,9 @@ class Momentum(UpdateRule):
 
 @dataclass(frozen=True)
 class Adam(UpdateRule):
-    """Adam with bias correction (Kingma and Ba 2015), as torch's. Where the second moment is 0 the step is 0, and so is
-    the derivative that its square root would not have.
+    """Adam with bias correction (Kingma and Ba 2015), as torch's.
+
+    Where the second moment is 0 the step is 0, and so is the derivative that its square root would not have.
 
     Args:
         betas: the decay rates of the first and second moment, each at least 0 and below 1.

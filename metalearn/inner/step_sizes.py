@@ -99,8 +99,11 @@ class InnerStepSizes(nn.Module):
 
     @torch.no_grad()
     def follow(self, tensors: Mapping[str, Tensor]) -> None:
-        """Learn a step size for each of these tensors, and for no others: those that are known keep theirs, under whatever
-        name they have now. For layers that were replaced or renamed; the outer optimiser must be made afterwards."""
+        """Learn a step size for each of these tensors, and for no others.
+
+        Tensors that are known keep theirs, under whatever name they have now. This is for layers that were replaced or renamed;
+        the outer optimiser must be made afterwards.
+        """
         if not isinstance(self.inner_lr, str):
             return
         places = self._find(tensors)

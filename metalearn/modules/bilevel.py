@@ -30,11 +30,11 @@ class BilevelModule(BilevelCore):
     ``hvp``: the calls so far, over all ranks.
 
     Args:
-        problem: what is solved.
-        algorithm: how.
+        problem: the problem to solve.
+        algorithm: how it is solved.
         x: where to start: a tensor, or a tree of them.
         y: where the inner solver starts; ``None`` for ``init_inner(x)``.
-        seed: of every draw; rank 0 draws what ``run(..., seed=seed)`` does.
+        seed: the seed of every draw; rank 0 draws what ``run(..., seed=seed)`` does.
         steps_per_epoch: outer steps of an epoch, where the module brings its own loader.
         outer_optimizer: makes the optimiser of ``x``, for ``BiO``; ``None`` for SGD with the algorithm's step size.
 

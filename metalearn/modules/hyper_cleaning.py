@@ -74,22 +74,22 @@ class HyperCleaning(LinearBilevel):
     Logs ``val/auroc`` and ``test/auroc``, how well small weights find the corrupted labels, where the data module knows them.
 
     Args:
-        examples: training examples; ``None`` for those of the data module, as for the next two.
-        features: of an example.
-        classes: of the labels.
-        l2: of the inner loss, above 0.
+        examples: how many training examples there are; ``None`` for as many as the data module has.
+        features: how many features an example has; ``None`` for those of the data module.
+        classes: how many classes the labels have; ``None`` for those of the data module.
+        l2: the weight of ``|W|^2`` in the inner loss, above 0.
         algorithm: ``"bio"`` (AID-BiO, ITD-BiO, stocBiO, PZOBO by their estimator), ``"mrbo"`` or ``"vrbo"``.
         estimator: ``"aid_cg"``, ``"aid_fp"``, ``"aid_neumann"``, ``"itd"``, ``"stoc_bio"`` or ``"pzobo"``.
         outer_lr: step size of ``x``; a hypergradient has entries of the order 1 over the examples.
-        inner_lr: of ``W``.
-        inner_steps: of ``W`` in an outer step.
-        inner_momentum: of Nesterov's method; 0 for gradient descent.
+        inner_lr: step size of ``W``.
+        inner_steps: steps of ``W`` in an outer step.
+        inner_momentum: the momentum of Nesterov's method; 0 for gradient descent.
         linear_steps: iterations for the linear system; ``Q`` of stocBiO and PZOBO.
         linear_lr: step size of the fixed point and the Neumann series.
-        period: of VRBO, outer steps between its large batches.
-        initial_scale: deviation of the initial ``W``.
+        period: outer steps between the large batches of VRBO.
+        initial_scale: the standard deviation of the initial ``W``.
         outer_optimizer: makes another optimiser of ``x`` for ``"bio"``; ``None`` for SGD with ``outer_lr``.
-        seed: of the initial ``W`` and of the directions of PZOBO.
+        seed: the seed of the initial ``W`` and of PZOBO's directions.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -127,7 +127,7 @@ class HyperCleaning(LinearBilevel):
 
     @property
     def weights(self) -> Tensor:
-        """Those learned so far, ``[examples]``, in 0..1."""
+        """The weights learned so far, ``[examples]``, in 0..1."""
         weights: Tensor = self.x.sigmoid()
         return weights
 

@@ -58,8 +58,8 @@ class RegularizationTuning(LinearBilevel):
         min_x mean_val CE(W*),  W* = argmin_W mean_train CE(W) + sum_j exp(x_j) mean_c W_jc^2 / 2.
 
     Args:
-        features: of an example; ``None`` for those of the data module, as for ``classes``.
-        classes: of the labels.
+        features: how many features an example has; ``None`` for those of the data module.
+        classes: how many classes the labels have; ``None`` for those of the data module.
         initial_log_penalty: where every ``x_j`` starts.
         log_penalty_range: the least and the largest ``x_j``, by proximal steps of ``"bio"``; ``None`` for no bounds. Above
             ``log(classes / inner_lr)`` a penalty alone takes up half of the curvature that a step of ``inner_lr`` bears.
@@ -69,12 +69,12 @@ class RegularizationTuning(LinearBilevel):
         outer_lr: step size of ``x``.
         inner_lr: step size of ``W``.
         inner_steps: steps of ``W`` in an outer step.
-        inner_momentum: of Nesterov's method; 0 for gradient descent.
+        inner_momentum: the momentum of Nesterov's method; 0 for gradient descent.
         linear_steps: iterations for the linear system; ``Q`` of stocBiO and PZOBO.
         linear_lr: step size of the fixed point and the Neumann series.
-        period: of VRBO, outer steps between its large batches.
+        period: outer steps between the large batches of VRBO.
         outer_optimizer: makes another optimiser of ``x`` for ``"bio"``; ``None`` for SGD with ``outer_lr``.
-        seed: of the directions of PZOBO.
+        seed: the seed of PZOBO's directions.
 
     Raises:
         ConfigError: an argument is out of range.

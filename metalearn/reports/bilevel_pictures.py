@@ -92,8 +92,9 @@ def draw_histogram(path: Path, values: Mapping[str, np.ndarray], label: str, tit
 
 
 def draw_penalties(path: Path, values: np.ndarray, names: Sequence[str], title: str, most: int = 15) -> Path:
-    """A histogram of the logarithms of all penalties, with counts on a logarithmic scale, beside the features with the least and
-    the largest ones.
+    """A histogram of the logarithms of all penalties, beside the features with the least and the largest ones.
+
+    Counts are on a logarithmic scale.
 
     Args:
         path: the PNG file.

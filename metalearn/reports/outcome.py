@@ -18,7 +18,7 @@ class Picture(NamedTuple):
     """A picture that is drawn when a run has ended.
 
     Attributes:
-        name: of its file, such as ``"costs.png"``.
+        name: the name of its file, such as ``"costs.png"``.
         draw: draws into the path that it is given, and returns that path; ``None`` where there is nothing to draw.
     """
 
@@ -31,10 +31,10 @@ class RunRecord:
     """What the pictures of a run are drawn from.
 
     Attributes:
-        name: of the run, for titles.
+        name: the name of the run, for titles.
         data: the data module, if there is one.
         tested: whether a test has just ended.
-        rows: of ``metrics.csv``, a mapping from column to text each; empty where the run has only evaluated.
+        rows: the rows of ``metrics.csv``, each a mapping from column to text; empty where the run has only evaluated.
     """
 
     name: str

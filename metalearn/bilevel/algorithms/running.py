@@ -80,7 +80,7 @@ def run(
         steps: how many more to take.
         y: where the inner solver starts; ``None`` for ``init_inner(x)``.
         state: to go on from, instead of ``x`` and ``y``.
-        seed: of every draw.
+        seed: the seed of every draw.
         tolerance: stop once the hypergradient (of a proximal algorithm, the gradient mapping) is at most so long, in norm.
         every: log each so many steps, and the last.
         callback: gets the state and the record of a logged step; returns true to stop.

@@ -90,7 +90,7 @@ def quadratic(size: int, outer_size: int, kappa: float, seed: int, coupled: bool
         size: ``D``.
         outer_size: ``P``.
         kappa: the condition number of ``A``, at least 1.
-        seed: of everything.
+        seed: the seed by which the problem is drawn.
         coupled: whether ``f`` has the term ``x'Gy``.
     """
     check_whole("size", size, 1, remedy="use 5", loose=True)

@@ -63,10 +63,10 @@ class InnerSolver(ABC):
     """A first-order method for the inner problem.
 
     Attributes:
-        step_size: of every step.
-        steps: their number, or
+        step_size: the size of every step.
+        steps: the number of steps; give this or ``tolerance``.
         tolerance: the norm of the inner gradient at which each problem stops.
-        max_steps: with a tolerance, after how many steps it is an error.
+        max_steps: with a tolerance, the number of steps after which it is an error.
     """
 
     step_size: float

@@ -59,9 +59,9 @@ class Iteration:
     Attributes:
         name: the solver's, for messages.
         iterates: the method itself.
-        iterations: their number, or
+        iterations: the number of iterations; this or ``tolerance`` is there.
         tolerance: the residual's length at which each problem stops.
-        max_iterations: with a tolerance, after how many iterations it is an error.
+        max_iterations: with a tolerance, the number of iterations after which it is an error.
         growth: how much a residual may grow.
         faults: what is done about negative curvature, and about a residual that grows more.
         check_last: gets ``b`` and the last two residuals; where it is ``None``, only the last one is kept.

@@ -37,9 +37,9 @@ class LinearSolver:
     A solver of your own gives :meth:`iterates`, or a :meth:`solve` where it has none.
 
     Attributes:
-        iterations: their number, or
+        iterations: the number of iterations; give this or ``tolerance``.
         tolerance: the residual's norm at which each problem stops.
-        max_iterations: with a tolerance, after how many iterations it is an error.
+        max_iterations: with a tolerance, the number of iterations after which it is an error.
         damping: ``d``, is added to ``H``: ``(H + d I) v = b``. Above the negative curvature the system is positive definite, and
             ``v`` is biased towards ``b/d``; 0 for the exact solution.
     """

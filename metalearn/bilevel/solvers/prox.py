@@ -41,7 +41,7 @@ class L1(Prox):
     """``h = weight |x|_1``: soft thresholding.
 
     Attributes:
-        weight: at least 0.
+        weight: the factor of the penalty, at least 0.
     """
 
     weight: float
@@ -61,7 +61,7 @@ class GroupL1(Prox):
     """``h = weight sum_i |x_i|_2`` over the slices ``x_i`` along an axis: each shrinks as a whole.
 
     Attributes:
-        weight: at least 0.
+        weight: the factor of the penalty, at least 0.
         dim: the axis that counts the groups.
     """
 

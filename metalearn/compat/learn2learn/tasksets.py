@@ -41,15 +41,15 @@ class TasksetDataModule(EpisodicDataModule):
             ``RemapLabels`` are among its transforms.
         val: tasks to validate on; ``None`` for no validation.
         test: tasks to test on; ``None`` for no test.
-        ways: classes a task, ``N``.
+        ways: classes in a task, ``N``.
         shots: support examples per class, ``K``.
         queries: query examples per class, ``Q``. Many of learn2learn's examples have as many of them as shots.
-        tasks_per_batch: ``B``.
-        train_tasks: tasks an epoch.
+        tasks_per_batch: tasks in a batch, ``B``.
+        train_tasks: training tasks in an epoch.
         val_tasks: validation tasks, the same every time.
         test_tasks: test tasks, the same every time.
         seed: of the tasks.
-        num_workers: processes that draw.
+        num_workers: processes that draw tasks.
 
     Shape:
         ``x`` ``[B, n, ...]`` in the Taskset's own dtype, and ``y`` ``[B, n]`` int64, ordered by class.

@@ -62,8 +62,9 @@ def first_block(
 
 
 def _darken(x: Tensor, padding: tuple[int, int]) -> Tensor:
-    """``x``, padded, less the mean of each channel where that is above ``FLAT`` times the deviation: products are then rounded
-    by the images' contrast in the place of their brightness.
+    """``x``, padded, less the mean of each channel where that is above ``FLAT`` times the deviation.
+
+    Products are then rounded by the images' contrast in the place of their brightness.
 
     A shift of all that a filter sees shifts its output, which normalisation takes away: to every derivative it is a constant.
     Nearly all pixels are then between half and twice the mean, so that their differences to it are exact. Otherwise nothing is

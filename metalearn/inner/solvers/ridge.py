@@ -22,8 +22,9 @@ __all__ = ["RidgeMethod", "RidgeSolver"]
 
 @dataclass(frozen=True)
 class RidgeMethod(InnerMethod):
-    """The head's weight and bias after any number of steps are the ridge regression of one-hot labels (or of float targets)
-    on the support features, times a scale; the bias is the weight of a constant feature 1.
+    """The head is the ridge regression of one-hot labels (or of float targets) on the support features, times a scale.
+
+    It is so after any number of steps. The bias is the weight of a constant feature 1.
 
     Attributes:
         weight: the name of the head's weight ``[N, F]``.

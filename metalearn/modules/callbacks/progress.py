@@ -56,8 +56,10 @@ class ProgressLines(L.Callback):
 
 
 def show_progress(callbacks: list[L.Callback]) -> list[L.Callback]:
-    """The callbacks of a Trainer that the command line has built: Lightning's bars count steps, and are lines where the output is
-    no terminal."""
+    """The callbacks of a Trainer that the command line has built, with bars that count outer steps.
+
+    Where the output is no terminal, lines take the place of bars.
+    """
     console = rich.get_console()
     kinds: dict[type, type] = {RichProgressBar: StepProgressBar, TQDMProgressBar: PlainStepProgressBar}
     shown: list[L.Callback] = []

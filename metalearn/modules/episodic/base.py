@@ -65,18 +65,18 @@ class MetaModule(ModuleFacts, OwnModule):
     Args:
         backbone: any network ``[n, ...] -> [n, ways]``. It stays as it is. In the inner loop its batch normalisation is that of
             one task, as ``norm`` says.
-        options: of the inner loop.
+        options: what the inner loop is asked to do.
         learner: makes the strategy that says which parameters adapt.
         solver: makes what solves the inner problem of a task, and owns what is learned for that.
         outer_optimizer: makes the outer optimiser from the parameters.
         outer_scheduler: makes its schedule, counted in outer steps; ``"cosine"`` anneals to 0 at the end of the run.
         metrics: a torchmetrics metric, a collection, a list or a mapping by name. Copies are updated with the query outputs and
             targets of all tasks, and logged as ``val/<name>`` and ``test/<name>``.
-        loss_order: of the derivatives that training takes of the loss; ``None`` for those of the meta-gradient.
+        loss_order: how often training differentiates the loss; ``None`` for as often as the meta-gradient does.
 
     Attributes:
         backbone: the network.
-        solver: of the inner problem.
+        solver: what solves the inner problem of a task.
         learning_rate: takes the place of the outer optimiser's, where a LearningRateFinder has set it.
 
     Raises:
@@ -262,7 +262,7 @@ class MetaModule(ModuleFacts, OwnModule):
         self._evaluator.start("test")
 
     def test_step(self, batch: Episode | list[Episode], batch_idx: int, dataloader_idx: int = 0) -> Outcome:
-        """See :meth:`validation_step`."""
+        """The mean query ``"loss"`` of the batch, and its ``"acc"``, as :meth:`validation_step` gives them."""
         return self._evaluator.score(self, "test", batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:

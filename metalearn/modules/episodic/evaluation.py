@@ -125,11 +125,11 @@ class Evaluator:
         return predictions
 
     def results(self, index: int) -> dict[tuple[str, int], Interval]:
-        """See :meth:`MetaModule.test_results`."""
+        """The mean and interval of each metric of a test, as :meth:`MetaModule.test_results` gives them."""
         return {(kind, step): value for (loader, kind, step), value in self._results.items() if loader == index}
 
     def table(self, index: int) -> tuple[list[str], list[list[float]]]:
-        """See :meth:`MetaModule.test_table`."""
+        """A header, and the metrics of every task of a test, as :meth:`MetaModule.test_table` gives them."""
         means = self._scores_of("test", index).means
         gathered = {name: metric.gathered for name, metric in means.items() if metric.gathered is not None}
         if not gathered:

@@ -128,8 +128,11 @@ def _check_trainables(name: str, adaptation: Adaptation, outputs: Tensor, target
 
 
 def _check_pairs(name: str, shapes: str, adaptation: Adaptation, leaf: Tensor, targets: Tensor) -> None:
-    """Raise if shapes are broadcast over examples: the target of one changes the gradient by another's outputs, and it makes no
-    difference whose outputs they are (a masked mean or a Dice loss has the first of these alone)."""
+    """Raise if shapes are broadcast over examples.
+
+    That shows in two ways: the target of one example changes the gradient by the outputs of another, and it makes no difference
+    whose outputs they are. A masked mean or a Dice loss has the first of these alone.
+    """
     other = next((row for row in range(1, len(targets)) if not torch.equal(targets[row], targets[0])), None)
     if other is None:
         return

@@ -21,7 +21,7 @@ class ReportedModule(AdaptsToTasks, Protocol):
 
     @property
     def inner_steps(self) -> int:
-        """In training."""
+        """The inner steps in training."""
 
     @property
     def norm(self) -> str:
@@ -36,12 +36,12 @@ class ReportedModule(AdaptsToTasks, Protocol):
 
 
 def list_facts(module: ReportedModule, stage: Stage) -> Facts:
-    """See :class:`~metalearn.reports.outcome.ReportsOutcome`."""
+    """The lines of the summary: what the last test has measured, or the oracle calls of a training."""
     return list_oracle_calls(module.counts) if stage == "fit" else _list_test_facts(module)
 
 
 def list_pictures(module: ReportedModule, run: RunRecord) -> list[Picture]:
-    """See :class:`~metalearn.reports.outcome.ReportsOutcome`."""
+    """The pictures of a run: a task after adaptation, the metric after each inner step, the training curve, the costs."""
     pictures = []
     results = module.test_results()
     if run.tested and hasattr(run.data, "episode"):

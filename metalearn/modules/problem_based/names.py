@@ -36,11 +36,11 @@ class AlgorithmOptions:
 
     Attributes:
         algorithm: a key of :data:`ALGORITHMS`.
-        estimator: of the hypergradient, a key of :data:`ESTIMATORS`.
+        estimator: what estimates the hypergradient, a key of :data:`ESTIMATORS`.
         outer_lr: the step size of ``x``.
         inner_lr: that of ``y``.
-        inner_steps: of ``y`` in an outer step; MRBO takes one.
-        inner_momentum: of Nesterov's method; 0 for gradient descent.
+        inner_steps: steps of ``y`` in an outer step; MRBO takes one.
+        inner_momentum: the momentum of Nesterov's method; 0 for gradient descent.
         linear_steps: iterations for ``H v = grad_y f``; stocBiO's ``Q``; PZOBO's directions.
         linear_lr: step size of the fixed point, Neumann and stocBiO's series.
         period: VRBO's outer steps between large batches.

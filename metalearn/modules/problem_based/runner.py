@@ -45,7 +45,7 @@ class AlgorithmRunner:
     Attributes:
         problem: what is solved.
         algorithm: how.
-        seed: of every draw.
+        seed: the seed of every draw.
         counts: oracle calls so far, over all ranks.
     """
 
@@ -57,7 +57,7 @@ class AlgorithmRunner:
             algorithm: how.
             x: where to start, a tree of tensors.
             y: where the inner solver starts; ``None`` for ``init_inner(x)``.
-            seed: of every draw.
+            seed: the seed of every draw.
 
         Raises:
             ConfigError: this is no problem or algorithm, or a step size is outside the stable range.

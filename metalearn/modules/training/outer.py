@@ -77,8 +77,10 @@ def make_optimizer(make: Callable[[Any], Any], params: Iterator[Any], learning_r
 
 
 def read_schedule(made: Any, optimizer: Optimizer, trainer: L.Trainer | None) -> dict[str, Any]:
-    """Lightning's description of what ``outer_scheduler`` gave: a scheduler, stepped at every outer step, or at every validation
-    if it watches a metric; or such a description itself, which is left as it is.
+    """Lightning's description of what ``outer_scheduler`` gave.
+
+    A scheduler is stepped at every outer step, or at every validation if it watches a metric. Such a description itself is left
+    as it is.
 
     Raises:
         ConfigError: it is neither, is of another optimiser, or would watch the loss for its maximum.

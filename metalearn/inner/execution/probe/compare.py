@@ -58,10 +58,10 @@ class _Outcome(NamedTuple):
 
 
 class Probe:
-    """Compares ways of running the inner loop with the network as it is given: its own layers, called on one task after another
-    with torch's operators and batch statistics, the whole graph kept.
+    """Compares ways of running the inner loop with the network as it is given.
 
-    Runs on noise of the episode's shape, in float64, without dropout.
+    That is its own layers, called on one task after another with torch's operators and batch statistics, the whole graph kept.
+    All run on noise of the episode's shape, in float64, without dropout.
 
     Args:
         adaptation: the inner loop whose learner holds the network in question.
