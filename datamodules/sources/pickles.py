@@ -217,49 +217,60 @@ class _Reader:
             self._memo[key] = built
 
 
-def _handlers() -> dict[int, Callable[[_Reader, Any], None]]:
-    def pushes(make: Callable[[Any], Any]) -> Callable[[_Reader, Any], None]:
-        return lambda reader, raw: reader._stack.append(make(raw))
+Handler = Callable[[_Reader, Any], None]
+"""What an opcode does, given its argument."""
 
-    def whole(raw: Any) -> int:
-        return int.from_bytes(raw, "little", signed=True)
 
-    def unsigned(raw: Any) -> int:
-        return int.from_bytes(raw, "little")
+def _push_made(make: Callable[[Any], Any]) -> Handler:
+    return lambda reader, raw: reader._stack.append(make(raw))
 
-    def get(convert: Callable[[Any], int]) -> Callable[[_Reader, Any], None]:
-        return lambda reader, raw: reader._stack.append(reader._memo[convert(raw)])
 
-    def put(convert: Callable[[Any], int]) -> Callable[[_Reader, Any], None]:
-        return lambda reader, raw: reader._put(convert(raw))
+def _get_by(convert: Callable[[Any], int]) -> Handler:
+    return lambda reader, raw: reader._stack.append(reader._memo[convert(raw)])
 
-    def skip(reader: _Reader, raw: Any) -> None:
-        pass
 
-    text, same = pushes(lambda raw: bytes(raw).decode("utf-8", "surrogatepass")), pushes(lambda raw: raw)
-    table: dict[str, Callable[[_Reader, Any], None]] = {
-        "PROTO": skip, "FRAME": skip, "MARK": _Reader._mark, "POP": lambda reader, _: reader._stack.pop(),
+def _put_by(convert: Callable[[Any], int]) -> Handler:
+    return lambda reader, raw: reader._put(convert(raw))
+
+
+def _read_signed(raw: Any) -> int:
+    return int.from_bytes(raw, "little", signed=True)
+
+
+def _read_unsigned(raw: Any) -> int:
+    return int.from_bytes(raw, "little")
+
+
+def _skip(reader: _Reader, raw: Any) -> None:
+    pass
+
+
+def _make_handlers() -> dict[int, Handler]:
+    """What every known opcode does, by its code."""
+    text, same = _push_made(lambda raw: bytes(raw).decode("utf-8", "surrogatepass")), _push_made(lambda raw: raw)
+    table: dict[str, Handler] = {
+        "PROTO": _skip, "FRAME": _skip, "MARK": _Reader._mark, "POP": lambda reader, _: reader._stack.pop(),
         "POP_MARK": lambda reader, _: reader._pop_mark().clear(), "DUP": lambda reader, _: reader._push(reader._stack[-1]),
-        "NONE": pushes(lambda _: None), "NEWTRUE": pushes(lambda _: True), "NEWFALSE": pushes(lambda _: False),
-        "INT": pushes(lambda raw: raw == b"01" if raw in (b"00", b"01") else int(raw)),
-        "LONG": pushes(lambda raw: int(raw.rstrip(b"L"))), "FLOAT": pushes(float),
-        "BINFLOAT": pushes(lambda raw: struct.unpack(">d", raw)[0]),
-        "BININT": pushes(whole), "BININT1": pushes(unsigned), "BININT2": pushes(unsigned), "LONG1": pushes(whole),
-        "LONG4": pushes(whole), "STRING": pushes(lambda raw: codecs.escape_decode(raw.strip()[1:-1])[0]),
-        "UNICODE": pushes(lambda raw: raw.decode("raw-unicode-escape")),
+        "NONE": _push_made(lambda _: None), "NEWTRUE": _push_made(lambda _: True), "NEWFALSE": _push_made(lambda _: False),
+        "INT": _push_made(lambda raw: raw == b"01" if raw in (b"00", b"01") else int(raw)),
+        "LONG": _push_made(lambda raw: int(raw.rstrip(b"L"))), "FLOAT": _push_made(float),
+        "BINFLOAT": _push_made(lambda raw: struct.unpack(">d", raw)[0]),
+        "BININT": _push_made(_read_signed), "BININT1": _push_made(_read_unsigned), "BININT2": _push_made(_read_unsigned), "LONG1": _push_made(_read_signed),
+        "LONG4": _push_made(_read_signed), "STRING": _push_made(lambda raw: codecs.escape_decode(raw.strip()[1:-1])[0]),
+        "UNICODE": _push_made(lambda raw: raw.decode("raw-unicode-escape")),
         "BINSTRING": same, "SHORT_BINSTRING": same, "BINBYTES": same, "SHORT_BINBYTES": same, "BINBYTES8": same,
         "BYTEARRAY8": same, "BINUNICODE": text, "SHORT_BINUNICODE": text, "BINUNICODE8": text,
-        "EMPTY_LIST": pushes(lambda _: []), "LIST": lambda reader, _: reader._push(reader._pop_mark()),
+        "EMPTY_LIST": _push_made(lambda _: []), "LIST": lambda reader, _: reader._push(reader._pop_mark()),
         "APPEND": lambda reader, _: reader._extend([reader._stack.pop()]),
         "APPENDS": lambda reader, _: reader._extend(reader._pop_mark()),
-        "EMPTY_TUPLE": pushes(lambda _: ()), "TUPLE": lambda reader, _: reader._push(tuple(reader._pop_mark())),
+        "EMPTY_TUPLE": _push_made(lambda _: ()), "TUPLE": lambda reader, _: reader._push(tuple(reader._pop_mark())),
         "TUPLE1": lambda reader, _: reader._tuple(1), "TUPLE2": lambda reader, _: reader._tuple(2),
-        "TUPLE3": lambda reader, _: reader._tuple(3), "EMPTY_DICT": pushes(lambda _: {}), "DICT": _Reader._dict,
+        "TUPLE3": lambda reader, _: reader._tuple(3), "EMPTY_DICT": _push_made(lambda _: {}), "DICT": _Reader._dict,
         "SETITEM": _Reader._set_item, "SETITEMS": lambda reader, _: reader._set_items(reader._pop_mark()),
-        "EMPTY_SET": pushes(lambda _: set()), "ADDITEMS": _Reader._add_items,
+        "EMPTY_SET": _push_made(lambda _: set()), "ADDITEMS": _Reader._add_items,
         "FROZENSET": lambda reader, _: reader._push(frozenset(make_set(reader._pop_mark()))),
-        "GET": get(int), "BINGET": get(unsigned), "LONG_BINGET": get(unsigned),
-        "PUT": put(int), "BINPUT": put(unsigned), "LONG_BINPUT": put(unsigned),
+        "GET": _get_by(int), "BINGET": _get_by(_read_unsigned), "LONG_BINGET": _get_by(_read_unsigned),
+        "PUT": _put_by(int), "BINPUT": _put_by(_read_unsigned), "LONG_BINPUT": _put_by(_read_unsigned),
         "MEMOIZE": lambda reader, _: reader._put(len(reader._memo)),
         "GLOBAL": _Reader._global, "STACK_GLOBAL": _Reader._stack_global, "REDUCE": _Reader._reduce, "BUILD": _Reader._build,
     }  # fmt: skip
@@ -267,4 +278,4 @@ def _handlers() -> dict[int, Callable[[_Reader, Any], None]]:
     return {codes[name]: handler for name, handler in table.items()}
 
 
-HANDLERS = _handlers()
+HANDLERS = _make_handlers()

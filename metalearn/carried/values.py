@@ -177,17 +177,7 @@ def _take(value: Any, hint: Any, name: str, where: str) -> Any:
     if origin in (list, tuple, Sequence):
         return _sequence(value, origin, inner, name, where)
     if origin in (dict, Mapping):
-        if not isinstance(value, Mapping):
-            raise _Unlike
-        _check_length(value, where)
-        keys = [_take(key, inner[0], name, where) for key in value]
-        return dict(
-            zip(
-                keys,
-                (_take(entry, inner[1], name, f"{where}.{_plain_text(key)}") for key, entry in value.items()),
-                strict=True,
-            )
-        )
+        return _mapping(value, inner, name, where)
     if origin is Callable and name == "loss" and isinstance(value, Mapping):
         return _object(value, LOSSES, where)
     if origin is type or (origin is Callable and inner[-1:] == (nn.Module,)):
@@ -232,6 +222,15 @@ def _sequence(value: Any, origin: Any, inner: tuple[Any, ...], name: str, where:
             raise _Unlike
         return [_take(entry, hint, name, where) for entry, hint in zip(value, inner, strict=True)]
     return [_take(entry, inner[0], name, f"{where}[{number}]") for number, entry in enumerate(value)]
+
+
+def _mapping(value: Any, inner: tuple[Any, ...], name: str, where: str) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise _Unlike
+    _check_length(value, where)
+    keys = [_take(key, inner[0], name, where) for key in value]
+    entries = [_take(entry, inner[1], name, f"{where}.{_plain_text(key)}") for key, entry in value.items()]
+    return dict(zip(keys, entries, strict=True))
 
 
 def _check_length(value: Any, where: str) -> None:

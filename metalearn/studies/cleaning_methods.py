@@ -110,7 +110,7 @@ def run_method(
         val: the same of the outer loss.
         look: what is measured of a state; its time is not counted.
         budget: oracle calls, each times the examples of its batch.
-        seed: of the batches, the directions and the initial weights.
+        seed: the seed of the batches, the directions and the initial weights.
         step_size: another outer step size than the method's.
         looks: how often to look, evenly in calls.
     """
@@ -155,11 +155,11 @@ def run_baseline(
     Args:
         x: ``[n]``, infinite for a weight of 0 or 1.
         train: see :func:`run_method`, as for ``look``, ``budget``, ``seed`` and ``looks``.
-        val: of which nothing is used.
+        val: validation examples, which the baseline does not use.
         look: what is measured of ``x`` and ``y``.
         budget: oracle calls.
-        seed: of the initial weights.
-        step_size: of a step.
+        seed: the seed of the initial weights.
+        step_size: the size of a step.
         looks: how often to look.
     """
     problem = cleaning_problem(train, val, init_scale=INIT, seed=seed)

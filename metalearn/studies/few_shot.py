@@ -59,12 +59,12 @@ def study_few_shot(
         omniglot: the folder of Omniglot's archives; what is missing is downloaded to it.
         miniimagenet: miniImageNet or data in its format, a folder or an archive.
         seeds: runs of each method.
-        seconds: of training in a run.
+        seconds: the seconds of training in a run.
         marks: tests of a run, evenly in seconds.
         tasks: test tasks.
-        inner_steps: of all methods, in training and test.
+        inner_steps: the inner steps of all methods, in training and test.
         inner_lr: their size; ``null`` for 1 / L of the data set: 0.2 on Omniglot, 0.01 on miniImageNet.
-        l2: of the heads of ITD-BiO and AID-BiO.
+        l2: the penalty of the heads of ITD-BiO and AID-BiO.
         linear_steps: iterations of conjugate gradients of AID-BiO.
         outer_lr: Adam's learning rate.
 

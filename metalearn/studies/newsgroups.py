@@ -69,11 +69,11 @@ def study_newsgroups(
         solve_steps: inner steps from zero for each row and each constant.
         start: the logarithm of every penalty at the start.
         steps: outer steps.
-        step_size: of the outer loop.
-        inner_step_size: of the inner solver, Nesterov's.
-        momentum: of the inner solver.
+        step_size: the step size of the outer loop.
+        inner_step_size: the step size of the inner solver, Nesterov's method.
+        momentum: the momentum of the inner solver.
         inner_steps: inner steps in an outer step, from where the last one's ended.
-        iterations: of conjugate gradients in an outer step.
+        iterations: the iterations of conjugate gradients in an outer step.
         sublinear: whether the count ``c`` of a word enters as ``1 + log c``.
 
     Returns:

@@ -32,8 +32,8 @@ class AID(Estimator):
     Attributes:
         inner: see :class:`~metalearn.bilevel.estimators.base.Estimator`.
         solver: solves the linear system. The default takes ten iterations of conjugate gradients. Where they meet negative
-            curvature, as in networks, it goes on by minimal residuals, and says so once in the log. Where ``constants.mu`` is known, such
-            curvature is an error.
+            curvature, as in networks, it goes on by minimal residuals, and says so once in the log. Where ``constants.mu`` is
+            known, such curvature is an error.
         tolerance: the largest certified error of ``G``, by :mod:`metalearn.bilevel.certificates`. Inner steps and iterations are
             then chosen so that it holds, whatever numbers ``inner`` and ``solver`` have. Of problems that share ``x`` each is
             solved to it.

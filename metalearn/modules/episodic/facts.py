@@ -66,11 +66,6 @@ class ModuleFacts:
         return self._runner.chooser.of_training
 
     @property
-    def is_compiled(self) -> bool:
-        """Whether the step is compiled: as it was asked for, and as far as it can be."""
-        return self._runner.compiled is not None and self._runner.compiled.works
-
-    @property
     def classifies(self) -> bool:
         """Whether the targets are class labels: known from the first batch on, before it what the loss suggests."""
         return self._reader.classifies
