@@ -16,7 +16,7 @@ from metalearn.datamodules.levels.base import BilevelDataModule, Examples
 from metalearn.datamodules.sources.posts import PARTS, read_posts
 from metalearn.errors import ConfigError, DataError
 
-__all__ = ["NewsgroupsDataModule"]
+__all__ = ["Cut", "NewsgroupsDataModule"]
 
 Cut = Literal["random", "date"]
 

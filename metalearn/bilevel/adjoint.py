@@ -16,7 +16,8 @@ from torch.linalg import vector_norm
 from metalearn.bilevel.linearization import Linearization
 from metalearn.bilevel.solvers.curvature import curvature_error
 from metalearn.bilevel.solvers.indefinite import report_curvature
-from metalearn.bilevel.solvers.linear import LinearSolution, LinearSolver
+from metalearn.bilevel.solvers.iteration import LinearSolution
+from metalearn.bilevel.solvers.linear import LinearSolver
 from metalearn.errors import BilevelError
 
 __all__ = ["solve_adjoint"]

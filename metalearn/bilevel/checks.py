@@ -53,7 +53,7 @@ def explain_failure(name: str, **arguments: Any) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RAISED as error:
-        if "escaped from inside a function being vmapped" in str(error):  # which the caller explains
+        if "escaped from inside a function being vmapped" in str(error):  # the caller explains it
             raise
         reason = " ".join((str(error).strip().splitlines() or [""])[0].split())[:200]
         got = ", ".join(f"{key} {_format_shapes(value)}" for key, value in arguments.items())

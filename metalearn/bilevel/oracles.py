@@ -196,7 +196,7 @@ class Oracles:
             )
         reaches_x = of_x is not None
         if of_x is None:
-            of_x = x.new_zeros(()).expand_as(x)  # takes no memory
+            of_x = x.new_zeros(()).expand_as(x)  # an expanded tensor takes no memory
         return OuterGradient(losses.detach(), of_x.detach(), of_y.detach(), reaches_x)
 
     def linearize(self, x: Tensor, y: Tensor, sample: Sample, others: Sequence[Tensor] = ()) -> Linearization:

@@ -18,7 +18,10 @@ from metalearn.carried.classes import LAYERS, LOSSES, NETWORKS, RULES, find_clas
 from metalearn.errors import CheckpointError
 from metalearn.inner import RULES as RULE_NAMES
 
-__all__ = ["check_arguments", "check_class", "check_name", "class_path", "is_name", "signature"]
+__all__ = [
+    "ADD_CONFIG", "USE_ANOTHER", "check_arguments", "check_class", "check_name", "check_value", "class_path", "is_name",
+    "signature",
+]  # fmt: skip
 
 ADD_CONFIG = "add --config with the run's config.yaml"
 USE_ANOTHER = "use a checkpoint as a run wrote it, or " + ADD_CONFIG

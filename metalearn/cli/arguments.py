@@ -16,7 +16,15 @@ from metalearn.cli.config_files import check_config, check_value, read_config
 from metalearn.cli.run_files import NAMES, name_run
 from metalearn.errors import ConfigError
 
-__all__ = ["DEFAULT_CONFIG", "check_command", "config_path", "option", "prepare_arguments", "shipped_configs"]
+__all__ = [
+    "DEFAULT_CONFIG",
+    "SUBCOMMANDS",
+    "check_command",
+    "config_path",
+    "option",
+    "prepare_arguments",
+    "shipped_configs",
+]
 
 log = logging.getLogger(__name__)
 

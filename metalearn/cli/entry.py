@@ -18,7 +18,7 @@ from metalearn.cli.allocator import keep_buffers
 from metalearn.cli.arguments import check_command, prepare_arguments
 from metalearn.cli.ending import Ending
 from metalearn.cli.lightning_cli import MetaCLI
-from metalearn.cli.parser import join_lines
+from metalearn.cli.parse_errors import join_lines
 from metalearn.cli.terminal import HeldMessages, close_output, describe_os_error, plain_output
 from metalearn.errors import MetalearnError
 
@@ -78,7 +78,7 @@ def _describe(error: Exception) -> str | None:
 
 
 def _dispatch(args: list[str], ending: Ending, release_messages: Callable[[], None]) -> None:
-    os.getcwd()  # a working folder that is gone is told now: some libraries end the process at its first sum
+    os.getcwd()  # a working folder that is gone is reported now: some libraries end the process at its first sum
     check_command(args)
     command, *options = args
     if command == "predict" and any(arg.split("=")[0] in predict.OPTIONS for arg in args):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from metalearn.cli.parser import join_lines
+from metalearn.cli.parse_errors import join_lines
 from metalearn.errors import ConfigError, DataError, MetalearnError, suggest_space
 
 __all__ = ["translate_failures"]

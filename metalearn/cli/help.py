@@ -37,7 +37,7 @@ class HelpFormatter(DefaultHelpFormatter):
 def _choose_classes(hint: Any) -> str:
     """Our classes of a type; where there are none, some of torch's and Lightning's."""
     classes = find_classes(hint)
-    if nn.Module in classes and hint is not nn.Module:  # such as a loss: a backbone is none
+    if nn.Module in classes and hint is not nn.Module:  # such as a loss, which no backbone can be
         return ""
     ours, others = list_names(classes)
     names = ours or others[:MOST_NAMES]

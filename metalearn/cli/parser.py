@@ -14,7 +14,7 @@ from metalearn.cli.help import HelpFormatter
 from metalearn.cli.parse_errors import explain, join_lines
 from metalearn.errors import ConfigError, MemoryLimitError, MetalearnError
 
-__all__ = ["Parser", "find_own_error", "instantiate", "join_lines"]
+__all__ = ["Parser", "find_own_error", "instantiate"]
 
 
 class Parser(LightningArgumentParser):

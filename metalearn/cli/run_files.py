@@ -12,6 +12,7 @@ from metalearn.carried import carried_config, count_elements, read_checkpoint, r
 from metalearn.errors import CheckpointError
 
 __all__ = [
+    "NAMES",
     "discard",
     "find_checkpoint",
     "find_run_of",

@@ -19,7 +19,7 @@ from metalearn.inner.losses import Loss, compute_loss, loss_tensors, network_ten
 from metalearn.inner.memory import MemoryMode
 from metalearn.inner.rules import Params
 
-__all__ = ["Adaptation", "InnerMethod", "Loss", "Settings"]
+__all__ = ["Adaptation", "InnerMethod", "Settings"]
 
 Result = TypeVar("Result")
 

@@ -19,6 +19,7 @@ from metalearn.inner.learner import evaluating
 from metalearn.inner.rules import Params
 
 __all__ = [
+    "HALVES",
     "Loss",
     "LossFunction",
     "LossName",

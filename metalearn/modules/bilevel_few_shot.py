@@ -23,7 +23,7 @@ from metalearn.modules.episodic.scores import Metrics
 from metalearn.modules.problem_based.names import LINEAR_SOLVERS, LinearSolverName, make_inner_solver
 from metalearn.modules.training.outer import Scheduler
 
-__all__ = ["BilevelFewShot", "HeadProblem", "LinearSolverName"]
+__all__ = ["BilevelFewShot", "HeadProblem"]
 
 HeadLoss = Literal["softmax", "ridge"]
 Estimator = Literal["aid", "itd"]

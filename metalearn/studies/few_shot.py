@@ -84,7 +84,7 @@ def study_few_shot(
     plan = _Plan(seeds, seconds, marks, tasks, inner_steps, inner_lr, l2, linear_steps, outer_lr)
     for name in roots:
         for method in METHODS:
-            plan.build(method, SETTINGS[name], 0)  # what is wrong with the arguments is told before data are read
+            plan.build(method, SETTINGS[name], 0)  # what is wrong with the arguments is reported before data are read
     folder, files = Path(output), []
     table = PointsFile(folder / "few_shot.csv", ["data", "method", "seed"])
     traces: dict[str, dict[str, list[Trace]]] = {}

@@ -26,7 +26,7 @@ from metalearn import (
     Episode,
     MetaModule,
 )
-from metalearn.modules.training.checkpoint import KEY
+from metalearn.carried import KEY
 from tests.modules.episodic.test_evaluation import NoiseTasks
 from tests.networks import TinyConv, noise_episode
 

@@ -80,7 +80,7 @@ class VRBO(Algorithm):
     def advance(self, oracles: Oracles, state: State) -> State:
         x, y, u, v, step = (state[name] for name in ("x", "y", "u", "v", "step"))
         oracles.draws = self.inner_steps + 2
-        draws = step * oracles.draws  # of this outer step; no two share a number
+        draws = step * oracles.draws  # the first number of this outer step's draws; no two draws share one
         if step % self.period == 0:
             u = oracles.inner_gradient(x, y, oracles.sample("inner", draws, 0, self.anchor_size))
             v = self.anchor.estimate(oracles, x, y, None, draws).value

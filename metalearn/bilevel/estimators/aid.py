@@ -75,7 +75,7 @@ class AID(Estimator):
         hessian = oracles.sample("hessian", step)
         here = oracles.linearize(x, y, hessian)
         check_finite(here.gradient, "grad_y g", oracles.outer_step(step))
-        # of one batch it says nothing
+        # the residual of one batch says nothing of the problem
         residual = vector_norm(here.residual, dim=-1) if is_deterministic(oracles) else None
         if residual is not None and solved.first is not None and self.inner is not None:
             check_growth(solved.first, residual, solved.steps, self.inner.step_size, oracles.outer_step(step))
@@ -90,7 +90,7 @@ class AID(Estimator):
         v = solution.v
         value = (outer.of_x + here.pull_back(v)[0]) / oracles.averages
         check_result(oracles, x, y, outer, value, step, v)
-        # of the system without damping, at most
+        # a bound on the residual of the system without damping
         dual = solution.residual + solver.damping * vector_norm(v, dim=-1) if solver.damping else solution.residual
         change = measure_growth(solved.first, residual) if solved.first is not None and residual is not None else None
         return Estimate(value, y, v, outer.losses, residual, dual, solved.steps, solution.iterations, change)
@@ -105,7 +105,7 @@ class AID(Estimator):
         dual = tolerance * mu / (2 * max(l_xy, 1e-12))
         steps = iterations = 0
         for _ in range(ROUNDS):
-            # half of the tolerance for each residual
+            # half of the tolerance goes to each residual
             slope = (l_fxy + rho_j * length + l_xy / mu * (l_fyy + rho_h * length)) / mu
             target = tolerance / (2 * max(slope, 1e-12))
             inner = replace(self.inner, steps=None, tolerance=target)

@@ -93,7 +93,7 @@ class Estimator(ABC):
         outer = oracles.outer_step(step)
         solved = self.inner.solve(bind_inner_gradient(oracles, x, step), y, outer)
         if solved.first is not None and solved.last is not None and is_deterministic(oracles):
-            # of batches two gradients do not tell
+            # gradients of two batches differ by chance, and tell no growth
             check_growth(solved.first, solved.last, max(0, solved.steps - 1), self.inner.step_size, outer)
         return solved
 

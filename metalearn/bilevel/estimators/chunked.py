@@ -99,7 +99,7 @@ def _restrict(oracles: Oracles, chosen: slice) -> Oracles:
     many = chosen.stop - chosen.start
     stream: Any = problem.stream
     if stream is not None and not problem.shared_batch:
-        if isinstance(stream, Fixed):  # one object at all draws, as before
+        if isinstance(stream, Fixed):  # one object at all draws, as it was before
             stream = Fixed(_take(stream.outer, chosen), _take(stream.inner, chosen))
         else:
             stream = _Part(stream, chosen)

@@ -76,14 +76,14 @@ class ITD(Estimator):
             end, _ = self.inner.unroll(late, y, last, count - kept, kept)
         y = end.detach()
         if not all_finite(y):
-            # says at which inner step
+            # raises, and says at which inner step
             self.inner.solve(bind_inner_gradient(oracles, x, step), start, oracles.outer_step(step))
         change = None
         if sizes and is_deterministic(oracles):
             change = measure_growth(sizes[0], sizes[-1])
             check_growth(sizes[0], sizes[-1], count - 1, self.inner.step_size, oracles.outer_step(step))
         if torch.equal(y, start):
-            bind_inner_gradient(oracles, x, step)(y, 0)  # raises if it has none
+            bind_inner_gradient(oracles, x, step)(y, 0)  # raises if the inner loss has no gradient
         outer = oracles.outer_gradient(x, y, oracles.sample("outer", step))
         value = (outer.of_x + prepared.pull_back(end, outer.of_y)) / oracles.averages
         check_result(oracles, x, y, outer, value, step)

@@ -49,7 +49,7 @@ class PZOBO(Estimator):
         check_whole("Q", self.Q, 1, remedy="use 10", owner="PZOBO", loose=True)
         check_whole("at_once", self.at_once, 1, remedy="use 1", owner="PZOBO", loose=True)
         for name in ("Q", "at_once"):
-            object.__setattr__(self, name, int(getattr(self, name)))  # 3.0 is no range
+            object.__setattr__(self, name, int(getattr(self, name)))  # range(3.0) would raise
 
     def estimate(self, oracles: Oracles, x: Tensor, y: Tensor, v: Tensor | None, step: int) -> Estimate:
         assert self.inner is not None

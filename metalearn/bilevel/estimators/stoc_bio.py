@@ -56,7 +56,7 @@ class StocBiONeumann(Estimator):
         super().__post_init__()
         check_number("eta", self.eta, "use 1/L", above=0, owner="StocBiONeumann", loose=True)
         check_whole("Q", self.Q, 1, remedy="use 3", owner="StocBiONeumann", loose=True)
-        object.__setattr__(self, "Q", int(self.Q))  # 3.0 is no range
+        object.__setattr__(self, "Q", int(self.Q))  # range(3.0) would raise
         remedy = "use None for the stream's size"
         for name in ("batch", "outer_size", "jacobian_size"):
             if getattr(self, name) is not None:
@@ -86,7 +86,7 @@ class StocBiONeumann(Estimator):
             total = total + term
         with check_reach_first(outer, here):
             self._check_curvature(oracles, outer.of_y, before, term, oracles.outer_step(step))
-        del here  # and its graph
+        del here  # frees the graph too
         v = self.eta * total
         jacobian = oracles.sample("jacobian", step, 0, self.jacobian_size)
         value = (outer.of_x + oracles.linearize(x, y, jacobian).pull_back(v)[0]) / oracles.averages
@@ -106,7 +106,7 @@ class StocBiONeumann(Estimator):
         length = dot(before, before)
         curvature = torch.where(length > 0, dot(before, before - last) / length, 0.0) / self.eta
         wrong = vector_norm(last, dim=-1) > 10 * vector_norm(first, dim=-1)
-        if is_deterministic(oracles):  # a batch alone may be bent
+        if is_deterministic(oracles):  # the loss of one batch may curve the other way
             wrong = wrong | (curvature < -100 * torch.finfo(first.dtype).eps / self.eta)
         if bool(wrong.any()):
             worst = float((curvature_along(before, before - last) / self.eta)[wrong][0])

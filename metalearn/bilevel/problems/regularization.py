@@ -124,6 +124,6 @@ def regularization_constants(train: Examples, val: Examples, classes: int) -> Ca
 
 def _find_constants(fixed: Constants, smoothness: float, classes: int, x: Tensor) -> Constants:
     low, high = torch.stack([x.min(), x.max()]).double().exp().div(classes).tolist()
-    if not 0 < low <= high < math.inf:  # out of range, or not a number, which is told elsewhere
+    if not 0 < low <= high < math.inf:  # what is out of range, or not a number, is refused elsewhere
         return fixed
     return replace(fixed, mu=low, rho_J=high, L_upper=smoothness + high)

@@ -17,6 +17,8 @@ from metalearn.checks import UNBOUNDED, check_number, check_whole
 from metalearn.errors import BilevelError, ConfigError, DivergenceError
 
 __all__ = [
+    "GROWTH",
+    "Gradient",
     "GradientDescent",
     "HeavyBall",
     "InnerSolution",
@@ -84,7 +86,7 @@ class InnerSolver(ABC):
             )
         if self.steps is not None:
             check_whole("steps", self.steps, 0, UNBOUNDED, "use 10", owner=name, loose=True)
-            object.__setattr__(self, "steps", int(self.steps))  # 3.0 is no range
+            object.__setattr__(self, "steps", int(self.steps))  # range(3.0) would raise
         check_whole("max_steps", self.max_steps, 1, UNBOUNDED, "use 10000", owner=name, loose=True)
         object.__setattr__(self, "max_steps", int(self.max_steps))
         if self.tolerance is not None:

@@ -121,7 +121,7 @@ class Iteration:
             if bool(is_done.all()):
                 break
         self._diagnose(product, b, start, end, first, last)
-        # what is not finite is for the caller to say, who knows the term and the step
+        # what is not finite is reported by the caller, who knows the term and the step
         if not bool((is_done | ~length.isfinite() | self.faults.set_aside(length)).all()):
             raise tolerance_error(self.name, length, self.max_iterations, tolerance)
         return LinearSolution(answer, length, end.number)
@@ -141,7 +141,7 @@ class Iteration:
             residual = self._repeat_until_far(product, b, start, floor)
             last = vector_norm(residual, dim=-1)
             has_grown = _exceeds(last, FAR * first, floor)
-        if bool(last.isfinite().all()):  # else it is for the caller, who knows the term and the step
+        if bool(last.isfinite().all()):  # else the caller reports it, who knows the term and the step
             self.faults.meet_growth(first, last, curvature_along(residual, product(residual)), has_grown)
 
     def _repeat_until_far(self, product: Product, b: Tensor, start: _Iterate, floor: Tensor) -> Tensor:

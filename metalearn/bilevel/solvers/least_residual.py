@@ -86,7 +86,7 @@ class _KrylovSpace:
         q = self.basis[..., -1, :]
         w = product(q)
         self._diagonal.append(dot(w, q))
-        for _ in range(2):  # once leaves rounding that grows
+        for _ in range(2):  # a single pass leaves rounding that grows
             w = w - ((self.basis @ w.unsqueeze(-1)).mT @ self.basis).squeeze(-2)
         length = vector_norm(w, dim=-1)
         self._largest = torch.maximum(self._largest, torch.maximum(self._diagonal[-1].abs(), length))
@@ -107,7 +107,7 @@ class _KrylovSpace:
         diagonal, below = (torch.stack(values, -1).to("cpu", torch.float64) for values in (self._diagonal, self._below))
         if not bool(
             diagonal.isfinite().all() & below.isfinite().all()
-        ):  # for the caller, who knows the term and the step
+        ):  # the caller reports it, who knows the term and the step
             return torch.full_like(diagonal, math.nan).to(length), torch.full_like(length, math.nan)
         square = torch.diag_embed(diagonal) + torch.diag_embed(below[..., :-1], 1)
         t = torch.cat([square, torch.zeros_like(square[..., :1, :])], -2) + _place_below(below)

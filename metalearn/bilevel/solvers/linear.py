@@ -18,16 +18,7 @@ from metalearn.bilevel.trees import dot, scale
 from metalearn.checks import UNBOUNDED, check_number, check_whole
 from metalearn.errors import ConfigError
 
-__all__ = [
-    "CG",
-    "FixedPoint",
-    "HeavyBallLinear",
-    "LinearSolution",
-    "LinearSolver",
-    "Neumann",
-    "Product",
-    "iterate_conjugate_gradients",
-]
+__all__ = ["CG", "FixedPoint", "HeavyBallLinear", "LinearSolver", "Neumann", "iterate_conjugate_gradients"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,7 @@ class RunLog(CSVLogger):
         try:
             super().finalize(status)
         except DataError:
-            if status != "failed":  # else what has failed is told, and was most likely the same
+            if status != "failed":  # else what has failed is reported already, and was most likely the same
                 raise
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from metalearn.bilevel.counts import OracleCounts
+from metalearn.carried import KEY
 from metalearn.checks import MOST_STEPS, check_whole
 from metalearn.docstrings import complete_docstring
 from metalearn.episode import Batch, Episode, check_batch
@@ -36,11 +37,11 @@ from metalearn.modules.episodic.scores import Metrics, read_metrics
 from metalearn.modules.episodic.trainer_support import check_trainer
 from metalearn.modules.episodic.trainers import get_step, is_run, may_log
 from metalearn.modules.episodic.training import TrainingStep
-from metalearn.modules.training.checkpoint import KEY, describe_backbone
+from metalearn.modules.training.checkpoint import describe_backbone
 from metalearn.modules.training.module import OwnModule
 from metalearn.modules.training.outer import Scheduler, adam, check_outer, name_default
 
-__all__ = ["MakeLearner", "MakeSolver", "MetaModule", "Scheduler"]
+__all__ = ["MakeLearner", "MakeSolver", "MetaModule"]
 
 MakeLearner = Callable[[nn.Module, TaskNorm], Learner]
 MakeSolver = Callable[[InnerLoop, Learner], TaskSolver]
@@ -289,8 +290,6 @@ class MetaModule(ModuleFacts, OwnModule):
         """Describe the network in plain types, so that the checkpoint alone rebuilds the module."""
         read_images(self)
         checkpoint[KEY] = describe_module(self)
-        if self.counts is not None:
-            checkpoint[KEY]["oracles"] = self.counts.as_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the weights against this architecture before any of them is loaded."""

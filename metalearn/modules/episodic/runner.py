@@ -40,7 +40,7 @@ from metalearn.modules.episodic.chooser import Chooser
 from metalearn.modules.episodic.memory_advice import advising_on_memory
 from metalearn.modules.episodic.targets import Reading
 
-__all__ = ["InnerRunner"]
+__all__ = ["InnerRunner", "make_usable"]
 
 
 class Running(NamedTuple):

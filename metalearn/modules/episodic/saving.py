@@ -26,6 +26,8 @@ def describe_module(module: Any) -> dict[str, Any]:
         "config": module.run_config,
         "run": module.run_name,
     }
+    if module.counts is not None:
+        entry["oracles"] = module.counts.as_dict()
     if trainer is not None and trainer.world_size == 1:
         entry["rng"] = torch.get_rng_state()
     return entry

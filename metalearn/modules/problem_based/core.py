@@ -16,7 +16,7 @@ from metalearn.bilevel.algorithms.base import State
 from metalearn.bilevel.counts import OracleCounts
 from metalearn.bilevel.problem import BilevelProblem
 from metalearn.bilevel.trees import Tree
-from metalearn.carried import class_path, read_entry
+from metalearn.carried import KEY, class_path, read_entry
 from metalearn.checks import MOST_STEPS, UNBOUNDED, check_whole
 from metalearn.errors import ConfigError, ShapeError
 from metalearn.modules.problem_based.outcome import costs_picture
@@ -24,7 +24,7 @@ from metalearn.modules.problem_based.runner import AlgorithmRunner
 from metalearn.modules.problem_based.state import average_state, pack_state
 from metalearn.modules.problem_based.step_loader import StepLoader
 from metalearn.modules.problem_based.trainer_checks import check_trainer_fits
-from metalearn.modules.training.checkpoint import KEY, check_state
+from metalearn.modules.training.checkpoint import check_state
 from metalearn.modules.training.module import OwnModule
 from metalearn.modules.training.outer import check_outer
 from metalearn.modules.training.precision import say_if_slow

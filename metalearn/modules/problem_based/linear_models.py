@@ -97,7 +97,7 @@ class LinearBilevel(BilevelCore):
             self.build(self._find_sizes(data))
         if hasattr(data, "part"):
             self._check_sizes(self.linear.read_sizes(data))
-            if stage == "fit" and data.batch_size is None:  # of drawn batches there is no certificate
+            if stage == "fit" and data.batch_size is None:  # drawn batches give no certificate
                 train, val = data.part("train"), data.part("val")
                 self.problem = self.linear.add_constants(self.problem, train, val, self._sizes())
         super().setup(stage)

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metalearn.carried import KEY, build_network, class_path, read_checkpoint
+from metalearn.carried import build_network, class_path
 from metalearn.carried.files import is_extra_state
 from metalearn.errors import CheckpointError
 from metalearn.inner import StepStatistics
 
-__all__ = ["KEY", "build_backbone", "check_state", "describe_backbone", "read_checkpoint", "rename_old_keys"]
+__all__ = ["build_backbone", "check_state", "describe_backbone", "rename_old_keys"]
 
 STATISTICS = ("running_mean", "running_var")
 
