@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from metalearn.bilevel.checks import explain_failure
 from metalearn.bilevel.oracles import Oracles, Sample
 from metalearn.bilevel.trees import Tree
 
@@ -52,7 +53,8 @@ class Prepared:
         total = torch.zeros_like(self.x) if of_x is None else of_x.detach()
         if reached:
             outputs, grads = zip(*reached, strict=True)
-            (through,) = torch.autograd.grad(outputs, self.x, grads, materialize_grads=True)
+            with explain_failure("the derivative of prepare", x=self.x):
+                (through,) = torch.autograd.grad(outputs, self.x, grads, materialize_grads=True)
             total = total + through.detach()  # up to torch 2.6 a gradient that is not there asks for one
         return total
 

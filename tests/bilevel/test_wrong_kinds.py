@@ -206,3 +206,16 @@ def test_whole_numbers_may_be_floats_and_tensors() -> None:
     )  # type: ignore[arg-type]
     assert torch.equal(found.x, expected.x)
     assert [record.step for record in found.history] == [1, 2]
+
+
+@pytest.mark.parametrize("memory", ["store", "mixed"])
+def test_a_preparation_that_cannot_be_differentiated_is_named(memory: Any) -> None:
+    """Its backward pass runs apart from those of the inner steps."""
+    problem = BilevelProblem(
+        lambda x, y, batch: y @ y,
+        lambda x, y, prepared: (prepared - y).square().sum(),
+        lambda x: x.new_zeros(4),
+        prepare=lambda x, batch: x.tanh().mul_(2.0),  # tanh needs its own value
+    )
+    with pytest.raises(BilevelError, match="the derivative of prepare failed with RuntimeError.*inplace"):
+        hypergradient(problem, noise(4), None, ITD(inner=STEPS, memory=memory))
