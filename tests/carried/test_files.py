@@ -48,7 +48,8 @@ def test_paths_that_are_no_files_are_one_line(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     cases = {
-        "": "path is empty", "/nope": "does not exist", str(tmp_path / "folder"): "is a folder", "s3://x/y.ckpt": "remote",
+        "": "path is empty", str(tmp_path / "nope"): "does not exist", str(tmp_path / "folder"): "is a folder",
+        "s3://x/y.ckpt": "remote",
         "https://x/y.ckpt": "remote", str(tmp_path / "pipe"): "no regular file", "/dev/zero": "no regular file",
         "a\0b": "cannot be opened", "x" * 5000: "cannot be opened",
     }  # fmt: skip
