@@ -84,7 +84,7 @@ class MetaCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("data.init_args.ways", "model.init_args.backbone.init_args.ways", compute_fn=_most_ways)
+        parser.link_arguments("data.init_args.ways", "model.init_args.backbone.init_args.ways", compute_fn=most_ways)
         parser.add_argument("--test_after_fit", type=bool, default=True, help="test the best checkpoint after fit")
         parser.add_argument(
             "--run_name", type=str, default=None, help="the folder below runs/; default: the config's name"
@@ -223,6 +223,6 @@ class MetaCLI(LightningCLI):
             )
 
 
-def _most_ways(ways: Any) -> int:
+def most_ways(ways: Any) -> int:
     """How many outputs a network needs for tasks of so many classes, or of so many at most."""
     return check_range("ways", ways, 2)[1]

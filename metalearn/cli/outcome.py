@@ -104,13 +104,14 @@ def after_validate(run: FinishedRun) -> None:
     """Print the validation metrics."""
     if run.trainer.is_global_zero:
         metrics = run.trainer.callback_metrics
-        facts = [(name, f"{float(metrics[name]):.4f}") for name in ("val/acc", "val/loss") if name in metrics]
+        names = [name for name in ("val/acc", "val/loss") if name in metrics] or list(metrics)
+        facts = [(name, f"{float(metrics[name]):.4f}") for name in names]
         print_summary(f"validate: {run.name}", facts)
 
 
 def after_predict(run: FinishedRun) -> None:
     """Say where the predictions are."""
-    if run.trainer.is_global_zero:
+    if run.trainer.is_global_zero and run.predictions.path is not None:
         print_summary(f"predict: {run.name}", [("probabilities", str(run.predictions.path))])
 
 

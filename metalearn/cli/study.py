@@ -50,7 +50,10 @@ def run(args: Sequence[str]) -> None:
     if name not in STUDIES:
         raise ConfigError(f"study is {name!r}, but it must be one of {', '.join(STUDIES)}; see metalearn study --help")
     study = STUDIES[name]()
-    parser = Parser(prog=f"metalearn study {name}")
+    parser = Parser(
+        prog=f"metalearn study {name}",
+        description="A study on real data, from its files to a table and pictures.",
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch; 1 so that seconds compare")
     parser.add_function_arguments(study, fail_untyped=True)
     config = parser.parse_args(options)

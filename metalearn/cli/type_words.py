@@ -20,6 +20,8 @@ PLAIN: dict[Any, str] = {
 }  # fmt: skip
 LISTS = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable)
 MAPPINGS = (dict, collections.abc.Mapping)
+BASES = ("MetaModule",)
+"""Public classes to be derived from, whose constructors take what no command line can make."""
 
 
 def describe_type(hint: Any) -> str:
@@ -66,7 +68,11 @@ def _is_base(kind: type) -> bool:
     """Whether a class of ours is there to be derived from: it says of a method that subclasses must have it."""
     methods = [each for owner in kind.__mro__ if owner.__module__.startswith("metalearn.") for each in vars(owner)]
     codes = (getattr(getattr(kind, name), "__code__", None) for name in methods)
-    return inspect.isabstract(kind) or any(code and "NotImplementedError" in code.co_names for code in codes)
+    return (
+        kind.__name__ in BASES
+        or inspect.isabstract(kind)
+        or any(code and "NotImplementedError" in code.co_names for code in codes)
+    )
 
 
 def _parts(hint: Any) -> list[str]:

@@ -35,9 +35,10 @@ def print_summary(title: str, facts: Sequence[tuple[str, str]], commands: Sequen
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts:
-        table.add_row(name, Text(escape_unprintable(value)))
+        table.add_row(Text(escape_unprintable(name)), Text(escape_unprintable(value)))
     console.print()
-    console.print(Panel(table, title=title, title_align="left", expand=False))
+    if facts:
+        console.print(Panel(table, title=Text(title), title_align="left", expand=False))
     for what, command in commands:
         console.print(f"{what}:", style="bold")
         console.print(Text(f"  {escape_unprintable(command)}"), soft_wrap=True)

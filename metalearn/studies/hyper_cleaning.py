@@ -57,7 +57,7 @@ def study_hyper_cleaning(
         root: MNIST's folder.
         output: where to write.
         corruptions: shares of wrong training labels.
-        methods: names among :data:`METHODS`.
+        methods: their names; those of the default are all that there are.
         seeds: runs of each method.
         budget: oracle calls of a run.
         train: training examples.

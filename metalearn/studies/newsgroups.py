@@ -64,7 +64,7 @@ def study_newsgroups(
         output: where to write.
         seeds: runs.
         vocabulary: the most frequent words, at most; ``null`` for all.
-        cut: see :class:`~metalearn.datamodules.NewsgroupsDataModule`.
+        cut: whether posts for validation are drawn at random, or are the later ones by date.
         grid: logarithms of the single penalty.
         solve_steps: inner steps from zero for each row and each constant.
         start: the logarithm of every penalty at the start.

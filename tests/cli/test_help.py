@@ -31,3 +31,15 @@ def test_the_help_of_a_class_fits_the_terminal(
 
 def test_the_help_of_a_subcommand_begins_with_its_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert print_help(["fit", "--help"], capsys).startswith("usage: metalearn")
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["fit", "--help"], ["test", "--help"], ["fit", "--model.help", "BilevelModule"],
+             ["study", "hyper_cleaning", "--help"], ["study", "newsgroups", "--help"]],
+)  # fmt: skip
+def test_the_help_is_written_for_users(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """No sentence is cut, and no name of the source code or mark of a docstring is left."""
+    text = " ".join(print_help(args, capsys).split())
+    for wrong in ("never run on your", "Useful to", "main advantage", "<class 'lightning", "_most_ways", "``", ":class:",
+                  "METHODS", "MetaModule", "see streams", "Lightning Trainer command line tool"):  # fmt: skip
+        assert wrong not in text, wrong
