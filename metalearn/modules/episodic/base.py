@@ -34,7 +34,7 @@ from metalearn.modules.episodic.reading import TaskReader, check_data
 from metalearn.modules.episodic.runner import InnerRunner, make_usable
 from metalearn.modules.episodic.saving import check_loss_is_given, describe_module, read_images, restore_module
 from metalearn.modules.episodic.scores import Metrics, read_metrics
-from metalearn.modules.episodic.trainer_support import check_trainer
+from metalearn.modules.episodic.trainer_support import check_run
 from metalearn.modules.episodic.trainers import get_step, is_run, may_log
 from metalearn.modules.episodic.training import TrainingStep
 from metalearn.modules.training.checkpoint import describe_backbone
@@ -204,7 +204,7 @@ class MetaModule(ModuleFacts, OwnModule):
 
     def setup(self, stage: str) -> None:
         """Refuse what is not proven right, and say once how batch normalisation is done."""
-        check_trainer(self.trainer)
+        check_run(self.trainer, self.backbone, self._runner.learner.backbone)
         self.solver.follow(self._runner.learner.able())
         rank_zero_info(f"{type(self).__name__}: batch normalisation policy '{self.norm}'")
 

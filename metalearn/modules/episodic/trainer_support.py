@@ -1,13 +1,34 @@
-"""Which settings of a trainer the inner loop is right under."""
+"""What must hold for a trainer to run a module: its settings, and the network."""
 
 from __future__ import annotations
 
 import lightning as L
+from torch import nn
 
 from metalearn.errors import ConfigError
 from metalearn.modules.training.precision import say_if_slow
 
-__all__ = ["check_trainer"]
+__all__ = ["check_run", "check_trainer"]
+
+
+def check_run(trainer: L.Trainer, backbone: nn.Module, network: nn.Module) -> None:
+    """Raise unless meta-gradients are right under a trainer, and reach all that the optimiser sees of a network.
+
+    Args:
+        trainer: that runs the module.
+        backbone: of the module.
+        network: that the inner loop runs.
+
+    Raises:
+        ConfigError: they are not, or do not.
+    """
+    check_trainer(trainer)
+    reached = {id(value) for value in network.parameters()}
+    if any(id(value) not in reached for value in backbone.parameters()):
+        raise ConfigError(
+            "backbone is another network than the one that the module was built with, which the inner loop still runs; "
+            "change its layers in place, or build a new module"
+        )
 
 
 def check_trainer(trainer: L.Trainer) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from metalearn import ANIL, MAML, Batch, MetaModule, RegularizationTuning
+from metalearn import ANIL, MAML, Batch, ConfigError, MetaModule, RegularizationTuning
 from metalearn.inner import Learner
 from metalearn.inner.adaptation import InnerMethod, Settings
 from metalearn.inner.inner_loop import InnerLoop
@@ -243,3 +243,13 @@ def test_mixins_have_their_constructors_run(tmp_path: Path) -> None:
     assert own == {"early": 1.0, "watched": 3.0, "scale": 2.0}
     trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(module, loader(), loader())
     assert all(own[name] != module.get_parameter(name).item() for name in own)
+
+
+def test_a_backbone_that_is_replaced_is_refused(tmp_path: Path) -> None:
+    """The inner loop would go on with the one before, and the new one would stay as it is."""
+    module = MAML(Points())
+    module.backbone.head = nn.Linear(5, 3)
+    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(module, loader(), loader())
+    module.backbone = Points()
+    with pytest.raises(ConfigError, match="another network.*change its layers in place"):
+        trainer(tmp_path, max_steps=1).fit(module, loader(), loader())
