@@ -73,6 +73,9 @@ def after_fit(run: FinishedRun) -> None:
     """Test the best checkpoint, draw the pictures, print the summary."""
     best = find_best_checkpoint(run.trainer)
     steps = run.trainer.global_step
+    cost = collect_facts(
+        run.model, "fit"
+    )  # of the whole training: the best checkpoint knows what it had cost until then
     tests = run.tests_after_fit
     if tests:
         if best is not None:
@@ -87,7 +90,7 @@ def after_fit(run: FinishedRun) -> None:
     elif run.lacks_test:
         facts.append(("test", "none: the data has no test_dataloader"))
     saved = best or find_last_checkpoint(run.trainer)
-    facts += [*list_training_facts(run, steps), *collect_facts(run.model, "fit"), describe_checkpoint(best, saved)]
+    facts += [*list_training_facts(run, steps), *cost, describe_checkpoint(best, saved)]
     facts += list_files(run, where, trained=True, tested=tests)
     print_summary(run.name, facts, list_next_commands(run, saved))
 

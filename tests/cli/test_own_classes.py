@@ -89,7 +89,7 @@ class Counts(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
     def summary_facts(self, stage: Stage) -> Facts:
-        return [("tested at", f"{self.tested:g}")] if stage == "test" else [("cost", "nothing")]
+        return [("tested at", f"{self.tested:g}")] if stage == "test" else [("cost", f"{float(self.steps):g} steps")]
 
     def pictures(self, run: RunRecord) -> list[Picture]:
         def draw(path: Path) -> Path:
@@ -154,6 +154,7 @@ def test_a_module_of_a_users_own_joins_the_summary(averages: bool, capsys: pytes
     state = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
     assert f"tested at {float(state['steps']):g} " in " ".join(summary.split())
     assert averages or float(state["steps"]) == 2.0
+    assert averages or "cost 6 steps" in " ".join(summary.split())  # of all training, not until the best checkpoint
     assert f"checkpoint {folder}/checkpoints/best.ckpt" in " ".join(summary.split())
     assert (folder / "picture.txt").read_text().startswith("own True")
     main(shlex.split(re.search(r"Evaluate it again:\n +python -m metalearn (.+)", summary)[1]))  # type: ignore[index]
