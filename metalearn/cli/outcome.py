@@ -73,9 +73,8 @@ def after_fit(run: FinishedRun) -> None:
     """Test the best checkpoint, draw the pictures, print the summary."""
     best = find_best_checkpoint(run.trainer)
     steps = run.trainer.global_step
-    cost = collect_facts(
-        run.model, "fit"
-    )  # of the whole training: the best checkpoint knows what it had cost until then
+    # of the whole training: the best checkpoint knows what it had cost until then
+    cost = collect_facts(run.model, "fit")
     tests = run.tests_after_fit
     if tests:
         if best is not None:

@@ -89,7 +89,11 @@ class Counts(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
     def summary_facts(self, stage: Stage) -> Facts:
-        return [("tested at", f"{self.tested:g}")] if stage == "test" else [("cost", f"{float(self.steps):g} steps")]
+        return (
+            [("tested at", f"{self.tested:g}")]
+            if stage == "test"
+            else [("cost", f"{float(self.steps.detach()):g} steps")]
+        )
 
     def pictures(self, run: RunRecord) -> list[Picture]:
         def draw(path: Path) -> Path:
