@@ -200,10 +200,28 @@ def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, of_x: bool, of_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     stride, padding, dilation, groups = geometry
+    if weight.shape[-2:] == (1, 1) and stride != (1, 1) and padding == (0, 0):
+        return _backward_of_points(grad, x, weight, geometry, of_x, of_weight)
     gx, gw, _ = torch.ops.aten.convolution_backward(
         _order(grad), _order(x), _order(weight), None, stride, padding, dilation, False, [0, 0], groups,
         [of_x, of_weight, False],
     )  # fmt: skip
+    return gx, gw
+
+
+def _backward_of_points(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, of_x: bool, of_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """:func:`_backward` of a 1x1 convolution with a stride, which sees some of the points alone.
+
+    torch 2.14's own writes beyond its memory on some CPUs (float32, channels-last order, two threads).
+    """
+    down, across = geometry.stride
+    seen = x[..., ::down, ::across]
+    gx, gw = _backward(grad, seen, weight, geometry._replace(stride=(1, 1)), of_x, of_weight)
+    if gx is not None:
+        points, gx = gx, torch.zeros_like(x)
+        gx[..., ::down, ::across] = points
     return gx, gw
 
 
