@@ -106,7 +106,8 @@ def after_validate(run: FinishedRun) -> None:
     """Print the validation metrics."""
     if run.trainer.is_global_zero:
         metrics = run.trainer.callback_metrics
-        names = [name for name in ("val/acc", "val/loss") if name in metrics] or list(metrics)
+        names: list[str] = [name for name in ("val/acc", "val/loss") if name in metrics]
+        names = names or list(metrics)
         facts = [(name, f"{float(metrics[name]):.4f}") for name in names]
         print_summary(f"validate: {run.name}", facts)
 
