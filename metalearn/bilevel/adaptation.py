@@ -24,10 +24,9 @@ from metalearn.bilevel.unrolled import count_step
 from metalearn.errors import BilevelError
 from metalearn.inner.adaptation import Adaptation, InnerMethod, Settings
 from metalearn.inner.losses import Loss
-from metalearn.inner.memory import MemoryMode
 from metalearn.inner.rules import Params
 from metalearn.inner.solvers import Costs, TaskSolver
-from metalearn.inner.support_gradient import SupportGradient
+from metalearn.inner.support_gradient import StepwiseMethod, SupportGradient
 
 __all__ = ["ImplicitMethod", "ImplicitSolver", "half_squared_error"]
 
@@ -40,7 +39,7 @@ def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ImplicitMethod(InnerMethod):
+class ImplicitMethod(StepwiseMethod):
     """``y* = argmin_y g(y)`` with ``g(y) = l_S(y) + penalty |y - y_0|^2 / 2``, where ``y_0`` holds the tensors that adapt.
 
     The meta-gradient of ``f = l_Q(y)`` is its explicit part plus ``-J v`` with ``H v = grad_y f`` at the last iterate (AID), or
@@ -69,18 +68,6 @@ class ImplicitMethod(InnerMethod):
     def fits_one_hot(self) -> bool:  # type: ignore[override]
         """Whether the inner loss is a squared error to one-hot vectors."""
         return self.inner_loss is not None
-
-    @property
-    def chunk(self) -> int | None:  # type: ignore[override]
-        """Support examples whose gradient is taken at once."""
-        return self.gradient.chunk
-
-    @property
-    def memory(self) -> MemoryMode:
-        return self.gradient.memory
-
-    def with_memory(self, memory: MemoryMode) -> InnerMethod:
-        return replace(self, gradient=replace(self.gradient, memory=memory))
 
     def note_query_loss(self, losses: Tensor) -> None:
         """Let their backward pass count as a gradient of ``f`` for each task."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
-from metalearn.inner.adaptation import Adaptation
+from metalearn.inner.adaptation import Adaptation, InnerMethod
 from metalearn.inner.ambient import twice_differentiable
 from metalearn.inner.memory import MemoryMode, gradient
 from metalearn.inner.rules import Params
 
-__all__ = ["SupportGradient"]
+__all__ = ["StepwiseMethod", "SupportGradient"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,29 @@ class SupportGradient:
                 total = parts if total is None else [a + b for a, b in zip(total, parts, strict=True)]
         assert total is not None
         return dict(zip(names, total, strict=True))
+
+
+class StepwiseMethod(InnerMethod):
+    """A method that takes steps along the gradient of the support loss, in any memory mode; a frozen dataclass.
+
+    Attributes:
+        gradient: takes that gradient.
+    """
+
+    gradient: SupportGradient
+
+    @property
+    def chunk(self) -> int | None:  # type: ignore[override]
+        """Support examples whose gradient is taken at once."""
+        return self.gradient.chunk
+
+    @property
+    def memory(self) -> MemoryMode:
+        """What is kept of each step for the meta-gradient."""
+        return self.gradient.memory
+
+    def with_memory(self, memory: MemoryMode) -> InnerMethod:
+        """The same method in another memory mode."""
+        method: Any = self
+        changed: InnerMethod = replace(method, gradient=replace(self.gradient, memory=memory))
+        return changed

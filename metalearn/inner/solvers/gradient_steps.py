@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,17 +12,16 @@ from metalearn.errors import ConfigError
 from metalearn.inner.adaptation import Adaptation, InnerMethod, Settings
 from metalearn.inner.inner_loop import InnerLoop
 from metalearn.inner.learner import Learner
-from metalearn.inner.memory import MemoryMode
 from metalearn.inner.rules import RULES, Params, UpdateRule
 from metalearn.inner.solvers.base import TaskSolver
 from metalearn.inner.step_sizes import InnerStepSizes
-from metalearn.inner.support_gradient import SupportGradient
+from metalearn.inner.support_gradient import StepwiseMethod, SupportGradient
 
 __all__ = ["GradientMethod", "GradientSteps"]
 
 
 @dataclass(frozen=True)
-class GradientMethod(InnerMethod):
+class GradientMethod(StepwiseMethod):
     """``w_{j+1} = rule(w_j, grad L(w_j))`` with ``L`` the support loss.
 
     Attributes:
@@ -46,18 +45,6 @@ class GradientMethod(InnerMethod):
     def batches(self) -> bool:  # type: ignore[override]
         """Whether the rule may run on tensors with a leading task axis."""
         return self.rule.batches
-
-    @property
-    def chunk(self) -> int | None:  # type: ignore[override]
-        """Support examples whose gradient is taken at once."""
-        return self.gradient.chunk
-
-    @property
-    def memory(self) -> MemoryMode:
-        return self.gradient.memory
-
-    def with_memory(self, memory: MemoryMode) -> InnerMethod:
-        return replace(self, gradient=replace(self.gradient, memory=memory))
 
     def iterates(
         self,
