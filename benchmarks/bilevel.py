@@ -6,7 +6,7 @@ hypergradients are compared first. The plain loops go through the tasks one afte
 round, in which other load falls on both: the third is the most robust. Peak memory is that of tensors, measured apart, each
 in a process of its own.
 
-python benchmarks/bilevel.py    (the table of docs/bilevel_studies.md)
+python benchmarks/bilevel.py    (the table of docs/background/bilevel_studies.md)
 """
 
 from __future__ import annotations

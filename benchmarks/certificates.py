@@ -1,6 +1,6 @@
 """How loose certificates are: on made examples against the dense solution, and on real data as numbers beside the hypergradient.
 
-python benchmarks/certificates.py --mnist DIR --newsgroups DIR    (the numbers of docs/bilevel.md)
+python benchmarks/certificates.py --mnist DIR --newsgroups DIR    (the numbers of docs/background/bilevel.md)
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The systems take turns in one process: same network, same episodes, same threads
 that its own user gets: ours raises two thresholds of glibc's allocator (--allocator all gives them to the others as well). Peak
 memory is measured apart, each system in a process of its own. A gradient is compared with that of a plain loop in float64.
 
-python benchmarks/inner_loop.py                                  (the table of docs/performance.md)
+python benchmarks/inner_loop.py                                  (the table of docs/background/performance.md)
 python benchmarks/inner_loop.py --profile --works second_order   (what bounds it)
 python benchmarks/inner_loop.py --sweep                          (growth with tasks, steps, examples and width; one PNG)
 python benchmarks/inner_loop.py --against PATH --rounds 20       (our rows beside those of another checkout)

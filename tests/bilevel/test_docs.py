@@ -9,7 +9,7 @@ import torch
 
 
 def test_the_example_of_the_guide() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "bilevel.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "background" / "bilevel.md").read_text()
     code, prepare, fit = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     with torch.random.fork_rng():
         torch.manual_seed(0)
