@@ -25,7 +25,7 @@ ORDER: dict[str, Layers] = {
     "metalearn": [
         {"errors", "early_signals"}, {"episode"}, {"checks", "docstrings"}, {"backbones", "metrics", "datamodules"}, {"inner"},
         {"compat.higher"}, {"bilevel"}, {"reports"}, {"carried"}, {"modules"}, {"image_classifier"},
-        {"studies", "compat.learn2learn"}, {"cli"}, {"*"},
+        {"studies", "compat.learn2learn"}, {"experiments"}, {"cli"}, {"*"},
     ],
     "metalearn.datamodules": [{"sources", "store"}, {"episodes"}, {"levels"}, {"*"}],
     "metalearn.inner": [{"ambient"}, {"kernels"}, {"norm"}, {"network"}, {"*"}, {"solvers"}, {"execution"}],

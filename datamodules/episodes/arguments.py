@@ -40,7 +40,7 @@ __all__ = [
 MOST_TASKS = 2**62
 """Of an epoch: its episodes are numbered, never listed, so that a long one costs nothing."""
 MOST_WORKERS = 1024
-LAST = ("options", "num_workers", "cache_dir")
+LAST = ("options", "num_workers", "cache_dir", "train_seed")
 """What stands at the end of a signature, behind the arguments that a data set has for itself."""
 
 
@@ -67,6 +67,12 @@ def check_options(name: str, value: object) -> None:
         check_kind(name, value, EpisodeOptions, "use EpisodeOptions(unlabeled=5), or leave it out")
 
 
+def check_train_seed(name: str, value: object) -> None:
+    """Raise unless a value is a seed, or ``None``."""
+    if value is not None:
+        check_seed(name, value)
+
+
 def check_cache(name: str, value: object) -> None:
     """Raise unless a value is a path, or ``None``."""
     if value is not None:
@@ -83,6 +89,14 @@ class LoaderArguments(TypedDict, total=False):
     val_tasks: Annotated[int, Argument(200, "validation tasks, the same every time.", check_tasks)]
     test_tasks: Annotated[int, Argument(600, "test tasks, the same every time.", check_tasks)]
     seed: Annotated[int, Argument(0, "the seed that tasks are drawn by.", check_seed)]
+    train_seed: Annotated[
+        int | None,
+        Argument(
+            None,
+            "the seed of the training tasks alone, so that runs differ but are tested alike; ``None`` for ``seed``.",
+            check_train_seed,
+        ),
+    ]
     num_workers: Annotated[
         int, Argument(0, "processes that draw tasks.", partial(check_whole, least=0, most=MOST_WORKERS))
     ]

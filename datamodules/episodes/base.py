@@ -48,7 +48,7 @@ class EpisodicDataModule(L.LightningDataModule):
             )
         self.tasks_per_batch = tasks_per_batch
         self.tasks = {"train": train_tasks, "val": arguments["val_tasks"], "test": arguments["test_tasks"]}
-        self.seed = arguments["seed"]
+        self.seed, self.train_seed = arguments["seed"], arguments["train_seed"]
         self.num_workers = arguments["num_workers"]
 
     def draw(self, seed: int, split: str, indices: list[int]) -> Any:
@@ -65,7 +65,7 @@ class EpisodicDataModule(L.LightningDataModule):
         """One task, an :class:`Episode` without the task axis: a pure function of (seed, split, index).
 
         Args:
-            seed: any whole number; the loaders use the module's own.
+            seed: any whole number; the loaders use the module's own, for training ``train_seed`` where there is one.
             split: ``"train"``, ``"val"`` or ``"test"``.
             index: the number of the episode, from 0.
         """
@@ -143,7 +143,9 @@ class _Draw:
         self.data, self.split = data, split
 
     def __call__(self, indices: list[int]) -> Episode:
-        return self.data.draw(self.data.seed, self.split, indices)
+        data = self.data
+        seed = data.train_seed if self.split == "train" and data.train_seed is not None else data.seed
+        return data.draw(seed, self.split, indices)
 
     def __getstate__(self) -> dict[str, object]:
         clone = object.__new__(type(self.data))

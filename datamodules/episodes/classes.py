@@ -34,7 +34,7 @@ class ClassEpisodes(EpisodicDataModule):
     an episode with a task axis of 1.
     """
 
-    @spell_out(ClassArguments, last=("num_workers", "options"))
+    @spell_out(ClassArguments, last=("num_workers", "options", "train_seed"))
     def __init__(self, **arguments: Unpack[ClassArguments]) -> None:
         super().__init__(**select(arguments, LoaderArguments))
         self.ways, self.shots, self.queries = arguments["ways"], arguments["shots"], arguments["queries"]

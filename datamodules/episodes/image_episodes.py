@@ -22,7 +22,7 @@ __all__ = ["ImageEpisodes"]
 class ImageEpisodes(ClassEpisodes):
     """Episodes of images out of an :class:`ImageStore`. Subclasses implement :meth:`open_store` and :meth:`split_classes`."""
 
-    @spell_out(ImageArguments, last=("num_workers", "cache_dir", "options"))
+    @spell_out(ImageArguments, last=("num_workers", "cache_dir", "options", "train_seed"))
     def __init__(self, **arguments: Unpack[ImageArguments]) -> None:
         super().__init__(**select(arguments, ClassArguments))
         self.cache_dir = arguments["cache_dir"]

@@ -43,7 +43,7 @@ class GradedGlyphs(GlyphsDataModule):
 
 def test_an_option_made_on_the_spot_is_one_line_of_its_kind() -> None:
     parameters = inspect.signature(GradedGlyphs).parameters
-    assert list(parameters)[-4:] == ["level", "options", "num_workers", "cache_dir"]
+    assert list(parameters)[-5:] == ["level", "options", "num_workers", "cache_dir", "train_seed"]
     assert parameters["level"].default == 3
     assert parameters["level"].annotation is int
     assert parameters["tasks_per_batch"].default == 2

@@ -63,3 +63,12 @@ def test_an_epoch_may_be_long() -> None:
     """The numbers of an epoch's episodes are not listed."""
     data = SinusoidDataModule(train_tasks=1 << 40)
     assert torch.equal(next(iter(data.train_dataloader())).query.x[0], data.episode(0, "train", 0).query.x)
+
+
+def test_a_training_seed_changes_the_training_tasks_alone() -> None:
+    plain, other = (SinusoidDataModule(train_tasks=50, train_seed=seed) for seed in (None, 7))
+    for split in ("train", "val", "test"):
+        batches = [next(iter(getattr(data, f"{split}_dataloader")())) for data in (plain, other)]
+        assert torch.equal(batches[0].support.y, batches[1].support.y) == (split != "train"), split
+    drawn = SinusoidDataModule(seed=7, train_tasks=50).train_dataloader()
+    assert torch.equal(next(iter(drawn)).support.y, next(iter(other.train_dataloader())).support.y)
