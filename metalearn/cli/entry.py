@@ -34,6 +34,10 @@ def main(args: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"] or ["--help"]
+    if args is None and "" not in sys.path:
+        sys.path.append(
+            ""
+        )  # classes of a user's own stand in the working folder; python -m looks there, a script does not
     _quieten_libraries()
     keep_buffers()
     ending = Ending()

@@ -27,6 +27,11 @@ class Parser(LightningArgumentParser):
             kwargs |= {"prog": "metalearn", "usage": argparse.SUPPRESS}
         super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs, "allow_abbrev": False})
 
+    def add_function_arguments(self, *args: Any, **kwargs: Any) -> Any:
+        """The arguments of a function that makes a network; jsonargparse 4.53 passes it a keyword that it does not take."""
+        kwargs.pop("linked_targets", None)
+        return super().add_function_arguments(*args, **kwargs)
+
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
         """The options as YAML; a default such as Timer's interval, which YAML has no form for, as the text that it is."""
         written: str = super().dump(_plain(namespace), *args, **kwargs)
