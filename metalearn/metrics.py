@@ -44,7 +44,7 @@ def interval(values: Tensor) -> Interval:
 
 
 class EpisodeMean(Metric):
-    """Per-task values, gathered over ranks; :meth:`compute` gives their :class:`Interval`.
+    """Per-task values, gathered over ranks. Their ``compute()`` gives an :class:`Interval`.
 
     Under DDP the values of all ranks are gathered, each once, so the interval is that of a run on one process.
     """

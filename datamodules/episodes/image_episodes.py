@@ -76,7 +76,7 @@ class ImageEpisodes(ClassEpisodes):
 
     @property
     def packed_spec(self) -> ImageSpec:
-        """How images are read when they are packed: before any normalisation."""
+        """How images are read when they are packed, before any normalisation."""
         assert self.image_spec is not None
         return replace(self.image_spec, mean=(0.0,), std=(1.0,))
 

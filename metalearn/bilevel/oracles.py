@@ -87,7 +87,7 @@ class Oracles:
 
     @property
     def averages(self) -> int:
-        """What sums over problems are divided by: ``Phi`` is a mean where they share ``x``."""
+        """What sums over problems are divided by. ``Phi`` is a mean where they share ``x``."""
         return self.problems if self.problem.shared_x else 1
 
     def sample(self, term: Term, step: int, index: int = 0, size: int | None = None) -> Sample:

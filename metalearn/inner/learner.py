@@ -73,7 +73,7 @@ class Learner:
 
     @property
     def network(self) -> nn.Module:
-        """What is called: our copy of the network's layers, or the network as it is given."""
+        """What is called. It is our copy of the network's layers, or the network itself."""
         return self.backbone if self._as_given else self.structure.own(self._worker)
 
     def outer(self) -> Params:

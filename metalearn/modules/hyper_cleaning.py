@@ -67,7 +67,7 @@ class HyperCleaning(LinearBilevel):
     """Learn a weight for each training example, such that wrong labels weigh little.
 
     The linear model that minimises the weighted loss is to do well on clean validation examples (arXiv 2108.00330, section
-    4.4.1); a weight is ``sigmoid(x_i)``:
+    4.4.1); a weight is ``sigmoid(x_i)``::
 
         min_x mean_val CE(W*),  W* = argmin_W mean_i sigmoid(x_i) CE_i(W) + l2 |W|^2.
 

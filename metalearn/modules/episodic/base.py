@@ -183,7 +183,7 @@ class MetaModule(ModuleFacts, OwnModule):
                 :func:`~metalearn.inner.widening.widen_head`.
 
         Returns:
-            the adapted network: ``adapted(x)`` gives logits.
+            the adapted network, whose ``adapted(x)`` gives logits.
 
         Raises:
             ConfigError: ``ways`` is more than the network's outputs, and no linear head could be widened.
