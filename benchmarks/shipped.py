@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from metalearn import Conv4, datamodules
-from metalearn.cli.arguments import config_path
+from metalearn.cli.shipped import config_path
 
 __all__ = ["make_data", "make_network", "read_config"]
 

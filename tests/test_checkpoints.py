@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from metalearn import MAML
-from metalearn.cli.arguments import shipped_configs
+from metalearn.cli.shipped import shipped_configs
 from metalearn.datamodules import GlyphsDataModule
 
 FOLDER = Path(__file__).parents[1] / "checkpoints"

@@ -36,7 +36,7 @@ def test_setup_cfg_lists_every_package() -> None:
 
 
 CHECK = (
-    "import metalearn, metalearn.cli.entry, metalearn.datamodules as d, metalearn.cli.arguments as c;"
+    "import metalearn, metalearn.cli.entry, metalearn.datamodules as d, metalearn.cli.shipped as c;"
     "assert len(c.shipped_configs()) > 10; assert c.config_path('maml_omniglot_5w1s').is_file();"
     "print(metalearn.__file__, d.__file__)"
 )

@@ -1,92 +1,27 @@
-"""From what a user types to what LightningCLI parses: shipped configs by name, the default run, a checkpoint's own config."""
+"""From what a user types to what LightningCLI parses: configs by name, the default run, a checkpoint's own config."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 import yaml
 
 from metalearn.carried import carried_config, count_elements, read_checkpoint, read_entry
-from metalearn.checks import find_nearest, quote_value
+from metalearn.cli.commands import LIGHTNING_COMMANDS
 from metalearn.cli.config_files import check_config, check_value, read_config
 from metalearn.cli.run_files import NAMES, name_run
+from metalearn.cli.shipped import DEFAULT_CONFIG, config_path
 from metalearn.errors import ConfigError
 
-__all__ = [
-    "DEFAULT_CONFIG",
-    "SUBCOMMANDS",
-    "check_command",
-    "config_path",
-    "option",
-    "prepare_arguments",
-    "shipped_configs",
-]
+__all__ = ["option", "prepare_arguments"]
 
 log = logging.getLogger(__name__)
 
-DEFAULT_CONFIG = "maml_glyphs_5w1s"
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
-COMMANDS = (*SUBCOMMANDS, "data", "study")
 MAY_BE_FILES = ("--model", "--data", "--trainer")
 """Options besides ``--config`` whose value may be the path of a YAML file."""
-
-
-def shipped_configs() -> dict[str, Path]:
-    """The configurations of the package by name."""
-    folder = Path(str(resources.files("metalearn.configs")))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def config_path(name: str) -> Path:
-    """A file, or the shipped configuration of that name.
-
-    Raises:
-        ConfigError: there is neither; the line names the nearest matches.
-    """
-    path = Path(name)
-    if name and os.path.exists(path):
-        check_config(path)
-        return path
-    known = shipped_configs()
-    if name.removesuffix(".yaml") in known:
-        return known[name.removesuffix(".yaml")]
-    near = find_nearest(path.name.removesuffix(".yaml"), list(known))
-    remedy = f"did you mean {', '.join(near)}?" if near else "metalearn --help lists those that are shipped"
-    raise ConfigError(f"config {quote_value(name)} is neither a file nor a shipped config; {remedy}")
-
-
-def check_command(args: Sequence[str]) -> None:
-    """Raise unless the arguments begin with a command, or ask for help."""
-    first = args[0]
-    for before, arg in zip(("", *args), args, strict=False):
-        if not _is_text(arg):
-            owner = f"{before.lstrip('-')} is" if before.startswith("--") and "=" not in before else "argument"
-            raise ConfigError(
-                f"{owner} {quote_value(arg)}, which is not UTF-8, but configurations hold names as UTF-8; rename it"
-            )
-    if first in COMMANDS or first in ("-h", "--help") or first.startswith("--print_"):
-        return
-    if not first.startswith("-"):
-        near = find_nearest(first, COMMANDS, 1)
-        remedy = f"did you mean {near[0]}?" if near else "see --help"
-        raise ConfigError(f"command is {quote_value(first)}, but it must be one of {', '.join(COMMANDS)}; {remedy}")
-    command = next((arg for arg in args if arg in SUBCOMMANDS), None)
-    if command is None or not first.startswith(("--config", "-c")):
-        raise ConfigError(
-            f"the first argument is {quote_value(first)}, but a command comes first: {', '.join(COMMANDS)}; write for example: "
-            f"metalearn {command or 'fit'} {first.split('=')[0]} ..."
-        )
-    if name := option(args, "--config") or option(args, "-c"):
-        sections = read_config(config_path(name))
-        if not set(sections) & set(SUBCOMMANDS):
-            raise ConfigError(
-                f"config {name} stands before the command, but holds no section {command!r}; write: metalearn {command} --config "
-                f"{name}"
-            )
 
 
 def option(args: Sequence[str], name: str) -> str | None:
@@ -112,9 +47,14 @@ def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], st
 
     Returns:
         the arguments for LightningCLI, and the name of the run.
+
+    Raises:
+        ConfigError: a config cannot be used, or nothing says what is to be evaluated.
     """
+    if args[0] not in LIGHTNING_COMMANDS:
+        _check_config_before_command(args)
     resolved, name = _resolve_configs(args)
-    command = next((arg for arg in resolved if arg in SUBCOMMANDS), None)
+    command = next((arg for arg in resolved if arg in LIGHTNING_COMMANDS), None)
     asks_help = any(arg in ("-h", "--help") or arg.startswith("--print_config") for arg in resolved)
     says_what = any(arg.split("=")[0] in ("--config", "-c", "--model", "--data") for arg in resolved)
     if command is None or says_what or (asks_help and command != "fit"):
@@ -139,6 +79,17 @@ def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], st
     path = scratch / "carried.yaml"
     path.write_text(yaml.safe_dump(config))
     return [*resolved[:where], "--config", str(path), *resolved[where:]], entry.run
+
+
+def _check_config_before_command(args: Sequence[str]) -> None:
+    """Raise unless a config that stands before the command holds a section for a command."""
+    name = option(args, "--config") or option(args, "-c")
+    if name and not set(read_config(config_path(name))) & set(LIGHTNING_COMMANDS):
+        command = next(arg for arg in args if arg in LIGHTNING_COMMANDS)
+        raise ConfigError(
+            f"config {name} stands before the command, but holds no section {command!r}; write: metalearn {command} --config "
+            f"{name}"
+        )
 
 
 def _resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
@@ -174,14 +125,6 @@ def _resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
         kept = configs if flag in ("--config", "-c") and resolved else resolved
         kept += [f"{flag}={value}"] if equals else [flag, value]
     return [*resolved[:1], *configs, *resolved[1:]], name
-
-
-def _is_text(arg: str) -> bool:
-    try:
-        arg.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _split(arg: str) -> list[str]:

@@ -13,9 +13,10 @@ import numpy as np
 import yaml
 from rich.progress import track
 
-from metalearn.cli.arguments import config_path, option
+from metalearn.cli.arguments import option
 from metalearn.cli.config_files import read_config
 from metalearn.cli.parser import Parser, instantiate
+from metalearn.cli.shipped import config_path
 from metalearn.datamodules import ClassEpisodes, EpisodicDataModule, ImageEpisodes
 from metalearn.datamodules.episodes.task_table import HEADER, list_task_lines
 from metalearn.datamodules.sources.listing import SPLITS
@@ -38,7 +39,7 @@ def run(args: Sequence[str]) -> None:
         MetalearnError: an argument or the data is wrong.
     """
     parser = _make_parser()
-    config = parser.parse_args(_with_data_of_config(list(args)))
+    config = parser.parse_args(_with_data_of_config(list(args) or ["--help"]))
     data = instantiate(parser, config).data
     if not isinstance(data, EpisodicDataModule):
         raise ConfigError(

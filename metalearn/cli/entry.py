@@ -1,4 +1,4 @@
-"""Where a command begins and ends: ``python -m metalearn {fit,validate,test,predict,data,study}``."""
+"""Where a command begins and ends: ``python -m metalearn COMMAND``."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-from metalearn.cli import data, predict, study
 from metalearn.cli.allocator import keep_buffers
-from metalearn.cli.arguments import check_command, prepare_arguments
-from metalearn.cli.ending import Ending
-from metalearn.cli.lightning_cli import MetaCLI
-from metalearn.cli.parse_errors import join_lines
+from metalearn.cli.commands import COMMANDS, Call, find_command
+from metalearn.cli.interrupts import Interrupted, Signals
+from metalearn.cli.overview import format_overview, format_versions
 from metalearn.cli.terminal import HeldMessages, close_output, describe_os_error, plain_output
 from metalearn.errors import MetalearnError
+from metalearn.reports.text import join_lines
 
 __all__ = ["main"]
 
@@ -33,20 +28,17 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"] or ["--help"]
     if args is None and "" not in sys.path:
-        sys.path.append(
-            ""
-        )  # classes of a user's own stand in the working folder; python -m looks there, a script does not
-    _quieten_libraries()
+        sys.path.append("")  # a user's own classes are in the working folder: python -m looks there, a script does not
+    messages = HeldMessages()
+    call = Call([word for word in words if word != "--debug"] or ["--help"], Signals(), messages.release)
     keep_buffers()
-    ending = Ending()
-    with plain_output(), ending.signals.installed(whole=args is None):
+    with plain_output(), call.signals.installed(whole=args is None):
         try:
-            _run(words, debug, ending)
+            _run(call, messages, debug)
         except BaseException as error:
-            if ending.signals.signum is not None:
-                sys.exit(ending.leave())  # whatever is raised after a signal comes of it
+            if call.signals.signum is not None:
+                sys.exit(_leave(call))  # whatever is raised after a signal comes of it
             if isinstance(error, BrokenPipeError):
                 sys.exit(128 + signal.SIGPIPE)
             raise
@@ -54,13 +46,18 @@ def main(args: Sequence[str] | None = None) -> None:
             close_output()
 
 
-def _run(args: list[str], debug: bool, ending: Ending) -> None:
-    messages = HeldMessages()
-    if not debug:
-        messages.hold()
+def _run(call: Call, messages: HeldMessages, debug: bool) -> None:
     try:
-        _dispatch(args, ending, messages.release)
-    except (MetalearnError, MisconfigurationException, OSError, ModuleNotFoundError) as error:
+        if call.words[0] in ("-h", "--help", "--version"):
+            print(format_versions() if call.words[0] == "--version" else format_overview())
+            sys.exit(0)
+        os.getcwd()  # a working folder that is gone is reported now: some libraries end the process at its first sum
+        function = COMMANDS[find_command(call.words)].load()
+        _quieten_libraries()
+        if not debug:
+            messages.hold()
+        function(call)
+    except Exception as error:
         line = _describe(error)
         if debug or line is None:
             raise
@@ -71,6 +68,15 @@ def _run(args: list[str], debug: bool, ending: Ending) -> None:
         messages.release()
 
 
+def _leave(call: Call) -> int:
+    """Say in one line what a signal has ended, and return the exit code."""
+    if call.ending is not None:
+        return int(call.ending.leave())
+    stopped = Interrupted(call.signals.signum or signal.SIGINT)
+    print(f"metalearn: stopped by {stopped}", file=sys.stderr, flush=True)
+    return stopped.code
+
+
 def _describe(error: Exception) -> str | None:
     """What is wrong that a user can put right; ``None`` where that is something else."""
     if isinstance(error, MetalearnError):
@@ -78,23 +84,11 @@ def _describe(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError):
         # raised by hand for a package that an option needs; an import of the user's own that fails keeps its traceback
         return str(error) if error.name is None else None
-    return describe_os_error(error) if isinstance(error, OSError) else str(error)
-
-
-def _dispatch(args: list[str], ending: Ending, release_messages: Callable[[], None]) -> None:
-    os.getcwd()  # a working folder that is gone is reported now: some libraries end the process at its first sum
-    check_command(args)
-    command, *options = args
-    if command == "predict" and any(arg.split("=")[0] in predict.OPTIONS for arg in args):
-        predict.run(options)
-    elif command == "data":
-        data.run(options or ["--help"])
-    elif command == "study":
-        study.run(options or ["--help"])
-    else:
-        with tempfile.TemporaryDirectory(prefix="metalearn-") as scratch:
-            arguments, name = prepare_arguments(args, Path(scratch))
-            MetaCLI(arguments, name, ending, release_messages)
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    # a library that was not imported has raised nothing
+    lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
+    return str(error) if lightning and isinstance(error, lightning.MisconfigurationException) else None
 
 
 def _quieten_libraries() -> None:

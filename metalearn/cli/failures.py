@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from metalearn.cli.parse_errors import join_lines
 from metalearn.errors import ConfigError, DataError, MetalearnError, suggest_space
+from metalearn.reports.text import join_lines
 
 __all__ = ["translate_failures"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from metalearn.carried import read_checkpoint
 from metalearn.checks import check_range
-from metalearn.cli import data, outcome, study
-from metalearn.cli.arguments import DEFAULT_CONFIG, SUBCOMMANDS, shipped_configs
+from metalearn.cli import outcome
+from metalearn.cli.arguments import prepare_arguments
+from metalearn.cli.commands import LIGHTNING_COMMANDS, Call
 from metalearn.cli.ending import Ending
 from metalearn.cli.failures import translate_failures
 from metalearn.cli.parser import Parser, find_own_error
@@ -37,7 +39,19 @@ from metalearn.modules.callbacks.run_log import RunLog
 from metalearn.modules.callbacks.start import StartNotice
 from metalearn.reports.outcome import ReportsOutcome
 
-__all__ = ["MetaCLI"]
+__all__ = ["MetaCLI", "run"]
+
+
+def run(call: Call) -> None:
+    """Run ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Raises:
+        MetalearnError: an argument, the data or a checkpoint is wrong, or training fails.
+    """
+    call.ending = Ending(call.signals)
+    with tempfile.TemporaryDirectory(prefix="metalearn-") as scratch:
+        arguments, name = prepare_arguments(call.words, Path(scratch))
+        MetaCLI(arguments, name, call.ending, call.release_messages)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -70,12 +84,9 @@ class MetaCLI(LightningCLI):
             seed_everything_default=0,
             parser_class=Parser,
             parser_kwargs={
-                **{command: {"prog": f"metalearn {command}"} for command in SUBCOMMANDS},
+                **{command: {"prog": f"metalearn {command}"} for command in LIGHTNING_COMMANDS},
                 "prog": "metalearn",
                 "description": "Gradient-based meta-learning and bilevel optimisation on PyTorch Lightning.",
-                "epilog": f"Beside these: metalearn data {{{','.join(data.ACTIONS)}}} for data sets, metalearn study "
-                f"{{{','.join(study.STUDIES)}}} for studies on real data; each has --help. fit --config takes a file or "
-                f"the name of a shipped configuration: {', '.join(shipped_configs())}; without one it is {DEFAULT_CONFIG}.",
             },
             save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},

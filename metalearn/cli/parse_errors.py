@@ -10,9 +10,9 @@ from typing import Any
 from metalearn.checks import find_nearest
 from metalearn.cli.type_words import describe_type, find_classes, list_names
 from metalearn.errors import ConfigError
-from metalearn.reports.text import escape_unprintable
+from metalearn.reports.text import join_lines
 
-__all__ = ["OptionError", "explain", "join_lines"]
+__all__ = ["OptionError", "explain"]
 
 
 class OptionError(ConfigError):
@@ -53,11 +53,6 @@ def _find_option_error(error: BaseException | None) -> OptionError | None:
     while error is not None and not isinstance(error, OptionError):
         error = error.__cause__ or error.__context__
     return error
-
-
-def join_lines(message: str) -> str:
-    """The message without line breaks, and with every character that a terminal would not print written out."""
-    return escape_unprintable(re.sub(r"\s+", " ", message).strip())
 
 
 def _explain_anew(parser: argparse.ArgumentParser, text: str, cause: BaseException | None) -> ConfigError:

@@ -11,8 +11,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from metalearn.cli.help import HelpFormatter
-from metalearn.cli.parse_errors import explain, join_lines
+from metalearn.cli.parse_errors import explain
+from metalearn.cli.type_words import import_classes
 from metalearn.errors import ConfigError, MemoryLimitError, MetalearnError
+from metalearn.reports.text import join_lines
 
 __all__ = ["Parser", "find_own_error", "instantiate"]
 
@@ -21,6 +23,7 @@ class Parser(LightningArgumentParser):
     """Says what is wrong in one line instead of printing the usage, and takes no option for another that begins like it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        import_classes()
         if (
             "prog" not in kwargs
         ):  # jsonargparse's parser of one class: its usage would say nothing that the help does not

@@ -10,6 +10,8 @@ from typing import NoReturn
 
 import numpy as np
 
+from metalearn.cli import lightning_cli
+from metalearn.cli.commands import Call
 from metalearn.datamodules.episodes.likeness import find_unlikeness
 from metalearn.datamodules.sources.folders import read_queries
 from metalearn.errors import ConfigError
@@ -18,7 +20,7 @@ from metalearn.reports.pictures import draw_predictions
 from metalearn.reports.summary import print_summary
 from metalearn.reports.tables import write_csv
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["run"]
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,19 @@ class _Arguments(argparse.ArgumentParser):
         raise ConfigError(f"predict with --support: {message}; see python -m metalearn predict --support X --help")
 
 
-def run(args: Sequence[str]) -> None:
+def run(call: Call) -> None:
+    """Classify a user's own images, or what the data module of a configuration predicts.
+
+    Raises:
+        MetalearnError: a folder, an image, the checkpoint or an argument cannot be used.
+    """
+    if any(word.split("=")[0] in OPTIONS for word in call.words):
+        predict_folder(call.words[1:])
+    else:
+        lightning_cli.run(call)
+
+
+def predict_folder(args: Sequence[str]) -> None:
     """Adapt to the support folder, classify the query folder, and write a table and a picture.
 
     Raises:

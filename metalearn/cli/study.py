@@ -42,7 +42,7 @@ def run(args: Sequence[str]) -> None:
     Raises:
         MetalearnError: an argument or the data is wrong.
     """
-    name, *options = args
+    name, *options = args or ["--help"]
     if name in ("-h", "--help"):
         print(f"usage: metalearn study NAME [options]\n\nNAME is one of: {', '.join(STUDIES)}\n\n"
               "python -m metalearn study NAME --help shows the options of one of them.")  # fmt: skip

@@ -8,11 +8,13 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
 from typing import Any, Union, get_args, get_origin
 
 from torch import Tensor, nn
 
-__all__ = ["describe_type", "find_classes", "list_names"]
+__all__ = ["describe_type", "find_classes", "import_classes", "list_names"]
 
 PLAIN: dict[Any, str] = {
     int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", tuple: "a list",
@@ -20,6 +22,8 @@ PLAIN: dict[Any, str] = {
 }  # fmt: skip
 LISTS = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable)
 MAPPINGS = (dict, collections.abc.Mapping)
+ROOMS = ("metalearn", "metalearn.backbones", "metalearn.datamodules", "metalearn.inner")
+"""Whose public classes a command line knows by their bare names."""
 BASES = ("MetaModule",)
 """Public classes to be derived from, whose constructors take what no command line can make."""
 
@@ -27,6 +31,14 @@ BASES = ("MetaModule",)
 def describe_type(hint: Any) -> str:
     """A type hint in words, such as ``"a whole number or a list of whole numbers"``; ``""`` for what says nothing."""
     return " or ".join(_parts(hint))
+
+
+@cache
+def import_classes() -> None:
+    """Import every class that a command line knows by its bare name: a parser finds those that exist."""
+    for room in map(import_module, ROOMS):
+        for name in room.__all__:
+            getattr(room, name)
 
 
 def find_classes(hint: Any) -> list[type]:
@@ -51,9 +63,8 @@ def list_names(bases: Sequence[type]) -> tuple[list[str], list[str]]:
         base = waiting.pop()
         public = not base.__name__.startswith("_") and base not in bases and not _is_base(base)
         if public and base.__module__.startswith("metalearn."):
-            names = (".backbones",) if nn.Module in bases else ("", ".datamodules", ".inner")
-            rooms = [sys.modules.get(f"metalearn{room}") for room in names]
-            if any(getattr(room, base.__name__, None) is base for room in rooms):
+            names = ("metalearn.backbones",) if nn.Module in bases else ROOMS
+            if any(getattr(sys.modules.get(room), base.__name__, None) is base for room in names):
                 ours.add(base.__name__)
         elif public and base.__module__.split(".")[0] in ("lightning", "torch", "torchvision"):
             others.add(base.__name__)

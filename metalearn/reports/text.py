@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["escape_for_figure", "escape_unprintable"]
+import re
+
+__all__ = ["escape_for_figure", "escape_unprintable", "join_lines"]
 
 
 def escape_unprintable(text: str) -> str:
@@ -16,3 +18,8 @@ def escape_unprintable(text: str) -> str:
 def escape_for_figure(text: str) -> str:
     """The text on one line, without what matplotlib takes for a formula."""
     return escape_unprintable(text.replace("\n", " ")).replace("$", r"\$")
+
+
+def join_lines(text: str) -> str:
+    """The text without line breaks, and with every character that a terminal would not print written out."""
+    return escape_unprintable(re.sub(r"\s+", " ", text).strip())

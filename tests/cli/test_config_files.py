@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from metalearn.cli import main
-from metalearn.cli.arguments import check_command, config_path, prepare_arguments, shipped_configs
+from metalearn.cli.arguments import prepare_arguments
+from metalearn.cli.commands import find_command
 from metalearn.cli.config_files import read_config
+from metalearn.cli.shipped import config_path, shipped_configs
 from metalearn.errors import ConfigError
 
 GOOD = shipped_configs()["maml_glyphs_5w1s"].read_text(encoding="utf-8")
@@ -118,18 +120,18 @@ def test_configs_come_before_options_wherever_they_stand(tmp_path: Path) -> None
             ["--trainer.max_steps", "3"],
             "a command comes first: fit, .*; write for example: metalearn fit --trainer.max_steps",
         ),
-        (["--config", "maml_glyphs_5w1s", "fit"], "write: metalearn fit --config maml_glyphs_5w1s"),
         (["fit", "\udcff"], "is not UTF-8"),
     ],
 )
 def test_what_is_no_command_is_one_line(args: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_command(args)
+        find_command(args)
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (["--config", "maml_glyphs_5w1s", "fit"], "write: metalearn fit --config maml_glyphs_5w1s"),
         (["fit", "--config"], "--config has no value"),
         (["fit", "--config", "--trainer.max_steps=3"], "--config has no value"),
         (["fit", "--model.inner_lr", "[" * 5000], "the value of --model.inner_lr is nested more than 40 levels deep"),

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from metalearn.cli import main
-from metalearn.cli.arguments import shipped_configs
+from metalearn.cli.shipped import shipped_configs
 from tests.made_bilevel import make_mnist, make_newsgroups
 
 TINY = [
