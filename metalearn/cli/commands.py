@@ -38,7 +38,8 @@ class Command:
     Attributes:
         text: what the command does, in one line.
         example: how it is called.
-        function: its full name, ``"module:name"``. It takes the options.
+        function: its full name, ``"module:name"``. It takes the options, and returns what is to be shown, if anything: a
+            :class:`~metalearn.reports.summary.Report`.
         group: the heading below which the help lists it.
         takes_call: the function takes the whole :class:`Call` instead.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rich.progress import track
 
 from metalearn.cli.arguments import option
 from metalearn.cli.config_files import read_config
+from metalearn.cli.data_facts import list_facts
 from metalearn.cli.parser import Parser, instantiate
 from metalearn.cli.shipped import config_path
 from metalearn.datamodules import ClassEpisodes, EpisodicDataModule, ImageEpisodes
@@ -22,17 +22,17 @@ from metalearn.datamodules.episodes.task_table import HEADER, list_task_lines
 from metalearn.datamodules.sources.listing import SPLITS
 from metalearn.errors import ConfigError
 from metalearn.reports.contact_sheet import draw_contact_sheet
-from metalearn.reports.summary import print_summary
+from metalearn.reports.outcome import Fact
+from metalearn.reports.summary import Summary
 from metalearn.reports.tables import write_csv
 
 __all__ = ["run"]
 
 ACTIONS = ("prepare", "info", "verify", "tasks")
 MOST_TASKS = 1_000_000
-Facts = list[tuple[str, str]]
 
 
-def run(args: Sequence[str]) -> None:
+def run(args: Sequence[str]) -> Summary:
     """Run one action on the data set that ``--data CLASS`` or ``--config NAME`` says.
 
     Raises:
@@ -51,17 +51,20 @@ def run(args: Sequence[str]) -> None:
     if config.action in ("prepare", "verify"):
         data.prepare_data()
     data.setup("test")
-    facts = _list_facts(data)
+    facts = list_facts(data)
     if config.action == "prepare":
-        facts.append(("time", f"{time.perf_counter() - begun:.1f} s"))
+        seconds = time.perf_counter() - begun
+        facts.append(Fact("time", f"{seconds:.1f} s", {"seconds": seconds}))
     if config.action == "verify":
-        facts.append(("verified", _verify(data)))
+        facts.append(Fact("verified", _verify(data), {"verified": isinstance(data, ImageEpisodes)}))
     if config.action == "info" and isinstance(data, ImageEpisodes):
-        path = Path(config.output or f"{_title(data)}.png")
-        facts.append(("contact sheet", str(_draw(data, path))))
+        path = str(_draw(data, Path(config.output or f"{_title(data)}.png")))
+        facts.append(Fact("contact sheet", path, {"pictures": [path]}))
     if config.action == "tasks":
-        facts.append(("table of tasks", str(_write_tasks(data, config.output, config.split, config.count))))
-    print_summary(f"data {config.action}: {type(data).__name__}", facts)
+        table = str(_write_tasks(data, config.output, config.split, config.count))
+        facts.append(Fact("table of tasks", table, {"table": table}))
+    name = type(data).__name__
+    return Summary(f"data {config.action}: {name}", facts, data={"command": f"data {config.action}", "data": name})
 
 
 def _make_parser() -> Parser:
@@ -112,64 +115,6 @@ def _with_data_of_config(args: list[str]) -> list[str]:
     return [args[0], *flat, *args[1:]] if args[0] in ACTIONS else [*flat, *args]
 
 
-def _list_facts(data: EpisodicDataModule) -> Facts:
-    facts: Facts = []
-    if isinstance(data, ImageEpisodes):
-        store = data.store
-        total, *shape = store.images.shape
-        facts += [
-            ("images", f"{total:,} of {' x '.join(map(str, shape))}, {store.images.nbytes / 1e6:,.1f} MB"),
-            ("store", str(store.path)),
-        ]
-    if isinstance(data, ClassEpisodes):
-        for split in SPLITS:
-            facts.append((split, _describe(data, split)))
-        facts += _possible_tasks(data)
-    else:
-        episode = data.episode(data.seed, "test", 0)
-        facts.append(("a task", ", ".join(f"{role} x {list(part.x.shape)}, y {list(part.y.shape)}" for role, part in
-                                          zip(("support", "query"), episode, strict=False))))  # fmt: skip
-    if isinstance(data, ImageEpisodes) and len(data.splits["train"]):
-        mean, std = data.store.statistics(data.splits["train"])
-        facts.append(("train pixels", f"mean {_listed(mean)}, deviation {_listed(std)} (of 0..1)"))
-    return facts
-
-
-def _describe(data: ClassEpisodes, split: str) -> str:
-    classes = data.splits[split]
-    if not len(classes):
-        return "no classes"
-    counts = data.pool.counts[classes]
-    number = data.num_classes(split)
-    text = f"{number:,} {'class' if number == 1 else 'classes'}, {int(counts.sum()):,} images"
-    spread = (
-        f"{counts.min()}"
-        if counts.min() == counts.max()
-        else f"{counts.min()} to {counts.max()}, median {np.median(counts):g}"
-    )
-    groups = Counter(data.pool.groups[number] for number in classes)
-    return f"{text} ({spread} a class)" + (f", {len(groups)} groups" if set(groups) != {""} else "")
-
-
-def _possible_tasks(data: ClassEpisodes) -> Facts:
-    """What tasks every split has room for, and why those that are asked for are not among them."""
-    room = data.room
-    fits = room.most_ways >= 2 and room.most_examples >= 2
-    facts = [
-        (
-            "tasks",
-            f"up to {room.most_ways} ways, and up to {room.most_examples} shots and queries together"
-            if fits
-            else "none that every split has room for",
-        )
-    ]
-    try:
-        room.check(data.ways, data.recipe)
-    except ConfigError as error:
-        facts.append(("as asked for", f"not possible: {error}"))
-    return facts
-
-
 def _verify(data: EpisodicDataModule) -> str:
     if not isinstance(data, ImageEpisodes):
         return "nothing is packed"
@@ -208,7 +153,3 @@ def _write_tasks(data: EpisodicDataModule, output: str | None, split: str, count
 
 def _title(data: EpisodicDataModule) -> str:
     return type(data).__name__.removesuffix("DataModule").lower()
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.3f}" for value in values)

@@ -56,7 +56,9 @@ def _run(call: Call, messages: HeldMessages, debug: bool) -> None:
         _quieten_libraries()
         if not debug:
             messages.hold()
-        function(call)
+        summary = function(call)
+        if summary is not None:
+            summary.show()
     except Exception as error:
         line = _describe(error)
         if debug or line is None:

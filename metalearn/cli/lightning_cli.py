@@ -38,12 +38,13 @@ from metalearn.modules.callbacks.run_folder import find_run_folder
 from metalearn.modules.callbacks.run_log import RunLog
 from metalearn.modules.callbacks.start import StartNotice
 from metalearn.reports.outcome import ReportsOutcome
+from metalearn.reports.summary import Summary
 
 __all__ = ["MetaCLI", "run"]
 
 
-def run(call: Call) -> None:
-    """Run ``fit``, ``validate``, ``test`` or ``predict``.
+def run(call: Call) -> Summary | None:
+    """Run ``fit``, ``validate``, ``test`` or ``predict``, and return the summary on the first rank.
 
     Raises:
         MetalearnError: an argument, the data or a checkpoint is wrong, or training fails.
@@ -51,7 +52,7 @@ def run(call: Call) -> None:
     call.ending = Ending(call.signals)
     with tempfile.TemporaryDirectory(prefix="metalearn-") as scratch:
         arguments, name = prepare_arguments(call.words, Path(scratch))
-        MetaCLI(arguments, name, call.ending, call.release_messages)
+        return MetaCLI(arguments, name, call.ending, call.release_messages).summary
 
 
 class SaveConfig(SaveConfigCallback):
@@ -63,7 +64,11 @@ class SaveConfig(SaveConfigCallback):
 
 
 class MetaCLI(LightningCLI):
-    """LightningCLI with our defaults: checkpoints by validation accuracy, tables, pictures and a summary."""
+    """LightningCLI with our defaults: checkpoints by validation accuracy, tables, pictures and a summary.
+
+    Attributes:
+        summary: of the subcommand, once it has ended; ``None`` on all ranks but the first.
+    """
 
     def __init__(
         self,
@@ -72,7 +77,8 @@ class MetaCLI(LightningCLI):
         ending: Ending | None = None,
         release_messages: Callable[[], None] = lambda: None,
     ) -> None:
-        self.run_name = run_name
+        self.run_name = self.config_name = run_name
+        self.summary: Summary | None = None
         self.callbacks = RunCallbacks(StartNotice(release_messages))
         self.ending = ending or Ending()
         super().__init__(
@@ -204,9 +210,9 @@ class MetaCLI(LightningCLI):
             }
 
     def after_fit(self) -> None:
-        """Test the best checkpoint, draw the pictures, print the summary."""
-        if not getattr(self.trainer, "fast_dev_run", False):
-            self._report(outcome.after_fit)
+        """Test the best checkpoint and draw the pictures; a quick try of the code tests and draws nothing."""
+        quick = getattr(self.trainer, "fast_dev_run", False)
+        self._report(outcome.after_try if quick else outcome.after_fit)
 
     def after_test(self) -> None:
         self._report(outcome.after_test)
@@ -217,21 +223,21 @@ class MetaCLI(LightningCLI):
     def after_predict(self) -> None:
         self._report(outcome.after_predict)
 
-    def _report(self, report: Callable[[outcome.FinishedRun], None]) -> None:
-        """Print what a model offers that is a :class:`~metalearn.reports.outcome.ReportsOutcome`."""
-        if isinstance(self.model, ReportsOutcome):
-            report(
-                outcome.FinishedRun(
-                    name=self.run_name,
-                    trainer=self.trainer,
-                    model=self.model,
-                    data=self.datamodule,
-                    clock=self.callbacks.clock,
-                    tasks=self.callbacks.tasks,
-                    predictions=self.callbacks.predictions,
-                    test_after_fit=bool(self.config[self.subcommand].get("test_after_fit", True)),
-                )
+    def _report(self, report: Callable[[outcome.FinishedRun], Summary | None]) -> None:
+        self.summary = report(
+            outcome.FinishedRun(
+                command=str(self.subcommand),
+                name=self.run_name,
+                config=self.config_name,
+                trainer=self.trainer,
+                model=self.model,
+                data=self.datamodule,
+                clock=self.callbacks.clock,
+                tasks=self.callbacks.tasks,
+                predictions=self.callbacks.predictions,
+                test_after_fit=bool(self.config[self.subcommand].get("test_after_fit", True)),
             )
+        )
 
 
 def most_ways(ways: Any) -> int:

@@ -16,8 +16,9 @@ from metalearn.datamodules.episodes.likeness import find_unlikeness
 from metalearn.datamodules.sources.folders import read_queries
 from metalearn.errors import ConfigError
 from metalearn.image_classifier import adapt_to_folder
+from metalearn.reports.outcome import Fact
 from metalearn.reports.pictures import draw_predictions
-from metalearn.reports.summary import print_summary
+from metalearn.reports.summary import Summary
 from metalearn.reports.tables import write_csv
 
 __all__ = ["run"]
@@ -33,19 +34,18 @@ class _Arguments(argparse.ArgumentParser):
         raise ConfigError(f"predict with --support: {message}; see python -m metalearn predict --support X --help")
 
 
-def run(call: Call) -> None:
+def run(call: Call) -> Summary | None:
     """Classify a user's own images, or what the data module of a configuration predicts.
 
     Raises:
         MetalearnError: a folder, an image, the checkpoint or an argument cannot be used.
     """
     if any(word.split("=")[0] in OPTIONS for word in call.words):
-        predict_folder(call.words[1:])
-    else:
-        lightning_cli.run(call)
+        return predict_folder(call.words[1:])
+    return lightning_cli.run(call)
 
 
-def predict_folder(args: Sequence[str]) -> None:
+def predict_folder(args: Sequence[str]) -> Summary:
     """Adapt to the support folder, classify the query folder, and write a table and a picture.
 
     Raises:
@@ -66,15 +66,18 @@ def predict_folder(args: Sequence[str]) -> None:
     picture = draw_predictions(
         asked.output / "predictions.png", queries, chosen, largest, f"adapted to {asked.support}"
     )
-    print_summary(
-        "predict",
-        [
-            ("support", f"{classifier.support} images of {len(names)} classes: {', '.join(names)}"),
-            ("queries", str(len(paths))),
-            ("probabilities", str(table)),
-            ("picture", str(picture)),
-        ],
-    )
+    facts = [
+        Fact(
+            "support",
+            f"{classifier.support} images of {len(names)} classes: {', '.join(names)}",
+            {"support": classifier.support, "classes": list(names)},
+        ),
+        Fact("queries", str(len(paths)), {"queries": len(paths)}),
+        Fact("probabilities", str(table), {"predictions": str(table)}),
+        Fact("picture", str(picture), {"pictures": [str(picture)]}),
+    ]
+    data = {"command": "predict", "checkpoint": str(asked.ckpt_path)}
+    return Summary("predict", facts, data=data)
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:

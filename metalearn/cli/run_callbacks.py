@@ -61,11 +61,9 @@ class RunCallbacks:
             ConfigError: the model's ``checkpoint_monitor`` is no metric and direction.
         """
         reports = isinstance(model, ReportsOutcome)
-        ours: list[L.Callback] = [self.start]
-        if reports:
-            ours.append(self.clock)
-            if hasattr(model, "test_table"):
-                ours += [self.tasks, *([self.predictions] if command == "predict" else [])]
+        ours: list[L.Callback] = [self.start, self.clock]
+        if reports and hasattr(model, "test_table"):
+            ours += [self.tasks, *([self.predictions] if command == "predict" else [])]
         last = None
         if command == "fit":
             ours.append(LogFromHere())

@@ -9,7 +9,8 @@ import torch
 
 from metalearn.cli.parser import Parser
 from metalearn.errors import ConfigError
-from metalearn.reports.summary import print_summary
+from metalearn.reports.outcome import Fact
+from metalearn.reports.summary import Summary
 
 __all__ = ["STUDIES", "run"]
 
@@ -36,7 +37,7 @@ STUDIES = {"hyper_cleaning": _hyper_cleaning, "newsgroups": _newsgroups, "few_sh
 """What loads each study, since only the one that runs is needed."""
 
 
-def run(args: Sequence[str]) -> None:
+def run(args: Sequence[str]) -> Summary | None:
     """Run one study; its options are its function's arguments.
 
     Raises:
@@ -46,7 +47,7 @@ def run(args: Sequence[str]) -> None:
     if name in ("-h", "--help"):
         print(f"usage: metalearn study NAME [options]\n\nNAME is one of: {', '.join(STUDIES)}\n\n"
               "python -m metalearn study NAME --help shows the options of one of them.")  # fmt: skip
-        return
+        return None
     if name not in STUDIES:
         raise ConfigError(f"study is {name!r}, but it must be one of {', '.join(STUDIES)}; see metalearn study --help")
     study = STUDIES[name]()
@@ -66,4 +67,5 @@ def run(args: Sequence[str]) -> None:
         files = study(**{key: value for key, value in arguments.items() if key not in ("threads", "config")})
     finally:
         torch.set_num_threads(before)
-    print_summary(f"study {name}", [("" if number else "files", str(path)) for number, path in enumerate(files)])
+    facts = [Fact("" if number else "files", str(path), {"files": [str(path)]}) for number, path in enumerate(files)]
+    return Summary(f"study {name}", facts, data={"command": "study", "name": name})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from metalearn.reports.outcome import Facts, Picture
+from metalearn.reports.outcome import Fact, Picture
 from metalearn.reports.own_facts import describe_error
 
 __all__ = ["Gallery"]
@@ -26,7 +26,7 @@ class Gallery:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def draw(self, make: Callable[[], Iterable[Picture]]) -> Facts:
+    def draw(self, make: Callable[[], Iterable[Picture]]) -> list[Fact]:
         """Draw pictures.
 
         Args:
@@ -48,8 +48,11 @@ class Gallery:
             except Exception as error:
                 name = picture.name if isinstance(picture, Picture) else repr(picture)
                 failures.append(f"{name} could not be drawn ({describe_error(error)})")
-        files = [("" if number else "pictures", str(path)) for number, path in enumerate(drawn)]
-        return files + [("no picture", failure) for failure in failures]
+        files = [
+            Fact("" if number else "pictures", str(path), {"pictures": [str(path)]})
+            for number, path in enumerate(drawn)
+        ]
+        return files + [Fact("no picture", failure, {"notes": [failure]}) for failure in failures]
 
     def _draw(self, picture: Picture) -> list[Path]:
         path = picture.draw(self._folder / picture.name)

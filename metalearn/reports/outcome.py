@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-__all__ = ["Facts", "Picture", "ReportsOutcome", "RunRecord", "Stage"]
+__all__ = ["Fact", "Facts", "Picture", "ReportsOutcome", "RunRecord", "Stage"]
 
-Facts = list[tuple[str, str]]
-"""Lines of a summary: a name and a value."""
+
+@dataclass(frozen=True)
+class Fact:
+    """A line of a summary, and what it says as data.
+
+    Attributes:
+        name: what stands on the left.
+        text: what stands on the right.
+        data: the same for programs, as a part of :meth:`Summary.as_dict <metalearn.reports.summary.Summary.as_dict>`.
+    """
+
+    name: str
+    text: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+Facts = Sequence[Fact | tuple[str, str]]
+"""Lines of a summary. A pair of a name and a value stands for a fact whose data are that pair."""
 Stage = Literal["fit", "test"]
 
 

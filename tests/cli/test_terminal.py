@@ -14,7 +14,8 @@ import pytest
 
 from metalearn.cli import main
 from metalearn.cli.terminal import HeldMessages, describe_os_error, plain_output
-from metalearn.reports.summary import print_summary
+from metalearn.reports.outcome import Fact
+from metalearn.reports.summary import Summary
 
 
 def test_an_ascii_terminal_gets_spelled_characters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +23,9 @@ def test_an_ascii_terminal_gets_spelled_characters(monkeypatch: pytest.MonkeyPat
     stream = io.TextIOWrapper(written, encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
     with plain_output():
-        print_summary("a run", [("test accuracy", "37.69 % \u00b1 1.04"), ("file", "\u00fc\udcff\x1b[31m.png")])
+        Summary(
+            "a run", [Fact("test accuracy", "37.69 % \u00b1 1.04"), Fact("file", "\u00fc\udcff\x1b[31m.png")]
+        ).show()
         stream.flush()
     text = written.getvalue().decode("ascii")
     assert "37.69 % +/- 1.04" in text

@@ -16,7 +16,7 @@ from metalearn.metrics import Interval
 from metalearn.modules.episodic.outcome import find_better_steps
 from metalearn.modules.episodic.task_picture import draw_task
 from metalearn.reports.gallery import Gallery
-from metalearn.reports.outcome import Picture
+from metalearn.reports.outcome import Fact, Picture
 
 WAYS = 3
 
@@ -102,11 +102,12 @@ def test_a_picture_that_fails_is_told(tmp_path: Path) -> None:
 
     pictures = [Picture("a.png", broken), Picture("b.png", lambda path: path), Picture("c.png", lambda path: None)]
     assert Gallery(tmp_path).draw(lambda: pictures) == [
-        ("pictures", str(tmp_path / "b.png")),
-        ("no picture", "a.png could not be drawn (ValueError: no such font)"),
+        Fact("pictures", str(tmp_path / "b.png"), {"pictures": [str(tmp_path / "b.png")]}),
+        Fact("no picture", failure := "a.png could not be drawn (ValueError: no such font)", {"notes": [failure]}),
     ]
+    failure = "none could be drawn (ZeroDivisionError: division by zero)"
     assert Gallery(tmp_path).draw(lambda: [Picture("d.png", broken)][1:2] or 1 / 0) == [  # type: ignore[arg-type, return-value]
-        ("no picture", "none could be drawn (ZeroDivisionError: division by zero)")
+        Fact("no picture", failure, {"notes": [failure]})
     ]
 
 
@@ -135,4 +136,4 @@ def test_another_number_of_steps_is_told_where_it_is_better_by_more_than_the_int
     facts = find_better_steps(found, max(step for _, step in found), classifies)
     assert len(facts) == (told is not None)
     if told is not None:
-        assert facts[0][1].startswith(told)
+        assert facts[0].text.startswith(told)

@@ -9,8 +9,8 @@ from metalearn.bilevel.counts import OracleCounts
 from metalearn.metrics import Interval
 from metalearn.modules.episodic.task_picture import AdaptsToTasks, draw_task
 from metalearn.reports.bilevel_pictures import draw_costs
-from metalearn.reports.facts import describe_interval, format_loss, format_share, list_oracle_calls
-from metalearn.reports.outcome import Facts, Picture, RunRecord, Stage
+from metalearn.reports.facts import as_data, as_result, describe_interval, format_loss, format_share, list_oracle_calls
+from metalearn.reports.outcome import Fact, Picture, RunRecord, Stage
 from metalearn.reports.pictures import draw_curve, draw_steps
 
 __all__ = ["find_better_steps", "list_facts", "list_pictures"]
@@ -35,7 +35,7 @@ class ReportedModule(AdaptsToTasks, Protocol):
         """Mean and interval of ``"acc"`` and ``"loss"`` after each number of inner steps."""
 
 
-def list_facts(module: ReportedModule, stage: Stage) -> Facts:
+def list_facts(module: ReportedModule, stage: Stage) -> list[Fact]:
     """The lines of the summary: what the last test has measured, or the oracle calls of a training."""
     return list_oracle_calls(module.counts) if stage == "fit" else _list_test_facts(module)
 
@@ -59,7 +59,7 @@ def list_pictures(module: ReportedModule, run: RunRecord) -> list[Picture]:
     return pictures
 
 
-def find_better_steps(results: Mapping[tuple[str, int], Interval], last: int, classifies: bool) -> Facts:
+def find_better_steps(results: Mapping[tuple[str, int], Interval], last: int, classifies: bool) -> list[Fact]:
     """The number of inner steps that is best, where the one that is reported is worse by more than both intervals.
 
     Args:
@@ -74,26 +74,40 @@ def find_better_steps(results: Mapping[tuple[str, int], Interval], last: int, cl
     if not gain > max(by_steps[best].ci95, by_steps[last].ci95):
         return []
     value = (format_share if classifies else format_loss)(by_steps[best])
+    data = {"test": {"best_inner_steps": best}}
     if best == 0:
-        return [("better without", f"{value} before adaptation: the inner steps do harm; use a smaller inner_lr")]
+        text = f"{value} before adaptation: the inner steps do harm; use a smaller inner_lr"
+        return [Fact("better without", text, data)]
     steps = f"{best} inner step{'s' * (best > 1)}"
-    return [("better earlier", f"{value} after {steps} of {last}: use --model.eval_inner_steps {best}")]
+    return [Fact("better earlier", f"{value} after {steps} of {last}: use --model.eval_inner_steps {best}", data)]
 
 
-def _list_test_facts(module: ReportedModule) -> Facts:
+def _list_test_facts(module: ReportedModule) -> list[Fact]:
     results = module.test_results()
     last = module.eval_inner_steps
     if not results:
-        return [("test", "no task was tested")]
-    if module.classifies:
-        accuracy = results["acc", last]
-        facts = [
-            ("test accuracy", f"{format_share(accuracy)}  {describe_interval(accuracy)}"),
-            ("before adaptation", format_share(results["acc", 0])),
-        ]
-    else:
-        steps = sorted({0, 1, last})
-        facts = [(f"test loss, {step} steps", format_loss(results["loss", step])) for step in steps]
-        facts[-1] = (facts[-1][0], f"{facts[-1][1]}  {describe_interval(results['loss', last])}")
+        return [Fact("test", "no task was tested", {"notes": ["no task was tested"]})]
+    facts = _list_accuracies(results, last) if module.classifies else _list_losses(results, last)
     facts += find_better_steps(results, last, module.classifies)
-    return [*facts, ("inner steps", f"{module.inner_steps} in training, {last} at test; batch norm '{module.norm}'")]
+    text = f"{module.inner_steps} in training, {last} at test; batch norm '{module.norm}'"
+    return [*facts, Fact("inner steps", text, {"test": {"inner_steps": last}})]
+
+
+def _list_accuracies(results: Mapping[tuple[str, int], Interval], last: int) -> list[Fact]:
+    accuracy, before = results["acc", last], results["acc", 0]
+    data = as_result("test", "accuracy", accuracy)
+    data["test"]["loss"] = as_data(results["loss", last])
+    data["test"]["accuracy_before_adaptation"] = as_data(before)
+    text = f"{format_share(accuracy)}  {describe_interval(accuracy)}"
+    return [Fact("test accuracy", text, data), Fact("before adaptation", format_share(before))]
+
+
+def _list_losses(results: Mapping[tuple[str, int], Interval], last: int) -> list[Fact]:
+    facts = []
+    for step in sorted({0, 1, last}):
+        loss = results["loss", step]
+        data = as_result("test", "loss", loss) if step == last else {"test": {}}
+        data["test"]["loss_by_inner_steps"] = {str(step): as_data(loss)}
+        text = format_loss(loss) + (f"  {describe_interval(loss)}" if step == last else "")
+        facts.append(Fact(f"test loss, {step} steps", text, data))
+    return facts

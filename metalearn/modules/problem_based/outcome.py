@@ -8,22 +8,29 @@ import numpy as np
 from torch import Tensor
 
 from metalearn.reports.bilevel_pictures import draw_costs, draw_histogram, draw_penalties
-from metalearn.reports.outcome import Facts, Picture, RunRecord
+from metalearn.reports.facts import as_data, as_result
+from metalearn.reports.outcome import Fact, Picture, RunRecord
 
 __all__ = ["costs_picture", "list_test_facts", "penalties_picture", "weights_picture"]
 
 
-def list_test_facts(results: Mapping[str, float]) -> Facts:
+def list_test_facts(results: Mapping[str, float]) -> list[Fact]:
     """The lines of a test.
 
     Args:
         results: by log key: ``"test/acc"``, ``"test/loss"``, and ``"test/auroc"`` where it is known which labels are wrong.
     """
     if "test/acc" not in results:
-        return [("test", "no example was tested")]
-    facts = [("test accuracy", f"{100 * results['test/acc']:.2f} %"), ("test loss", f"{results['test/loss']:.4f}")]
+        return [Fact("test", "no example was tested", {"notes": ["no example was tested"]})]
+    accuracy, loss = results["test/acc"], results["test/loss"]
+    facts = [
+        Fact("test accuracy", f"{100 * accuracy:.2f} %", as_result("test", "accuracy", accuracy)),
+        Fact("test loss", f"{loss:.4f}", {"test": {"loss": as_data(loss)}}),
+    ]
     if "test/auroc" in results:
-        facts.append(("AUROC", f"{results['test/auroc']:.4f} of small weights as a sign of corrupted labels"))
+        auroc = results["test/auroc"]
+        text = f"{auroc:.4f} of small weights as a sign of corrupted labels"
+        facts.append(Fact("AUROC", text, {"test": {"auroc": as_data(auroc)}}))
     return facts
 
 
