@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from numbers import Real
@@ -10,8 +11,6 @@ from os import PathLike
 from pathlib import Path
 from types import FunctionType
 from typing import Any
-
-from torch import Tensor
 
 from metalearn.errors import ConfigError
 
@@ -136,7 +135,7 @@ def check_number(
 
 def check_flag(name: str, value: Any, owner: str = "") -> None:
     """Raise unless a value is ``True`` or ``False``; 1 and 0 will do, a text will not, since every text is true."""
-    if isinstance(value, (str, Tensor)) or not any(value is flag or value == flag for flag in (True, False)):
+    if isinstance(value, str) or _is_tensor(value) or not any(value is flag or value == flag for flag in (True, False)):
         raise ConfigError(
             f"{_assign(name, value, owner)}, but it must be True or False; use {name}=True or {name}=False"
         )
@@ -212,9 +211,9 @@ def find_nearest(word: str, known: Sequence[str], count: int = 3) -> list[str]:
     return [name for *_, name in sorted(scored)[:count]]
 
 
-def quote_value(value: object) -> str:
+def quote_value(value: Any) -> str:
     """A value in a few words of one line."""
-    if isinstance(value, Tensor):
+    if _is_tensor(value):
         return f"a tensor of shape {list(value.shape)}"
     if isinstance(value, FunctionType):
         return f"the function {value.__name__}"
@@ -233,6 +232,12 @@ def _assign(name: str, value: object, owner: str) -> str:
     return f"{owner}({name}={quote_value(value)})" if owner else f"{name} is {quote_value(value)}"
 
 
+def _is_tensor(value: object) -> bool:
+    """Without loading torch, which commands that only read do without: where it is not loaded, nothing is a tensor."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 def _add_article(name: str) -> str:
     return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
@@ -243,6 +248,6 @@ def _read_number(value: Any, loose: bool) -> float | int | None:
         return None
     if isinstance(value, (int, float)):
         return value
-    if loose and isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+    if loose and _is_tensor(value) and value.numel() == 1 and not value.is_complex():
         return value.item()
     return float(value) if loose and isinstance(value, Real) else None

@@ -30,9 +30,11 @@ def parse(path: Path) -> ast.Module:
 
 
 def find_imports(path: Path) -> set[str]:
-    """Everything that a file imports by its dotted name, within functions and for the type checker as well."""
+    """Everything that a file imports by its dotted name: at its top, within functions, and later, as its stub says."""
     names = set()
-    for node in ast.walk(parse(path)):
+    stub = path.with_suffix(".pyi")
+    nodes = [*ast.walk(parse(path)), *(ast.walk(parse(stub)) if stub.is_file() else ())]
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +21,8 @@ from tests.house import (
 Layers = list[set[str]]
 ORDER: dict[str, Layers] = {
     "metalearn": [
-        {"errors", "early_signals"}, {"episode"}, {"checks", "docstrings"}, {"backbones", "metrics", "datamodules"}, {"inner"},
+        {"errors", "early_signals"}, {"episode"}, {"checks", "docstrings"}, {"lazy"},
+        {"backbones", "metrics", "datamodules"}, {"inner"},
         {"compat.higher"}, {"bilevel"}, {"reports"}, {"carried"}, {"modules"}, {"image_classifier"},
         {"studies", "compat.learn2learn"}, {"experiments"}, {"cli"}, {"*"},
     ],
@@ -40,24 +39,13 @@ ORDER: dict[str, Layers] = {
 The room's own ``__init__`` comes last.
 """
 ONLY: dict[str, set[str]] = {
-    "backbones": {"errors", "checks"},
+    "backbones": {"errors", "checks", "lazy"},
     "metrics": set(),
-    "datamodules": {"errors", "episode", "checks", "docstrings"},
+    "datamodules": {"errors", "episode", "checks", "docstrings", "lazy"},
     "reports": {"errors", "checks", "metrics", "inner", "bilevel"},
 }
 """Rooms that import nothing of ours but these."""
 LIGHTNING = {"modules", "datamodules", "cli", "compat", "studies", "image_classifier"}
-FOREIGN = (
-    "lightning",
-    "lightning_utilities",
-    "torchmetrics",
-    "torchvision",
-    "jsonargparse",
-    "rich",
-    "PIL",
-    "matplotlib",
-)
-"""What the inner room and the bilevel one do without."""
 VAGUE = {"found", "told", "given", "each", "one"}
 """Names that say nothing of what they stand for."""
 NOT_OURS = {
@@ -129,25 +117,6 @@ def test_what_a_room_needs_from_outside() -> None:
         foreign = {imported.split(".")[0] for imported in find_imports(path)}
         assert "lightning" not in foreign or room in LIGHTNING, name
         assert not foreign & {"learn2learn", "higher"} or room == "compat", name
-
-
-@pytest.mark.parametrize("room", ["inner", "bilevel"])
-def test_inner_and_bilevel_need_torch_alone(room: str) -> None:
-    """Imported by themselves, as a project without Lightning would have them."""
-    code = (
-        "import sys, types, importlib\n"
-        "class Refuse:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.split('.')[0] in {FOREIGN!r}:\n"
-        "            raise ImportError(name + ' is refused')\n"
-        "sys.meta_path.insert(0, Refuse())\n"
-        "package = types.ModuleType('metalearn')\n"
-        f"package.__path__ = [{str(ROOT / 'metalearn')!r}]\n"
-        "sys.modules['metalearn'] = package\n"
-        f"importlib.import_module('metalearn.{room}')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_names_say_what_things_are() -> None:

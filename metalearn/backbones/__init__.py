@@ -1,7 +1,5 @@
 """Networks in common use for few-shot learning. Each ends in a linear layer called ``head``."""
 
-from metalearn.backbones.conv4 import Conv4
-from metalearn.backbones.mlp import MLP
-from metalearn.backbones.resnet12 import ResNet12
+from metalearn.lazy import offer
 
-__all__ = ["MLP", "Conv4", "ResNet12"]
+__getattr__, __dir__, __all__ = offer(__name__)

@@ -5,23 +5,6 @@ closed lists (``classes``); arguments are held against the signatures of those c
 memory before it is built (``networks``).
 """
 
-from metalearn.carried.config import carried_config
-from metalearn.carried.entry import KEY, Entry, check_sizes, count_elements, read_entry
-from metalearn.carried.files import read_checkpoint
-from metalearn.carried.networks import build_network
-from metalearn.carried.values import check_arguments, check_name, class_path, is_name
+from metalearn.lazy import offer
 
-__all__ = [
-    "KEY",
-    "Entry",
-    "build_network",
-    "carried_config",
-    "check_arguments",
-    "check_name",
-    "check_sizes",
-    "class_path",
-    "count_elements",
-    "is_name",
-    "read_checkpoint",
-    "read_entry",
-]
+__getattr__, __dir__, __all__ = offer(__name__)

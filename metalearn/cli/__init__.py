@@ -1,8 +1,10 @@
-"""The command line; the library imports none of it but what a signal during the imports needs."""
+"""The command line. The library imports none of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from metalearn.early_signals import end_quietly_on_signals
 
 __all__ = ["main"]
 
@@ -13,6 +15,8 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: what follows ``python -m metalearn``; ``None`` for the process's own arguments.
     """
-    from metalearn.cli import entry  # Lightning and all modules: seconds
+    if args is None:
+        end_quietly_on_signals()  # before the imports that take long
+    from metalearn.cli import entry
 
     entry.main(args)

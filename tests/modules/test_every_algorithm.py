@@ -28,7 +28,8 @@ def network(dtype: torch.dtype = torch.float64) -> Smooth:
 
 
 def test_every_algorithm_is_in_the_list() -> None:
-    exported = {value for value in vars(metalearn).values() if inspect.isclass(value) and issubclass(value, MetaModule)}
+    values = [getattr(metalearn, name) for name in metalearn.__all__]
+    exported = {value for value in values if inspect.isclass(value) and issubclass(value, MetaModule)}
     assert {algorithm.kind for algorithm in ALGORITHMS.values()} == exported - {MetaModule}
 
 

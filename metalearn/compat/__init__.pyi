@@ -1,0 +1,2 @@
+from metalearn.compat import higher as higher
+from metalearn.compat import learn2learn as learn2learn
