@@ -23,6 +23,8 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+    "notebooks",
     "rooms",
 ]
 exclude_patterns = ["README.md", "figures/**", "extensions/**"]
@@ -54,6 +56,22 @@ python_use_unqualified_type_names = True
 maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+
+# gallery: the scripts are run, with the numbers that stand in them; -D plot_gallery=0 makes the pages without pictures
+sphinx_gallery_conf = {
+    "examples_dirs": ["../examples/gallery"],
+    "gallery_dirs": ["gallery"],
+    "filename_pattern": "/",
+    "within_subsection_order": "FileNameSortKey",
+    "matplotlib_animations": False,
+    "download_all_examples": False,
+    "reference_url": {"metalearn": None},  # names in the code link to the reference
+    "min_reported_time": 3600,  # seconds of whoever built the site say nothing
+    "show_memory": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+    "write_computation_times": False,
+}
 
 # looks
 html_theme = "furo"

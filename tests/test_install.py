@@ -58,6 +58,7 @@ def test_the_wheel_installs_and_works_elsewhere(tmp_path: Path) -> None:
     assert {"metalearn/__init__.pyi", "metalearn/modules/__init__.pyi", "metalearn/datamodules/__init__.pyi"} <= {
         *names
     }
+    assert "metalearn/reports/plain.mplstyle" in names
     assert not [
         name for name in names if name.split("/")[0] not in ("metalearn", wheel.name.split("-py3")[0] + ".dist-info")
     ]
