@@ -6,6 +6,7 @@ from metalearn import compat as compat
 from metalearn import datamodules as datamodules
 from metalearn import episode as episode
 from metalearn import errors as errors
+from metalearn import experiments as experiments
 from metalearn import image_classifier as image_classifier
 from metalearn import inner as inner
 from metalearn import metrics as metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metalearn.bilevel.counts import OracleCounts
-from metalearn.metrics import Interval
+from metalearn.intervals import Interval
 from metalearn.reports.outcome import Fact
 
 __all__ = ["as_data", "as_result", "describe_interval", "format_loss", "format_share", "list_oracle_calls"]

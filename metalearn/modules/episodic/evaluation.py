@@ -14,7 +14,7 @@ from metalearn.episode import Episode
 from metalearn.errors import DivergenceError
 from metalearn.inner.grad_mode import evaluation_gradients
 from metalearn.inner.losses import evaluating_loss
-from metalearn.metrics import Interval
+from metalearn.intervals import Interval
 from metalearn.modules.episodic.batches import as_tasks
 from metalearn.modules.episodic.reading import TaskReader, check_data
 from metalearn.modules.episodic.runner import InnerRunner, make_usable

@@ -11,7 +11,7 @@ from metalearn.inner.execution.choice import Choice
 from metalearn.inner.inner_loop import ExecutionName, InnerLoop
 from metalearn.inner.solvers import TaskSolver
 from metalearn.inner.step_sizes import InnerStepSizes
-from metalearn.metrics import Interval
+from metalearn.intervals import Interval
 from metalearn.modules.episodic.cost_log import CostLog
 from metalearn.modules.episodic.evaluation import Evaluator
 from metalearn.modules.episodic.multi_step import weigh_steps

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from metalearn.bilevel.counts import OracleCounts
-from metalearn.metrics import Interval
+from metalearn.intervals import Interval
 from metalearn.modules.episodic.task_picture import AdaptsToTasks, draw_task
 from metalearn.reports.bilevel_pictures import draw_costs
 from metalearn.reports.facts import as_data, as_result, describe_interval, format_loss, format_share, list_oracle_calls

@@ -1,0 +1,41 @@
+"""A mean over tasks and its interval, which whoever reads results needs without torch."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Interval", "interval"]
+
+
+class Interval(NamedTuple):
+    """A mean over tasks.
+
+    Attributes:
+        mean: the mean over tasks.
+        ci95: half the width of its 95 % interval, ``1.96 * s / sqrt(T)``, ``s`` the sample standard deviation.
+        tasks: the number ``T`` of tasks.
+    """
+
+    mean: float
+    ci95: float
+    tasks: int
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.2f} % ± {100 * self.ci95:.2f} ({self.tasks} tasks)"
+
+
+def interval(values: Tensor) -> Interval:
+    """Mean and 95 % interval of per-task values ``[T]``, summed exactly so that the order of tasks does not matter."""
+    numbers = values.double().tolist()
+    tasks = len(numbers)
+    if tasks == 0:
+        return Interval(math.nan, math.nan, 0)
+    mean = math.fsum(numbers) / tasks
+    if tasks == 1:
+        return Interval(mean, math.nan, 1)
+    variance = math.fsum((number - mean) ** 2 for number in numbers) / (tasks - 1)
+    return Interval(mean, 1.96 * math.sqrt(variance / tasks), tasks)
