@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,17 @@ from metalearn.carried import read_checkpoint
 from metalearn.checks import check_range
 from metalearn.cli import outcome
 from metalearn.cli.arguments import prepare_arguments
+from metalearn.cli.arguments_log import ArgumentsLog
 from metalearn.cli.commands import LIGHTNING_COMMANDS, Call
 from metalearn.cli.ending import Ending
 from metalearn.cli.failures import translate_failures
 from metalearn.cli.parser import Parser, find_own_error
 from metalearn.cli.processes import check_devices, take_torchrun
+from metalearn.cli.recorder import RunRecorder
 from metalearn.cli.run_callbacks import RunCallbacks
 from metalearn.cli.run_files import NAMES
 from metalearn.cli.run_place import RunPlace
+from metalearn.cli.shipped import DEFAULT_CONFIG
 from metalearn.cli.trainer_checks import check_monitors, check_optimizer, check_run_name, check_trainer
 from metalearn.cli.trainer_options import (
     check_finders,
@@ -34,6 +38,7 @@ from metalearn.cli.trainer_options import (
     turn_off_for_barebones,
 )
 from metalearn.errors import ConfigError, MetalearnError
+from metalearn.experiments.asked import read_words
 from metalearn.modules.callbacks.run_folder import find_run_folder
 from metalearn.modules.callbacks.run_log import RunLog
 from metalearn.modules.callbacks.start import StartNotice
@@ -52,7 +57,7 @@ def run(call: Call) -> Summary | None:
     call.ending = Ending(call.signals)
     with tempfile.TemporaryDirectory(prefix="metalearn-") as scratch:
         arguments, name = prepare_arguments(call.words, Path(scratch))
-        return MetaCLI(arguments, name, call.ending, call.release_messages).summary
+        return MetaCLI(arguments, name, call.ending, call.release_messages, call.words).summary
 
 
 class SaveConfig(SaveConfigCallback):
@@ -76,10 +81,13 @@ class MetaCLI(LightningCLI):
         run_name: str,
         ending: Ending | None = None,
         release_messages: Callable[[], None] = lambda: None,
+        words: Sequence[str] | None = None,
     ) -> None:
         self.run_name = self.config_name = run_name
+        self.asked = read_words(args if words is None else words, LIGHTNING_COMMANDS, DEFAULT_CONFIG)
         self.summary: Summary | None = None
         self.callbacks = RunCallbacks(StartNotice(release_messages))
+        self.arguments_log = ArgumentsLog()
         self.ending = ending or Ending()
         super().__init__(
             L.LightningModule,
@@ -159,6 +167,8 @@ class MetaCLI(LightningCLI):
             kwargs["logger"] = self.place.make_logger()
         kwargs.update(take_torchrun(asked), **turn_off_for_barebones(asked))
         kwargs["plugins"] = choose_plugins(asked)
+        logs_arguments = asked.get("enable_autolog_hparams", True) and not asked.get("barebones")
+        kwargs["enable_autolog_hparams"] = False  # the arguments' own log is whole
         # asked before the Trainer adds its own to this list
         names_saver = contains_kind(asked.get("callbacks"), ModelCheckpoint)
         trainer: Any = super().instantiate_trainer(**kwargs)
@@ -172,6 +182,10 @@ class MetaCLI(LightningCLI):
             saves=saves_checkpoints(asked),
             names_saver=names_saver,
         )
+        self.recorder = RunRecorder(
+            self.asked, self.place.choose_name(), self.config_init[command].get("seed_everything")
+        )
+        trainer.callbacks[:0] = [self.recorder, *([self.arguments_log] if logs_arguments else [])]
         new = Path(trainer.logger.log_dir) if isinstance(trainer.logger, RunLog) and not trainer.fast_dev_run else None
         self.ending.follow(trainer, None if new is None or new.exists() else new)
         return trainer
@@ -181,7 +195,9 @@ class MetaCLI(LightningCLI):
         try:
             with translate_failures(lambda: find_run_folder(self.trainer)):
                 super()._run_subcommand(subcommand)
+                self.recorder.finish()
         except BaseException as error:
+            self.recorder.fail(error, interrupted=self.ending.signals.signum is not None)
             kept = self.ending.describe_kept()
             if isinstance(error, Exception) and self.ending.signals.signum is None:
                 if isinstance(error, MetalearnError):
@@ -194,10 +210,12 @@ class MetaCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Give the model what it writes into its checkpoints: the run's name, its configuration, and its network's."""
         self.run_name = self.place.choose_name()
+        dump = partial(self._parser(self.subcommand).dump, self.config[self.subcommand])
+        self.arguments_log.choose(yaml.safe_load(dump(skip_none=False)))
         if not isinstance(self.model, ReportsOutcome):
             return
         model: Any = self.model
-        config = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand]))
+        config = yaml.safe_load(dump())
         if hasattr(model, "run_config"):
             model.run_config = yaml.safe_dump({key: config[key] for key in ("model", "data") if key in config})
         if hasattr(model, "run_name"):
