@@ -95,9 +95,10 @@ def _name_processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe_process() -> dict[str, Any]:
-    """What tells this process from all others: the host, the number, and when it began."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "begun": _read_beginning(os.getpid())}
+def describe_process(pid: int | None = None) -> dict[str, Any]:
+    """What tells this process, or another of this host, from all others: the host, the number, and when it began."""
+    pid = os.getpid() if pid is None else pid
+    return {"host": socket.gethostname(), "pid": pid, "begun": _read_beginning(pid)}
 
 
 def is_alive(process: Any) -> bool:

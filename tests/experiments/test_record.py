@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import yaml
 
 from metalearn.cli import main
 from metalearn.experiments.asked import read_words
-from metalearn.experiments.origin import read_commit
+from metalearn.experiments.origin import describe_process, read_commit
 from metalearn.experiments.record import Record, Session, read_record, write_record
 from tests.cli.test_configs import SMALL, TINY
 from tests.cli.test_endings import send
@@ -90,22 +89,15 @@ def test_an_evaluation_does_not_speak_for_a_training_without_a_record() -> None:
 
 
 def test_a_killed_process_leaves_an_unfinished_run() -> None:
-    code = (
-        "import time, pathlib\n"
-        "from metalearn.experiments.record import Record, begin_session, write_record\n"
-        "write_record(pathlib.Path('run'), Record('a', begin_session(['fit'], 'fit', [], {}, 0)))\n"
-        "time.sleep(60)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code])
-    try:
-        limit = time.monotonic() + 60
-        while not Path("run/run.json").exists() and time.monotonic() < limit:
-            time.sleep(0.05)
-        assert read(Path("run")).session.state == "running"
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert read(Path("run")).session.state == "unfinished"
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    session = Session(command="fit", process=describe_process(process.pid))
+    write_record(Path(), Record("a", session))
+    assert read(Path()).session.state == "running"
+    process.kill()
+    process.wait()
+    assert read(Path()).session.state == "unfinished"
+    write_record(Path(), Record("a", replace(session, process={**session.process, "host": "elsewhere"})))
+    assert read(Path()).session.state == "unfinished"  # nothing is known of a process of another host
 
 
 @pytest.mark.parametrize(
