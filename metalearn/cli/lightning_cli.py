@@ -195,7 +195,7 @@ class MetaCLI(LightningCLI):
         try:
             with translate_failures(lambda: find_run_folder(self.trainer)):
                 super()._run_subcommand(subcommand)
-                self.recorder.finish()
+                self.recorder.finish(self.summary.as_dict() if self.summary is not None else None)
         except BaseException as error:
             self.recorder.fail(error, interrupted=self.ending.signals.signum is not None)
             kept = self.ending.describe_kept()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn.experiments.origin import describe_origin, describe_process, is_alive
+from metalearn.reports.summary import as_plain
 from metalearn.reports.tables import write_atomically
 
 __all__ = ["FILE", "Record", "Session", "begin_session", "read_record", "write_record"]
@@ -157,7 +156,7 @@ def write_record(folder: Path, record: Record) -> Path:
     Raises:
         DataError: the folder cannot be written.
     """
-    text = json.dumps(_finite(record.as_dict()), indent=2, ensure_ascii=True, allow_nan=False)
+    text = json.dumps(as_plain(record.as_dict()), indent=2, ensure_ascii=True, allow_nan=False)
     return write_atomically(folder / FILE, f"{text}\n".encode())
 
 
@@ -199,16 +198,3 @@ def _read_session(content: dict[str, Any]) -> Session:
     if values.get("status") not in STATES:
         values["status"] = "failed" if values.get("end") else "running"
     return Session(**values)
-
-
-def _finite(value: Any) -> Any:
-    """A copy in which what JSON has no form for is text: infinities, nan, paths."""
-    if isinstance(value, dict):
-        return {str(name): _finite(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
