@@ -57,7 +57,7 @@ class Command:
         return function if self.takes_call else lambda call: function(call.words[1:])
 
 
-RUN, DATA = "Train and evaluate", "Data, studies and the shell"
+RUN, MANY, DATA = "Train and evaluate", "Many runs", "Data, studies and the shell"
 TRAINS = "metalearn.cli.lightning_cli:run"
 
 COMMANDS = {
@@ -76,6 +76,12 @@ COMMANDS = {
         "metalearn.cli.predict:run",
         RUN,
         True,
+    ),
+    "seeds": Command(
+        "Train from several seeds, and say how results spread.",
+        "metalearn seeds maml_glyphs_5w1s --seeds 5",
+        "metalearn.cli.seeds:run",
+        MANY,
     ),
     "data": Command(
         "Pack a data set, show it, check it, or write its tasks.",

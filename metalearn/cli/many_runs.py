@@ -1,110 +1,30 @@
-"""What ``seeds`` and ``sweep`` share: their options, the training that they repeat, and the processes that run it."""
+"""What ``seeds`` and ``sweep`` do alike: check the training that they repeat, and find room for the processes that run it."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
-from metalearn.checks import find_nearest, quote_value
-from metalearn.cli.arguments import DEFAULT_CONFIG
-from metalearn.cli.parse_errors import explain
+from metalearn.checks import quote_value
 from metalearn.cli.rehearsal import Rehearsal, rehearse
+from metalearn.cli.repeated_options import Request, read_count
 from metalearn.datamodules.episodes.base import EpisodicDataModule
 from metalearn.datamodules.levels.base import BilevelDataModule
 from metalearn.errors import ConfigError
 from metalearn.experiments.board import Board
 from metalearn.experiments.parallel import Processes, count_cores
 
-__all__ = ["Options", "Request", "prepare", "print_json", "read_request"]
+__all__ = ["choose_folder", "make_processes", "prepare", "print_json", "read_monitor", "read_steps"]
 
-TAKEN = {
-    "config": "name the config as the first word",
-    "run_name": "use --output for the folder",
-    "trainer.default_root_dir": "use --output for the folder",
-    "ckpt_path": "the same command goes on by itself",
-}
-"""Options of ``fit`` that are not the user's here, and what to do instead."""
-TOP = ("model", "data", "trainer", "test_after_fit", "seed_everything", "weights_only")
-"""Options of ``fit`` without a dot."""
 MOST = 8
 """Processes at once, where nothing is said."""
-
-
-class Options(argparse.ArgumentParser):
-    """The options of such a command. What they do not know belongs to ``fit``.
-
-    Args:
-        name: of the command.
-        text: what it does.
-        epilog: what follows the options in its help.
-    """
-
-    def __init__(self, name: str, text: str, epilog: str) -> None:
-        super().__init__(
-            prog=f"metalearn {name}", usage=f"metalearn {name} [CONFIG] [options] [options of fit]", description=text,
-            epilog=epilog, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
-        self.add_argument("--processes", metavar="N", help="trainings at a time; they share the cores")
-        self.add_argument("--output", metavar="DIR", help=f"the folder of it all; default: runs/CONFIG_{name}")
-        self.add_argument(
-            "--json", action="store_true", help="print the result as one JSON document, and nothing else there"
-        )
-        self.add_argument("--quiet", action="store_true", help="show no progress")
-
-    def error(self, message: str) -> NoReturn:
-        cause = sys.exc_info()[1]
-        raise explain(self, message, cause) from cause
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a user asks of such a command.
-
-    Attributes:
-        options: its own.
-        config: name or path of the configuration.
-        words: the options of ``fit`` beside it.
-    """
-
-    options: argparse.Namespace
-    config: str
-    words: list[str]
-
-    @property
-    def fit(self) -> list[str]:
-        """What follows ``metalearn fit``."""
-        return ["--config", self.config, *self.words]
-
-
-def read_request(parser: Options, args: Sequence[str]) -> Request:
-    """Read a command line.
-
-    Raises:
-        ConfigError: an option is unknown or is not the user's, or a value is missing.
-    """
-    words = list(args)
-    config = words.pop(0) if words and not words[0].startswith("-") else DEFAULT_CONFIG
-    options, rest = parser.parse_known_args(words)
-    own = [option.removeprefix("--") for action in parser._actions for option in action.option_strings]
-    for word in rest:
-        name = word.split("=")[0].removeprefix("--").removesuffix("+")
-        if word == "-c" or word.startswith("-c=") or name in TAKEN:
-            name = "config" if word.startswith("-c") else name
-            raise ConfigError(f"option {word.split('=')[0]} is not taken by {parser.prog}; {TAKEN[name]}")
-        if word.startswith("--") and "." not in name and name not in TOP:
-            near = find_nearest(name, [*own, *TOP], 1)
-            remedy = f"did you mean --{near[0]}?" if near else "see --help for those that do"
-            raise ConfigError(f"option {word.split('=')[0]} does not exist; {remedy}")
-    return Request(options, config, rest)
 
 
 def prepare(request: Request) -> Rehearsal:
@@ -151,10 +71,8 @@ def make_processes(request: Request, rehearsal: Rehearsal, board: Board, jobs: i
     """The processes that were asked for, or as many as the machine has room for."""
     devices = list_devices(rehearsal.options["trainer"])
     asked = request.options.processes
-    if asked is None:
-        count = min(max(jobs, 1), count_cores(), len(devices) or MOST)
-    else:
-        count = read_count("processes", asked)
+    room = min(max(jobs, 1), count_cores(), len(devices) or MOST)
+    count = room if asked is None else read_count("processes", asked)
     return Processes(count, board, devices if len(devices) > 1 else ())
 
 
@@ -165,19 +83,6 @@ def list_devices(trainer: Mapping[str, Any]) -> list[str]:
         return []
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return visible or [str(number) for number in range(torch.cuda.device_count())]
-
-
-def read_count(name: str, text: str) -> int:
-    """A whole number of at least 1.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ConfigError(
-            f"{name} is {quote_value(text)}, but it must be a whole number of at least 1; write --{name} 2"
-        )
-    return int(text)
 
 
 def print_json(document: Mapping[str, Any]) -> None:

@@ -20,13 +20,13 @@ class Spread(NamedTuple):
         std: their sample standard deviation ``s``; nan of a single value.
         ci95: half the width of the mean's 95 % interval, ``t * s / sqrt(n)``, where ``t`` is the 97.5 % quantile of
             Student's t with ``n - 1`` degrees of freedom; nan of a single value.
-        count: the number ``n`` of values.
+        number: how many values there are, ``n``.
     """
 
     mean: float
     std: float
     ci95: float
-    count: int
+    number: int
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -36,7 +36,7 @@ def test_the_interval_holds_the_mean_in_95_of_100_cases(count: int) -> None:
 
 
 def test_few_values() -> None:
-    assert spread([]).count == 0
+    assert spread([]).number == 0
     assert spread([2.5])[0] == 2.5
     assert math.isnan(spread([2.5]).ci95)
     assert spread([1.0, 1.0, 1.0])[:3] == (1.0, 0.0, 0.0)
