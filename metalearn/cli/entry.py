@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from metalearn.cli.allocator import keep_buffers
 from metalearn.cli.commands import COMMANDS, Call, find_command
 from metalearn.cli.interrupts import Interrupted, Signals
+from metalearn.cli.output import take_output
 from metalearn.cli.overview import format_overview, format_versions
 from metalearn.cli.terminal import HeldMessages, close_output, describe_os_error, plain_output
 from metalearn.errors import MetalearnError
@@ -27,15 +28,14 @@ def main(args: Sequence[str] | None = None) -> None:
         args: what follows ``python -m metalearn``; ``None`` for the process's own arguments.
     """
     words = list(sys.argv[1:] if args is None else args)
-    debug = "--debug" in words
     if args is None and "" not in sys.path:
         sys.path.append("")  # a user's own classes are in the working folder: python -m looks there, a script does not
     messages = HeldMessages()
-    call = Call([word for word in words if word != "--debug"] or ["--help"], Signals(), messages.release)
+    call = Call(words, Signals(), messages.release)
     keep_buffers()
     with plain_output(), call.signals.installed(whole=args is None):
         try:
-            _run(call, messages, debug)
+            _run(call, messages, debug="--debug" in words)
         except BaseException as error:
             if call.signals.signum is not None:
                 sys.exit(_leave(call))  # whatever is raised after a signal comes of it
@@ -48,6 +48,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(call: Call, messages: HeldMessages, debug: bool) -> None:
     try:
+        call.words, output = take_output(call.words)
+        call.words = call.words or ["--help"]
         if call.words[0] in ("-h", "--help", "--version"):
             print(format_versions() if call.words[0] == "--version" else format_overview())
             sys.exit(0)
@@ -56,9 +58,9 @@ def _run(call: Call, messages: HeldMessages, debug: bool) -> None:
         _quieten_libraries()
         if not debug:
             messages.hold()
-        summary = function(call)
-        if summary is not None:
-            summary.show()
+        with output.directed():
+            report = function(call)
+        output.say(report)
     except Exception as error:
         line = _describe(error)
         if debug or line is None:

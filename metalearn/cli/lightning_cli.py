@@ -108,6 +108,12 @@ class MetaCLI(LightningCLI):
             args=list(args),
         )
 
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Let evaluations show our summary, and Lightning's table of all that was logged where it is asked for."""
+        super().setup_parser(*args, **kwargs)
+        for command in ("validate", "test"):
+            self._subcommand_parsers[command].set_defaults(verbose=False)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.init_args.ways", "model.init_args.backbone.init_args.ways", compute_fn=most_ways)
         parser.add_argument("--test_after_fit", type=bool, default=True, help="test the best checkpoint after fit")

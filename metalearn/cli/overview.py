@@ -6,6 +6,7 @@ import platform
 from importlib import metadata
 
 from metalearn.cli.commands import COMMANDS
+from metalearn.cli.output import OPTIONS
 
 __all__ = ["format_overview", "format_versions"]
 
@@ -23,6 +24,7 @@ def format_overview() -> str:
         for name, command in COMMANDS.items():
             if command.group == group:
                 lines += [f"  {name}".ljust(indent) + command.text, " " * indent + command.example]
+    lines += ["", "With every command:", *(f"  {name:<11}{text}" for name, text in OPTIONS.items())]
     lines += ["", "metalearn COMMAND --help shows its options, metalearn --version the versions."]
     return "\n".join(lines)
 

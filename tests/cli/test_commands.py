@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -33,7 +34,9 @@ BEST = "runs/maml_glyphs_5w1s/version_0/checkpoints/best.ckpt"
 
 
 def test_validate(fitted: Path, cache: Path) -> None:
-    assert "val/acc" in run_cli("validate", "--ckpt_path", BEST, cwd=fitted, cache=cache).stdout
+    said = run_cli("validate", "--ckpt_path", BEST, cwd=fitted, cache=cache).stdout
+    assert "val/acc" in said
+    assert "DataLoader 0" not in said  # Lightning's own table
 
 
 def test_predict_writes_probabilities(fitted: Path, cache: Path) -> None:
@@ -151,10 +154,17 @@ def test_a_diverging_run_says_at_which_step(tmp_path: Path, cache: Path) -> None
 
 
 def test_two_processes(tmp_path: Path, cache: Path) -> None:
-    """DDP through the command line: one summary, one table with every task once."""
-    done = run_cli("fit", *SMALL, *TINY, "--data.test_tasks", 5, "--trainer.devices", 2, "--trainer.strategy", "ddp",
+    """DDP through the command line: one summary, here as JSON, one table with every task once."""
+    done = run_cli("fit", *SMALL, *TINY, "--data.test_tasks", 5, "--trainer.devices", 2, "--trainer.strategy", "ddp", "--json",
                    cwd=tmp_path, cache=cache)  # fmt: skip
-    assert done.stdout.count("test accuracy") == 1
+    outcome = json.loads(done.stdout)
+    assert outcome["result"]["tasks"] == 5
+    assert (
+        outcome["result"]["mean"] == outcome["test"]["accuracy"]["mean"] == pytest.approx(outcome["logged"]["test/acc"])
+    )
+    assert outcome["training"]["steps"] == 2
+    assert (tmp_path / outcome["checkpoint"]).is_file()
+    assert outcome["config"] == "maml_glyphs_5w1s"
     rows = (tmp_path / "runs/maml_glyphs_5w1s/version_0/test_tasks.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == ["0", "1", "2", "3", "4"]
 
