@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from metalearn.errors import ConfigError
 from metalearn.experiments.board import Board
 from metalearn.experiments.parallel import Processes, count_cores
 
-__all__ = ["choose_folder", "make_processes", "prepare", "print_json", "read_monitor", "read_steps"]
+__all__ = ["choose_folder", "make_processes", "prepare", "read_monitor", "read_steps"]
 
 MOST = 8
 """Processes at once, where nothing is said."""
@@ -83,8 +82,3 @@ def list_devices(trainer: Mapping[str, Any]) -> list[str]:
         return []
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return visible or [str(number) for number in range(torch.cuda.device_count())]
-
-
-def print_json(document: Mapping[str, Any]) -> None:
-    """Print one JSON document."""
-    print(json.dumps(document, indent=2, allow_nan=False))

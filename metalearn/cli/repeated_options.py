@@ -42,10 +42,6 @@ class Options(argparse.ArgumentParser):
         )  # fmt: skip
         self.add_argument("--processes", metavar="N", help="trainings at a time; they share the cores")
         self.add_argument("--output", metavar="DIR", help=f"the folder of it all; default: runs/CONFIG_{name}")
-        self.add_argument(
-            "--json", action="store_true", help="print the result as one JSON document, and nothing else there"
-        )
-        self.add_argument("--quiet", action="store_true", help="show no progress")
 
     def error(self, message: str) -> NoReturn:
         cause = sys.exc_info()[1]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metalearn.cli.many_runs import choose_folder, make_processes, prepare, print_json, read_monitor, read_steps
+from metalearn.cli.many_runs import choose_folder, make_processes, prepare, read_monitor, read_steps
 from metalearn.cli.rehearsal import Rehearsal
 from metalearn.cli.repeated_options import Request
 from metalearn.datamodules.levels.base import BilevelDataModule
@@ -18,13 +18,14 @@ from metalearn.experiments.plan import claim
 from metalearn.experiments.seed_pictures import draw_seeds
 from metalearn.experiments.seeds import SeedRuns, choose_measure
 from metalearn.experiments.training import Training, format_measure
-from metalearn.reports.summary import print_summary
+from metalearn.reports.outcome import Fact
+from metalearn.reports.summary import Summary
 
 __all__ = ["run_seeds"]
 
 
-def run_seeds(request: Request, seeds: Sequence[int]) -> None:
-    """Train and test from every seed, several at a time, and print and write what they come to.
+def run_seeds(request: Request, seeds: Sequence[int]) -> Summary:
+    """Train and test from every seed, several at a time, write what they come to, and return it.
 
     Raises:
         MetalearnError: an option or the data is wrong, or a training has failed.
@@ -35,16 +36,18 @@ def run_seeds(request: Request, seeds: Sequence[int]) -> None:
     check_free(names, request.words)
     runs = SeedRuns(folder, {seed: _make_training(seed, folder, names, request.fit, rehearsal) for seed in seeds})
     done = len(runs.finished)
-    board = Board(f"seeds of {rehearsal.name}", len(seeds), done, request.options.quiet)
+    board = Board(f"seeds of {rehearsal.name}", len(seeds), done)
     processes = make_processes(request, rehearsal, board, len(seeds) - done)
     with claim(folder, "seeds", rehearsal.options):
         failures = runs.run(processes)
-        _report(runs, rehearsal, request.options.json)
+        summary = _summarize(runs, rehearsal)
     if failures:
+        summary.show()
         raise MetalearnError(
             f"{failures} of {len(seeds)} seeds failed, and the result is of the others; mend what their output.log in {folder} "
             "says, and repeat the command: it runs what is missing"
         )
+    return summary
 
 
 def list_seed_options(rehearsal: Rehearsal) -> list[str]:
@@ -79,8 +82,8 @@ def _make_training(seed: int, folder: Path, names: Sequence[str], fit: Sequence[
     return Training(f"seed {seed}", folder / f"seed_{seed}", options, monitor, read_steps(rehearsal))
 
 
-def _report(runs: SeedRuns, rehearsal: Rehearsal, as_json: bool) -> None:
-    """Write table and picture, and print the result."""
+def _summarize(runs: SeedRuns, rehearsal: Rehearsal) -> Summary:
+    """Write table and picture, and return the result."""
     measures = runs.measures()
     monitor, _ = read_monitor(rehearsal)
     name = choose_measure(list(measures), monitor)
@@ -88,11 +91,16 @@ def _report(runs: SeedRuns, rehearsal: Rehearsal, as_json: bool) -> None:
     if name is not None:
         picture = draw_seeds(runs.folder / "seeds.png", runs, name, rehearsal.name)
         files.append(("picture", str(picture)))
-    if as_json:
-        print_json({**runs.as_dict(), "config": rehearsal.name, "measure": name, "files": dict(files)})
-        return
-    facts = [(label, value) for measure in measures for label, value in _describe(runs, measure, measure == name)]
-    print_summary(f"seeds of {rehearsal.name}", [*facts, *files])
+    facts = [
+        Fact(
+            label, value, {"result": runs.as_dict()["measures"].get(measure)} if measure == name and not number else {}
+        )
+        for measure in measures
+        for number, (label, value) in enumerate(_describe(runs, measure, measure == name))
+    ]
+    facts += [Fact(label, path, {"files": {label: path}}) for label, path in files]
+    data = {"command": "seeds", **runs.as_dict(), "config": rehearsal.name, "measure": name}
+    return Summary(f"seeds of {rehearsal.name}", facts, data=data)
 
 
 def _describe(runs: SeedRuns, name: str, is_main: bool) -> list[tuple[str, str]]:

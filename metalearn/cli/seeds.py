@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from metalearn.checks import quote_value
 from metalearn.cli.repeated_options import Options, read_request
@@ -26,8 +27,8 @@ more seeds keeps those that are done."""
 MOST_SEEDS = 10_000
 
 
-def run(args: Sequence[str]) -> None:
-    """Run one training from every seed, and print and write what they come to.
+def run(args: Sequence[str]) -> Any:
+    """Run one training from every seed, write what they come to, and return it.
 
     Raises:
         MetalearnError: an option or the data is wrong, or a training has failed.
@@ -39,7 +40,7 @@ def run(args: Sequence[str]) -> None:
     seeds = read_seeds(request.options.seeds)
     from metalearn.cli.seed_runs import run_seeds  # torch is loaded once the options are known to be right
 
-    run_seeds(request, seeds)
+    return run_seeds(request, seeds)
 
 
 def read_seeds(text: str) -> list[int]:

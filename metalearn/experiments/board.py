@@ -38,24 +38,23 @@ class Row:
 
 
 class Board:
-    """Shows what runs and says what has ended, on standard error, so that standard output is left to results.
+    """Shows what runs and says what has ended.
 
     Args:
         title: what all the jobs are.
         total: how many there are.
         done: how many of them were done before.
-        quiet: show nothing.
     """
 
-    def __init__(self, title: str, total: int, done: int = 0, quiet: bool = False) -> None:
+    def __init__(self, title: str, total: int, done: int = 0) -> None:
         self._title, self._total, self._done, self._failed = title, total, done, 0
-        self._console = Console(stderr=True, highlight=False, quiet=quiet)
+        self._console = Console(highlight=False)
         self._live: Any = None
         self._last = time.monotonic()
         self._ended: list[float] = []
 
     def __enter__(self) -> Board:
-        if self._console.is_terminal and not self._console.quiet:
+        if self._console.is_terminal:
             self._live = Live(console=self._console, transient=True, auto_refresh=False)
             self._live.start()
         return self
