@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from metalearn import MAML
+from metalearn import MAML, CheckpointError
+from metalearn.carried import read_checkpoint
+from metalearn.carried.shipped import checkpoint_path, shipped_checkpoints
+from metalearn.cli import main
 from metalearn.cli.shipped import shipped_configs
 from metalearn.datamodules import GlyphsDataModule
 
@@ -21,7 +24,7 @@ def test_a_shipped_checkpoint_is_what_the_manifest_says(name: str) -> None:
     entry = MANIFEST[name]
     assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == entry["sha256"]
     assert entry["config"] in shipped_configs()
-    module = MAML.load_from_checkpoint(FOLDER / name).eval()
+    module = MAML.load_from_checkpoint(name.removesuffix(".ckpt")).eval()
     right = []
     for index in range(20):
         support, query = GlyphsDataModule(queries=5).episode(0, "test", index)
@@ -30,4 +33,43 @@ def test_a_shipped_checkpoint_is_what_the_manifest_says(name: str) -> None:
 
 
 def test_every_checkpoint_is_in_the_manifest() -> None:
-    assert {path.name for path in FOLDER.glob("*.ckpt")} == set(MANIFEST)
+    assert (
+        {path.name for path in FOLDER.glob("*.ckpt")}
+        == {f"{name}.ckpt" for name in shipped_checkpoints()}
+        == set(MANIFEST)
+    )
+
+
+def test_a_file_comes_before_a_shipped_checkpoint_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("maml_glyphs_5w1s", "maml_glyphs_5w1s.ckpt"):
+        assert checkpoint_path(name) == str(FOLDER / "maml_glyphs_5w1s.ckpt")
+    Path("maml_glyphs_5w1s").write_text("a file of mine")
+    assert checkpoint_path("maml_glyphs_5w1s") == "maml_glyphs_5w1s"
+    with pytest.raises(CheckpointError, match="maml_glyphs_5w1s cannot be read"):
+        read_checkpoint("maml_glyphs_5w1s")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "last", "best", "hpc", "../maml_glyphs_5w1s", "https://a/maml_glyphs_5w1s", "a\0b"]
+)
+def test_anything_else_stays_as_it_is(name: str) -> None:
+    assert checkpoint_path(name) == name
+    with pytest.raises(CheckpointError):
+        read_checkpoint(name)
+
+
+def test_a_wrong_name_has_its_nearest() -> None:
+    with pytest.raises(CheckpointError, match="maml_glyph_5w1s does not exist; did you mean maml_glyphs_5w1s"):
+        read_checkpoint("maml_glyph_5w1s")
+    with pytest.raises(CheckpointError, match="last.ckpt does not exist; the summary of a fit names"):
+        read_checkpoint("last.ckpt")
+
+
+def test_the_command_line_takes_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["test", "--ckpt_path", "maml_glyphs_5w1s", "--data.test_tasks", "4", "--trainer.accelerator", "cpu"])
+    assert "test accuracy" in capsys.readouterr().out
+    assert (tmp_path / "runs/maml_glyphs_5w1s/version_0/test_tasks.csv").is_file()

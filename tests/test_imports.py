@@ -34,7 +34,7 @@ ALLOWED = [
             "from metalearn.checks import *",
             "from metalearn import ConfigError, cli, experiments, reports, studies",
             "import metalearn.intervals, metalearn.reports.facts, metalearn.reports.outcome, metalearn.reports.tables",
-            "import metalearn.carried.classes",
+            "import metalearn.carried.classes, metalearn.carried.shipped",
         ],
     ),
     (

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import configparser
+import json
+import os
+import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from pathlib import Path
 
@@ -22,12 +26,13 @@ def test_setup_cfg_lists_every_package() -> None:
         ".".join(["metalearn", *path.parent.relative_to(ROOT).parts])
         for path in (ROOT / "datamodules").rglob("__init__.py")
     }
-    assert listed == found | {"metalearn.configs"}
+    assert listed == found | {"metalearn.configs", "metalearn.checkpoints"}
 
 
 CHECK = (
-    "import metalearn, metalearn.cli.entry, metalearn.datamodules as d, metalearn.cli.shipped as c;"
-    "assert len(c.shipped_configs()) > 10; assert c.config_path('maml_omniglot_5w1s').is_file();"
+    "import metalearn, metalearn.datamodules as d; from metalearn.cli.shipped import config_path, shipped_configs;"
+    "from metalearn.carried.shipped import shipped_checkpoints; assert 'maml_glyphs_5w1s' in shipped_checkpoints();"
+    "assert len(shipped_configs()) > 10; assert config_path('maml_omniglot_5w1s').is_file();"
     "print(metalearn.__file__, d.__file__)"
 )
 
@@ -40,36 +45,70 @@ def test_the_editable_install_works(elsewhere: bool, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_wheel_installs_and_works_elsewhere(tmp_path: Path) -> None:
-    """Built from a copy, installed into an environment that sees this one's dependencies but not this checkout."""
-    import shutil
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, since a build leaves folders behind."""
+    folder = tmp_path_factory.mktemp("wheel")
+    left_out = shutil.ignore_patterns(".git", "build", "*.egg-info", "runs", ".venv", "tests", "docs")
+    shutil.copytree(ROOT, folder / "copy", ignore=left_out)
+    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(folder / "copy")],
+                   check=True, capture_output=True)  # fmt: skip
+    (path,) = folder.glob("*.whl")
+    return path
 
-    copy = tmp_path / "copy"
-    shutil.copytree(
-        ROOT, copy, ignore=shutil.ignore_patterns(".git", "build", "*.egg-info", "runs", ".venv", "checkpoints")
-    )
-    (copy / "checkpoints").mkdir(exist_ok=True)
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(copy)], check=True,
-                   capture_output=True)  # fmt: skip
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert "metalearn/configs/maml_glyphs_5w1s.yaml" in names
-    assert "metalearn/py.typed" in names
-    assert {"metalearn/__init__.pyi", "metalearn/modules/__init__.pyi", "metalearn/datamodules/__init__.pyi"} <= {
-        *names
-    }
-    assert "metalearn/reports/plain.mplstyle" in names
-    assert not [
-        name for name in names if name.split("/")[0] not in ("metalearn", wheel.name.split("-py3")[0] + ".dist-info")
-    ]
-    target = tmp_path / "site"
+
+@pytest.fixture(scope="module")
+def bin_folder(wheel: Path) -> Path:
+    """Where the commands of an environment are that has the wheel, and sees this one's dependencies, but not this checkout."""
+    folder = wheel.parent / "venv"
+    venv.create(folder)
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(wheel)], check=True
+        [sys.executable, "-m", "pip", "--python", str(folder), "install", "-q", "--no-deps", str(wheel)], check=True
     )
-    code = (
-        f"import sys; sys.path.insert(0, {str(target)!r});"
-        f"sys.meta_path = [f for f in sys.meta_path if '__editable__' not in str(f)]; {CHECK}"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    (site,) = folder.glob("**/site-packages")
+    (site / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
+    return folder / ("Scripts" if os.name == "nt" else "bin")
+
+
+def run(command: Path, *args: str, at: Path) -> str:
+    done = subprocess.run([command, *args], cwd=at, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(str(target)) == 2
+    return done.stdout
+
+
+def test_the_wheel_holds_what_is_needed_and_nothing_else(wheel: Path) -> None:
+    names = {*zipfile.ZipFile(wheel).namelist()}
+    manifest = json.loads((ROOT / "checkpoints" / "manifest.json").read_text())
+    assert {f"metalearn/checkpoints/{name}" for name in ("manifest.json", *manifest)} <= names
+    assert {f"metalearn/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")} <= names
+    stubs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "metalearn").rglob("*.pyi")}
+    assert {"metalearn/py.typed", "metalearn/datamodules/__init__.pyi", *stubs} <= names
+    assert {name.split("/")[0] for name in names} == {"metalearn", wheel.name.split("-py3")[0] + ".dist-info"}
+
+
+def test_the_wheel_works_elsewhere(bin_folder: Path, tmp_path: Path) -> None:
+    assert run(bin_folder / "python", "-c", CHECK, at=tmp_path).count(str(bin_folder.parent)) == 2
+    assert "0.1.0" in run(bin_folder / "metalearn", "--version", at=tmp_path)
+
+
+@pytest.mark.documents
+def test_the_wheel_does_the_main_job_from_any_folder(bin_folder: Path, tmp_path: Path) -> None:
+    """Train, test and evaluate what is shipped; nothing but a run's own folder is written."""
+    here = tmp_path / "a folder of mine"
+    here.mkdir()
+    few = [
+        "--data.test_tasks",
+        "8",
+        "--data.train_tasks",
+        "16",
+        "--data.val_tasks",
+        "8",
+        "--trainer.accelerator",
+        "cpu",
+    ]
+    trained = run(bin_folder / "metalearn", "fit", *few, "--trainer.max_steps", "2", at=here)
+    assert "test accuracy" in trained
+    assert "8 tasks" in trained
+    shipped = run(bin_folder / "metalearn", "test", "--ckpt_path", "maml_glyphs_5w1s", *few, at=here)
+    assert float(shipped.split("test accuracy")[1].split("%")[0]) > 80
+    assert [path.name for path in here.iterdir()] == ["runs"]

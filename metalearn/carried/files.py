@@ -14,6 +14,8 @@ import torch
 from packaging.version import InvalidVersion, Version
 from torch import Tensor, nn
 
+from metalearn.carried.shipped import checkpoint_path, shipped_checkpoints
+from metalearn.checks import find_nearest
 from metalearn.errors import CheckpointError
 
 __all__ = ["is_extra_state", "read_checkpoint", "read_file"]
@@ -38,7 +40,7 @@ def is_extra_state(name: str) -> bool:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a Lightning checkpoint; its tensors are on the CPU.
+    """Read a Lightning checkpoint, a file or a shipped one by its name; its tensors are on the CPU.
 
     Raises:
         CheckpointError: the file is missing, truncated, not a checkpoint, or holds more than plain types; or it claims to be
@@ -49,6 +51,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def read_file(path: str | Path) -> tuple[dict[str, Any], set[str]]:
     """As :func:`read_checkpoint`, and the names of the devices that the tensors were saved from."""
+    path = checkpoint_path(path)
     size = _check_file(path)
     _check_container(path, size)
     devices: set[str] = set()
@@ -80,9 +83,9 @@ def _check_file(path: str | Path) -> int:
     try:
         status = os.stat(text)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointError(
-            f"checkpoint {text} does not exist; the summary of a fit names the one that it wrote"
-        ) from error
+        near = find_nearest(text, list(shipped_checkpoints()), 1)
+        remedy = f"did you mean {near[0]}?" if near else "the summary of a fit names the one that it wrote"
+        raise CheckpointError(f"checkpoint {text} does not exist; {remedy}") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {text[:200]!r} cannot be opened ({error}); use another file") from error
     if stat.S_ISDIR(status.st_mode):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn.carried import is_name, read_checkpoint
+from metalearn.carried.shipped import checkpoint_path
 from metalearn.cli.run_files import NAMES, find_checkpoint, find_run_of
 from metalearn.modules.callbacks.run_log import RunLog
 
@@ -36,12 +37,14 @@ class RunPlace:
         return Path(root) / (self.options.get("run_name") or self.name)
 
     def find_checkpoint(self) -> None:
-        """Make a path of ``last`` and ``best``, which Lightning would look for in the folder of the new run."""
+        """Make a path of ``last`` and ``best``, which Lightning would look for in the folder of the new run, and of a name."""
         asked = self.options.get("ckpt_path")
         if asked in NAMES:
             path = str(find_checkpoint(asked, self.runs, self.command == "fit"))
             self.options["ckpt_path"] = path
             self.checkpoint = read_checkpoint(path)
+        elif asked is not None:
+            self.options["ckpt_path"] = checkpoint_path(asked)
 
     def make_logger(self) -> RunLog:
         """Write into the run that the checkpoint is from, unless the user names another place."""

@@ -31,7 +31,7 @@ def load_module(
 
     Args:
         kind: its class.
-        path: a local file.
+        path: a local file, or the name of a shipped checkpoint.
         map_location: the device, or a mapping of devices, as in ``torch.load``; ``None`` for the one it was saved from, where
             there is such a one.
         hparams_file: a YAML or CSV file of arguments instead of the checkpoint's.
