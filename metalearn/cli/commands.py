@@ -77,6 +77,9 @@ COMMANDS = {
         RUN,
         True,
     ),
+    "runs": Command(
+        "List the runs of a folder: changes, result, time, state.", "metalearn runs", "metalearn.cli.runs:run", MANY
+    ),
     "seeds": Command(
         "Train from several seeds, and say how results spread.",
         "metalearn seeds maml_glyphs_5w1s --seeds 5",
