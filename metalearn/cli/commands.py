@@ -86,6 +86,12 @@ COMMANDS = {
         "metalearn.cli.seeds:run",
         MANY,
     ),
+    "sweep": Command(
+        "Try values of options, and find the best by validation.",
+        "metalearn sweep maml_glyphs_5w1s --set model.inner_steps=1,3,5",
+        "metalearn.cli.sweep:run",
+        MANY,
+    ),
     "data": Command(
         "Pack a data set, show it, check it, or write its tasks.",
         "metalearn data info --config maml_omniglot_5w1s",

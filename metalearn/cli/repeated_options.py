@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -67,9 +67,19 @@ class Request:
         """What follows ``metalearn fit``."""
         return ["--config", self.config, *self.words]
 
+    @property
+    def set_names(self) -> set[str]:
+        """The options of ``fit`` that the user has set."""
+        return {_name(word) for word in self.words if word.startswith("--")}
 
-def read_request(parser: Options, args: Sequence[str]) -> Request:
+
+def read_request(parser: Options, args: Sequence[str], taken: Mapping[str, str] | None = None) -> Request:
     """Read a command line.
+
+    Args:
+        parser: of the command's own options.
+        args: what follows the command.
+        taken: options of ``fit`` that are not the user's here either, and what to do instead.
 
     Raises:
         ConfigError: an option is unknown or is not the user's, or a value is missing.
@@ -78,11 +88,11 @@ def read_request(parser: Options, args: Sequence[str]) -> Request:
     config = words.pop(0) if words and not words[0].startswith("-") else DEFAULT_CONFIG
     options, rest = parser.parse_known_args(words)
     own = [option.removeprefix("--") for action in parser._actions for option in action.option_strings]
+    taken = {**TAKEN, **(taken or {})}
     for word in rest:
-        name = word.split("=")[0].removeprefix("--").removesuffix("+")
-        if word == "-c" or word.startswith("-c=") or name in TAKEN:
-            name = "config" if word.startswith("-c") else name
-            raise ConfigError(f"option {word.split('=')[0]} is not taken by {parser.prog}; {TAKEN[name]}")
+        name = "config" if word.startswith("-c") else _name(word)
+        if word.startswith("-") and name in taken:
+            raise ConfigError(f"option {word.split('=')[0]} is not taken by {parser.prog}; {taken[name]}")
         if word.startswith("--") and "." not in name and name not in TOP:
             near = find_nearest(name, [*own, *TOP], 1)
             remedy = f"did you mean --{near[0]}?" if near else "see --help for those that do"
@@ -101,3 +111,7 @@ def read_count(name: str, text: str) -> int:
             f"{name} is {quote_value(text)}, but it must be a whole number of at least 1; write --{name} 2"
         )
     return int(text)
+
+
+def _name(word: str) -> str:
+    return word.split("=")[0].removeprefix("--").removesuffix("+")

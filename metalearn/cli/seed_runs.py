@@ -33,7 +33,7 @@ def run_seeds(request: Request, seeds: Sequence[int]) -> Summary:
     rehearsal = prepare(request)
     folder = choose_folder(request, rehearsal, "seeds")
     names = list_seed_options(rehearsal)
-    check_free(names, request.words)
+    check_free(names, request)
     runs = SeedRuns(folder, {seed: _make_training(seed, folder, names, request.fit, rehearsal) for seed in seeds})
     done = len(runs.finished)
     board = Board(f"seeds of {rehearsal.name}", len(seeds), done)
@@ -62,11 +62,10 @@ def list_seed_options(rehearsal: Rehearsal) -> list[str]:
     return names
 
 
-def check_free(names: Sequence[str], words: Sequence[str]) -> None:
+def check_free(names: Sequence[str], request: Request) -> None:
     """Raise where an option that the seeds set is set beside them."""
-    for word in words:
-        name = word.split("=")[0].removeprefix("--")
-        if word.startswith("--") and name in names:
+    for name in names:
+        if name in request.set_names:
             raise ConfigError(
                 f"option --{name} is set by every seed; leave it out, and name the seeds by --seeds 3,7,11"
             )

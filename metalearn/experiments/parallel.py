@@ -114,7 +114,7 @@ class Processes:
                 f"--processes {min(max(count, 1), cores)}"
             )
         self.count, self.board = count, board
-        self._devices = devices
+        self.devices = devices
         self._threads = max(cores // count, 1)
         self._running: dict[int, _Running] = {}
 
@@ -195,8 +195,8 @@ class Processes:
         """What a process inherits: its share of the threads, and its device."""
         threads = str(min(self._threads, _read_threads()))
         more = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
-        if self._devices:
-            more["CUDA_VISIBLE_DEVICES"] = self._devices[slot % len(self._devices)]
+        if self.devices:
+            more["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
         return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **more}
 
 

@@ -57,10 +57,10 @@ class Training:
         return max(versions, key=lambda path: int(path.name[8:]), default=None)
 
     @property
-    def best(self) -> Path | None:
-        """The checkpoint that its validation has chosen."""
-        path = self.run / "checkpoints" / "best.ckpt" if self.run else None
-        return path if path is not None and path.is_file() else None
+    def checkpoint(self) -> Path | None:
+        """The checkpoint that its validation has chosen; its last state where none has."""
+        paths = [self.run / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")] if self.run else []
+        return next((path for path in paths if path.is_file()), None)
 
     def job(self) -> Job:
         """What runs it, or goes on from its last checkpoint where there is one."""
