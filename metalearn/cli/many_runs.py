@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,17 +30,16 @@ def prepare(request: Request) -> Rehearsal:
     Raises:
         MetalearnError: an option is wrong, or the data are missing or do not give such tasks.
     """
-    with contextlib.redirect_stdout(sys.stderr):
-        rehearsal = rehearse(request.fit)
-        logger = rehearsal.options["trainer"].get("logger")
-        if logger not in (None, True):
-            raise ConfigError(
-                f"trainer.logger is {quote_value(logger)}, but what a run measures is read from its metrics.csv; leave it out"
-            )
-        if isinstance(rehearsal.data, EpisodicDataModule):
-            rehearsal.data.ready()
-        elif isinstance(rehearsal.data, BilevelDataModule):
-            rehearsal.data.setup()
+    rehearsal = rehearse(request.fit)
+    logger = rehearsal.options["trainer"].get("logger")
+    if logger not in (None, True):
+        raise ConfigError(
+            f"trainer.logger is {quote_value(logger)}, but what a run measures is read from its metrics.csv; leave it out"
+        )
+    if isinstance(rehearsal.data, EpisodicDataModule):
+        rehearsal.data.ready()
+    elif isinstance(rehearsal.data, BilevelDataModule):
+        rehearsal.data.setup()
     return rehearsal
 
 

@@ -94,8 +94,12 @@ def read_request(parser: Options, args: Sequence[str], taken: Mapping[str, str] 
         if word.startswith("-") and name in taken:
             raise ConfigError(f"option {word.split('=')[0]} is not taken by {parser.prog}; {taken[name]}")
         if word.startswith("--") and "." not in name and name not in TOP:
-            near = find_nearest(name, [*own, *TOP], 1)
-            remedy = f"did you mean --{near[0]}?" if near else "see --help for those that do"
+            near = find_nearest(name, [*own, *TOP], 2)
+            remedy = (
+                f"did you mean {' or '.join(f'--{option}' for option in near)}?"
+                if near
+                else "see --help for those that do"
+            )
             raise ConfigError(f"option {word.split('=')[0]} does not exist; {remedy}")
     return Request(options, config, rest)
 

@@ -19,13 +19,13 @@ from metalearn.experiments.seed_pictures import draw_seeds
 from metalearn.experiments.seeds import SeedRuns, choose_measure
 from metalearn.experiments.training import Training, format_measure
 from metalearn.reports.outcome import Fact
-from metalearn.reports.summary import Summary
+from metalearn.reports.summary import Report, Summary
 
 __all__ = ["run_seeds"]
 
 
-def run_seeds(request: Request, seeds: Sequence[int]) -> Summary:
-    """Train and test from every seed, several at a time, write what they come to, and return it.
+def run_seeds(request: Request, seeds: Sequence[int]) -> Report:
+    """Train and test from every seed, several at a time, and write what they come to.
 
     Raises:
         MetalearnError: an option or the data is wrong, or a training has failed.
@@ -40,14 +40,14 @@ def run_seeds(request: Request, seeds: Sequence[int]) -> Summary:
     processes = make_processes(request, rehearsal, board, len(seeds) - done)
     with claim(folder, "seeds", rehearsal.options):
         failures = runs.run(processes)
-        summary = _summarize(runs, rehearsal)
+        report = _report(runs, rehearsal)
     if failures:
-        summary.show()
+        report.show()
         raise MetalearnError(
             f"{failures} of {len(seeds)} seeds failed, and the result is of the others; mend what their output.log in {folder} "
             "says, and repeat the command: it runs what is missing"
         )
-    return summary
+    return report
 
 
 def list_seed_options(rehearsal: Rehearsal) -> list[str]:
@@ -81,39 +81,35 @@ def _make_training(seed: int, folder: Path, names: Sequence[str], fit: Sequence[
     return Training(f"seed {seed}", folder / f"seed_{seed}", options, monitor, read_steps(rehearsal))
 
 
-def _summarize(runs: SeedRuns, rehearsal: Rehearsal) -> Summary:
-    """Write table and picture, and return the result."""
+def _report(runs: SeedRuns, rehearsal: Rehearsal) -> Report:
+    """Write table and picture, and sum up the result."""
     measures = runs.measures()
     monitor, _ = read_monitor(rehearsal)
-    name = choose_measure(list(measures), monitor)
-    files = [("table", str(runs.write()))]
-    if name is not None:
-        picture = draw_seeds(runs.folder / "seeds.png", runs, name, rehearsal.name)
-        files.append(("picture", str(picture)))
-    facts = [
-        Fact(
-            label, value, {"result": runs.as_dict()["measures"].get(measure)} if measure == name and not number else {}
-        )
-        for measure in measures
-        for number, (label, value) in enumerate(_describe(runs, measure, measure == name))
-    ]
-    facts += [Fact(label, path, {"files": {label: path}}) for label, path in files]
-    data = {"command": "seeds", **runs.as_dict(), "config": rehearsal.name, "measure": name}
-    return Summary(f"seeds of {rehearsal.name}", facts, data=data)
+    main = choose_measure(list(measures), monitor)
+    files = {"table": runs.write()}
+    if main is not None:
+        files["picture"] = draw_seeds(runs.folder / "seeds.png", runs, main, rehearsal.name)
+    facts = [fact for name in measures for fact in _describe(runs, name, name == main)]
+    data = {"command": "seeds", "config": rehearsal.name, "measure": main, **runs.as_dict(), "files": files}
+    places = [Fact(name, str(path)) for name, path in files.items()]
+    return Summary(f"seeds of {rehearsal.name}", [*facts, *places], data=data)
 
 
-def _describe(runs: SeedRuns, name: str, is_main: bool) -> list[tuple[str, str]]:
+def _describe(runs: SeedRuns, name: str, is_main: bool) -> list[Fact]:
     """Lines of the summary on one measure: all of the main one, the first of the others."""
-    mean, std, ci95, count = runs.measures()[name]
-    over = f"(95 % interval of the mean over {count} seeds, Student's t)" if count > 1 else "(one seed, so no interval)"
-    lines = [(name, f"{format_measure(name, mean, ci95)}  {over}")]
-    if is_main and count > 1:
-        lines.append(("between seeds", f"{_format_width(name, std)}  (standard deviation)"))
+    mean, std, ci95, number = runs.measures()[name]
+    over = (
+        f"(95 % interval of the mean over {number} seeds, Student's t)" if number > 1 else "(one seed, so no interval)"
+    )
+    stage, _, measure = name.partition("/")
+    result = {"result": {"stage": stage, "measure": measure, **runs.describe(name)}} if is_main else {}
+    lines = [Fact(name, f"{format_measure(name, mean, ci95)}  {over}", result)]
+    if is_main and number > 1:
+        lines.append(Fact("between seeds", f"{_format_width(name, std)}  (standard deviation)"))
     within = runs.within(name)
     if is_main and math.isfinite(within):
-        lines.append(
-            ("within a run", f"± {_format_width(name, within)}  (95 % interval over its test tasks, mean of the seeds)")
-        )
+        text = f"± {_format_width(name, within)}  (95 % interval over its test tasks, mean of the seeds)"
+        lines.append(Fact("within a run", text))
     return lines
 
 

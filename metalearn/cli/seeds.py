@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from metalearn.checks import quote_value
 from metalearn.cli.repeated_options import Options, read_request
 from metalearn.errors import ConfigError
+from metalearn.reports.summary import Report
 
 __all__ = ["read_seeds", "run"]
 
@@ -27,8 +27,8 @@ more seeds keeps those that are done."""
 MOST_SEEDS = 10_000
 
 
-def run(args: Sequence[str]) -> Any:
-    """Run one training from every seed, write what they come to, and return it.
+def run(args: Sequence[str]) -> Report:
+    """Run one training from every seed, and write what they come to.
 
     Raises:
         MetalearnError: an option or the data is wrong, or a training has failed.

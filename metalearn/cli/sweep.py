@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from metalearn.cli.repeated_options import Options, read_count, read_request
 from metalearn.errors import ConfigError
 from metalearn.experiments.space import list_combinations, read_settings
+from metalearn.reports.summary import Report
 
 __all__ = ["run"]
 
@@ -31,8 +32,8 @@ training. Ctrl-C saves all of them, and the same command goes on."""
 TRIALS = 20
 
 
-def run(args: Sequence[str]) -> None:
-    """Run a sweep, and print and write what it has found.
+def run(args: Sequence[str]) -> Report:
+    """Run a sweep, and write what it has found.
 
     Raises:
         MetalearnError: an option or the data is wrong, or no training has ended well.
@@ -62,4 +63,4 @@ def run(args: Sequence[str]) -> None:
         )
     from metalearn.cli.sweep_runs import run_sweep  # torch is loaded once the options are known to be right
 
-    run_sweep(request, settings, count)
+    return run_sweep(request, settings, count)

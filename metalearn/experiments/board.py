@@ -38,7 +38,7 @@ class Row:
 
 
 class Board:
-    """Shows what runs and says what has ended.
+    """Shows what runs, and says what has ended.
 
     Args:
         title: what all the jobs are.

@@ -58,6 +58,11 @@ class SeedRuns:
         widths = [test[f"{name}_ci95"] for test in self._tests() if f"{name}_ci95" in test]
         return math.fsum(widths) / len(widths) if widths else math.nan
 
+    def describe(self, name: str) -> dict[str, float]:
+        """Mean, standard deviation and interval of one measure over the seeds, and the interval within a run."""
+        mean, std, ci95, number = self.measures()[name]
+        return {"mean": mean, "std": std, "ci95": ci95, "seeds": number, "within_ci95": self.within(name)}
+
     def write(self) -> Path:
         """Write ``seeds.csv``: a row for each seed that has ended well."""
         rows, columns = [], list(dict.fromkeys(name for test in self._tests() for name in test))
@@ -70,21 +75,16 @@ class SeedRuns:
         return write_csv(self.folder / "seeds.csv", ["seed", "steps", "seconds", *columns, "run"], rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON types; what is not known is ``None``."""
+        """The measures over the seeds, and what each seed has come to."""
         measures = {
-            name: {
-                **{key: _plain(value) for key, value in values._asdict().items()},
-                "within_ci95": _plain(self.within(name)),
-            }
-            for name, values in self.measures().items()
+            name: {**values._asdict(), "within_ci95": self.within(name)} for name, values in self.measures().items()
         }
         seeds = [
             {"seed": seed, "finished": training.finished, "steps": training.count_steps(), "seconds": training.seconds,
-             "run": str(training.run) if training.run else None,
-             "test": {name.removeprefix("test/"): _plain(value) for name, value in training.tests().items()}}
+             "run": training.run, "test": training.tests()}
             for seed, training in self.trainings.items()
         ]  # fmt: skip
-        return {"kind": "seeds", "folder": str(self.folder), "measures": measures, "seeds": seeds}
+        return {"folder": self.folder, "measures": measures, "seeds": seeds}
 
     def _tests(self) -> list[dict[str, float]]:
         return [training.tests() for training in self.finished.values()]
@@ -106,7 +106,3 @@ def _describe(training: Training) -> str:
 
 def _is_measure(name: str) -> bool:
     return name.startswith("test/") and not name.endswith("_ci95") and "_step_" not in name
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None
