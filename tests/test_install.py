@@ -91,6 +91,37 @@ def test_the_wheel_works_elsewhere(bin_folder: Path, tmp_path: Path) -> None:
     assert "0.1.0" in run(bin_folder / "metalearn", "--version", at=tmp_path)
 
 
+@pytest.mark.parametrize("says", ["top_level.txt", "RECORD"])
+def test_another_distribution_of_the_name_is_noticed(says: str, bin_folder: Path, tmp_path: Path) -> None:
+    """It shares our folder; its files may hide ours, and when it is removed it takes them along."""
+    (site,) = bin_folder.parent.glob("**/site-packages")
+    other, first = site / "meta_other-0.6.2.dist-info", site / "metalearn" / "__init__.py"
+    other.mkdir()
+    (other / says).write_text("metalearn\n" if says == "top_level.txt" else "metalearn/__init__.py,sha256=,122\n")
+    kept = first.read_bytes()
+
+    def start() -> tuple[int, str]:
+        done = subprocess.run([bin_folder / "metalearn", "--version"], cwd=tmp_path, capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    again = "pip install --force-reinstall --no-deps metalearn-lightning\n"
+    mixed = (
+        f"meta_other 0.6.2 is installed into the folder metalearn as well; run: pip uninstall meta_other, then {again}"
+    )
+    try:
+        assert start() == (0, f"metalearn: warning: {mixed}")
+        first.write_text("from os import path")
+        assert start() == (2, f"metalearn: error: {mixed}")
+        shutil.rmtree(other)
+        first.unlink()
+        line = f"the file __init__.py of metalearn is missing or not of metalearn-lightning; run: {again}"
+        assert start() == (2, f"metalearn: error: {line}")
+    finally:
+        first.write_bytes(kept)
+        shutil.rmtree(other, ignore_errors=True)
+    assert start() == (0, "")
+
+
 @pytest.mark.documents
 def test_the_wheel_does_the_main_job_from_any_folder(bin_folder: Path, tmp_path: Path) -> None:
     """Train, test and evaluate what is shipped; nothing but a run's own folder is written."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from metalearn.cli.owners import report_other_owners
 from metalearn.early_signals import end_quietly_on_signals
 
 __all__ = ["main"]
@@ -17,6 +18,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     if args is None:
         end_quietly_on_signals()  # before the imports that take long
+        report_other_owners()
     from metalearn.cli import entry
 
     entry.main(args)
