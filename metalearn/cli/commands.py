@@ -98,6 +98,12 @@ COMMANDS = {
         "metalearn.cli.data:run",
         DATA,
     ),
+    "list": Command(
+        "List configurations, models, data sets or checkpoints.",
+        "metalearn list configs",
+        "metalearn.cli.listing:run",
+        DATA,
+    ),
     "study": Command(
         "Run a study on real data, from its files to a table.",
         "metalearn study hyper_cleaning",
