@@ -114,5 +114,5 @@ def test_a_terminal_of_80_columns_holds_the_tables(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes any output for a terminal then
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    lines = re.sub("\x1b[[][0-9;]*m", "", done.stdout).splitlines()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).splitlines()
     assert max(map(len, lines)) == 80
