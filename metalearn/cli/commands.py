@@ -80,6 +80,13 @@ COMMANDS = {
     "runs": Command(
         "List the runs of a folder: changes, result, time, state.", "metalearn runs", "metalearn.cli.runs:run", MANY
     ),
+    "resume": Command(
+        "Go on with a run from its last checkpoint.",
+        "metalearn resume maml_glyphs_5w1s/version_0",
+        "metalearn.cli.resume:run",
+        MANY,
+        True,
+    ),
     "seeds": Command(
         "Train from several seeds, and say how results spread.",
         "metalearn seeds maml_glyphs_5w1s --seeds 5",

@@ -56,10 +56,8 @@ def find_run_of(checkpoint: str | Path) -> Path | None:
 
 
 def format_continuation(checkpoint: Path) -> str:
-    """The command that goes on from a checkpoint of a run."""
-    config = checkpoint.parent.parent / "config.yaml"
-    words = ["python", "-m", "metalearn", "fit", "--config", str(config), "--ckpt_path", str(checkpoint)]
-    return shlex.join(words)
+    """The command that goes on from a run's last checkpoint."""
+    return shlex.join(["python", "-m", "metalearn", "resume", str(checkpoint.parent.parent)])
 
 
 def format_evaluation(checkpoint: Path) -> str:

@@ -87,9 +87,9 @@ def test_a_signal_ends_a_run_after_its_step(
     if where == "test":
         assert line.startswith(f"metalearn: stopped by {name} after training; test it with: python -m metalearn test ")
         return
-    assert line.startswith(f"metalearn: stopped by {name} at step {step}; go on with: python -m metalearn fit ")
+    assert line.startswith(f"metalearn: stopped by {name} at step {step}; go on with: python -m metalearn resume ")
     command = shlex.split(line.split("go on with: python -m metalearn ")[1])
-    config = Path(command[command.index("--config") + 1])
+    config = Path(command[1]) / "config.yaml"
     text = config.read_text()
     config.write_text(text.replace("where: train", "where: never").replace("where: val", "where: never"))
     main([*command, "--test_after_fit", "false"])

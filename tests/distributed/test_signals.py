@@ -22,7 +22,7 @@ def test_a_signal_to_the_second_process_ends_both(tmp_path: Path, cache: Path, m
     )  # fmt: skip
     assert "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("metalearn: ")]
-    assert line.startswith("metalearn: stopped by SIGTERM at step 3; go on with: python -m metalearn fit ")
+    assert line.startswith("metalearn: stopped by SIGTERM at step 3; go on with: python -m metalearn resume ")
     last = tmp_path / "runs/maml_glyphs_5w1s/version_0/checkpoints/last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 3
     assert "test accuracy" not in done.stdout
