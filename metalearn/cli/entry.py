@@ -54,7 +54,8 @@ def _run(call: Call, messages: HeldMessages, debug: bool) -> None:
             print(format_versions() if call.words[0] == "--version" else format_overview())
             sys.exit(0)
         os.getcwd()  # a working folder that is gone is reported now: some libraries end the process at its first sum
-        function = COMMANDS[find_command(call.words)].load()
+        with call.signals.loading():
+            function = COMMANDS[find_command(call.words)].load()
         _quieten_libraries()
         if not debug:
             messages.hold()

@@ -55,6 +55,7 @@ class Signals:
         self.forward: Callable[[int], None] = _nobody
         self.kill: Callable[[int], None] = _nobody
         self._owner = os.getpid()
+        self._whole = self._loads = False
         self._since = 0.0
         self._watch: threading.Timer | None = None
 
@@ -68,6 +69,7 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
+        self._whole = whole
         before = {signum: signal.getsignal(signum) for signum in (*ENDING, *RELAYED) if signum is not None}
         self.handle()
         try:
@@ -77,6 +79,18 @@ class Signals:
                 signal.signal(signum, handler)
             if self._watch is not None and not whole:
                 self._watch.cancel()
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Let a signal end the process at once until the block ends: what is imported there may swallow an exception.
+
+        Where the process has more to do than this command, the signal raises :class:`Interrupted` there, too.
+        """
+        self._loads = self._whole
+        try:
+            yield
+        finally:
+            self._loads = False
 
     def handle(self) -> None:
         """Handle both signals from now on."""
@@ -112,6 +126,8 @@ class Signals:
                 self._end(signum)
             return
         self.signum, self._since = signum, now
+        if self._loads:
+            self._end(signum)
         if not self.deferred:
             self.forward(signum)
             self.stop(signum)
