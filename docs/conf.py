@@ -81,6 +81,7 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"sidebar_hide_name": False}
+highlight_language = "text"  # a block without a language is output
 pygments_style = "friendly"
 pygments_dark_style = "native"
 copybutton_exclude = ".linenos, .gp, .go"
