@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import inspect
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
 from docutils import nodes
@@ -88,7 +92,7 @@ def find_value(path: str) -> Any:
     """What a dotted path names, or ``None``."""
     parts = path.split(".")
     for cut in range(len(parts), 0, -1):
-        value: Any = sys.modules.get(".".join(parts[:cut]))
+        value: Any = find_module(".".join(parts[:cut]))
         if value is None:
             continue
         for part in parts[cut:]:
@@ -97,8 +101,41 @@ def find_value(path: str) -> Any:
     return getattr(builtins, path, None)
 
 
+def find_module(name: str) -> ModuleType | None:
+    """A module: one of ours, or one of another package that is imported already."""
+    if name.split(".")[0] == "metalearn":
+        with suppress(ModuleNotFoundError):
+            return import_module(name)
+    return sys.modules.get(name)
+
+
+def spell_defaults(
+    app: Sphinx, what: str, name: str, value: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """A signature whose defaults can be read: functions by name, lambdas as they are written, what is made as an ellipsis."""
+    if signature is None:
+        return signature, returns
+    for parameter in inspect.signature(value).parameters.values() if callable(value) else ():
+        if inspect.isfunction(parameter.default):
+            shown = f"<function {parameter.default.__qualname__}>"
+            signature = signature.replace(shown, write_function(parameter.default), 1)
+    return signature.replace("<factory>", "..."), returns
+
+
+def write_function(function: FunctionType) -> str:
+    """The name of a function, or the source of a lambda."""
+    if function.__name__ != "<lambda>":
+        return function.__name__
+    code = function.__code__
+    for node in ast.walk(ast.parse(Path(code.co_filename).read_text())):
+        if isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno:
+            return ast.unparse(node)
+    return "..."
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive and the links."""
     app.add_directive("room", Room)
+    app.connect("autodoc-process-signature", spell_defaults)
     app.connect("missing-reference", resolve_other_name)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -53,7 +54,7 @@ def draw_inner(page: Axes) -> None:
         ring = centre + radius * np.array([np.cos(angle), 0.62 * np.sin(angle)])
         page.plot(*ring, color=COLOURS[0], alpha=0.35, lw=2)
     steps = [(3.95, 3.35), (4.5, 2.78), (4.9, 2.4), (5.3, 2.17)]
-    for start, end in zip(steps[:-1], steps[1:], strict=True):
+    for start, end in pairwise(steps):
         page.add_patch(_arrow(start, end, COLOURS[0], 3))
     page.plot(*steps[0], "o", color=INK, ms=14)
     page.plot(*steps[-1], "o", color=COLOURS[0], ms=13)
@@ -89,7 +90,9 @@ def _box(x: float, y: float, width: float, height: float, face: str, edge: str, 
 
 
 def _arrow(start: tuple[float, float], end: tuple[float, float], colour: str, width: float) -> FancyArrowPatch:
-    return FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=20, color=colour, lw=width, shrinkA=0, shrinkB=7)
+    return FancyArrowPatch(
+        start, end, arrowstyle="-|>", mutation_scale=20, color=colour, lw=width, shrinkA=0, shrinkB=7
+    )
 
 
 if __name__ == "__main__":
