@@ -198,6 +198,7 @@ def spell_out(shared: type, last: tuple[str, ...] = LAST, **defaults: Any) -> Ca
 
         __init__.__qualname__, __init__.__module__ = init.__qualname__, init.__module__
         __init__.texts = {name: argument.text for name, (_, argument) in arguments.items()}  # type: ignore[attr-defined]
+        __init__.checks = {name: argument.check for name, (_, argument) in arguments.items()}  # type: ignore[attr-defined]
         __init__.__signature__ = flat  # type: ignore[attr-defined]
         __init__.__annotations__ = {
             **{name: parameter.annotation for name, parameter in flat.parameters.items() if name != "self"},

@@ -13,7 +13,8 @@ from metalearn.cli.allocator import keep_buffers
 from metalearn.cli.commands import COMMANDS, Call, find_command
 from metalearn.cli.interrupts import Interrupted, Signals
 from metalearn.cli.output import take_output
-from metalearn.cli.overview import format_overview, format_versions
+from metalearn.cli.overview import format_versions, make_overview
+from metalearn.cli.screen import print_screen
 from metalearn.cli.terminal import HeldMessages, close_output, describe_os_error, plain_output
 from metalearn.errors import MetalearnError
 from metalearn.reports.text import join_lines
@@ -51,7 +52,10 @@ def _run(call: Call, messages: HeldMessages, debug: bool) -> None:
         call.words, output = take_output(call.words)
         call.words = call.words or ["--help"]
         if call.words[0] in ("-h", "--help", "--version"):
-            print(format_versions() if call.words[0] == "--version" else format_overview())
+            if call.words[0] == "--version":
+                print(format_versions())
+            else:
+                print_screen(make_overview())
             sys.exit(0)
         os.getcwd()  # a working folder that is gone is reported now: some libraries end the process at its first sum
         with call.signals.loading():

@@ -19,6 +19,7 @@ from metalearn.checks import check_range
 from metalearn.cli import outcome
 from metalearn.cli.arguments import prepare_arguments
 from metalearn.cli.arguments_log import ArgumentsLog
+from metalearn.cli.command_help import TrainerHelp, show_command
 from metalearn.cli.commands import LIGHTNING_COMMANDS, Call
 from metalearn.cli.ending import Ending
 from metalearn.cli.failures import translate_failures
@@ -28,6 +29,7 @@ from metalearn.cli.recorder import RunRecorder
 from metalearn.cli.run_callbacks import RunCallbacks
 from metalearn.cli.run_files import NAMES
 from metalearn.cli.run_place import RunPlace
+from metalearn.cli.screen import print_screen
 from metalearn.cli.shipped import DEFAULT_CONFIG
 from metalearn.cli.trainer_checks import check_monitors, check_optimizer, check_run_name, check_trainer
 from metalearn.cli.trainer_options import (
@@ -54,6 +56,9 @@ def run(call: Call) -> Summary | None:
     Raises:
         MetalearnError: an argument, the data or a checkpoint is wrong, or training fails.
     """
+    if {"-h", "--help"} & set(call.words):
+        print_screen(show_command(next(word for word in call.words if word in LIGHTNING_COMMANDS)))
+        return None
     call.ending = Ending(call.signals)
     with tempfile.TemporaryDirectory(prefix="metalearn-") as scratch:
         arguments, name = prepare_arguments(call.words, Path(scratch))
@@ -97,11 +102,6 @@ class MetaCLI(LightningCLI):
             auto_configure_optimizers=False,
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={
-                **{command: {"prog": f"metalearn {command}"} for command in LIGHTNING_COMMANDS},
-                "prog": "metalearn",
-                "description": "Gradient-based meta-learning and bilevel optimisation on PyTorch Lightning.",
-            },
             save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
             load_from_checkpoint_support=False,
@@ -116,10 +116,9 @@ class MetaCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.init_args.ways", "model.init_args.backbone.init_args.ways", compute_fn=most_ways)
-        parser.add_argument("--test_after_fit", type=bool, default=True, help="test the best checkpoint after fit")
-        parser.add_argument(
-            "--run_name", type=str, default=None, help="the folder below runs/; default: the config's name"
-        )
+        parser.add_argument("--test_after_fit", type=bool, default=True)
+        parser.add_argument("--run_name", type=str, default=None)
+        parser.add_argument("--trainer.help", action=TrainerHelp)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(args)  # type: ignore[arg-type]

@@ -7,26 +7,28 @@ from importlib import metadata
 
 from metalearn.cli.commands import COMMANDS
 from metalearn.cli.output import OPTIONS
+from metalearn.cli.screen import Option, Screen, Section
 
-__all__ = ["format_overview", "format_versions"]
+__all__ = ["format_versions", "make_overview"]
 
 TITLE = "Gradient-based meta-learning and bilevel optimisation on PyTorch Lightning."
 PACKAGES = {"metalearn": "metalearn-lightning", "torch": "torch", "Lightning": "lightning"}
 """What is shown of each distribution, by the name to show."""
 
 
-def format_overview() -> str:
+def make_overview() -> Screen:
     """The help of the whole command line: every command with one example."""
-    lines = ["usage: metalearn COMMAND [options]", "", TITLE]
-    indent = max(map(len, COMMANDS)) + 4
-    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
-        lines += ["", f"{group}:"]
-        for name, command in COMMANDS.items():
-            if command.group == group:
-                lines += [f"  {name}".ljust(indent) + command.text, " " * indent + command.example]
-    lines += ["", "With every command:", *(f"  {name:<11}{text}" for name, text in OPTIONS.items())]
-    lines += ["", "metalearn COMMAND --help shows its options, metalearn --version the versions."]
-    return "\n".join(lines)
+    groups = dict.fromkeys(command.group for command in COMMANDS.values())
+    sections = [
+        Section(
+            group,
+            [Option(name, row.text, row.example) for name, row in COMMANDS.items() if row.group == group],
+        )
+        for group in groups
+    ]
+    sections.append(Section("With every command", [Option(name, text) for name, text in OPTIONS.items()]))
+    notes = ["metalearn COMMAND --help shows its options, metalearn --version the versions."]
+    return Screen("metalearn COMMAND [options]", TITLE, sections, notes)
 
 
 def format_versions() -> str:

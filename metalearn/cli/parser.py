@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 from enum import Enum
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
-from metalearn.cli.help import HelpFormatter
+from metalearn.cli.layouts import show_class, show_parser
 from metalearn.cli.parse_errors import explain
+from metalearn.cli.screen import Screen, print_screen
 from metalearn.cli.type_words import import_classes
 from metalearn.errors import ConfigError, MemoryLimitError, MetalearnError
 from metalearn.reports.text import join_lines
@@ -24,11 +25,27 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         import_classes()
-        if (
-            "prog" not in kwargs
-        ):  # jsonargparse's parser of one class: its usage would say nothing that the help does not
-            kwargs |= {"prog": "metalearn", "usage": argparse.SUPPRESS}
-        super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs, "allow_abbrev": False})
+        self._of_class: tuple[Any, str] | None = None
+        super().__init__(*args, **{"prog": "metalearn", **kwargs, "allow_abbrev": False})
+
+    def add_class_arguments(self, theclass: Any, nested_key: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """The arguments of a class; the parser that shows the help of one has no others."""
+        self._of_class = (theclass, nested_key or "")
+        return super().add_class_arguments(theclass, nested_key, *args, **kwargs)
+
+    def make_screen(self) -> Screen:
+        """What ``--help`` prints."""
+        if self._of_class is not None and (self.description or "").startswith("Help for --"):
+            return show_class(self._of_class[0], self._actions, self._of_class[1])
+        return show_parser(self, f"{self.prog} [options]", self._action_groups)
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """The help without colours, as wide as the terminal."""
+        return self.make_screen().format()
+
+    def print_help(self, file: IO[str] | None = None) -> None:
+        """Print the help, in colours where a terminal shows them."""
+        print_screen(self.make_screen(), file)
 
     def add_function_arguments(self, *args: Any, **kwargs: Any) -> Any:
         """The arguments of a function that makes a network; jsonargparse 4.53 passes it a keyword that it does not take."""

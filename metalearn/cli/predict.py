@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
+from metalearn.checks import find_nearest
 from metalearn.cli import lightning_cli
+from metalearn.cli.command_help import show_command
 from metalearn.cli.commands import Call
+from metalearn.cli.help import describe_action
+from metalearn.cli.layouts import list_options
+from metalearn.cli.parse_errors import explain
+from metalearn.cli.screen import Screen, Section, print_screen
 from metalearn.datamodules.episodes.likeness import find_unlikeness
 from metalearn.datamodules.sources.folders import read_queries
 from metalearn.errors import ConfigError
@@ -21,7 +28,7 @@ from metalearn.reports.pictures import draw_predictions
 from metalearn.reports.summary import Summary
 from metalearn.reports.tables import write_csv
 
-__all__ = ["run"]
+__all__ = ["make_help", "make_parser", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +38,9 @@ OPTIONS = ("--support", "--query", "--output")
 
 class _Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"predict with --support: {message}; see python -m metalearn predict --support X --help")
+        if message.startswith("unrecognized"):
+            raise explain(self, message)
+        raise ConfigError(f"predict with --support: {message}; see metalearn predict --help")
 
 
 def run(call: Call) -> Summary | None:
@@ -40,9 +49,29 @@ def run(call: Call) -> Summary | None:
     Raises:
         MetalearnError: a folder, an image, the checkpoint or an argument cannot be used.
     """
-    if any(word.split("=")[0] in OPTIONS for word in call.words):
+    if {"-h", "--help"} & set(call.words):
+        print_screen(make_help())
+        return None
+    options = [word.split("=")[0] for word in call.words if word.startswith("--")]
+    if set(OPTIONS) & set(options):
         return predict_folder(call.words[1:])
+    for option in options:
+        if near := find_nearest(option, OPTIONS, 1):
+            raise ConfigError(f"option {option} does not exist; did you mean {near[0]}?")
     return lightning_cli.run(call)
+
+
+def make_help() -> Screen:
+    """The options for a user's own images, and those for the test tasks of a data set."""
+    own = Section(
+        "Your own images",
+        [describe_action(action) for action in list_options(make_parser()._actions)],
+        "One table and one picture show the class of every query image.",
+    )
+    screen = show_command("predict")
+    start, *others = screen.sections
+    tasks = replace(start, title="Test tasks of a data set", note="Without --support and --query these are predicted.")
+    return replace(screen, sections=[own, tasks, *others])
 
 
 def predict_folder(args: Sequence[str]) -> Summary:
@@ -51,7 +80,7 @@ def predict_folder(args: Sequence[str]) -> Summary:
     Raises:
         MetalearnError: a folder, an image or the checkpoint cannot be used.
     """
-    asked = _parse(args)
+    asked = make_parser().parse_args(list(args))
     classifier = adapt_to_folder(asked.ckpt_path, asked.support)
     queries, paths = read_queries(asked.query, classifier.spec)
     unlike = find_unlikeness(queries, paths, classifier.spec, classifier.statistics)
@@ -80,15 +109,22 @@ def predict_folder(args: Sequence[str]) -> Summary:
     return Summary("predict", facts, data=data)
 
 
-def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = _Arguments(
-        prog="metalearn predict", allow_abbrev=False, description="Adapt a checkpoint to your own classes of images."
+def make_parser() -> argparse.ArgumentParser:
+    """The options for a user's own images."""
+    parser = _Arguments(prog="metalearn predict", allow_abbrev=False, add_help=False)
+    parser.add_argument("--ckpt_path", required=True, metavar="PATH", help="the checkpoint")
+    parser.add_argument(
+        "--support",
+        required=True,
+        type=_folder,
+        metavar="FOLDER",
+        help="labelled images, with a sub-folder for each class",
     )
-    parser.add_argument("--ckpt_path", required=True, help="the checkpoint")
-    parser.add_argument("--support", required=True, type=_folder, help="labelled images: a sub-folder per class")
-    parser.add_argument("--query", required=True, type=_folder, help="images to classify")
-    parser.add_argument("--output", type=_folder, default=Path("predictions"), help="the folder to write to")
-    return parser.parse_args(list(args))
+    parser.add_argument("--query", required=True, type=_folder, metavar="FOLDER", help="the images to classify")
+    parser.add_argument(
+        "--output", type=_folder, default=Path("predictions"), metavar="FOLDER", help="the folder to write to"
+    )
+    return parser
 
 
 def _folder(text: str) -> Path:

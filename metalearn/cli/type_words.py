@@ -14,7 +14,7 @@ from typing import Any, Union, get_args, get_origin
 
 from torch import Tensor, nn
 
-__all__ = ["describe_type", "find_classes", "import_classes", "list_names"]
+__all__ = ["describe_parts", "describe_type", "find_classes", "import_classes", "list_names"]
 
 PLAIN: dict[Any, str] = {
     int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", tuple: "a list",
@@ -30,7 +30,32 @@ BASES = ("MetaModule",)
 
 def describe_type(hint: Any) -> str:
     """A type hint in words, such as ``"a whole number or a list of whole numbers"``; ``""`` for what says nothing."""
-    return " or ".join(_parts(hint))
+    return " or ".join(describe_parts(hint))
+
+
+def describe_parts(hint: Any) -> list[str]:
+    """Each kind of value that a type takes, in words."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        parts = list(dict.fromkeys(part for each in args for part in describe_parts(each)))
+        return [part for part in parts if not (part == "a whole number" and "a number" in parts)]
+    if origin is typing.Literal:
+        return [
+            f"{'one of ' if len(args) > 2 else ''}{(', ' if len(args) > 2 else ' or ').join(repr(each) for each in args)}"
+        ]
+    if origin in LISTS or hint in LISTS:
+        inner = describe_parts(args[0]) if args else []
+        return [f"a list of {_plural(' or '.join(inner))}" if inner else "a list"]
+    if origin in MAPPINGS or hint in MAPPINGS:
+        return ["a mapping"]
+    if origin is not None and origin in (Callable, collections.abc.Callable):
+        return [f"a class of {each.__name__}" for each in find_classes(hint)] or ["a function by its full name"]
+    if hint in PLAIN:
+        return [PLAIN[hint]] if PLAIN[hint] else []
+    if inspect.isclass(hint) and hint is not Tensor:
+        name = hint.__name__
+        return [f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"]
+    return []
 
 
 @cache
@@ -84,30 +109,6 @@ def _is_base(kind: type) -> bool:
         or inspect.isabstract(kind)
         or any(code and "NotImplementedError" in code.co_names for code in codes)
     )
-
-
-def _parts(hint: Any) -> list[str]:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        parts = list(dict.fromkeys(part for each in args for part in _parts(each)))
-        return [part for part in parts if not (part == "a whole number" and "a number" in parts)]
-    if origin is typing.Literal:
-        return [
-            f"{'one of ' if len(args) > 2 else ''}{(', ' if len(args) > 2 else ' or ').join(repr(each) for each in args)}"
-        ]
-    if origin in LISTS or hint in LISTS:
-        inner = _parts(args[0]) if args else []
-        return [f"a list of {_plural(' or '.join(inner))}" if inner else "a list"]
-    if origin in MAPPINGS or hint in MAPPINGS:
-        return ["a mapping"]
-    if origin is not None and origin in (Callable, collections.abc.Callable):
-        return [f"a class of {each.__name__}" for each in find_classes(hint)] or ["a function by its full name"]
-    if hint in PLAIN:
-        return [PLAIN[hint]] if PLAIN[hint] else []
-    if inspect.isclass(hint) and hint is not Tensor:
-        name = hint.__name__
-        return [f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"]
-    return []
 
 
 def _plural(words: str) -> str:

@@ -42,12 +42,12 @@ def setting(default: Any, text: str, check: Check | None = None) -> Any:
 
 def optional(check: Check) -> Check:
     """The same check, which lets ``None`` through."""
+    return partial(_check_unless_none, check)
 
-    def check_unless_none(name: str, value: object) -> None:
-        if value is not None:
-            check(name, value)
 
-    return check_unless_none
+def _check_unless_none(check: Check, name: str, value: object) -> None:
+    if value is not None:
+        check(name, value)
 
 
 @dataclass(frozen=True)
@@ -62,92 +62,89 @@ class InnerLoop:
         ConfigError: an option is out of range, or two do not go together.
     """
 
-    inner_steps: int = setting(5, "the adaptation steps in training.", check_steps)
+    inner_steps: int = setting(5, "how many steps adapt to a task in training.", check_steps)
     inner_lr: InnerLR = setting(
         0.4,
-        'the step size. A list gives one a step, a mapping one for each beginning of a tensor\'s name. ``"learn"`` learns one '
-        'per parameter tensor, ``"learn_per_step"`` one per tensor and step (MAML++), ``"learn_per_element"`` one per element '
-        "(Meta-SGD).",
+        "the step size, a number > 0. A list gives one for each step, a mapping one for each beginning of a tensor's name. "
+        '``"learn"`` learns one for each tensor, ``"learn_per_step"`` one for each tensor and step (MAML++), '
+        '``"learn_per_element"`` one for each weight (Meta-SGD).',
         check_inner_lr,
     )
     first_order: bool = setting(False, "treat the inner gradients as constants (FOMAML).")
     eval_inner_steps: int | None = setting(
         None,
-        "the steps in validation, test, prediction and :meth:`adapt`; ``None`` for ``inner_steps``.",
+        "how many steps adapt in validation, test and prediction; ``None`` for ``inner_steps``.",
         optional(check_steps),
     )
     loss: LossFunction = setting(
         "cross_entropy",
-        '``"cross_entropy"``, ``"mse"``, or in Python any ``loss(outputs, targets) -> scalar``. Integer targets are class '
-        "labels, floats are whatever the loss takes them for. A ``torch.nn.Module`` is trained, cast and saved with the module.",
+        '``"cross_entropy"`` or ``"mse"``; in Python any ``loss(outputs, targets) -> scalar``. A loss that is a '
+        "``torch.nn.Module`` is trained and saved with the module.",
     )
     inner_optimizer: str | UpdateRule = setting(
         "sgd",
         'the update rule: ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"adam"``, ``"adamw"``, an '
-        ':class:`~metalearn.inner.UpdateRule`, or the full name of a class such as ``"torch.optim.Adagrad"`` (by way of the '
-        "package higher, sequentially).",
+        ":class:`~metalearn.inner.UpdateRule`, or an optimiser of torch's by its full name (it needs the package higher).",
     )
     execution: ExecutionName = setting(
         "auto",
-        '``"sequential"`` runs one task after another, for any network. ``"vectorized"`` runs several in one set of kernels, '
-        'where a float64 probe shows that to be exact, else sequentially. ``"auto"`` is vectorised wherever it is exact.',
+        '``"sequential"`` runs one task after another. ``"vectorized"`` runs several at once if a test in float64 shows that '
+        'this is exact. ``"auto"`` does so wherever it is exact.',
         partial(check_choice, choices=get_args(ExecutionName)),
     )
     memory: MemoryMode = setting(
         "store",
-        'what is kept of the inner steps for the second-order meta-gradient. ``"store"`` keeps their graph. ``"remat"`` keeps '
-        'the iterates, and computes each step again. ``"mixed"`` keeps as little, by forward-over-reverse products.',
+        'what is kept of the inner steps for the meta-gradient. ``"store"`` keeps their graph. ``"remat"`` keeps the weights '
+        'after each step, and computes the step again. ``"mixed"`` keeps least, by forward-over-reverse products.',
         partial(check_choice, choices=MEMORY_MODES),
     )
     norm: NormPolicy = setting(
         "transductive",
-        'whose statistics normalise the query set: ``"transductive"`` (its own, as in the MAML paper), ``"support"`` (those of '
-        'the support set), ``"running"`` (stored ones of a pretrained network), or ``"per_step"`` (running ones kept for each '
-        "number of inner steps, as in MAML++). Support and query sets are normalised apart.",
+        'whose batch statistics normalise the query set: its own (``"transductive"``, as in the MAML paper), those of the '
+        '``"support"`` set, the ``"running"`` ones of a pretrained network, or running ones for each inner step '
+        '(``"per_step"``, as in MAML++).',
     )
     initial_inner_lr: float = setting(
         0.1,
-        'where the step sizes of ``inner_lr="learn"`` start.',
+        "where learned step sizes start.",
         partial(check_number, remedy="use 0.1", above=0),
     )
     inner_weight_decay: float = setting(
         0.0,
-        "the rate of weight decay in an inner step, as torch's optimisers take it: times the weights, added to the clipped "
-        "gradient. With ``adamw`` it is decoupled, and takes the place of that rule's 0.01.",
+        "the weight decay of an inner step: this times the weights is added to the clipped gradient. With ``adamw`` it is "
+        "decoupled, and replaces that rule's 0.01.",
         partial(check_number, remedy="use 0.0 for none", least=0),
     )
     inner_clip_norm: float | None = setting(
         None,
-        "the largest norm of a task's inner gradient, over all its tensors, as by ``torch.nn.utils.clip_grad_norm_`` before the "
-        "step; ``None`` for no bound.",
+        "the largest norm of a task's inner gradient over all tensors; ``None`` for no bound.",
         optional(partial(check_number, remedy="use 10.0, or None for no bound", above=0)),
     )
     support_chunk: int | None = setting(
         None,
-        "how many support examples give an inner gradient at once, to save memory. The gradients of the chunks are averaged, and "
-        "batch normalisation takes the statistics of each chunk. ``None`` for all.",
+        "how many support examples give a gradient at once, to save memory; ``None`` for all. Gradients are averaged over "
+        "the chunks. Each chunk has its own batch statistics.",
         optional(check_steps),
     )
     multi_step_loss: int | None = setting(
         None,
-        "over how many outer steps the query losses after every inner step count: first alike, at the end the last alone "
-        "(MAML++). ``None`` for the last alone from the start.",
+        "for how many outer steps the query losses after all inner steps count, less and less (MAML++); ``None`` for the last "
+        "one alone.",
         optional(check_steps),
     )
     tasks_at_once: int | None = setting(
         None,
-        "how many tasks the vectorised execution adapts together; ``None`` for as many as suit the device. It bounds memory; the "
-        "meta-gradient stays that of all tasks.",
+        "how many tasks a vectorised run adapts together; ``None`` for as many as suit the device. Fewer need less memory, and "
+        "give the same gradient.",
         optional(check_steps),
     )
     compile: bool = setting(
         False,
-        "compile the step. There is one compilation per shape, which the log names. It takes minutes for a large network on a "
-        "CPU.",
+        "compile the step, once for each shape. That takes minutes for a large network on a CPU.",
     )
     kernels: bool = setting(
         True,
-        "use our operators for convolutions and batch normalisation where they are exact; ``False`` for torch's own.",
+        "use our convolutions and batch normalisation where they are exact; ``False`` for torch's own.",
     )
 
     def __post_init__(self) -> None:

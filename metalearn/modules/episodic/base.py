@@ -64,15 +64,14 @@ class MetaModule(ModuleFacts, OwnModule):
     A subclass may make parameters and modules before or after ``super().__init__``, and override any step or hook of Lightning's.
 
     Args:
-        backbone: any network ``[n, ...] -> [n, ways]``. It stays as it is. In the inner loop its batch normalisation is that of
-            one task, as ``norm`` says.
+        backbone: any network ``[n, ...] -> [n, ways]``. Its batch normalisation is that of one task, as ``norm`` says.
         options: what the inner loop is asked to do.
         learner: makes the strategy that says which parameters adapt.
         solver: makes what solves the inner problem of a task, and owns what is learned for that.
         outer_optimizer: makes the outer optimiser from the parameters.
-        outer_scheduler: makes its schedule, counted in outer steps; ``"cosine"`` anneals to 0 at the end of the run.
-        metrics: a torchmetrics metric, a collection, a list or a mapping by name. Copies are updated with the query outputs and
-            targets of all tasks, and logged as ``val/<name>`` and ``test/<name>``.
+        outer_scheduler: makes its schedule, counted in outer steps; ``"cosine"`` falls to 0 at the end of the run.
+        metrics: metrics of torchmetrics: one, a list, or a mapping by name. They see the query outputs and targets of all tasks,
+            and are logged as ``val/<name>`` and ``test/<name>``.
         loss_order: how often training differentiates the loss; ``None`` for as often as the meta-gradient does.
 
     Attributes:
