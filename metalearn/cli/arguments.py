@@ -55,7 +55,7 @@ def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], st
         _check_config_before_command(args)
     resolved, name = _resolve_configs(args)
     command = next((arg for arg in resolved if arg in LIGHTNING_COMMANDS), None)
-    asks_help = any(arg in ("-h", "--help") or arg.startswith("--print_config") for arg in resolved)
+    asks_help = any(arg.split("=")[0].endswith((".help", "--print_config")) for arg in resolved)
     says_what = any(arg.split("=")[0] in ("--config", "-c", "--model", "--data") for arg in resolved)
     if command is None or says_what or (asks_help and command != "fit"):
         return resolved, name

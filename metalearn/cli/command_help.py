@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
 from lightning import LightningDataModule, LightningModule
 from torch import nn
@@ -111,7 +111,7 @@ class TrainerHelp(argparse.Action):
     def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
         super().__init__(option_strings, dest=dest, nargs=0, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> NoReturn:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         actions = [action for action in list_options(parser._actions) if action.dest.startswith("trainer.")]
         options = [describe_action(action, "--trainer.") for action in actions]
         options = [replace(option, name=option.name.partition(" ")[0]) for option in options]

@@ -13,7 +13,7 @@ from torch import nn
 from metalearn.cli.screen import Option
 from metalearn.cli.type_words import describe_parts, find_classes, list_names
 
-__all__ = ["describe_action", "find_checks", "read_bounds", "write_plain"]
+__all__ = ["describe_action", "find_checks", "read_bounds", "summarize", "write_plain"]
 
 MOST_NAMES = 3
 """Names of foreign classes that stand for all."""
@@ -24,9 +24,11 @@ ROLE = re.compile(r":\w+:`~?(?:[\w.]+\.)?(\w+)(?:<[^>`]*>)?`")
 """A reference in a docstring, such as to a class; of a module the whole name is needed."""
 CUT = re.compile(r"(?<=\.) [A-Z][^.]* (?:a|and|is|of|the|to|your)$")
 """A last sentence that a sentence cannot end like."""
+DEFAULT = re.compile(r" Default: (?:os\.getcwd\(\)|\S+$)\.?| \(default: (?:[^()]|\([^()]*\))*\)")
+"""What torch and Lightning say of a default, which is shown anyhow."""
 CLASS = re.compile(r"<class '(?:[\w.]+\.)?(\w+)'>")
 SIGNS = {"least": ">=", "above": ">", "most": "<=", "below": "<"}
-SELF_EVIDENT = ("text", "true or false", "a mapping", "a Path")
+SELF_EVIDENT = ("text", "true or false", "a mapping", "a Path", "a function by its full name")
 """Kinds that an option's text or default shows."""
 LARGE = 10_000
 """A bound from here on only keeps slips out, and is not shown."""
@@ -49,7 +51,7 @@ def describe_action(action: argparse.Action, prefix: str = "", check: Any = None
     facts += [f"such as {', '.join(names)}"] if names else []
     shown = "; ".join(fact for fact in facts if fact)
     name = name.removeprefix(prefix) + _find_metavar(action)
-    return Option(name, f"{text} [{shown}]" if shown else text)
+    return Option(name, f"{text} [{shown}]".strip() if shown else text)
 
 
 def read_bounds(check: Any) -> str:
@@ -73,7 +75,13 @@ def find_checks(kind: type) -> Mapping[str, Callable[..., Any]]:
 def write_plain(text: str) -> str:
     """A text without the marks of docstrings, and without a sentence whose end stands on the docstring's next line."""
     text = CLASS.sub(r"\1", ROLE.sub(r"\1", MODULE.sub(r"\1", text))).replace("``", "").replace("`", "")
-    return CUT.sub("", text)
+    return DEFAULT.sub("", CUT.sub("", text))
+
+
+def summarize(kind: type) -> str:
+    """The first paragraph of a class's docstring, in plain text; its name where there is none."""
+    paragraph = (vars(kind).get("__doc__") or "").strip().split("\n\n")[0]
+    return write_plain(" ".join(paragraph.split())) or kind.__name__
 
 
 def _is_shown(bound: Any) -> bool:
@@ -115,7 +123,7 @@ def _write_value(value: Any) -> str:
         arguments = value.get("init_args") or {}
         inside = ", ".join(f"{name}={_write_value(argument)}" for name, argument in dict(arguments).items())
         return f"{value['class_path'].rpartition('.')[2]}({inside})"
-    return str(value)
+    return str(value) or "''"
 
 
 def _find_metavar(action: argparse.Action) -> str:

@@ -3,69 +3,77 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from metalearn.cli.help import describe_action, find_checks, write_plain
-from metalearn.cli.screen import Screen, Section
+from lightning import LightningDataModule, LightningModule
+
+from metalearn.cli.help import describe_action, find_checks, summarize, write_plain
+from metalearn.cli.screen import Option, Screen, Section
+from metalearn.cli.type_words import find_ours
 
 __all__ = ["list_options", "show_class", "show_parser"]
 
 GROUPS = {
-    "Network, loss and outer loop": ("backbone", "loss", "outer_optimizer", "outer_scheduler", "metrics"),
-    "Speed and memory": ("execution", "memory", "support_chunk", "tasks_at_once", "compile", "kernels"),
-    "Tasks": ("ways", "shots", "queries", "options"),
-    "Batches": ("tasks_per_batch", "train_tasks", "val_tasks", "test_tasks", "seed", "train_seed", "num_workers"),
-    "Files": ("image_size", "download", "cache_dir"),
+    LightningModule: {
+        "Network, loss and outer loop": ("backbone", "loss", "outer_optimizer", "outer_scheduler", "metrics"),
+        "Speed and memory": ("execution", "memory", "support_chunk", "tasks_at_once", "compile", "kernels"),
+    },
+    LightningDataModule: {
+        "Tasks": ("ways", "shots", "queries", "options"),
+        "Batches": ("tasks_per_batch", "train_tasks", "val_tasks", "test_tasks", "seed", "train_seed", "num_workers"),
+        "Files": ("image_size", "download", "cache_dir"),
+    },
 }
 """Arguments that many classes share, which stand behind those of a class's own."""
+TITLES = {"positional arguments": "Arguments", "options": "Options"}
+"""What argparse calls its groups."""
 
 
 def show_class(kind: type, actions: Sequence[argparse.Action], key: str) -> Screen:
-    """The help of a class: what it is, and its arguments.
+    """The help of a class: what it is, and its arguments; of a class to be derived from, which there are.
 
     Args:
         kind: the class.
         actions: its arguments.
         key: the option that takes the class, such as ``"model"``.
     """
+    if kind in GROUPS:
+        return _show_choice(kind, key)
     options = {action.dest.removeprefix(f"{key}."): action for action in list_options(actions)}
-    own = _own_names(kind)
-    first = [name for name in options if not any(name in names for names in GROUPS.values())]
-    first = [name for name in own if name in first] + [name for name in first if name not in own]
-    groups = {
-        kind.__name__: first,
-        **{title: [name for name in names if name in options] for title, names in GROUPS.items()},
-    }
     checks = find_checks(kind)
     sections = [
         Section(title, [describe_action(options[name], f"--{key}.", checks.get(name)) for name in names])
-        for title, names in groups.items()
+        for title, names in _group(kind, list(options)).items()
         if names
     ]
-    summary = write_plain(" ".join((kind.__doc__ or "").strip().split("\n\n")[0].split()))
-    classes = [name for name, action in options.items() if _takes_class(action)]
-    notes = [f"Each is an option: --{key}.NAME VALUE. In a configuration it stands below init_args."]
+    option = _find_option(key)
+    notes = [f"Write {option}.NAME VALUE; in a configuration NAME stands below init_args."]
+    classes = [name for name, action in options.items() if "such as" in describe_action(action).text]
     if classes:
-        notes.append(f"The arguments of a class: --{key}.{classes[0]}.help CLASS.")
-    return Screen("", summary, sections, notes)
+        notes.append(f"{option}.{classes[0]}.help CLASS lists the arguments of a class.")
+    return Screen("", summarize(kind), sections, notes)
 
 
-def show_parser(parser: argparse.ArgumentParser, usage: str, groups: Iterable[Any]) -> Screen:
+def show_parser(parser: argparse.ArgumentParser, groups: Iterable[Any]) -> Screen:
     """The help of any other parser.
 
     Args:
         parser: the parser.
-        usage: how the command is called.
         groups: its groups of options.
     """
-    sections = []
+    sections, intro = [], write_plain(parser.description or "")
     for group in groups:
-        options = [describe_action(action) for action in list_options(group._group_actions)]
-        if options:
-            sections.append(Section(write_plain(str(group.title)).rstrip(".:").capitalize(), options))
-    return Screen(usage, write_plain(parser.description or ""), sections, [parser.epilog] if parser.epilog else [])
+        actions = list_options(group._group_actions)
+        title = TITLES.get(str(group.title), "")
+        if actions and not title:  # what a function's docstring begins with
+            intro, title = write_plain(str(group.title)), "Options"
+        sections += [Section(title, [describe_action(action) for action in actions])] if actions else []
+    places = [action.dest.upper() for action in parser._actions if not action.option_strings]
+    notes = [parser.epilog] if parser.epilog else []
+    return Screen(" ".join([parser.prog, *places, "[options]"]), intro, _join(sections), notes)
 
 
 def list_options(actions: Iterable[argparse.Action]) -> list[argparse.Action]:
@@ -80,6 +88,15 @@ def list_options(actions: Iterable[argparse.Action]) -> list[argparse.Action]:
     ]
 
 
+def _join(sections: Sequence[Section]) -> list[Section]:
+    """Sections of one title as one, in which the longest stands first."""
+    joined: dict[str, list[Any]] = {}
+    for section in sorted(sections, key=lambda section: len(section.options), reverse=True):
+        joined.setdefault(section.title, []).extend(section.options)
+    titles = dict.fromkeys(section.title for section in sections)
+    return [Section(title, joined[title]) for title in titles]
+
+
 def _own_names(kind: type) -> list[str]:
     """The arguments that a class has for itself, before those that it shares."""
     options_class = getattr(kind, "options_class", None)
@@ -89,5 +106,30 @@ def _own_names(kind: type) -> list[str]:
     return [field.name for field in fields(options_class) if field.name in own]
 
 
-def _takes_class(action: argparse.Action) -> bool:
-    return "such as" in describe_action(action).text
+def _group(kind: type, names: Sequence[str]) -> dict[str, list[str]]:
+    """The arguments of a class by the sections that show them, its own ones first."""
+    shared: dict[str, tuple[str, ...]] = next((groups for base, groups in GROUPS.items() if issubclass(kind, base)), {})
+    own = _own_names(kind)
+    rest = [name for name in names if not any(name in group for group in shared.values())]
+    first = [name for name in own if name in rest] + [name for name in rest if name not in own]
+    return {
+        kind.__name__: first,
+        **{title: [name for name in group if name in names] for title, group in shared.items()},
+    }
+
+
+def _show_choice(kind: type, key: str) -> Screen:
+    """The classes of a kind, with what each is."""
+    texts = {other.__name__: summarize(other) for other in find_ours([kind])}
+    notes = [
+        f"{_find_option(key)}.help CLASS lists the arguments of one of them, or of a class of yours by its full name."
+    ]
+    return Screen("", "", [Section("Classes", [Option(name, text) for name, text in sorted(texts.items())])], notes)
+
+
+def _find_option(key: str) -> str:
+    """The option of a class as it was typed: a parser within a class knows its last name alone."""
+    typed = (
+        word.split("=")[0].removesuffix(".help") for word in sys.argv if word.split("=")[0].endswith(f"{key}.help")
+    )
+    return next(typed, f"--{key}")

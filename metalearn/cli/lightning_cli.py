@@ -59,6 +59,9 @@ def run(call: Call) -> Summary | None:
     if {"-h", "--help"} & set(call.words):
         print_screen(show_command(next(word for word in call.words if word in LIGHTNING_COMMANDS)))
         return None
+    last = call.words[-1]
+    if last.endswith(".help") and last.count(".") > 1 and not last.startswith("--trainer."):
+        raise ConfigError(f"{last} has no value, but it shows the arguments of a class; write {last} CLASS")
     call.ending = Ending(call.signals)
     with tempfile.TemporaryDirectory(prefix="metalearn-") as scratch:
         arguments, name = prepare_arguments(call.words, Path(scratch))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from enum import Enum
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -37,13 +37,13 @@ class Parser(LightningArgumentParser):
         """What ``--help`` prints."""
         if self._of_class is not None and (self.description or "").startswith("Help for --"):
             return show_class(self._of_class[0], self._actions, self._of_class[1])
-        return show_parser(self, f"{self.prog} [options]", self._action_groups)
+        return show_parser(self, self._action_groups)
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """The help without colours, as wide as the terminal."""
         return self.make_screen().format()
 
-    def print_help(self, file: IO[str] | None = None) -> None:
+    def print_help(self, file: Any = None) -> None:
         """Print the help, in colours where a terminal shows them."""
         print_screen(self.make_screen(), file)
 

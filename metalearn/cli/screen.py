@@ -76,6 +76,7 @@ class Screen:
         names = [option.name for section in self.sections for option in section.options]
         indent = min(max((len(name) + 4 for name in names if len(name) + 4 <= INDENT), default=0), width // 3)
         for section in self.sections:
+            pieces += [("\n", "")] if pieces else []
             pieces += _render_section(section, width, indent)
         if self.notes:
             pieces.append(("\n" + "".join(f"{_fill(note, width)}\n" for note in self.notes), ""))
@@ -112,7 +113,7 @@ def print_screen(screen: Screen, file: IO[str] | None = None) -> None:
 
 
 def _render_section(section: Section, width: int, indent: int) -> list[tuple[str, str]]:
-    pieces = [(f"\n{section.title}:\n", "heading")]
+    pieces = [(f"{section.title}:\n", "heading")]
     if section.note:
         pieces.append((textwrap.indent(_fill(section.note, width - 2), "  ") + "\n", ""))
     for option in section.options:

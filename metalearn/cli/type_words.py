@@ -14,7 +14,7 @@ from typing import Any, Union, get_args, get_origin
 
 from torch import Tensor, nn
 
-__all__ = ["describe_parts", "describe_type", "find_classes", "import_classes", "list_names"]
+__all__ = ["describe_parts", "describe_type", "find_classes", "find_ours", "import_classes", "list_names"]
 
 PLAIN: dict[Any, str] = {
     int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", tuple: "a list",
@@ -24,6 +24,7 @@ LISTS = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable)
 MAPPINGS = (dict, collections.abc.Mapping)
 ROOMS = ("metalearn", "metalearn.backbones", "metalearn.datamodules", "metalearn.inner")
 """Whose public classes a command line knows by their bare names."""
+OTHERS = ("lightning", "torch", "torchvision")
 BASES = ("MetaModule",)
 """Public classes to be derived from, whose constructors take what no command line can make."""
 
@@ -81,23 +82,30 @@ def find_classes(hint: Any) -> list[type]:
 
 def list_names(bases: Sequence[type]) -> tuple[list[str], list[str]]:
     """The names under which a command line knows the classes below these: ours, and torch's and Lightning's, both sorted."""
-    ours: set[str] = set()
-    others: set[str] = set()
+    ours = {kind.__name__ for kind in find_ours(bases)}
+    others = {kind.__name__ for kind in _find_below(bases) if kind.__module__.split(".")[0] in OTHERS}
+    return sorted(ours), sorted(others - ours)
+
+
+def find_ours(bases: Sequence[type]) -> list[type]:
+    """Our public classes below these."""
+    names = ("metalearn.backbones",) if nn.Module in bases else ROOMS
+    rooms = [sys.modules.get(room) for room in names]
+    below = [kind for kind in _find_below(bases) if kind.__module__.startswith("metalearn.")]
+    return [kind for kind in below if any(getattr(room, kind.__name__, None) is kind for room in rooms)]
+
+
+def _find_below(bases: Sequence[type]) -> list[type]:
+    """The public classes that derive from these, without those that are there to be derived from."""
+    below: list[type] = []
     waiting, seen = list(bases), set(bases)
     while waiting:
-        base = waiting.pop()
-        public = not base.__name__.startswith("_") and base not in bases and not _is_base(base)
-        if public and base.__module__.startswith("metalearn."):
-            names = ("metalearn.backbones",) if nn.Module in bases else ROOMS
-            if any(getattr(sys.modules.get(room), base.__name__, None) is base for room in names):
-                ours.add(base.__name__)
-        elif public and base.__module__.split(".")[0] in ("lightning", "torch", "torchvision"):
-            others.add(base.__name__)
-        kinds: list[type] = type.__subclasses__(base)
-        below = [kind for kind in kinds if kind not in seen]
-        seen.update(below)
-        waiting += below
-    return sorted(ours), sorted(others - ours)
+        derived: list[type] = type.__subclasses__(waiting.pop())
+        kinds = [kind for kind in derived if kind not in seen]
+        seen.update(kinds)
+        waiting += kinds
+        below += [kind for kind in kinds if not kind.__name__.startswith("_") and not _is_base(kind)]
+    return below
 
 
 def _is_base(kind: type) -> bool:

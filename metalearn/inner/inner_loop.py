@@ -65,44 +65,43 @@ class InnerLoop:
     inner_steps: int = setting(5, "how many steps adapt to a task in training.", check_steps)
     inner_lr: InnerLR = setting(
         0.4,
-        "the step size, a number > 0. A list gives one for each step, a mapping one for each beginning of a tensor's name. "
-        '``"learn"`` learns one for each tensor, ``"learn_per_step"`` one for each tensor and step (MAML++), '
+        "the step size, a number > 0. A list has one for each step, a mapping one for each beginning of a tensor's name. Some "
+        'are learned: ``"learn"`` has one for each tensor, ``"learn_per_step"`` one for each tensor and step (MAML++), '
         '``"learn_per_element"`` one for each weight (Meta-SGD).',
         check_inner_lr,
     )
-    first_order: bool = setting(False, "treat the inner gradients as constants (FOMAML).")
+    first_order: bool = setting(False, "leave out second derivatives (FOMAML).")
     eval_inner_steps: int | None = setting(
         None,
-        "how many steps adapt in validation, test and prediction; ``None`` for ``inner_steps``.",
+        "the same in validation, test and prediction; ``None`` for ``inner_steps``.",
         optional(check_steps),
     )
     loss: LossFunction = setting(
         "cross_entropy",
-        '``"cross_entropy"`` or ``"mse"``; in Python any ``loss(outputs, targets) -> scalar``. A loss that is a '
-        "``torch.nn.Module`` is trained and saved with the module.",
+        '``"cross_entropy"``, ``"mse"``, or in Python any ``loss(outputs, targets) -> scalar``. A ``torch.nn.Module`` is trained '
+        "along.",
     )
     inner_optimizer: str | UpdateRule = setting(
         "sgd",
         'the update rule: ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"adam"``, ``"adamw"``, an '
-        ":class:`~metalearn.inner.UpdateRule`, or an optimiser of torch's by its full name (it needs the package higher).",
+        ":class:`~metalearn.inner.UpdateRule`, or one of torch's optimisers by its full name (through the package higher).",
     )
     execution: ExecutionName = setting(
         "auto",
-        '``"sequential"`` runs one task after another. ``"vectorized"`` runs several at once if a test in float64 shows that '
-        'this is exact. ``"auto"`` does so wherever it is exact.',
+        '``"sequential"`` runs one task after another. ``"vectorized"`` and ``"auto"`` run several at once, where a test in '
+        "float64 shows that this is exact.",
         partial(check_choice, choices=get_args(ExecutionName)),
     )
     memory: MemoryMode = setting(
         "store",
-        'what is kept of the inner steps for the meta-gradient. ``"store"`` keeps their graph. ``"remat"`` keeps the weights '
-        'after each step, and computes the step again. ``"mixed"`` keeps least, by forward-over-reverse products.',
+        '``"store"`` keeps the graph of the inner steps for the meta-gradient. ``"remat"`` keeps the weights after each step, '
+        'and computes the step again. ``"mixed"`` keeps least, by forward-over-reverse products.',
         partial(check_choice, choices=MEMORY_MODES),
     )
     norm: NormPolicy = setting(
         "transductive",
-        'whose batch statistics normalise the query set: its own (``"transductive"``, as in the MAML paper), those of the '
-        '``"support"`` set, the ``"running"`` ones of a pretrained network, or running ones for each inner step '
-        '(``"per_step"``, as in MAML++).',
+        'whose batch statistics normalise the query set: its own (``"transductive"``), those of the ``"support"`` set, a '
+        'pretrained network\'s (``"running"``), or running ones for each inner step (``"per_step"``, MAML++).',
     )
     initial_inner_lr: float = setting(
         0.1,
@@ -111,8 +110,7 @@ class InnerLoop:
     )
     inner_weight_decay: float = setting(
         0.0,
-        "the weight decay of an inner step: this times the weights is added to the clipped gradient. With ``adamw`` it is "
-        "decoupled, and replaces that rule's 0.01.",
+        "the weight decay of an inner step: this times the weights is added to the clipped gradient. ``adamw`` decouples it.",
         partial(check_number, remedy="use 0.0 for none", least=0),
     )
     inner_clip_norm: float | None = setting(
@@ -122,8 +120,8 @@ class InnerLoop:
     )
     support_chunk: int | None = setting(
         None,
-        "how many support examples give a gradient at once, to save memory; ``None`` for all. Gradients are averaged over "
-        "the chunks. Each chunk has its own batch statistics.",
+        "how many support examples give a gradient at once, to save memory; ``None`` for all. Each chunk has its own batch "
+        "statistics.",
         optional(check_steps),
     )
     multi_step_loss: int | None = setting(
@@ -134,8 +132,7 @@ class InnerLoop:
     )
     tasks_at_once: int | None = setting(
         None,
-        "how many tasks a vectorised run adapts together; ``None`` for as many as suit the device. Fewer need less memory, and "
-        "give the same gradient.",
+        "how many tasks a vectorised run adapts together; ``None`` for as many as suit the device. Fewer need less memory.",
         optional(check_steps),
     )
     compile: bool = setting(

@@ -32,17 +32,16 @@ HeadSolver = Literal["gradient", "ridge"]
 class HeadLoop(InnerLoop):
     """The options of :class:`ANIL`."""
 
-    head: str = setting("head", 'the name of the submodule that adapts, such as ``"fc"`` in torchvision\'s ResNets.')
+    head: str = setting("head", 'the submodule that adapts, such as ``"fc"`` in torchvision\'s ResNets.')
     head_solver: HeadSolver = setting(
         "gradient",
-        '``"gradient"`` takes inner steps. With ``"ridge"`` the head, a ``torch.nn.Linear``, is the ridge regression of the '
-        "support set's one-hot labels on its features, solved in closed form and differentiated exactly, times a learned scale "
-        "(R2-D2, Bertinetto et al. 2019). There are no inner steps then.",
+        '``"gradient"`` takes inner steps. ``"ridge"`` solves the head, a ``torch.nn.Linear``, in closed form: by ridge '
+        "regression of the support set's one-hot labels on its features, times a learned scale (R2-D2).",
         partial(check_choice, choices=get_args(HeadSolver)),
     )
     initial_ridge: float = setting(
         1.0,
-        "where the learned weight of the squared norm starts, against the mean squared error of an example.",
+        "where the learned ridge penalty starts, beside the mean squared error.",
         partial(check_number, remedy="use 1.0", above=0),
     )
 
@@ -67,12 +66,12 @@ class ANIL(MetaModule):
 
     The inner loop adapts the head ``w`` on features ``z = body(x)``; the outer loop trains body and head. Tensors outside the
     head, such as a scale after it, are outer parameters. With ``w_{m+1} = w_m - inner_lr * grad_w l_S(w_m, z_S)``, the body's
-    gradient is the derivative of ``l_Q(w_N, z_Q)`` through both ``z_Q`` and, by way of ``w_N``, ``z_S``.
+    gradient is the derivative of ``l_Q(w_N, z_Q)`` through both ``z_Q`` and, by way of ``w_N``, ``z_S``. The ridge head is that of
+    R2-D2 (Bertinetto et al. 2019).
 
     Args:
-        backbone: any network ``[n, ...] -> [n, ways]``. Where its output is what the head gives for one tensor, features are
-            computed once per episode. Where something follows the head, the head is called several times, or it shares a tensor
-            with other layers, the whole network is run at every inner step, which one line says.
+        backbone: any network ``[n, ...] -> [n, ways]`` with such a head. Features are computed once per episode where the head
+            comes last. Else the whole network runs at every inner step.
 
     Raises:
         ConfigError: an argument is out of range, or the backbone has no such head.
