@@ -13,6 +13,7 @@ from torch import nn
 from metalearn.cli.commands import COMMANDS
 from metalearn.cli.help import describe_action, find_checks
 from metalearn.cli.layouts import list_options
+from metalearn.cli.output import OPTIONS
 from metalearn.cli.parser import Parser
 from metalearn.cli.screen import Option, Screen, Section, print_screen
 from metalearn.cli.shipped import DEFAULT_CONFIG
@@ -101,6 +102,7 @@ def show_command(command: str) -> Screen:
             if command in row.only
         ]
         title = "Machine" if title == "Training" and command != "fit" else title
+        options += [Option(name, text) for name, text in OPTIONS.items()] if title == "Output" else []
         sections += [Section(title, options)] if options else []
     return Screen(f"metalearn {command} [options]", COMMANDS[command].text, sections, [NOTE])
 

@@ -26,8 +26,7 @@ def make_overview() -> Screen:
         )
         for group in groups
     ]
-    sections.append(Section("With every command", [Option(name, text) for name, text in OPTIONS.items()]))
-    notes = ["metalearn COMMAND --help shows its options, metalearn --version the versions."]
+    notes = [f"Every command takes --help, {', '.join(OPTIONS)}. metalearn --version shows the versions."]
     return Screen("metalearn COMMAND [options]", TITLE, sections, notes)
 
 

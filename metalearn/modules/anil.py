@@ -66,8 +66,8 @@ class ANIL(MetaModule):
 
     The inner loop adapts the head ``w`` on features ``z = body(x)``; the outer loop trains body and head. Tensors outside the
     head, such as a scale after it, are outer parameters. With ``w_{m+1} = w_m - inner_lr * grad_w l_S(w_m, z_S)``, the body's
-    gradient is the derivative of ``l_Q(w_N, z_Q)`` through both ``z_Q`` and, by way of ``w_N``, ``z_S``. The ridge head is that of
-    R2-D2 (Bertinetto et al. 2019).
+    gradient is the derivative of ``l_Q(w_N, z_Q)`` through both ``z_Q`` and, by way of ``w_N``, ``z_S``. The ridge head is
+    that of R2-D2 (Bertinetto et al. 2019).
 
     Args:
         backbone: any network ``[n, ...] -> [n, ways]`` with such a head. Features are computed once per episode where the head
