@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from metalearn.cli.run_files import format_evaluation
 from metalearn.experiments.seeds import choose_measure
 from metalearn.experiments.sweep import Outcome
 from metalearn.experiments.training import format_measure
@@ -85,8 +86,9 @@ class SweepReport:
         config = str(self.files["best configuration"])
         commands = [Fact("Train the best again", shlex.join(["metalearn", "fit", "--config", config]))]
         if not test:
-            words = ["metalearn", "test", "--config", config, "--ckpt_path", str(best.training.checkpoint)]
-            commands.append(Fact("Test its checkpoint: trials were compared by validation alone", shlex.join(words)))
+            assert best.training.checkpoint is not None
+            command = format_evaluation(best.training.checkpoint)
+            commands.append(Fact("Test its checkpoint: trials were compared by validation alone", command))
         data = {
             "command": "sweep", "config": self.name, "monitor": self.monitor, "direction": self.direction,
             "best": {**_as_dict(best), "checkpoint": best.training.checkpoint, "test": best.training.tests() or None},

@@ -131,9 +131,8 @@ def _read_setting(text: str) -> Setting:
 def _read_range(name: str, log: str | None, first: str, last: str) -> Range:
     low, high = float(first), float(last)
     if not low < high or math.isinf(high - low):
-        raise ConfigError(
-            f"set gives {name} the range {first}..{last}, but it must go from less to more; write {last}..{first}"
-        )
+        remedy = f"write {last}..{first}" if high < low else f"write --set {name}={first} for one value"
+        raise ConfigError(f"set gives {name} the range {first}..{last}, but it must go from less to more; {remedy}")
     if log and low <= 0:
         raise ConfigError(
             f"set gives {name} the range log:{first}..{last}, but its ends must be above 0; leave log: out"

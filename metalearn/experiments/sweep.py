@@ -40,7 +40,7 @@ class Outcome:
     Attributes:
         training: in its folder.
         values: of the options, as the command line takes them.
-        state: ``"complete"``, ``"pruned"``, ``"failed"``, ``"running"`` or ``"waiting"``.
+        state: ``"complete"``, ``"pruned"``, ``"failed"`` or ``"running"``.
         value: the best validation; ``None`` where there is none.
     """
 
@@ -108,15 +108,15 @@ class Sweep:
 
     def count_done(self) -> int:
         """The trials that have ended well or were pruned."""
-        return sum(outcome.state in ("complete", "pruned") for outcome in self.outcomes())
+        return sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in self._latest().values())
 
     def run(self, processes: Processes, total: int) -> int:
         """Run what is not done until there are ``total`` trials; returns how many have failed."""
         return processes.run(self._jobs(total), self._end, self._goes_on)
 
     def outcomes(self) -> list[Outcome]:
-        """What has come of every trial, in the order of their first start."""
-        return [self._describe(home, trial) for home, trial in self._latest().items()]
+        """What has come of every trial that was started, in the order of their first start."""
+        return [self._describe(home, trial) for home, trial in self._latest().items() if trial.params]
 
     def best(self) -> Outcome | None:
         """The trial with the best validation among those that were trained to their end."""
@@ -136,21 +136,26 @@ class Sweep:
 
     def _goes_on(self, job: Job) -> bool:
         """Report new validations to Optuna; ``False`` where its pruner has seen enough."""
-        trial, seen = self._trials[job.name], self._seen[job.name]
-        fresh = {step: value for step, value in self._running[job.name].validations().items() if step not in seen}
-        for step, value in sorted(fresh.items()):
-            seen.add(step)
-            trial.report(value, step)
-        if fresh and trial.should_prune():
+        if self._report(job.name) and self._trials[job.name].should_prune():
             self._pruned.add(job.name)
             return False
         return True
+
+    def _report(self, name: str) -> bool:
+        """Report the validations since the last time; whether there were any."""
+        seen = self._seen[name]
+        fresh = {step: value for step, value in self._running[name].validations().items() if step not in seen}
+        for step, value in sorted(fresh.items()):
+            seen.add(step)
+            self._trials[name].report(value, step)
+        return bool(fresh)
 
     def _end(self, ended: Ended) -> str:
         """Tell Optuna how a trial has ended."""
         name = ended.job.name
         trial, training = self._trials[name], self._running[name]
         training.keep(ended)
+        self._report(name)  # later trials are compared with all of them
         value = self._find_best(training)
         if ended.stopped and name not in self._pruned:
             return f"{name}: stopped at step {training.count_steps()}"  # it goes on with the next command
