@@ -18,6 +18,7 @@ from metalearn.datamodules.store.opening import open_or_pack
 from metalearn.datamodules.store.packer import Packer
 from metalearn.datamodules.store.store import Contents, ImageStore
 from metalearn.errors import ConfigError
+from metalearn.progress import follow
 
 __all__ = ["GlyphsDataModule"]
 
@@ -65,7 +66,8 @@ class GlyphsDataModule(ImageEpisodes):
             self.check_contents(Contents(letters.names, counts, groups, {"splits": letters.splits}))
             generator = torch.Generator().manual_seed(RECIPE)
             images = [f"{face}.{variant}" for face in FACES for variant in range(self.variants)]
-            for name, group, drawings in zip(letters.names, groups, letters.drawings, strict=True):
+            parts = list(zip(letters.names, groups, letters.drawings, strict=True))
+            for name, group, drawings in follow(parts, "drawing Glyphs"):
                 packer.add(name, distort(drawings, self.variants, generator), group, images)
             return {"splits": letters.splits}
 

@@ -21,7 +21,7 @@ from tests.house import (
 Layers = list[set[str]]
 ORDER: dict[str, Layers] = {
     "metalearn": [
-        {"errors", "early_signals", "intervals"}, {"episode"}, {"checks", "docstrings"}, {"lazy"},
+        {"errors", "early_signals", "intervals"}, {"episode"}, {"checks", "docstrings", "progress"}, {"lazy"},
         {"backbones", "metrics", "datamodules"}, {"inner"},
         {"compat.higher"}, {"bilevel"}, {"reports"}, {"carried"}, {"modules"}, {"image_classifier"},
         {"studies", "compat.learn2learn"}, {"experiments"}, {"cli"}, {"*"},
@@ -41,7 +41,7 @@ The room's own ``__init__`` comes last.
 ONLY: dict[str, set[str]] = {
     "backbones": {"errors", "checks", "lazy"},
     "metrics": {"intervals"},
-    "datamodules": {"errors", "episode", "checks", "docstrings", "lazy"},
+    "datamodules": {"errors", "episode", "checks", "docstrings", "progress", "lazy"},
     "reports": {"errors", "checks", "intervals", "inner", "bilevel"},
 }
 """Rooms that import nothing of ours but these."""

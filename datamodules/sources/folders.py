@@ -9,6 +9,7 @@ import numpy as np
 from metalearn.datamodules.sources.images import IMAGES, ImageSpec, read_image
 from metalearn.datamodules.sources.listing import SPLITS
 from metalearn.errors import DataError
+from metalearn.progress import follow
 
 __all__ = ["find_split_folders", "list_images", "read_queries", "read_support"]
 
@@ -76,7 +77,7 @@ def read_queries(folder: Path, spec: ImageSpec) -> tuple[np.ndarray, list[Path]]
     files = sorted(path for path in folder.rglob("*") if _is_image(path))
     if not files:
         raise DataError(f"query {folder} holds no image; add some ({', '.join(IMAGES)})")
-    return np.stack([read_image(file, spec) for file in files]), files
+    return np.stack([read_image(file, spec) for file in follow(files, "reading images")]), files
 
 
 def _images(folder: Path) -> list[Path]:

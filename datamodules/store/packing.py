@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from metalearn.errors import DataError
+from metalearn.progress import Progress
 
 __all__ = ["read_classes"]
 
@@ -43,11 +42,8 @@ def read_classes(
     Raises:
         DataError: an image cannot be read, or none of a class can.
     """
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    shown = Progress(title, sum(len(images) for _, images in classes))
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads, shown as progress:
-        bar = progress.add_task(title, total=sum(len(images) for _, images in classes))
         results = _read_ahead(threads, [image for _, images in classes for image in images])
         try:
             for label, images in classes:
@@ -61,7 +57,7 @@ def read_classes(
                         log.warning("%s: left out, as skip_broken says", error)
                     else:
                         names.append(name)
-                    progress.advance(bar)
+                    progress.advance()
                 if not pixels:
                     raise DataError(
                         f"class {label} has no image that can be read; replace its images or remove the class"

@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import yaml
-from rich.progress import track
 
 from metalearn.cli.arguments import option
 from metalearn.cli.config_files import read_config
@@ -21,6 +20,7 @@ from metalearn.datamodules import ClassEpisodes, EpisodicDataModule, ImageEpisod
 from metalearn.datamodules.episodes.task_table import HEADER, list_task_lines
 from metalearn.datamodules.sources.listing import SPLITS
 from metalearn.errors import ConfigError
+from metalearn.progress import follow
 from metalearn.reports.contact_sheet import draw_contact_sheet
 from metalearn.reports.outcome import Fact
 from metalearn.reports.summary import Summary
@@ -147,7 +147,7 @@ def _write_tasks(data: EpisodicDataModule, output: str | None, split: str, count
     if not 1 <= count <= MOST_TASKS:
         bound = "a table needs at least one task" if count < 1 else f"a table holds at most {MOST_TASKS:,} tasks"
         raise ConfigError(f"count is {count}, but {bound}; use --count 600")
-    lines: Iterable[Sequence[Any]] = track(list(list_task_lines(data, split, count)), "writing", transient=True)
+    lines: Iterable[Sequence[Any]] = follow(list(list_task_lines(data, split, count)), "writing")
     return write_csv(Path(output or f"{_title(data)}_{split}_tasks.csv"), HEADER, lines)
 
 

@@ -15,7 +15,7 @@ from metalearn.cli.interrupts import Interrupted, Signals
 from metalearn.cli.output import take_output
 from metalearn.cli.overview import format_versions, make_overview
 from metalearn.cli.screen import print_screen
-from metalearn.cli.terminal import HeldMessages, close_output, describe_os_error, plain_output
+from metalearn.cli.terminal import HeldMessages, close_output, describe_os_error, messages_above_bars, plain_output
 from metalearn.errors import MetalearnError
 from metalearn.reports.text import join_lines
 
@@ -63,7 +63,7 @@ def _run(call: Call, messages: HeldMessages, debug: bool) -> None:
         _quieten_libraries()
         if not debug:
             messages.hold()
-        with output.directed():
+        with output.directed(), messages_above_bars():
             report = function(call)
         output.say(report)
     except Exception as error:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-__all__ = ["HeldMessages", "close_output", "describe_os_error", "plain_output"]
+__all__ = ["HeldMessages", "close_output", "describe_os_error", "messages_above_bars", "plain_output"]
 
 SPELLED = {"±": "+/-", "•": "*", "…": "...", "—": "-", "–": "-", "’": "'", "×": "x", "─": "-", "━": "-", "╸": "-", "╺": "-",
            "│": "|", "╭": "+", "╮": "+", "╰": "+", "╯": "+"}  # fmt: skip
@@ -53,6 +53,32 @@ def plain_output() -> Iterator[None]:
         for stream, errors in before.values():
             if not stream.closed:
                 stream.reconfigure(errors=errors)
+
+
+class _CurrentErrors:
+    """Standard error as it is at the moment, which a bar turns so that messages stand above it."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def messages_above_bars() -> Iterator[None]:
+    """Let what libraries log go to standard error as it is when they do: handlers keep the one of their own beginning."""
+    turned = []
+    for name in LOGGERS:
+        for handler in logging.getLogger(name).handlers:
+            if type(handler) is logging.StreamHandler and handler.stream is sys.stderr:
+                turned.append((handler, handler.stream))
+                handler.setStream(_CurrentErrors())
+    try:
+        yield
+    finally:
+        for handler, stream in turned:
+            handler.setStream(stream)
 
 
 def close_output() -> None:

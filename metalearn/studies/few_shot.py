@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.progress import Progress, TaskID
 from torch import nn
 
 from metalearn.backbones import Conv4
@@ -17,6 +16,7 @@ from metalearn.checks import check_number, check_whole
 from metalearn.datamodules import ImageEpisodes
 from metalearn.errors import ConfigError
 from metalearn.modules import ANIL, BilevelFewShot, MetaModule
+from metalearn.progress import Progress
 from metalearn.studies.curves import Trace, draw_bands
 from metalearn.studies.few_shot_runs import SETTINGS, Run, Setting
 from metalearn.studies.results import PointsFile, format_spread, mean_of, print_gain, print_rows, run_named
@@ -88,15 +88,14 @@ def study_few_shot(
     folder, files = Path(output), []
     table = PointsFile(folder / "few_shot.csv", ["data", "method", "seed"])
     traces: dict[str, dict[str, list[Trace]]] = {}
-    with _say_execution_once(), Progress(transient=True) as progress:
-        bar = progress.add_task("runs", total=len(roots) * seeds * len(METHODS) * seconds)
+    with _say_execution_once(), Progress("runs", len(roots) * seeds * len(METHODS) * seconds) as progress:
         for name, root in roots.items():
             setting = SETTINGS[name]
             data = setting.data(root, **setting.episodes)
             data.ready()
             traces[name] = {method: [] for method in METHODS}
             for seed in range(seeds):
-                for method, points in _Race(plan, setting, data, seed, progress, bar).run().items():
+                for method, points in _Race(plan, setting, data, seed, progress).run().items():
                     traces[name][method].append(Trace(method, seed, points))
                     table.add((name, method, seed), points)
                 table.write()
@@ -143,10 +142,8 @@ class _Plan:
 class _Race:
     """All methods from one seed on one data set, in turns."""
 
-    def __init__(
-        self, plan: _Plan, setting: Setting, data: ImageEpisodes, seed: int, progress: Progress, bar: TaskID
-    ) -> None:
-        self._plan, self._title, self._seed, self._progress, self._bar = plan, setting.title, seed, progress, bar
+    def __init__(self, plan: _Plan, setting: Setting, data: ImageEpisodes, seed: int, progress: Progress) -> None:
+        self._plan, self._title, self._seed, self._progress = plan, setting.title, seed, progress
         self._runs = {}
         for method in METHODS:
             self._show(f"{method}, first step")
@@ -171,10 +168,10 @@ class _Race:
             before = run.seconds
             with run_named(f"{method}, seed {self._seed}"):
                 run.train(mark)
-            self._progress.advance(self._bar, run.seconds - before)
+            self._progress.advance(run.seconds - before)
 
     def _show(self, what: str) -> None:
-        self._progress.update(self._bar, description=f"{self._title}, seed {self._seed}, {what}")
+        self._progress.describe(f"{self._title}, seed {self._seed}, {what}")
 
 
 @contextmanager

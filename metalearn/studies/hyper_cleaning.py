@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.progress import Progress
 
 from metalearn.bilevel import State, detection_auroc, linear_logits
 from metalearn.checks import UNBOUNDED, check_whole
 from metalearn.datamodules import MNISTCleaningDataModule
 from metalearn.errors import ConfigError
+from metalearn.progress import Progress
 from metalearn.studies.cleaning_methods import METHODS, run_baseline, run_method
 from metalearn.studies.curves import Trace, draw_bands
 from metalearn.studies.results import PointsFile, format_points, mean_of, print_rows, run_named
@@ -74,8 +74,7 @@ def study_hyper_cleaning(
     _check_arguments(corruptions, methods, seeds, budget)
     folder, files, rows = Path(output), [], []
     table = PointsFile(folder / "hyper_cleaning.csv", ["corruption", "method", "seed"])
-    with Progress(transient=True) as progress:
-        bar = progress.add_task("runs", total=len(corruptions) * (len(methods) + 2) * seeds)
+    with Progress("runs", len(corruptions) * (len(methods) + 2) * seeds) as progress:
         for corruption in corruptions:
             data = MNISTCleaningDataModule(root, corruption=corruption, train=train, val=val, test=test)
             data.setup()
@@ -83,12 +82,12 @@ def study_hyper_cleaning(
             for name, run in _list_runs(data, methods, budget):
                 traces[name] = []
                 for seed in range(seeds):
-                    progress.update(bar, description=f"corruption {corruption:g}, {name}, seed {seed}")
+                    progress.describe(f"corruption {corruption:g}, {name}, seed {seed}")
                     with run_named(f"{name} at corruption {corruption:g}, seed {seed}"):
                         points = run(seed)
                     traces[name].append(Trace(name, seed, points))
                     table.add((corruption, name, seed), points)
-                    progress.advance(bar)
+                    progress.advance()
                 rows.append(_format_row(corruption, name, traces[name]))
             table.write()
             title = f"{100 * corruption:g} % wrong labels, {train} training examples, {seeds} seeds"

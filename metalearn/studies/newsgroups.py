@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from rich.progress import Progress
-
 from metalearn.bilevel import AID, CG, Box, Nesterov, ProximalBiO
 from metalearn.checks import check_whole
 from metalearn.datamodules import NewsgroupsDataModule
 from metalearn.datamodules.newsgroups import Cut
 from metalearn.errors import ConfigError
+from metalearn.progress import Progress
 from metalearn.studies.curves import Trace, draw_bands
 from metalearn.studies.newsgroups_seed import Learned, Point, Searched, Seed
 from metalearn.studies.results import PointsFile, format_points, mean_of, print_gain, print_rows
@@ -95,11 +94,10 @@ def study_newsgroups(
     table = PointsFile(Path(output) / "newsgroups.csv", ["seed", "penalty", "log_penalty_or_step"], digits=None)
     traces: list[Trace] = []
     results: dict[str, list[Point]] = {name: [] for name in ROWS}
-    with Progress(transient=True) as progress:
-        bar = progress.add_task("seeds", total=seeds * (len(grid) + steps + 1))
-        advance = partial(progress.advance, bar)
+    with Progress("seeds", seeds * (len(grid) + steps + 1)) as progress:
+        advance = progress.advance
         for seed in range(seeds):
-            progress.update(bar, description=f"seed {seed}")
+            progress.describe(f"seed {seed}")
             posts = Seed.draw(data, seed, make_solver(steps=solve_steps))
             searched = posts.search(grid, advance)
             # from where on the penalty alone has half the curvature that the inner step size bears
