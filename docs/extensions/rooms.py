@@ -112,7 +112,7 @@ def find_module(name: str) -> ModuleType | None:
 def spell_defaults(
     app: Sphinx, what: str, name: str, value: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """A signature whose defaults can be read: functions by name, lambdas as they are written, what is made as an ellipsis."""
+    """A signature whose defaults can be read: functions by name, lambdas by what they return, what is made as an ellipsis."""
     if signature is None:
         return signature, returns
     for parameter in inspect.signature(value).parameters.values() if callable(value) else ():
@@ -123,13 +123,13 @@ def spell_defaults(
 
 
 def write_function(function: FunctionType) -> str:
-    """The name of a function, or the source of a lambda."""
+    """The name of a function, or what a lambda returns."""
     if function.__name__ != "<lambda>":
         return function.__name__
     code = function.__code__
     for node in ast.walk(ast.parse(Path(code.co_filename).read_text())):
         if isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno:
-            return ast.unparse(node)
+            return ast.unparse(node.body)
     return "..."
 
 
