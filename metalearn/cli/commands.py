@@ -80,6 +80,12 @@ COMMANDS = {
     "runs": Command(
         "List the runs of a folder: changes, result, time, state.", "metalearn runs", "metalearn.cli.runs:run", MANY
     ),
+    "compare": Command(
+        "Compare runs on the same test tasks, with the interval.",
+        "metalearn compare maml_glyphs_5w1s anil_glyphs_5w1s",
+        "metalearn.cli.compare:run",
+        MANY,
+    ),
     "resume": Command(
         "Go on with a run from its last checkpoint.",
         "metalearn resume maml_glyphs_5w1s/version_0",

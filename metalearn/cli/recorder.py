@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 
+from metalearn.cli.task_checksums import checksum_test_tasks
 from metalearn.errors import DataError
 from metalearn.experiments.asked import Asked
 from metalearn.experiments.record import Record, Session, begin_session, read_record, write_record
@@ -32,6 +33,7 @@ class RunRecorder(L.Callback):
         self._folder: Path | None = None
         self._session: Session | None = None
         self._step: int | None = None
+        self._test_tasks: list[str] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Begin; the test that follows a training is part of it."""
@@ -57,6 +59,10 @@ class RunRecorder(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._step = trainer.global_step
 
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._session is not None:
+            self._test_tasks = checksum_test_tasks(getattr(trainer, "datamodule", None))
+
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if trainer.state.fn == "fit":
             self._step = trainer.global_step
@@ -74,7 +80,9 @@ class RunRecorder(L.Callback):
     def _end(self, status: str, summary: dict[str, Any] | None, error: str | None = None) -> None:
         if self._session is None or self._folder is None or not self._folder.is_dir():
             return
-        session = self._session.finish(status, self._step, summary, error)
+        session = self._session.finish(
+            status, step=self._step, summary=summary, error=error, test_tasks=self._test_tasks
+        )
         write_record(self._folder, (read_record(self._folder) or Record(self._name, session)).update(session))
 
 

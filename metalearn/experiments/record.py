@@ -38,6 +38,7 @@ class Session:
         error: the line that says why it failed.
         step: the outer step that it came to.
         summary: what came out of it.
+        test_tasks: a checksum of each of the first tasks that it was tested on.
         origin: working folder, versions, commits, machine and environment.
         process: which process it is, to see whether it runs.
     """
@@ -53,6 +54,7 @@ class Session:
     error: str | None = None
     step: int | None = None
     summary: dict[str, Any] | None = None
+    test_tasks: list[str] = field(default_factory=list)
     origin: dict[str, Any] = field(default_factory=dict)
     process: dict[str, Any] = field(default_factory=dict)
 
@@ -70,9 +72,14 @@ class Session:
         """As ``run.json`` holds it, with the command that repeats it."""
         return {"repeat": self.repeat, **asdict(self)}
 
-    def finish(self, status: str, step: int | None, summary: dict[str, Any] | None, error: str | None) -> Session:
-        """The session as it has ended."""
-        return replace(self, end=now(), status=status, step=step, summary=summary, error=error)
+    def finish(self, status: str, **values: Any) -> Session:
+        """The session as it ends now.
+
+        Args:
+            status: how.
+            values: of ``step``, ``summary``, ``test_tasks`` and ``error``.
+        """
+        return replace(self, end=now(), status=status, **values)
 
 
 @dataclass(frozen=True)
@@ -188,11 +195,11 @@ def _read_session(content: dict[str, Any]) -> Session:
     """The fields that are of their types; what is not is left at its default."""
     kinds: dict[str, Any] = {
         "command": str, "arguments": list, "configs": list, "changes": dict, "seed": int, "start": str, "end": str,
-        "status": str, "error": str, "step": int, "summary": dict, "origin": dict, "process": dict,
+        "status": str, "error": str, "step": int, "summary": dict, "test_tasks": list, "origin": dict, "process": dict,
     }  # fmt: skip
     values = {each.name: content[each.name] for each in fields(Session)
               if isinstance(content.get(each.name), kinds[each.name])}  # fmt: skip
-    for name in ("arguments", "configs"):
+    for name in ("arguments", "configs", "test_tasks"):
         values[name] = [str(entry) for entry in values.get(name, [])]
     values["changes"] = {str(option): str(value) for option, value in values.get("changes", {}).items()}
     if values.get("status") not in STATES:

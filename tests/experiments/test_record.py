@@ -58,6 +58,8 @@ def test_a_run_says_how_to_repeat_it_and_what_has_worked_on_it() -> None:
     fit("--ckpt_path", "last", "--run_name", "a run", "--model.inner_lr", "0.3", "--trainer.max_steps", "3")
     record = read(folder)
     assert [record.session.step, record.first.step] == [3, 2]
+    assert len(record.session.test_tasks) == 3
+    assert record.session.test_tasks == record.evaluations[0].test_tasks
     assert [(each.command, each.state) for each in record.evaluations] == [("test", "finished")]
     arguments = yaml.safe_load((folder / "hparams.yaml").read_text())
     assert arguments["model"]["init_args"]["backbone"]["init_args"]["hidden"] == 4

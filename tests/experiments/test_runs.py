@@ -35,7 +35,7 @@ def make_session(number: int = 0, **values: Any) -> Session:
 
 
 def make_finished(number: int, **values: Any) -> Session:
-    ended = make_session(number, **values).finish("finished", 2, ACCURACY, None)
+    ended = make_session(number, **values).finish("finished", step=2, summary=ACCURACY)
     return replace(ended, end=f"2026-01-01T00:0{number}:30+00:00")
 
 
@@ -93,7 +93,7 @@ def test_a_later_test_of_a_run_counts(runs: Path) -> None:
     record = find_run("b").record
     assert record is not None
     better = {"result": {"stage": "test", "measure": "accuracy", "mean": 0.9, "ci95": 0.001, "tasks": 6000}}
-    later = make_session(8, command="test").finish("finished", None, better, None)
+    later = make_session(8, command="test").finish("finished", summary=better)
     write_record(runs / "b/version_0", record.add(later))
     result = find_run("b").result
     assert result is not None
