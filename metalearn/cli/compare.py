@@ -99,8 +99,10 @@ class Comparison:
             return "no test tasks, so no difference with an interval"
         unit = "in points of accuracy, " if self._measure == "accuracy" else ""
         name = escape_unprintable(self.runs[0].name)
-        return f"The differences are from {name}, {unit}paired over the {len(self.scores.tasks)} test tasks of all, "
+        return (
+            f"The differences are from {name}, {unit}paired over the {len(self.scores.tasks)} test tasks of all, "
             "with Student's 95 % interval. An interval that holds 0 shows no difference."
+        )
 
     def _draw_results(self) -> Table:
         table = _make_table("run")
