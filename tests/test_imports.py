@@ -33,6 +33,7 @@ ALLOWED = [
             "from metalearn.errors import *",
             "from metalearn.checks import *",
             "from metalearn import ConfigError, cli, experiments, reports, studies",
+            "import metalearn.cli.entry",
             "import metalearn.intervals, metalearn.reports.facts, metalearn.reports.outcome, metalearn.reports.tables",
             "import metalearn.carried.classes, metalearn.carried.shipped",
         ],
