@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from metalearn.carried import carried_config, count_elements, read_checkpoint, read_entry
+from metalearn.checks import find_nearest
 from metalearn.cli.commands import LIGHTNING_COMMANDS
 from metalearn.cli.config_files import check_config, check_value, read_config
 from metalearn.cli.run_files import NAMES, name_run
@@ -64,6 +65,9 @@ def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], st
         return [*resolved[:where], "--config", str(config_path(DEFAULT_CONFIG)), *resolved[where:]], DEFAULT_CONFIG
     checkpoint = option(resolved, "--ckpt_path")
     if checkpoint is None:
+        for word in (arg.split("=")[0] for arg in resolved if arg.startswith("--")):
+            if near := find_nearest(word, ("--ckpt_path", "--config"), 1):
+                raise ConfigError(f"option {word} does not exist; did you mean {near[0]}?")
         raise ConfigError(
             f"{command} has neither --ckpt_path nor --config, but it needs a model; "
             f"use: python -m metalearn {command} --ckpt_path RUN/checkpoints/best.ckpt"

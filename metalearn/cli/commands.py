@@ -127,6 +127,8 @@ COMMANDS = {
 """Every command by its name, in the order in which the help lists them."""
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 """The subcommands of LightningCLI."""
+SYNONYMS = {"train": "fit", "eval": "test", "evaluate": "test", "help": "--help", "version": "--version"}
+"""What other command lines call these."""
 
 
 def find_command(words: Sequence[str]) -> str:
@@ -145,7 +147,7 @@ def find_command(words: Sequence[str]) -> str:
     if first in COMMANDS:
         return first
     if not first.startswith("-"):
-        near = find_nearest(first, list(COMMANDS), 1)
+        near = [SYNONYMS[first]] if first in SYNONYMS else find_nearest(first, list(COMMANDS), 1)
         remedy = f"did you mean {near[0]}?" if near else "see --help"
         raise ConfigError(f"command is {quote_value(first)}, but it must be one of {', '.join(COMMANDS)}; {remedy}")
     command = next((word for word in words if word in LIGHTNING_COMMANDS), None)

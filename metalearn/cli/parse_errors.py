@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from metalearn.checks import find_nearest
-from metalearn.cli.type_words import describe_type, find_classes, list_names
+from metalearn.cli.stray_options import explain_stray, explain_word
+from metalearn.cli.type_words import describe_type, find_classes, find_ours, list_names
 from metalearn.errors import ConfigError
 from metalearn.reports.text import join_lines
 
@@ -66,7 +67,10 @@ def _explain_anew(parser: argparse.ArgumentParser, text: str, cause: BaseExcepti
         return _unknown_key(parser, _shorten(unknown[1]), re.search(r"ubcommand '?(\w+)'?", text))
     stray = re.search(r"unrecognized arguments: (.+)$", text)
     if stray:
-        return _stray(parser, stray[1])
+        return _explain_unrecognized(parser, stray[1].split(" "))
+    asked = re.match(r"(--\S+)\.help: .*?([\w.]+)\W*$", text)
+    if asked:
+        return _explain_help(parser, asked[1], asked[2])
     if isinstance(cause, argparse.ArgumentError) and cause.argument_name:
         return _explain_argument(cause.argument_name.split("/")[-1], cause.message)
     missing = re.search(r"the following arguments are required: (.+)$", text)
@@ -91,7 +95,7 @@ def _explain_argument(name: str, message: str) -> ConfigError:
 
 def _unknown_key(parser: argparse.ArgumentParser, name: str, command: re.Match[str] | None) -> ConfigError:
     known = [option.removeprefix("--") for option in _options(parser, command[1] if command else None)]
-    near = find_nearest(name, known) or find_nearest(name.rpartition(".")[2], known)
+    near = find_nearest(name, known, 2) or find_nearest(name.rpartition(".")[2], [*known, "help"], 2)
     if near:
         return OptionError(name, f"is no option here; did you mean {' or '.join(near)}?")
     if 0 < len(known) <= 12:
@@ -99,20 +103,19 @@ def _unknown_key(parser: argparse.ArgumentParser, name: str, command: re.Match[s
     return OptionError(name, "is no option here; --model.help CLASS, --data.help CLASS and --help list what there is")
 
 
-def _stray(parser: argparse.ArgumentParser, rest: str) -> ConfigError:
-    word = next((each for each in rest.split(" ") if each.startswith("-")), "")
-    if not word:
-        return ConfigError(f"{rest.split(' ')[0]!r} belongs to no option; write options as --name value")
-    name = word.split("=")[0]
+def _explain_unrecognized(parser: argparse.ArgumentParser, words: Sequence[str]) -> ConfigError:
     known = _options(parser, None)
-    leaves = {option.rpartition(".")[2].removeprefix("--"): option for option in reversed(known)}
-    plain = name.lstrip("-")
-    near = find_nearest(f"--{plain}", known) if "." in plain else []
-    near = near or [leaves[leaf] for leaf in find_nearest(plain, list(leaves), 2)] or find_nearest(f"--{plain}", known)
-    return ConfigError(
-        f"option {name} does not exist; "
-        + (f"did you mean {' or '.join(near)}?" if near else "see --help for those that do")
-    )
+    option = next((word for word in words if word.startswith("-")), "")
+    return explain_stray(option, known) if option else explain_word(words[0], known)
+
+
+def _explain_help(parser: argparse.ArgumentParser, option: str, value: str) -> ConfigError:
+    """What is wrong with the class whose help is asked for."""
+    action = next((action for action in parser._actions if f"--{action.dest}" == option), None)
+    names = _names(getattr(action, "_typehint", None)) if action else [kind.__name__ for kind in find_ours([object])]
+    near = find_nearest(value.rpartition(".")[2], names, 1)
+    remedy = f"did you mean {near[0]}?" if near else f"{option}.help lists ours" if action else "name a class"
+    return ConfigError(f"{option}.help is {_shown(value)}, but there is no such class; {remedy}")
 
 
 def _missing(parser: argparse.ArgumentParser, names: Sequence[str]) -> ConfigError:
@@ -137,7 +140,9 @@ def _wrong_value(parser: argparse.ArgumentParser, name: str, text: str) -> Confi
         shown = re.search(r"Unable to load config ['\"](.*?)['\"]", text)
         value = shown[1] if shown else "no mapping"
         return OptionError(where, f"is {_shown(value)}, but it must be a mapping of options, or a YAML file of one")
-    nested = re.search(r"NestedArg\(key='([^']+)'", text)
+    nested = re.search(r"NestedArg\(key='([^']+)', val='?([^')]*)", text)
+    if nested and nested[1].endswith(".help"):
+        return _explain_help(parser, f"--{where}.{nested[1].removesuffix('.help')}", nested[2])
     if nested and "." not in where:
         return OptionError(
             f"{where}.{_shorten(nested[1])}",
@@ -186,8 +191,11 @@ def _find_remedy(value: str, leaf: str, hint: Any, words: str, default: object) 
         words: that type in words.
         default: of the option.
     """
-    choices, classes = re.findall(r"'([^']+)'", words), _names(hint)
-    near = find_nearest(value, choices) or (find_nearest(leaf, classes) if leaf else [])
+    choices, (ours, others) = re.findall(r"'([^']+)'", words), list_names(find_classes(hint))
+    classes = [*ours, *others]
+    near = find_nearest(value, choices, 2) or (
+        find_nearest(leaf, ours, 2) or find_nearest(leaf, others, 2) if leaf else []
+    )
     if near:
         return f"did you mean {' or '.join(near)}?"
     if classes and not choices:

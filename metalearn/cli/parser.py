@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from enum import Enum
 from typing import Any, NoReturn
 
@@ -13,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from metalearn.cli.layouts import show_class, show_parser
 from metalearn.cli.parse_errors import explain
 from metalearn.cli.screen import Screen, print_screen
+from metalearn.cli.stray_options import explain_stray
 from metalearn.cli.type_words import import_classes
 from metalearn.errors import ConfigError, MemoryLimitError, MetalearnError
 from metalearn.reports.text import join_lines
@@ -32,6 +34,15 @@ class Parser(LightningArgumentParser):
         """The arguments of a class; the parser that shows the help of one has no others."""
         self._of_class = (theclass, nested_key or "")
         return super().add_class_arguments(theclass, nested_key, *args, **kwargs)
+
+    def parse_args(self, args: Any = None, *others: Any, **options: Any) -> Any:
+        """Parse the arguments; an option that does not exist is met before any value that stands behind it."""
+        if not any(isinstance(action.choices, dict) for action in self._actions):
+            for word in args or ():
+                name = word.split("=")[0]
+                if re.fullmatch(r"--\w+", name) and name not in self._option_string_actions:
+                    raise explain_stray(name, [option for option in self._option_string_actions if option[:2] == "--"])
+        return super().parse_args(args, *others, **options)
 
     def make_screen(self) -> Screen:
         """What ``--help`` prints."""

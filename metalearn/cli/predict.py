@@ -19,6 +19,7 @@ from metalearn.cli.help import describe_action
 from metalearn.cli.layouts import list_options
 from metalearn.cli.parse_errors import explain
 from metalearn.cli.screen import Screen, Section, print_screen
+from metalearn.cli.stray_options import explain_stray
 from metalearn.datamodules.episodes.likeness import find_unlikeness
 from metalearn.datamodules.sources.folders import read_queries
 from metalearn.errors import ConfigError
@@ -53,11 +54,12 @@ def run(call: Call) -> Summary | None:
         print_screen(make_help())
         return None
     options = [word.split("=")[0] for word in call.words if word.startswith("--")]
+    for option in options:
+        near = find_nearest(option, OPTIONS, 1)
+        if near and option not in OPTIONS:
+            raise explain_stray(option, near)
     if set(OPTIONS) & set(options):
         return predict_folder(call.words[1:])
-    for option in options:
-        if near := find_nearest(option, OPTIONS, 1):
-            raise ConfigError(f"option {option} does not exist; did you mean {near[0]}?")
     return lightning_cli.run(call)
 
 

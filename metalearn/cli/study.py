@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from metalearn.checks import find_nearest
 from metalearn.cli.parser import Parser
 from metalearn.errors import ConfigError
 from metalearn.reports.outcome import Fact
@@ -49,7 +50,9 @@ def run(args: Sequence[str]) -> Summary | None:
               "python -m metalearn study NAME --help shows the options of one of them.")  # fmt: skip
         return None
     if name not in STUDIES:
-        raise ConfigError(f"study is {name!r}, but it must be one of {', '.join(STUDIES)}; see metalearn study --help")
+        near = find_nearest(name, list(STUDIES), 1)
+        remedy = f"did you mean {near[0]}?" if near else "see metalearn study --help"
+        raise ConfigError(f"study is {name!r}, but it must be one of {', '.join(STUDIES)}; {remedy}")
     study = STUDIES[name]()
     parser = Parser(
         prog=f"metalearn study {name}",

@@ -50,7 +50,7 @@ def test_the_overview_has_an_example_for_every_command(capsys: pytest.CaptureFix
     lines = print_help(["--help"], capsys).splitlines()
     assert len(lines) < 40
     assert {line.strip() for line in lines} >= {command.example for command in COMMANDS.values()}
-    assert all(command.example.startswith(f"metalearn {name} ") for name, command in COMMANDS.items())
+    assert all(f"{command.example} ".startswith(f"metalearn {name} ") for name, command in COMMANDS.items())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     """Runs a command whose training is left out, and gives the one line that it must end with."""
     monkeypatch.chdir(tmp_path)
     for command in ("fit", "validate", "test", "predict"):
-        monkeypatch.setattr(L.Trainer, command, lambda *args, **options: print("ran"))
+        run_nothing = wraps(getattr(L.Trainer, command))(lambda *args, **options: print("ran"))
+        monkeypatch.setattr(L.Trainer, command, run_nothing)
 
     def run(*args: str) -> str:
         try:
@@ -88,3 +90,30 @@ def test_every_wrong_value_is_one_line(refused: Refused) -> None:
         )
 
     check()
+
+
+MISSPELLED = [
+    ("fit --model MALM", "did you mean MAML?"), ("fit --model.inner_step 3", "did you mean inner_steps"),
+    ("fit --model.inner_ 3", "is no option here; did you mean inner_lr"), ("fit --inner_steps 3", "mean --model.inner_steps?"),
+    ("fit --shots 5", "did you mean --data.shots?"), ("fit --model MAML --model.backbone Conv5", "did you mean Conv4?"),
+    ("fit --model.backbone.hid 3", "did you mean hidden?"), ("fit --data Omniglot", "did you mean OmniglotDataModule?"),
+    ("fit --trainer.max_step 3", "did you mean --trainer.max_steps?"), ("fit --max_steps 3", "mean --trainer.max_steps?"),
+    ("fit --conf maml_glyphs_5w1s", "did you mean --config?"), ("fit --config maml_glyph_5w1s", "mean maml_glyphs_5w1s"),
+    ("fit maml_glyphs_5w1s", "write --config maml_glyphs_5w1s"), ("fit --model.norm transductiv", "mean transductive?"),
+    ("fit --test_after true", "did you mean --test_after_fit?"), ("fit --seed 3", "did you mean --seed_everything?"),
+    ("fit --jsn", "did you mean --json?"), ("fit --model.help MALM", "no such class; did you mean MAML?"),
+    ("fit --data.help Omniglot", "did you mean OmniglotDataModule?"), ("fit --model.hlep MAML", "did you mean help?"),
+    ("fit --model.backbone.help Conv", "did you mean Conv4?"), ("fit --model.backbone.help", "write --model.backbone.help CLASS"),
+    ("test --ckpt x", "did you mean --ckpt_path?"), ("predict --supp x --query y", "did you mean --support?"),
+    ("predict --ckpt_path x --support x --query y --outp z", "did you mean --output?"), ("data inof", "did you mean info?"),
+    ("data info --dat GlyphsDataModule", "did you mean --data?"), ("data --conf x info", "did you mean --config?"),
+    ("data info --data GlyphsDataModule --data.variant 3", "did you mean variants?"), ("study newsgroup", "mean newsgroups?"),
+    ("study few_shot --second 3", "did you mean --seconds?"), ("tset", "did you mean test?"), ("train", "did you mean fit?"),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("one_parser")
+def test_what_is_misspelled_or_cut_short_is_named_beside_what_was_meant(refused: Refused) -> None:
+    """Nothing is taken for what it begins like."""
+    wrong = {words: line for words, meant in MISSPELLED if meant not in (line := refused(*words.split()))}
+    assert not wrong
