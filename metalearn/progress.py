@@ -42,7 +42,8 @@ class Progress:
         if console.is_terminal or console.is_jupyter:
             columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(),
                        TimeRemainingColumn(), TextColumn("left"))  # fmt: skip
-            self._bar = Bar(*columns, console=console, transient=True)
+            # long parts are fewer than rich's half minute, by which it would judge their speed
+            self._bar = Bar(*columns, console=console, transient=True, speed_estimate_period=1e9)
             self._task = self._bar.add_task(self._title, total=self._total)
             self._bar.start()
         return self

@@ -13,7 +13,7 @@ import yaml
 
 from metalearn.cli.arguments import option
 from metalearn.cli.config_files import read_config
-from metalearn.cli.data_facts import list_facts
+from metalearn.cli.data_facts import describe_splits, list_facts, tabulate_splits
 from metalearn.cli.parser import Parser, instantiate
 from metalearn.cli.shipped import config_path
 from metalearn.datamodules import ClassEpisodes, EpisodicDataModule, ImageEpisodes
@@ -64,7 +64,13 @@ def run(args: Sequence[str]) -> Summary:
         table = str(_write_tasks(data, config.output, config.split, config.count))
         facts.append(Fact("table of tasks", table, {"table": table}))
     name = type(data).__name__
-    return Summary(f"data {config.action}: {name}", facts, data={"command": f"data {config.action}", "data": name})
+    splits = describe_splits(data) if isinstance(data, ClassEpisodes) else {}
+    return Summary(
+        f"data {config.action}: {name}",
+        facts,
+        data={"command": f"data {config.action}", "data": name, **({"splits": splits} if splits else {})},
+        tables=[tabulate_splits(splits)] if splits else [],
+    )
 
 
 def _make_parser() -> Parser:

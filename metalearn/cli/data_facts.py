@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,10 @@ import numpy as np
 from metalearn.datamodules import ClassEpisodes, EpisodicDataModule, ImageEpisodes
 from metalearn.datamodules.sources.listing import SPLITS
 from metalearn.errors import ConfigError
+from metalearn.reports.listing import Listing
 from metalearn.reports.outcome import Fact
 
-__all__ = ["list_facts"]
+__all__ = ["describe_splits", "list_facts", "tabulate_splits"]
 
 
 def list_facts(data: EpisodicDataModule) -> list[Fact]:
@@ -22,7 +22,6 @@ def list_facts(data: EpisodicDataModule) -> list[Fact]:
     if isinstance(data, ImageEpisodes):
         facts += _list_store(data)
     if isinstance(data, ClassEpisodes):
-        facts += [_describe_split(data, split) for split in SPLITS]
         facts += _list_possible_tasks(data)
     else:
         facts.append(_describe_task(data))
@@ -43,27 +42,54 @@ def _list_store(data: ImageEpisodes) -> list[Fact]:
     ]
 
 
-def _describe_split(data: ClassEpisodes, split: str) -> Fact:
+def describe_splits(data: ClassEpisodes) -> dict[str, dict[str, Any]]:
+    """The classes and images of each split."""
+    return {split: _describe_split(data, split) for split in SPLITS}
+
+
+def _describe_split(data: ClassEpisodes, split: str) -> dict[str, Any]:
     classes = data.splits[split]
     if not len(classes):
-        return Fact(split, "no classes", {"splits": {split: {"classes": 0, "images": 0}}})
+        return {"classes": 0, "images": 0}
     counts = data.pool.counts[classes]
-    number = int(data.num_classes(split))
-    least, most, median = int(counts.min()), int(counts.max()), float(np.median(counts))
-    spread = f"{least}" if least == most else f"{least} to {most}, median {median:g}"
-    text = f"{number:,} {'class' if number == 1 else 'classes'}, {int(counts.sum()):,} images ({spread} a class)"
-    groups = Counter(data.pool.groups[place] for place in classes)
-    values: dict[str, Any] = {
-        "classes": number,
+    groups = {data.pool.groups[place] for place in classes}
+    return {
+        "classes": int(data.num_classes(split)),
         "images": int(counts.sum()),
-        "fewest_images_of_a_class": least,
-        "most_images_of_a_class": most,
-        "median_images_of_a_class": median,
+        "fewest_images_of_a_class": int(counts.min()),
+        "median_images_of_a_class": float(np.median(counts)),
+        "most_images_of_a_class": int(counts.max()),
+        "groups": 0 if groups == {""} else len(groups),
     }
-    if set(groups) != {""}:
-        text += f", {len(groups)} groups"
-        values["groups"] = len(groups)
-    return Fact(split, text, {"splits": {split: values}})
+
+
+def tabulate_splits(splits: Mapping[str, Mapping[str, Any]]) -> Listing:
+    """A row for each split; the column of groups is left out where there are none.
+
+    Args:
+        splits: as :func:`describe_splits` gives them.
+    """
+    columns = {"split": "split", "classes": "classes", "images": "images", "spread": "images of a class"}
+    if any(split.get("groups") for split in splits.values()):
+        columns["groups"] = "groups"
+    rows = [
+        {
+            "split": name,
+            "classes": f"{split['classes']:,}",
+            "images": f"{split['images']:,}",
+            "spread": _describe_spread(split),
+            "groups": split.get("groups"),
+        }
+        for name, split in splits.items()
+    ]
+    return Listing("splits", columns, rows)
+
+
+def _describe_spread(split: Mapping[str, Any]) -> str:
+    if not split["classes"]:
+        return "none"
+    least, most = split["fewest_images_of_a_class"], split["most_images_of_a_class"]
+    return f"{least}" if least == most else f"{least} to {most}, median {split['median_images_of_a_class']:g}"
 
 
 def _list_possible_tasks(data: ClassEpisodes) -> list[Fact]:

@@ -17,6 +17,7 @@ from metalearn.checks import quote_value
 from metalearn.cli.light_parser import LightParser
 from metalearn.errors import ConfigError
 from metalearn.experiments.folder import Run, find_runs
+from metalearn.progress import format_seconds
 from metalearn.reports.tables import write_csv
 from metalearn.reports.text import escape_unprintable
 
@@ -178,12 +179,3 @@ def describe_numbers(run: Run) -> list[str]:
         "" if run.result is None else run.result.text,
         "" if run.seconds is None else format_seconds(run.seconds),
     ]
-
-
-def format_seconds(seconds: float) -> str:
-    """Such as ``"8 s"``, ``"3:07"`` or ``"2:03:07"``."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

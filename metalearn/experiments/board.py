@@ -12,7 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Board", "Row", "format_seconds"]
+from metalearn.progress import format_seconds
+
+__all__ = ["Board", "Row"]
 
 EVERY = 60.0
 """Seconds between two lines of progress where the output is no terminal."""
@@ -115,13 +117,6 @@ class Board:
         outer.add_row(Text(self._head(rows), style="bold"))
         outer.add_row(table)
         return outer
-
-
-def format_seconds(seconds: float) -> str:
-    """Such as ``"42 s"``, ``"12 min"`` or ``"3.5 h"``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _bar(share: float, width: int = 16) -> str:

@@ -44,6 +44,7 @@ class Summary:
         facts: the lines.
         commands: what can be done next: what each command does, and the command.
         data: what is data only, and no line.
+        tables: what is shown between the lines and the commands; its data are in ``data``.
 
     Example:
         >>> Summary("test: mine", [Fact("test accuracy", "91.74 %", {"test": {"accuracy": {"mean": 0.9174}}})]).as_dict()
@@ -54,6 +55,7 @@ class Summary:
     facts: Sequence[Fact]
     commands: Sequence[Fact] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    tables: Sequence[Report] = ()
 
     @property
     def result(self) -> str:
@@ -89,6 +91,8 @@ class Summary:
         console.print()
         if self.facts:
             console.print(Panel(table, title=Text(self.title), title_align="left", expand=False))
+        for part in self.tables:
+            part.show()
         for command in self.commands:
             console.print(f"{command.name}:", style="bold")
             console.print(Text(f"  {escape_unprintable(command.text)}"), soft_wrap=True)
