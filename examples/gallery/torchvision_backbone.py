@@ -60,7 +60,7 @@ for label, row in enumerate(axes):
     images = torch.cat([support.x[support.y == label], query.x[query.y == label]])[:, 0]
     answers = predicted[query.y == label].tolist()
     for place, (axis, image) in enumerate(zip(row, images, strict=True)):
-        axis.imshow(image, cmap="gray_r" if image.mean() < 0.5 else "gray")
+        axis.imshow(image, cmap="gray_r")
         axis.set_axis_off()
         if place >= 5:
             answer = answers[place - 5]
