@@ -3,7 +3,7 @@
 The inner-steps curve
 =====================
 
-How far does a model get with every step of adaptation? The curve shows it, for one to ten labelled examples a class.
+How far does a model get with every step of adaptation? The curve shows it, for one and five labelled examples a class.
 
 The model is MAML, trained on letters of Latin and Greek with one example of each class and one inner step. Its checkpoint is
 installed with the package. It is tested here on Armenian and Georgian letters.
@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 from metalearn import MAML
 from metalearn.datamodules import GlyphsDataModule
 
-SHOTS = [1, 2, 5, 10]  # the tests run [1, 2]
+SHOTS = [1, 5]  # the tests run [1, 2]
 TEST_TASKS = 50  # the tests run 4
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
@@ -36,14 +36,15 @@ for shots in SHOTS:
     print(f"{shots:2} shots: {curves[shots][1]:.1f} % after one step, {curves[shots][-1]:.1f} % after ten")
 
 # %% [markdown]
-# Before the first step all guess: labels mean nothing outside of their task. Most of the way is done in the first steps.
+# Before the first step both guess: labels mean nothing outside of their task. The first step does most of the way. The
+# learned step sizes are those of one step on one shot, so the next steps on five shots overshoot at first.
 
 # %%
 plt.style.use("metalearn.reports.plain")
 figure, axis = plt.subplots()
-for (shots, curve), marker in zip(curves.items(), "os^D", strict=False):
-    axis.plot(curve, marker=marker, markersize=5, label=f"{shots} shot{'s' if shots > 1 else ''}")
-axis.axhline(20, color="0.5", linestyle=":", label="chance")
+for (shots, curve), marker in zip(curves.items(), "os", strict=True):
+    label = f"{shots} shot{'s' if shots > 1 else ''} ({curve[0]:.0f} % before the first step)"
+    axis.plot(range(1, 11), curve[1:], marker=marker, label=label)
 axis.set(xlabel="inner steps at test", ylabel="test accuracy (%)", title="Glyphs, 5 classes, MAML trained with 1 shot")
 axis.legend(loc="lower right")
 figure.savefig("inner_steps_curve.png")

@@ -12,6 +12,7 @@ with its best checkpoint tested::
 """
 
 # %%
+import logging
 from pathlib import Path
 
 import lightning as L
@@ -22,9 +23,9 @@ import torch.nn.functional as F
 from metalearn import Conv4, Episode
 from metalearn.datamodules import GlyphsDataModule
 from metalearn.reports.outcome import Picture, RunRecord
-from metalearn.reports.pictures import save_figure
+from metalearn.reports.pictures import pyplot, save_figure
 
-STEPS = 100  # the tests run 2
+STEPS = 200  # the tests run 2
 TEST_TASKS = 200  # the tests run 8
 
 
@@ -76,7 +77,7 @@ class Prototypes(L.LightningModule):
         return [Picture("confusion.png", self.draw_confusion)] if run.tested else []
 
     def draw_confusion(self, path: Path) -> Path:
-        figure, axis = plt.subplots()
+        figure, axis = pyplot().subplots()
         axis.imshow(self.confusion.cpu().numpy())
         axis.set(xlabel="predicted class", ylabel="class")
         return save_figure(figure, path)
@@ -90,8 +91,8 @@ class Prototypes(L.LightningModule):
 def train_and_test() -> tuple[Prototypes, float]:
     L.seed_everything(0, verbose=False)
     data = GlyphsDataModule(ways=5, shots=1, queries=5, tasks_per_batch=8, test_tasks=TEST_TASKS)
-    trainer = L.Trainer(max_steps=STEPS, limit_val_batches=0, accelerator="cpu", logger=False,
-                        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+    trainer = L.Trainer(max_steps=STEPS, limit_val_batches=0, accelerator="cpu", **quiet)
     module = Prototypes()
     trainer.fit(module, datamodule=data)
     (results,) = trainer.test(module, datamodule=data, verbose=False)
@@ -99,6 +100,7 @@ def train_and_test() -> tuple[Prototypes, float]:
 
 
 if __name__ == "__main__":
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     module, accuracy = train_and_test()
     print(f"test accuracy {100 * accuracy:.1f} % over {TEST_TASKS} tasks, chance is 20 %")
     data = GlyphsDataModule(ways=5, shots=1, queries=15)
@@ -115,6 +117,7 @@ if __name__ == "__main__":
         top.set_axis_off()
         counts = nearest[query.y == label].bincount(minlength=5)
         bottom.bar(range(5), counts, color=["#4d9221" if way == label else "#d6604d" for way in range(5)])
-        bottom.set(xticks=range(5), ylim=(0, 15.5), xlabel="nearest prototype")
+        bottom.set(xticks=range(5), ylim=(0, 15.5))
     axes[1, 0].set_ylabel("of 15 queries")
+    figure.supxlabel("nearest prototype", fontsize=11)
     figure.savefig("own_module.png")
