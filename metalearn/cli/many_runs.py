@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,16 @@ MOST = 8
 """Processes at once, where nothing is said."""
 
 
-def prepare(request: Request) -> Rehearsal:
-    """Check the training that is to be repeated, and make its data ready once, before processes ask for them all at once.
+def prepare(words: Sequence[str]) -> Rehearsal:
+    """Check a training that is to be run, and make its data ready once, before processes ask for them all at once.
+
+    Args:
+        words: the options of ``fit``.
 
     Raises:
         MetalearnError: an option is wrong, or the data are missing or do not give such tasks.
     """
-    rehearsal = rehearse(request.fit)
+    rehearsal = rehearse(words)
     logger = rehearsal.options["trainer"].get("logger")
     if logger not in (None, True):
         raise ConfigError(

@@ -30,7 +30,7 @@ def run_seeds(request: Request, seeds: Sequence[int]) -> Report:
     Raises:
         MetalearnError: an option or the data is wrong, or a training has failed.
     """
-    rehearsal = prepare(request)
+    rehearsal = prepare(request.fit)
     folder = choose_folder(request, rehearsal, "seeds")
     names = list_seed_options(rehearsal)
     check_free(names, request)

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from metalearn.cli.many_runs import choose_folder, make_processes, prepare, read_monitor, read_steps
-from metalearn.cli.rehearsal import Rehearsal, rehearse
+from metalearn.cli.rehearsal import Rehearsal
 from metalearn.cli.repeated_options import Request
 from metalearn.cli.sweep_report import SweepReport
 from metalearn.errors import MetalearnError
@@ -35,7 +35,7 @@ def run_sweep(request: Request, settings: Sequence[Setting], trials: int) -> Rep
     Raises:
         MetalearnError: an option or the data is wrong, or no trial has ended well.
     """
-    rehearsal = prepare(request)
+    rehearsal = prepare(request.fit)
     _try_values(request, settings)
     folder = choose_folder(request, rehearsal, "sweep")
     combinations = list_combinations(settings)
@@ -62,7 +62,7 @@ def _try_values(request: Request, settings: Sequence[Setting]) -> None:
     """Build the training with every value once, so that a wrong one is named before anything runs."""
     for values in zip_longest(*(setting.samples for setting in settings)):
         pairs = zip(settings, values, strict=True)
-        rehearse([*request.fit, *(f"--{setting.name}={value}" for setting, value in pairs if value is not None)])
+        prepare([*request.fit, *(f"--{setting.name}={value}" for setting, value in pairs if value is not None)])
 
 
 def _open(request: Request, rehearsal: Rehearsal, settings: Sequence[Setting], folder: Path) -> Sweep:

@@ -28,7 +28,7 @@ __all__ = ["Outcome", "Sweep"]
 JOURNAL = "optuna.journal"
 NAME = "sweep"
 HOME = "home"
-"""The attribute of a trial that goes on in another one's folder."""
+"""The attribute of a trial that names its folder, which is that of an earlier one where it goes on."""
 STARTUP = 5
 """Trials that end before any is compared with them."""
 
@@ -102,8 +102,8 @@ class Sweep:
                     self._study.tell(trial.number, state=TrialState.FAIL)
                 self._study.enqueue_trial(trial.params, user_attrs={HOME: home})
         combinations = list_combinations(self.settings)
-        for values in combinations or []:
-            self._study.enqueue_trial(dict(values), skip_if_exists=True)
+        for number, values in enumerate(combinations or []):
+            self._study.enqueue_trial(dict(values), user_attrs={HOME: f"trial_{number}"}, skip_if_exists=True)
         return len(combinations) if combinations is not None else max(trials, len(self._latest()))
 
     def count_done(self) -> int:
@@ -128,7 +128,9 @@ class Sweep:
         while self._count(TrialState.WAITING) or len(self._latest()) < total:
             distributions = {setting.name: _distribute(setting) for setting in self.settings}
             trial = self._study.ask(distributions)
-            home = str(trial.user_attrs.get(HOME, f"trial_{trial.number}"))
+            if HOME not in trial.user_attrs:
+                trial.set_user_attr(HOME, f"trial_{len(self._latest()) - 1}")
+            home = str(trial.user_attrs[HOME])
             training = self._make_training(home, self._values(trial.params))
             self._trials[training.name], self._running[training.name] = trial, training
             self._seen[training.name] = set()
@@ -172,7 +174,7 @@ class Sweep:
         """Of every folder the last trial that has used it."""
         latest: dict[str, FrozenTrial] = {}
         for trial in self._study.get_trials(deepcopy=False):
-            latest[str(trial.user_attrs.get(HOME, f"trial_{trial.number}"))] = trial
+            latest[str(trial.user_attrs.get(HOME, f"trial_{len(latest)}"))] = trial
         return latest
 
     def _count(self, state: TrialState) -> int:
