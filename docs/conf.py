@@ -25,6 +25,7 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "notebooks",
+    "commands",
     "rooms",
 ]
 exclude_patterns = ["README.md", "figures/**", "extensions/**"]
