@@ -123,6 +123,12 @@ COMMANDS = {
         "metalearn.cli.study:run",
         DATA,
     ),
+    "completion": Command(
+        "Print the script by which bash or zsh completes all this.",
+        "metalearn completion bash > ~/.metalearn.sh",
+        "metalearn.cli.completion:run",
+        DATA,
+    ),
 }
 """Every command by its name, in the order in which the help lists them."""
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
