@@ -55,9 +55,19 @@ class SemiSupervisedEpisode(NamedTuple):
 
 
 def count_tasks(batch: Any) -> int:
-    """The tasks of a batch: of an episode, or of a list of them."""
+    """The tasks of a batch: of an episode, or of a list of them; 0 of what is no batch of tasks.
+
+    Example:
+        >>> count_tasks({"image": torch.zeros(8, 3)})
+        0
+    """
     if isinstance(batch, list) and all(isinstance(task, (Episode, SemiSupervisedEpisode)) for task in batch):
         return sum(len(task.support.x) for task in batch)
+    if not isinstance(batch, (Episode, SemiSupervisedEpisode)) and type(batch) not in (tuple, list):
+        return 0
+    pairs = all(isinstance(part, (tuple, list)) and len(part) == 2 for part in batch)
+    if not pairs or len(batch) < 2 or not isinstance(batch[0][0], Tensor) or batch[0][0].ndim < 2:
+        return 0
     return len(batch[0][0])
 
 
