@@ -111,10 +111,23 @@ def _scale(axis: Any, setting: Setting) -> None:
     axis.grid(axis="y", color="0.92")
     axis.set_axisbelow(True)
     if isinstance(setting, Range):
-        axis.set_xscale("log" if setting.is_log else "linear")
+        if setting.is_log:
+            _scale_log(axis, setting)
         return
     count = len(setting.texts)
     labels = [escape_for_figure(text if len(text) <= 14 else f"{text[:12]}...") for text in setting.texts]
     turned = {"rotation": 30, "ha": "right"} if sum(map(len, labels)) > 22 else {}
     axis.set_xticks(range(count), labels, **turned)
     axis.set_xlim(-0.5, count - 0.5)
+
+
+def _scale_log(axis: Any, setting: Range) -> None:
+    """Show the whole range, with as many labels as there is room for."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_xscale("log")
+    axis.set_xlim(setting.low / 1.15, setting.high * 1.15)
+    is_wide = setting.high / setting.low >= 100
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0,) if is_wide else (1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
