@@ -63,7 +63,8 @@ sphinx_gallery_conf = {
     "examples_dirs": ["../examples/gallery"],
     "gallery_dirs": ["gallery"],
     "filename_pattern": "/",
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": "reading_order.ReadingOrder",
+    "parallel": 2,  # scripts at a time, of one thread each
     "matplotlib_animations": False,
     "download_all_examples": False,
     "reference_url": {"metalearn": None},  # names in the code link to the reference

@@ -40,24 +40,25 @@ def train(*options):
     return [int(row["step"]) for row in rows], [float(row["train/loss"]) for row in rows], done.stdout
 
 
-steps, one, printed_by_one = train("--data.tasks_per_batch", "8")
+steps, losses, printed = train("--data.tasks_per_batch", "8")
 ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-_, two, printed_by_two = train("--data.tasks_per_batch", "4", *ddp)
+_, losses_of_two, printed_by_two = train("--data.tasks_per_batch", "4", *ddp)
 
 # %% [markdown]
 # The test tasks are shared out, too, each to one process. The accuracy and its interval are over all of them.
 
 # %%
-for name, printed in (("one process", printed_by_one), ("two processes", printed_by_two)):
-    (line,) = (line.strip("│ ") for line in printed.splitlines() if "test accuracy" in line)
+for name, text in (("one process", printed), ("two processes", printed_by_two)):
+    (line,) = (line.strip("│ ") for line in text.splitlines() if "test accuracy" in line)
     print(f"{name}: {line}")
-print(f"largest difference of the training losses: {max(abs(a - b) for a, b in zip(one, two, strict=True)):.1e}")
+difference = max(abs(a - b) for a, b in zip(losses, losses_of_two, strict=True))
+print(f"largest difference of the training losses: {difference:.1e}")
 
 # %%
 plt.style.use("metalearn.reports.plain")
 figure, axis = plt.subplots()
-axis.plot(steps, one, linewidth=5, alpha=0.35, label="one process, 8 tasks a step")
-axis.plot(steps, two, "o--", markersize=4, label="two processes, 4 tasks a step each")
+axis.plot(steps, losses, linewidth=5, alpha=0.35, label="one process, 8 tasks a step")
+axis.plot(steps, losses_of_two, "o--", markersize=4, label="two processes, 4 tasks a step each")
 axis.set(xlabel="outer step", ylabel="training loss", title="The same training on one process and on two")
 axis.set_xticks(steps[::5])
 axis.legend()

@@ -61,7 +61,8 @@ srun python train.py
 """
 
 # %% [markdown]
-# What runs here is ``torchrun --nproc_per_node 2 train.py``, on the CPU. The job needs a cluster.
+# What runs here is ``torchrun --nproc_per_node 2 train.py``, on the CPU. The job itself needs a cluster, and was not run on
+# one: two processes with SLURM's variables set by hand have trained on the CPU.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:

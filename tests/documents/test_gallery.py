@@ -40,6 +40,11 @@ def test_it_is_small_and_says_its_budgets(script: Path) -> None:
     assert constants == [name for name, _, _ in BUDGET.findall(code)]
 
 
+def test_every_script_has_its_place_in_the_order_of_pages() -> None:
+    order = pytest.importorskip("reading_order").ORDER
+    assert sorted(order) == names(SCRIPTS)
+
+
 @pytest.mark.parametrize("name", ["hypergradient_error", "own_data"])
 def test_it_runs_as_a_script(name: str, tmp_path: Path) -> None:
     """The others run as notebooks, with the same code."""

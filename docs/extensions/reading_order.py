@@ -1,0 +1,30 @@
+"""The order of the gallery's pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["ORDER", "ReadingOrder"]
+
+ORDER = [
+    "own_images", "inner_steps_curve", "compare_algorithms", "ridge_heads", "sinusoid_noise",
+    "own_data", "torchvision_backbone", "own_module", "own_algorithm",
+    "hyper_cleaning", "hypergradient_error",
+    "exported_model", "several_processes", "torchrun_slurm", "sweep",
+]  # fmt: skip
+"""First what the methods do, then what is your own, bilevel problems, and what comes after a first training."""
+
+
+class ReadingOrder:
+    """Sorts the scripts of a folder by :data:`ORDER`, as sphinx-gallery asks for it.
+
+    Args:
+        folder: where they are.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __call__(self, filename: str) -> int:
+        """The place of a script."""
+        return ORDER.index(Path(filename).stem)
