@@ -12,6 +12,8 @@ from metalearn.reports.text import join_lines
 
 __all__ = ["translate_failures"]
 
+TRACKERS = {"mlflow": "MLflow", "wandb": "Weights & Biases"}
+"""Packages of experiment trackers."""
 UNWRITABLE = {
     getattr(errno, name, None)
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EIO", "ENAMETOOLONG")
@@ -28,6 +30,7 @@ def translate_failures(find_folder: Callable[[], Path]) -> Iterator[None]:
 
     Raises:
         ConfigError: the run has fewer batches than ``val_check_interval`` asks for.
+            An experiment tracker refuses what it is asked for.
         DataError: a file of the run cannot be written.
     """
     try:
@@ -43,4 +46,11 @@ def translate_failures(find_folder: Callable[[], Path]) -> Iterator[None]:
         raise DataError(
             f"{path} cannot be written ({error.strerror}); {suggest_space(error)}, or write elsewhere with another "
             "trainer.default_root_dir"
+        ) from error
+    except Exception as error:
+        tracker = TRACKERS.get(type(error).__module__.split(".")[0])
+        if tracker is None:
+            raise
+        raise ConfigError(
+            f"{tracker} cannot be used: {join_lines(str(error)).rstrip('.')}; correct the options of trainer.logger, or leave it out"
         ) from error

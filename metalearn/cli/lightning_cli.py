@@ -28,6 +28,7 @@ from metalearn.cli.processes import check_devices, take_torchrun
 from metalearn.cli.recorder import RunRecorder
 from metalearn.cli.run_callbacks import RunCallbacks
 from metalearn.cli.run_files import NAMES
+from metalearn.cli.run_loggers import join_loggers, log_pictures, name_loggers
 from metalearn.cli.run_place import RunPlace
 from metalearn.cli.screen import print_screen
 from metalearn.cli.shipped import DEFAULT_CONFIG
@@ -155,10 +156,19 @@ class MetaCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; what one of them found wrong comes out as it said it."""
-        try:
-            super().instantiate_classes()
-        except Exception as error:
-            raise find_own_error(error) from error
+        self.place = RunPlace(str(self.subcommand), self.config[self.subcommand], self.run_name, self.checkpoint)
+        self.place.find_checkpoint()
+        self.checkpoint = self.place.checkpoint
+        self.run_log = self.place.make_logger()
+        options = self.config[self.subcommand]["trainer"]
+        asked = options.get("logger")
+        options["logger"] = name_loggers(asked, self.run_log)
+        with translate_failures(lambda: Path(self.run_log.log_dir)):
+            try:
+                super().instantiate_classes()
+            except Exception as error:
+                raise find_own_error(error) from error
+        options["logger"] = asked  # so that config.yaml names no run: another one may begin from it
         trainer: Any = self.trainer
         check_monitors(trainer.callbacks, self.model)
         if self.subcommand == "fit" and isinstance(self.model, ReportsOutcome):
@@ -168,11 +178,8 @@ class MetaCLI(LightningCLI):
         """Add what saves, logs, shows and ends a run, where the user names nothing else."""
         asked = self._get(self.config_init, "trainer")
         command = str(self.subcommand)
-        self.place = RunPlace(command, self.config_init[command], self.run_name, self.checkpoint)
-        self.place.find_checkpoint()
-        self.checkpoint = self.place.checkpoint
-        if asked.get("logger") in (None, True) and "logger" not in kwargs and not asked.get("barebones"):
-            kwargs["logger"] = self.place.make_logger()
+        if asked.get("logger") is not False and "logger" not in kwargs and not asked.get("barebones"):
+            kwargs["logger"] = join_loggers(asked.get("logger"), self.run_log)
         kwargs.update(take_torchrun(asked), **turn_off_for_barebones(asked))
         kwargs["plugins"] = choose_plugins(asked)
         logs_arguments = asked.get("enable_autolog_hparams", True) and not asked.get("barebones")
@@ -264,6 +271,9 @@ class MetaCLI(LightningCLI):
                 test_after_fit=bool(self.config[self.subcommand].get("test_after_fit", True)),
             )
         )
+        if self.summary is not None:
+            pictures = [Path(path) for path in self.summary.as_dict().get("pictures", [])]
+            log_pictures(self.trainer.loggers, pictures, self.trainer.global_step)
 
 
 def most_ways(ways: Any) -> int:
