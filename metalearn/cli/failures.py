@@ -51,6 +51,7 @@ def translate_failures(find_folder: Callable[[], Path]) -> Iterator[None]:
         tracker = TRACKERS.get(type(error).__module__.split(".")[0])
         if tracker is None:
             raise
+        reason = join_lines(str(error)).rstrip(".")
         raise ConfigError(
-            f"{tracker} cannot be used: {join_lines(str(error)).rstrip('.')}; correct the options of trainer.logger, or leave it out"
+            f"{tracker} cannot be used: {reason}; correct the options of trainer.logger, or leave it out"
         ) from error
