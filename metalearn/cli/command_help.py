@@ -45,7 +45,7 @@ ROWS = {
     "Start": (
         Row("config NAME", f"A shipped configuration or a YAML file; metalearn list configs. [default {DEFAULT_CONFIG}]", FIT),
         Row("ckpt_path PATH", "Go on from this checkpoint; last or best for the newest run of the configuration.", FIT),
-        Row("ckpt_path PATH", "The checkpoint. It brings its configuration along.", EVALUATE),
+        Row("ckpt_path PATH", "A checkpoint, or the name of a shipped one. It brings its configuration along.", EVALUATE),
         Row("config NAME", "Use this configuration instead of the checkpoint's.", EVALUATE),
     ),
     "Data": (

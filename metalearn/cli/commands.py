@@ -65,14 +65,18 @@ COMMANDS = {
         "Train a model, then test the best checkpoint.", "metalearn fit --config maml_omniglot_5w1s", TRAINS, RUN, True
     ),
     "validate": Command(
-        "Evaluate a checkpoint on the validation tasks.", "metalearn validate --ckpt_path best.ckpt", TRAINS, RUN, True
+        "Evaluate a checkpoint on the validation tasks.",
+        "metalearn validate --ckpt_path maml_glyphs_5w1s",
+        TRAINS,
+        RUN,
+        True,
     ),
     "test": Command(
-        "Evaluate a checkpoint on the test tasks.", "metalearn test --ckpt_path best.ckpt", TRAINS, RUN, True
+        "Evaluate a checkpoint on the test tasks.", "metalearn test --ckpt_path maml_glyphs_5w1s", TRAINS, RUN, True
     ),
     "predict": Command(
         "Classify images of your own classes, or the test tasks.",
-        "metalearn predict --ckpt_path best.ckpt --support shots --query new",
+        "metalearn predict --ckpt_path a.ckpt --support known --query new",
         "metalearn.cli.predict:run",
         RUN,
         True,

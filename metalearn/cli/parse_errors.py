@@ -68,9 +68,14 @@ def _explain_anew(parser: argparse.ArgumentParser, text: str, cause: BaseExcepti
     stray = re.search(r"unrecognized arguments: (.+)$", text)
     if stray:
         return _explain_unrecognized(parser, stray[1].split(" "))
-    asked = re.match(r"(--\S+)\.help: .*?([\w.]+)\W*$", text)
+    asked = re.match(r"(--\S+)\.help: (.+)$", text)
     if asked:
-        return _explain_help(parser, asked[1], asked[2])
+        bare = re.search(r"path string: ([\w.]+)$", asked[2])
+        if bare:
+            return _explain_help(parser, asked[1], bare[1])
+        return ConfigError(
+            f"{asked[1]}.help cannot show that: {asked[2].rstrip('.')}; {asked[1]}.help alone lists ours"
+        )
     if isinstance(cause, argparse.ArgumentError) and cause.argument_name:
         return _explain_argument(cause.argument_name.split("/")[-1], cause.message)
     missing = re.search(r"the following arguments are required: (.+)$", text)
@@ -114,7 +119,7 @@ def _explain_help(parser: argparse.ArgumentParser, option: str, value: str) -> C
     action = next((action for action in parser._actions if f"--{action.dest}" == option), None)
     names = _names(getattr(action, "_typehint", None)) if action else [kind.__name__ for kind in find_ours([object])]
     near = find_nearest(value.rpartition(".")[2], names, 1)
-    remedy = f"did you mean {near[0]}?" if near else f"{option}.help lists ours" if action else "name a class"
+    remedy = f"did you mean {near[0]}?" if near else f"{option}.help alone lists ours" if action else "name a class"
     return ConfigError(f"{option}.help is {_shown(value)}, but there is no such class; {remedy}")
 
 
