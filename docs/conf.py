@@ -62,7 +62,6 @@ sphinx_gallery_conf = {
     "parallel": 2,  # scripts at a time, of one thread each
     "matplotlib_animations": False,
     "download_all_examples": False,
-    "reference_url": {"metalearn": None},  # names in the code link to the reference
     "min_reported_time": 3600,  # seconds of whoever built the site say nothing
     "show_memory": False,
     "show_signature": False,

@@ -28,7 +28,7 @@ SHAPES = {
 }
 
 # %% [markdown]
-# Every drawing is turned, scaled and jittered by hand, so to speak.
+# Every drawing is turned, scaled and shaken a little, as drawings by hand are.
 
 
 # %%
