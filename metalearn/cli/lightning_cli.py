@@ -25,7 +25,7 @@ from metalearn.cli.ending import Ending
 from metalearn.cli.failures import translate_failures
 from metalearn.cli.parser import Parser, find_own_error
 from metalearn.cli.processes import check_devices, take_torchrun
-from metalearn.cli.recorder import RunRecorder
+from metalearn.cli.recorder import FolderIsTaken, RunRecorder
 from metalearn.cli.run_callbacks import RunCallbacks
 from metalearn.cli.run_files import NAMES
 from metalearn.cli.run_loggers import join_loggers, log_pictures, name_loggers
@@ -211,6 +211,8 @@ class MetaCLI(LightningCLI):
             with translate_failures(lambda: find_run_folder(self.trainer)):
                 super()._run_subcommand(subcommand)
                 self.recorder.finish(self.summary.as_dict() if self.summary is not None else None)
+        except FolderIsTaken:
+            raise
         except BaseException as error:
             self.recorder.fail(error, interrupted=self.ending.signals.signum is not None)
             kept = self.ending.describe_kept()

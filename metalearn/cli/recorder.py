@@ -11,12 +11,16 @@ import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 
 from metalearn.cli.task_checksums import checksum_test_tasks
-from metalearn.errors import DataError
+from metalearn.errors import ConfigError, DataError
 from metalearn.experiments.asked import Asked
 from metalearn.experiments.record import Record, Session, begin_session, read_record, write_record
 from metalearn.modules.callbacks.run_folder import find_run_folder
 
-__all__ = ["RunRecorder"]
+__all__ = ["FolderIsTaken", "RunRecorder"]
+
+
+class FolderIsTaken(ConfigError):
+    """Another training writes into the run's folder: what is there is not this command's to remove."""
 
 
 class RunRecorder(L.Callback):
@@ -42,6 +46,11 @@ class RunRecorder(L.Callback):
         if self._session is not None or silent or not trainer.is_global_zero:
             return
         before = read_record(folder)
+        if before is not None and self._asked.command == "fit" and before.session.state == "running":
+            raise FolderIsTaken(
+                f"another training (process {before.session.process.get('pid')}) writes into {folder}; start this one "
+                "again, or give it a --run_name of its own"
+            )
         if before is None and self._asked.command != "fit" and (folder / "checkpoints").is_dir():
             return  # a run from before there were records: an evaluation says nothing of its training
         asked = self._asked

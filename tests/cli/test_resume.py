@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,23 @@ def test_a_run_goes_on_by_its_name_and_further(tmp_path: Path, capsys: pytest.Ca
         ),
     ):
         check_refused(["stopped run", *words], line, capsys)
+
+
+def test_two_trainings_never_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("runs/shared/version_0")
+    fit("--test_after_fit", "false", "--run_name", "shared", steps=2)
+    record = read_record(folder)
+    assert record is not None
+    other = replace(record.session, status="running", end=None, process=describe_process(os.getppid()))
+    write_record(folder, replace(record, session=other))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        fit("--ckpt_path", str(folder / "checkpoints/last.ckpt"), "--run_name", "shared", steps=4)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"metalearn: error: another training (process {os.getppid()}) writes into {folder}; start")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 def check_refused(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
