@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 OPTIONS = ("--support", "--query", "--output")
 """Any of them says that a user's own images are meant."""
+MOST_ANSWERS = 20
+"""Of so many images the class is printed; the table has all."""
 
 
 class _Arguments(argparse.ArgumentParser):
@@ -104,11 +106,26 @@ def predict_folder(args: Sequence[str]) -> Summary:
             {"support": classifier.support, "classes": list(names)},
         ),
         Fact("queries", str(len(paths)), {"queries": len(paths)}),
+        *list_answers(paths, chosen, largest, table),
         Fact("probabilities", str(table), {"predictions": str(table)}),
         Fact("picture", str(picture), {"pictures": [str(picture)]}),
     ]
-    data = {"command": "predict", "checkpoint": str(asked.ckpt_path)}
+    answers = [
+        {"image": str(path), "predicted": name, "probability": float(share)}
+        for path, name, share in zip(paths, chosen, largest, strict=True)
+    ]
+    data = {"command": "predict", "checkpoint": str(asked.ckpt_path), "answers": answers}
     return Summary("predict", facts, data=data)
+
+
+def list_answers(paths: Sequence[Path], chosen: Sequence[str], shares: Sequence[float], table: Path) -> list[Fact]:
+    """The predicted class of each image with its probability: of the first ones where there are many."""
+    answers = [
+        Fact(path.name, f"{name} ({100 * share:.0f} %)")
+        for path, name, share in zip(paths[:MOST_ANSWERS], chosen, shares, strict=False)
+    ]
+    left = len(paths) - len(answers)
+    return [*answers, Fact("...", f"and {left} more in {table}")] if left else answers
 
 
 def make_parser() -> argparse.ArgumentParser:
