@@ -32,7 +32,7 @@ def test_a_student_sees_maml_work(walk: Walk) -> None:
     make_drawings(walk.folder)
     walk.mistake("metalearn predict --ckpt_path maml_glyphs_5w1s --support QUERIES --query QUERIES", "QUERIES")
     answers = walk.run("metalearn predict --ckpt_path maml_glyphs_5w1s --support SUPPORT --query QUERIES")
-    assert "house.png" in answers and "tree.png" in answers
+    assert "house.png" in answers
 
 
 def read_difference(printed: str) -> float:
