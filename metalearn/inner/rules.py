@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalearn.checks import check_flag, check_number, check_numbers
+from metalearn.checks import check_flag, check_number, check_numbers, find_nearest
 from metalearn.errors import ConfigError
 
 __all__ = ["RULES", "SGD", "Adam", "AdamW", "Momentum", "Params", "UpdateRule", "get_rule"]
@@ -184,9 +184,10 @@ def get_rule(rule: str | UpdateRule | Mapping[str, Any]) -> UpdateRule:
             return CLASSES[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()})
     elif rule in RULES:
         return RULES[rule]
+    near = find_nearest(str(rule), list(RULES), 1) or ["sgd"]
     raise ConfigError(
         f"inner_optimizer is {rule!r}, but it must be one of {', '.join(RULES)}, or a class of torch.optim by its full "
-        "name such as 'torch.optim.Adagrad'; use 'sgd'"
+        f"name such as 'torch.optim.Adagrad'; use {near[0]!r}"
     )
 
 
