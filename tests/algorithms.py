@@ -1,7 +1,7 @@
 """The episodic algorithms: one entry each, from which the tests that concern all of them are driven.
 
-To have a new algorithm tested, add its entry: its meta-gradient, freezing, evaluation, checkpoints, several processes, precision,
-summary and help then have their tests.
+To have a new algorithm tested, add its entry: its meta-gradient, freezing, runs, evaluation, checkpoints, copies, several
+processes, precision, summary, arguments, options and help then have their tests.
 """
 
 from __future__ import annotations
@@ -147,3 +147,5 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "pooled": Algorithm(Pooled, TWO, pooled),
 }  # fmt: skip
+KINDS: list[type[MetaModule]] = list(dict.fromkeys(algorithm.kind for algorithm in ALGORITHMS.values()))
+"""The classes of the list, once each."""

@@ -19,6 +19,7 @@ import metalearn
 from metalearn import bilevel, datamodules, inner
 from metalearn.backbones import MLP
 from metalearn.errors import MetalearnError
+from tests.algorithms import KINDS
 
 Q = bilevel.quadratic(4, 3, 5.0, 0)
 STEPS = bilevel.GradientDescent(step_size=0.1, steps=2)
@@ -34,8 +35,7 @@ def network() -> nn.Module:
 
 
 NEEDED: dict[Callable[..., Any], dict[str, Any]] = {
-    **{kind: {"backbone": network} for kind in (metalearn.MAML, metalearn.ANIL, metalearn.IMAML, metalearn.Pooled)},
-    metalearn.BilevelFewShot: {"backbone": network},
+    **{kind: {"backbone": network} for kind in KINDS},
     metalearn.BilevelModule: {"problem": Q.problem, "algorithm": bilevel.BiO(estimator=AID, step_size=0.001), "x": X},
     datamodules.ArrayEpisodes: {"x": torch.rand(40, 2).numpy(), "y": [0, 1] * 20},
     datamodules.FunctionEpisodes: {"function": lambda generator: None},

@@ -14,7 +14,7 @@ import torch
 import metalearn
 from metalearn import Batch, ConfigError, MetaModule
 from metalearn.cli import main
-from tests.algorithms import ALGORITHMS, Smooth
+from tests.algorithms import ALGORITHMS, KINDS, Smooth
 from tests.modules.episodic.test_evaluation import NoiseTasks, trainer
 from tests.networks import TinyConv, noise_episode
 
@@ -30,7 +30,7 @@ def network(dtype: torch.dtype = torch.float64) -> Smooth:
 def test_every_algorithm_is_in_the_list() -> None:
     values = [getattr(metalearn, name) for name in metalearn.__all__]
     exported = {value for value in values if inspect.isclass(value) and issubclass(value, MetaModule)}
-    assert {algorithm.kind for algorithm in ALGORITHMS.values()} == exported - {MetaModule}
+    assert set(KINDS) == exported - {MetaModule}
 
 
 @every
@@ -76,6 +76,16 @@ def test_a_run_learns_evaluates_reports_and_reloads(name: str, tmp_path: Path) -
 
 
 @every
+def test_tasks_of_any_shape_count_alike(name: str) -> None:
+    """A batch of tasks that differ in classes and examples has the mean of their losses, and a prediction for each."""
+    module = ALGORITHMS[name].make_cheap(network()).double()
+    tasks = [noise_episode(1, ways=ways, shots=shots, seed=shots) for ways, shots in ((3, 2), (2, 1), (3, 1))]
+    alone = [float(module.training_step([task], 0).detach()) for task in tasks]
+    assert float(module.training_step(tasks, 0).detach()) == pytest.approx(sum(alone) / 3, rel=1e-9)
+    assert [shares.shape[2] for shares in module.predict_step(tasks, 0)] == [3, 2, 3]
+
+
+@every
 def test_bf16_trains_and_fp16_is_refused(name: str, tmp_path: Path) -> None:
     algorithm = ALGORITHMS[name]
     module = algorithm.make_cheap(TinyConv())
@@ -90,7 +100,7 @@ def test_bf16_trains_and_fp16_is_refused(name: str, tmp_path: Path) -> None:
         module.adapt(Batch(support.x[0], support.y[0]))
 
 
-@pytest.mark.parametrize("name", sorted({algorithm.kind.__name__ for algorithm in ALGORITHMS.values()}))
+@pytest.mark.parametrize("name", [kind.__name__ for kind in KINDS])
 def test_the_help_says_what_each_argument_does(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +108,7 @@ def test_the_help_says_what_each_argument_does(
     with pytest.raises(SystemExit) as end:
         main(["fit", "--model.help", name])
     assert end.value.code == 0
-    entries = dict(re.findall(r"--(?:model\.)?(\w+)(.*?)(?=\n  --|\Z)", capsys.readouterr().out, re.DOTALL))
+    entries = dict(re.findall(r"^  (\w+) (.*?)(?=\n  \w|\n\n|\Z)", capsys.readouterr().out, re.DOTALL | re.MULTILINE))
     for argument in inspect.signature(getattr(metalearn, name)).parameters:
         assert len(entries[argument].split()) > 4, argument
         assert "see :class:" not in entries[argument]

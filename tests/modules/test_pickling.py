@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from metalearn import (
-    ANIL,
     IMAML,
     MAML,
     Batch,
@@ -25,7 +24,6 @@ from metalearn import (
     BilevelModule,
     HyperCleaning,
     MetaModule,
-    Pooled,
     RegularizationTuning,
 )
 from metalearn.bilevel import AID, CG, BiO, GradientDescent, quadratic, worst_case
@@ -36,6 +34,7 @@ from metalearn.datamodules import (
     SinusoidDataModule,
 )
 from metalearn.modules.training.outer import adam
+from tests.algorithms import ALGORITHMS, KINDS
 from tests.made import make_folder
 from tests.made_bilevel import make_mnist, make_newsgroups
 from tests.modules.problem_based.test_bilevel_module import trainer
@@ -55,16 +54,12 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "save": save,
 }
 MODULES: dict[str, Callable[[], MetaModule]] = {
-    "maml": lambda: MAML(TinyConv(), inner_steps=1),
+    **{name: lambda it=algorithm: it.make_cheap(TinyConv(), inner_steps=1) for name, algorithm in ALGORITHMS.items()},
     "learned": lambda: MAML(TinyConv(), inner_steps=1, inner_lr="learn", inner_optimizer="adam", outer_scheduler="cosine"),
     "per_element": lambda: MAML(TinyConv(), inner_steps=1, inner_lr="learn_per_element", norm="per_step"),
     "loss_module": lambda: MAML(TinyConv(), inner_steps=1, loss=torch.nn.CrossEntropyLoss(torch.ones(3))),
-    "anil": lambda: ANIL(TinyConv(), inner_steps=1),
-    "ridge": lambda: ANIL(TinyConv(), head_solver="ridge"),
-    "imaml": lambda: IMAML(TinyConv(), inner_steps=1, linear_solver="normal_cg"),
-    "bilevel_few_shot": lambda: BilevelFewShot(TinyConv(), inner_steps=1),
+    "normal_cg": lambda: IMAML(TinyConv(), inner_steps=1, linear_solver="normal_cg", cg_steps=2),
     "bilevel_ridge": lambda: BilevelFewShot(TinyConv(), inner_steps=1, head_loss="ridge", estimator="itd"),
-    "pooled": lambda: Pooled(TinyConv(), inner_steps=1),
 }  # fmt: skip
 
 
@@ -119,7 +114,7 @@ def test_a_weight_that_hooks_compute_is_copied_without_its_graph(build: Callable
 
 def test_the_default_optimiser_is_that_of_the_signature() -> None:
     weights = [torch.nn.Parameter(torch.ones(2))]
-    for kind in (MAML, ANIL, IMAML, BilevelFewShot, Pooled):
+    for kind in KINDS:
         made = kind(TinyConv()).outer_optimizer  # type: ignore[abstract]
         assert made is adam
         default = kind.__init__.__kwdefaults__ or dict(  # type: ignore[misc]

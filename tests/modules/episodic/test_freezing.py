@@ -17,6 +17,7 @@ from torch.nn.utils import prune
 from torch.utils.data import DataLoader
 
 from metalearn import ANIL, MAML, Batch, ConfigError, Episode, MetaModule
+from tests.algorithms import ALGORITHMS
 from tests.modules.episodic.test_meta_gradient import largest_error
 from tests.networks import noise_episode
 
@@ -78,15 +79,15 @@ def test_freezing_and_unfreezing_at_any_time(kind: type[MetaModule], inner_lr: A
 @pytest.mark.parametrize(
     "freeze", [lambda m: m.freeze(), lambda m: m.requires_grad_(False), lambda m: m.backbone.requires_grad_(False)]
 )
-@pytest.mark.parametrize("kind", [MAML, ANIL])
-def test_a_frozen_module_adapts_as_before(kind: type[MetaModule], freeze: Callable[[MetaModule], Any]) -> None:
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_frozen_module_adapts_as_before(name: str, freeze: Callable[[MetaModule], Any]) -> None:
     episode = noise_episode(shape=(4,))
-    module = kind(network(), inner_steps=2, inner_lr=0.3)  # type: ignore[call-arg]
+    module = ALGORITHMS[name].make_cheap(network())
     expected = module.adapt(support(episode))(episode.query.x[0])
     freeze(module)
     torch.testing.assert_close(module.adapt(support(episode))(episode.query.x[0]), expected, rtol=0, atol=0)
     assert not any(value.requires_grad for value in module.backbone.parameters())
-    assert module.meta_gradient(episode) == {}
+    assert not [key for key in module.meta_gradient(episode) if key.startswith("backbone")]
     assert torch.isfinite(module.training_step(episode, 0))
 
 

@@ -24,10 +24,10 @@ from metalearn.inner.inner_loop import InnerLoop, setting
 from metalearn.modules.anil import HeadLoop
 from metalearn.modules.episodic.joining import join_options
 from metalearn.modules.imaml import ImplicitLoop
+from tests.algorithms import KINDS
 from tests.modules.episodic.test_evaluation import trainer
 from tests.networks import noise_episode
 
-ALGORITHMS = [MAML, ANIL, IMAML, BilevelFewShot, Pooled]
 OUTER = {"backbone", "outer_optimizer", "outer_scheduler", "metrics"}
 GRADIENT_STEPS = {
     "first_order", "inner_optimizer", "initial_inner_lr", "inner_weight_decay", "inner_clip_norm", "multi_step_loss",
@@ -72,7 +72,7 @@ class Noisy(MetaModule):
         return super().meta_loss(add_noise(episode, self.options), ways)
 
 
-@pytest.mark.parametrize("kind", ALGORITHMS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_signature_is_that_of_the_options(kind: type[MetaModule]) -> None:
     """The signatures are written out for type checkers and editors; this holds them to the fields."""
     parameters = inspect.signature(kind).parameters
@@ -88,7 +88,7 @@ def test_a_signature_is_that_of_the_options(kind: type[MetaModule]) -> None:
     assert all(parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for parameter in parameters.values())
 
 
-@pytest.mark.parametrize("kind", ALGORITHMS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_argument_has_a_text_of_its_own(kind: type[MetaModule], capsys: pytest.CaptureFixture[str]) -> None:
     texts = read_arguments(kind.__doc__ or "")
     assert list(texts) == list(inspect.signature(kind).parameters)
