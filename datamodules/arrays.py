@@ -37,6 +37,14 @@ class ArrayEpisodes(ClassEpisodes):
     Raises:
         ConfigError: an argument is out of range for this data.
         DataError: a file cannot be read, lengths disagree, or a value is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from metalearn.datamodules import ArrayEpisodes
+        >>> x, y = np.random.rand(400, 8), np.repeat(np.arange(20), 20)  # 20 classes of 20 rows
+        >>> data = ArrayEpisodes(x, y, ways=3, shots=2, queries=5)
+        >>> data.episode(seed=0, split="train", index=0).support.x.shape
+        torch.Size([6, 8])
     """
 
     @spell_out(ClassArguments)

@@ -53,6 +53,12 @@ class CIFARFSDataModule(_Cifar100Classes):
         ConfigError: an argument is out of range for this data.
         DataError: a file is missing and cannot be downloaded, damaged, foreign or asks to run code, a class is
             empty or in two splits, or the cache cannot be written.
+
+    Example:
+        >>> from metalearn.datamodules import CIFARFSDataModule
+        >>> data = CIFARFSDataModule("data/cifar100", ways=5, shots=1, queries=15)
+        >>> data.image_spec.channels, data.image_spec.size
+        (3, 32)
     """
 
     title = "CIFAR-FS"
@@ -84,6 +90,12 @@ class FC100DataModule(_Cifar100Classes):
         ConfigError: an argument is out of range for this data.
         DataError: a file is missing and cannot be downloaded, damaged, foreign or asks to run code, a class is
             empty or in two splits, or the cache cannot be written.
+
+    Example:
+        >>> from metalearn.datamodules import FC100DataModule
+        >>> data = FC100DataModule("data/cifar100", ways=5, shots=5, queries=15)
+        >>> data.image_spec.channels, data.image_spec.size
+        (3, 32)
     """
 
     title = "FC100"

@@ -33,6 +33,18 @@ class ImageFolderEpisodes(ListedImages):
     Raises:
         ConfigError: an argument is out of range for this data.
         DataError: the folder or the table is missing or holds too little, or an image cannot be read.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from metalearn.datamodules import ImageFolderEpisodes
+        >>> for number in range(20):
+        ...     Path(f"photos/kind{number}").mkdir(parents=True)
+        ...     for shade in range(4):
+        ...         Image.new("L", (20, 20), 10 * number + shade).save(f"photos/kind{number}/{shade}.png")
+        >>> data = ImageFolderEpisodes("photos", ways=2, shots=1, queries=3, image_size=28, channels=1)
+        >>> data.episode(seed=0, split="test", index=0).query.x.shape
+        torch.Size([6, 1, 28, 28])
     """
 
     @spell_out(FileArguments)

@@ -38,6 +38,7 @@ class FunctionEpisodes(EpisodicDataModule):
         DataError: a task is not a pair of pairs, or differs in shape from another (when it is drawn).
 
     Example:
+        >>> from metalearn.datamodules import FunctionEpisodes
         >>> def line(generator):
         ...     slope, x = generator.normal(), generator.uniform(-1, 1, (15, 1))
         ...     return (x[:5], slope * x[:5]), (x[5:], slope * x[5:])

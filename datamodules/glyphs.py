@@ -38,6 +38,13 @@ class GlyphsDataModule(ImageEpisodes):
     Raises:
         ConfigError: an argument is out of range for this data.
         DataError: the cache cannot be written.
+
+    Example:
+        >>> from metalearn.datamodules import GlyphsDataModule
+        >>> data = GlyphsDataModule(ways=5, shots=1, queries=15)
+        >>> task = data.episode(seed=0, split="test", index=0)
+        >>> task.support.x.shape, task.query.x.shape
+        (torch.Size([5, 1, 28, 28]), torch.Size([75, 1, 28, 28]))
     """
 
     @spell_out(ImageArguments, tasks_per_batch=16, train_tasks=1600)

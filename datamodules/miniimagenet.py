@@ -48,6 +48,12 @@ class MiniImageNetDataModule(ListedImages):
         ConfigError: an argument is out of range for this data.
         DataError: a file is missing, damaged, foreign or asks to run code, a class is empty or in two splits, or the cache cannot
             be written.
+
+    Example:
+        >>> from metalearn.datamodules import MiniImageNetDataModule
+        >>> data = MiniImageNetDataModule("data/miniimagenet", ways=5, shots=5, queries=15)
+        >>> data.image_spec.channels, data.image_spec.size
+        (3, 84)
     """
 
     title = "miniImageNet"

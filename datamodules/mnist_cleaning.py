@@ -50,6 +50,12 @@ class MNISTCleaningDataModule(BilevelDataModule):
     Raises:
         ConfigError: an argument is out of range.
         DataError: a file is missing or damaged, or has too few images.
+
+    Example:
+        >>> from metalearn.datamodules import MNISTCleaningDataModule
+        >>> data = MNISTCleaningDataModule("data/mnist", corruption=0.4, train=5000)
+        >>> data.sizes
+        {'train': 5000, 'val': 2000, 'test': 2000}
     """
 
     corrupted: torch.Tensor

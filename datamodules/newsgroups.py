@@ -52,6 +52,12 @@ class NewsgroupsDataModule(BilevelDataModule):
     Raises:
         ConfigError: an argument is out of range, or scikit-learn is not installed.
         DataError: the data are missing, damaged or unsafe.
+
+    Example:
+        >>> from metalearn.datamodules import NewsgroupsDataModule
+        >>> data = NewsgroupsDataModule("data/newsgroups", vocabulary=5000, cut="date")
+        >>> data.vocabulary, data.val_share
+        (5000, 0.5)
     """
 
     classes: list[str]

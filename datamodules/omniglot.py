@@ -47,6 +47,12 @@ class OmniglotDataModule(ImageEpisodes):
         ConfigError: an argument is out of range for this data.
         DataError: an archive is missing, truncated or foreign, a character or a drawing is missing, or the cache cannot be
             written.
+
+    Example:
+        >>> from metalearn.datamodules import OmniglotDataModule
+        >>> data = OmniglotDataModule("data/omniglot", ways=20, shots=1, queries=5)
+        >>> data.image_spec.channels, data.image_spec.size
+        (1, 28)
     """
 
     @spell_out(FileArguments, tasks_per_batch=16, train_tasks=4000, image_size=28)

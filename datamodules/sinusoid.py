@@ -25,6 +25,13 @@ class SinusoidDataModule(EpisodicDataModule):
 
     Shape:
         ``x`` ``[B, n, 1]`` and ``y`` ``[B, n, 1]``, float32.
+
+    Example:
+        >>> from metalearn.datamodules import SinusoidDataModule
+        >>> data = SinusoidDataModule(shots=5, queries=20)
+        >>> task = data.episode(seed=0, split="train", index=3)
+        >>> task.support.x.shape, task.query.y.shape
+        (torch.Size([5, 1]), torch.Size([20, 1]))
     """
 
     @spell_out(LoaderArguments, tasks_per_batch=25, train_tasks=12500, val_tasks=100)

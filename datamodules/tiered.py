@@ -35,6 +35,12 @@ class TieredImageNetDataModule(ListedImages):
         ConfigError: an argument is out of range for this data.
         DataError: a file is missing, damaged, foreign or asks to run code, a class is empty or in two splits, or the cache cannot
             be written.
+
+    Example:
+        >>> from metalearn.datamodules import TieredImageNetDataModule
+        >>> data = TieredImageNetDataModule("data/tiered", ways=5, shots=5, queries=15)
+        >>> data.image_spec.channels, data.image_spec.size
+        (3, 84)
     """
 
     title = "tieredImageNet"

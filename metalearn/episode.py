@@ -24,6 +24,13 @@ class Batch(NamedTuple):
         x: ``[B, n, ...]`` inputs, or ``[n, ...]`` for a single task.
         y: ``[B, n]`` integer classes in ``0..N-1``, ``[B, n, H, W]`` integer classes of places, or ``[B, n, ...]`` float
             targets; without ``B`` for a single task.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import Batch
+        >>> support = Batch(x=torch.randn(10, 8), y=torch.arange(5).repeat(2))  # one task
+        >>> support.x.shape, support.y.shape
+        (torch.Size([10, 8]), torch.Size([10]))
     """
 
     x: Tensor
@@ -31,7 +38,16 @@ class Batch(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """A batch of tasks: ``support`` has ``n = N*K`` examples a task, ``query`` has ``n = N*Q``."""
+    """A batch of tasks: ``support`` has ``n = N*K`` examples a task, ``query`` has ``n = N*Q``.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import Batch, Episode
+        >>> y = torch.arange(5).repeat(4, 1)  # four tasks, an example of each of five classes
+        >>> episode = Episode(Batch(torch.randn(4, 5, 8), y), Batch(torch.randn(4, 5, 8), y))
+        >>> episode.query.x.shape
+        torch.Size([4, 5, 8])
+    """
 
     support: Batch
     query: Batch
@@ -47,6 +63,14 @@ class SemiSupervisedEpisode(NamedTuple):
         query: as in :class:`Episode`.
         unlabeled: ``x`` ``[B, u, ...]`` in random order; ``y`` ``[B, u]`` holds the true classes, to measure with and not to
             learn from: ``0..N-1``, or -1 for a distractor, which belongs to none of the ``N`` classes.
+
+    Example:
+        >>> import numpy as np
+        >>> from metalearn.datamodules import ArrayEpisodes, EpisodeOptions
+        >>> x, y = np.random.rand(400, 8), np.repeat(np.arange(20), 20)  # 20 classes of 20 rows
+        >>> data = ArrayEpisodes(x, y, ways=3, queries=5, options=EpisodeOptions(unlabeled=4))
+        >>> data.episode(seed=0, split="train", index=0).unlabeled.x.shape
+        torch.Size([12, 8])
     """
 
     support: Batch
@@ -58,6 +82,8 @@ def count_tasks(batch: Any) -> int:
     """The tasks of a batch: of an episode, or of a list of them; 0 of what is no batch of tasks.
 
     Example:
+        >>> import torch
+        >>> from metalearn.episode import count_tasks
         >>> count_tasks({"image": torch.zeros(8, 3)})
         0
     """
@@ -77,6 +103,12 @@ def check_batch(batch: Any, role: str) -> Batch:
     Raises:
         ShapeError: they are no pair of tensors, ``x`` and ``y`` disagree on the number of examples, there are none, or an entry
             is not finite.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.episode import check_batch
+        >>> check_batch((torch.zeros(3, 2), torch.tensor([0, 1, 2])), "support").y
+        tensor([0, 1, 2])
     """
     if not isinstance(batch, Sequence) or len(batch) != 2:
         raise ShapeError(
@@ -108,6 +140,14 @@ def check_episode(episode: Episode) -> int:
 
     Raises:
         ShapeError: the task axis is missing, or the four tensors disagree on it.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import Batch, Episode
+        >>> from metalearn.episode import check_episode
+        >>> role = Batch(torch.zeros(4, 5, 8), torch.arange(5).repeat(4, 1))
+        >>> check_episode(Episode(role, role))
+        4
     """
     for role, batch in zip(("support", "query"), episode, strict=True):
         if not torch.is_floating_point(batch.y) and batch.y.ndim < 2:
@@ -138,6 +178,17 @@ def check_labels(y: Tensor, outputs: int, role: str, ignored: int = -100) -> Non
 
     Raises:
         ShapeError: a label lies outside, or a task has none but ignored ones.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import ShapeError
+        >>> from metalearn.episode import check_labels
+        >>> check_labels(torch.tensor([[0, 4]]), outputs=5, role="query")
+        >>> try:
+        ...     check_labels(torch.tensor([[0, 5]]), outputs=5, role="query")
+        ... except ShapeError as error:
+        ...     print(str(error).split(",")[0])
+        query: label 5 is outside 0..4
     """
     low, high = int(y.min()), int(y.max())
     if low >= 0 and high < outputs and not low <= ignored <= high:

@@ -32,6 +32,18 @@ class ImageClassifier:
         support: how many images it was adapted to.
         statistics: what the training images are like, where the checkpoint says it.
         unlike: how the images that it was adapted to differ from the training images; ``None`` where nothing is seen.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from metalearn import MAML, Batch, Conv4
+        >>> from metalearn.datamodules import ImageSpec
+        >>> from metalearn.image_classifier import ImageClassifier
+        >>> module = MAML(Conv4(ways=2))
+        >>> adapted = module.adapt(Batch(torch.rand(4, 1, 28, 28), torch.tensor([0, 0, 1, 1])))
+        >>> classifier = ImageClassifier(["cat", "dog"], ImageSpec(channels=1, size=28), adapted, support=4)
+        >>> classifier(np.zeros((3, 1, 28, 28), np.uint8)).shape
+        (3, 2)
     """
 
     names: list[str]

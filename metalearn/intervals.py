@@ -18,6 +18,11 @@ class Interval(NamedTuple):
         mean: the mean over tasks.
         ci95: half the width of its 95 % interval, ``1.96 * s / sqrt(T)``, ``s`` the sample standard deviation.
         tasks: the number ``T`` of tasks.
+
+    Example:
+        >>> from metalearn.metrics import Interval
+        >>> print(Interval(mean=0.9731, ci95=0.0025, tasks=600))
+        97.31 % ± 0.25 (600 tasks)
     """
 
     mean: float
@@ -29,7 +34,14 @@ class Interval(NamedTuple):
 
 
 def interval(values: Tensor) -> Interval:
-    """Mean and 95 % interval of per-task values ``[T]``, summed exactly so that the order of tasks does not matter."""
+    """Mean and 95 % interval of per-task values ``[T]``, summed exactly so that the order of tasks does not matter.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.metrics import interval
+        >>> interval(torch.tensor([0.5, 1.0, 0.75])).mean
+        0.75
+    """
     numbers = values.double().tolist()
     tasks = len(numbers)
     if tasks == 0:

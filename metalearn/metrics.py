@@ -16,6 +16,14 @@ class EpisodeMean(Metric):
     """Per-task values, gathered over ranks. Their ``compute()`` gives an :class:`Interval`.
 
     Under DDP the values of all ranks are gathered, each once, so the interval is that of a run on one process.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.metrics import EpisodeMean
+        >>> metric = EpisodeMean()
+        >>> metric.update(torch.tensor([0.5, 1.0]), tasks=torch.tensor([0, 1]))
+        >>> metric.compute().mean, metric.compute().tasks
+        (0.75, 2)
     """
 
     full_state_update = False
@@ -58,6 +66,13 @@ def count_right(logits: Tensor, targets: Tensor, ignored: int = -100) -> Tensor:
         logits: ``[B, n, N]``, or ``[B, n, N, ...]`` for classes of places, such as pixels, which then are what is counted.
         targets: ``[B, n]`` or ``[B, n, ...]``.
         ignored: the label that does not count.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.metrics import count_right
+        >>> logits = torch.tensor([[[2.0, 1.0], [0.0, 1.0]]])  # one task of two queries
+        >>> count_right(logits, torch.tensor([[0, 0]]))
+        tensor([0.5000], dtype=torch.float64)
     """
     kept = targets != ignored
     right = (logits.argmax(2) == targets) & kept
@@ -68,6 +83,8 @@ class EpisodeAccuracy(EpisodeMean):
     """The share of queries that are classified rightly, per task.
 
     Example:
+        >>> import torch
+        >>> from metalearn import EpisodeAccuracy
         >>> metric = EpisodeAccuracy()
         >>> metric.update(torch.tensor([[[2.0, 1.0], [0.0, 1.0]]]), torch.tensor([[0, 0]]), torch.tensor([0]))
         >>> metric.compute().mean

@@ -21,6 +21,7 @@ class Progress:
         total: how many parts there are; they need not be whole.
 
     Example:
+        >>> from metalearn.progress import Progress
         >>> with Progress("counting", 3) as progress:
         ...     for _ in range(3):
         ...         progress.advance()
@@ -75,6 +76,7 @@ def follow(parts: Sequence[T], title: str) -> Iterator[T]:
     """Go through parts, and show how many of them are done.
 
     Example:
+        >>> from metalearn.progress import follow
         >>> sum(follow([1, 2, 3], "adding"))
         6
     """
@@ -88,6 +90,7 @@ def format_seconds(seconds: float) -> str:
     """A time as it is read: ``"8 s"``, ``"3:07"`` or ``"2:03:07"``.
 
     Example:
+        >>> from metalearn.progress import format_seconds
         >>> format_seconds(187)
         '3:07'
     """

@@ -29,6 +29,18 @@ class EpisodicDataModule(L.LightningDataModule):
 
     Attributes:
         image_spec: how images are read, or ``None`` where the inputs are no images.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import Batch, Episode
+        >>> from metalearn.datamodules import EpisodicDataModule
+        >>> class Lines(EpisodicDataModule):
+        ...     def draw(self, seed, split, indices):
+        ...         slope = torch.tensor(indices).float().reshape(-1, 1, 1)
+        ...         x = torch.linspace(-1, 1, 10).reshape(1, 10, 1).expand(len(indices), -1, -1)
+        ...         return Episode(Batch(x[:, :5], slope * x[:, :5]), Batch(x[:, 5:], slope * x[:, 5:]))
+        >>> Lines().episode(seed=0, split="val", index=2).query.y[-1]
+        tensor([2.])
     """
 
     image_spec: ImageSpec | None = None

@@ -32,6 +32,13 @@ class ClassEpisodes(EpisodicDataModule):
 
     Where ``ways``, ``shots`` or ``queries`` is a range, tasks differ in shape, and a batch is a list of its ``B`` tasks, each
     an episode with a task axis of 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from metalearn.datamodules import ArrayEpisodes, ClassEpisodes
+        >>> data = ArrayEpisodes(np.random.rand(400, 8), np.repeat(np.arange(20), 20), ways=[2, 3], queries=5)
+        >>> isinstance(data, ClassEpisodes), data.num_classes("train")
+        (True, 13)
     """
 
     @spell_out(ClassArguments, last=("num_workers", "options", "train_seed"))

@@ -20,7 +20,14 @@ __all__ = ["ImageEpisodes"]
 
 
 class ImageEpisodes(ClassEpisodes):
-    """Episodes of images out of an :class:`ImageStore`. Subclasses implement :meth:`open_store` and :meth:`split_classes`."""
+    """Episodes of images out of an :class:`ImageStore`. Subclasses implement :meth:`open_store` and :meth:`split_classes`.
+
+    Example:
+        >>> from metalearn.datamodules import GlyphsDataModule, ImageEpisodes
+        >>> data = GlyphsDataModule()
+        >>> isinstance(data, ImageEpisodes), data.image_spec.size
+        (True, 28)
+    """
 
     @spell_out(ImageArguments, last=("num_workers", "cache_dir", "options", "train_seed"))
     def __init__(self, **arguments: Unpack[ImageArguments]) -> None:

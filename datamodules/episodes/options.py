@@ -34,6 +34,13 @@ class EpisodeOptions:
 
     Raises:
         ConfigError: a value is out of range.
+
+    Example:
+        >>> from metalearn.datamodules import EpisodeOptions, OmniglotDataModule
+        >>> options = EpisodeOptions(within_groups=True)
+        >>> data = OmniglotDataModule("data/omniglot", ways=5, options=options)
+        >>> data.options.within_groups
+        True
     """
 
     balanced: bool = True

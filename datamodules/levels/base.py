@@ -28,6 +28,13 @@ class Examples(NamedTuple):
         index: ``[n]`` int64, their numbers within their part, which say whose weight is whose.
         x: ``[n, features]`` float32; or a sparse matrix.
         y: ``[n]`` int64, as the learner sees them: of training examples, with the corrupted labels.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.datamodules import Examples
+        >>> examples = Examples(index=torch.arange(3), x=torch.rand(3, 8), y=torch.tensor([0, 1, 0]))
+        >>> examples.x.shape
+        torch.Size([3, 8])
     """
 
     index: Tensor  # type: ignore[assignment]  # it hides tuple.index, which nobody asks of examples
@@ -41,6 +48,14 @@ class LevelBatch(NamedTuple):
     Attributes:
         outer: what the outer loss gets: clean validation examples.
         inner: what the inner loss gets: training examples.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.datamodules import Examples, LevelBatch
+        >>> train = Examples(torch.arange(9), torch.rand(9, 8), torch.zeros(9, dtype=torch.long))
+        >>> val = Examples(torch.arange(4), torch.rand(4, 8), torch.zeros(4, dtype=torch.long))
+        >>> LevelBatch(outer=val, inner=train).inner.x.shape
+        torch.Size([9, 8])
     """
 
     outer: Examples
@@ -52,6 +67,13 @@ class TermBatches(NamedTuple):
 
     Each attribute is :class:`Examples` with a leading axis of the numbers: ``index`` ``[batches, n]``, and so on.
     ``metalearn.bilevel.problems.drawn.Drawn`` makes a problem's stream of it.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.datamodules import Examples, TermBatches
+        >>> batch = Examples(torch.arange(4)[None], torch.rand(1, 4, 8), torch.zeros(1, 4))
+        >>> TermBatches(inner=batch, outer=batch, hessian=batch, jacobian=batch)._fields
+        ('inner', 'outer', 'hessian', 'jacobian')
     """
 
     inner: Examples
@@ -69,6 +91,19 @@ class BilevelDataModule(L.LightningDataModule):
     Attributes:
         parts: the examples of ``train``, ``val`` and ``test``, once :meth:`setup` has run; and of ``held``, where some examples
             are held out from the outer loss, too: then the Trainer validates by those.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.datamodules import BilevelDataModule, Examples
+        >>> class Noise(BilevelDataModule):
+        ...     def load(self):
+        ...         part = Examples(torch.arange(6), torch.rand(6, 8), torch.arange(6) % 2)
+        ...         return {"train": part, "val": part, "test": part}
+        >>> data = Noise(
+        ...     batch_size=None, draws=None, steps_per_epoch=10, eval_batch_size=6, seed=0, num_workers=0
+        ... )
+        >>> data.batch(0).inner.x.shape
+        torch.Size([6, 8])
     """
 
     parts: dict[str, Examples]

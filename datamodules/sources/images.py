@@ -34,6 +34,11 @@ class ImageSpec:
         invert: dark ink on light paper becomes bright ink on black.
         mean: of each channel, subtracted from pixels in 0..1.
         std: of each channel, what pixels are divided by.
+
+    Example:
+        >>> from metalearn.datamodules import ImageSpec
+        >>> ImageSpec(channels=1, size=28, invert=True).to_dict()
+        {'channels': 1, 'size': 28, 'invert': True, 'mean': [0.0], 'std': [1.0]}
     """
 
     channels: int = 3

@@ -31,6 +31,12 @@ class Conv4(nn.Module):
 
     Shape:
         ``[n, C, H, W] -> [n, N]``.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import Conv4
+        >>> Conv4(ways=5, in_channels=1, image_size=28)(torch.randn(10, 1, 28, 28)).shape
+        torch.Size([10, 5])
     """
 
     def __init__(

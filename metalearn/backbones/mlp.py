@@ -23,6 +23,12 @@ class MLP(nn.Module):
 
     Shape:
         ``[n, ...] -> [n, outputs]``.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import MLP
+        >>> MLP(outputs=5, inputs=8, hidden=[32])(torch.randn(10, 8)).shape
+        torch.Size([10, 5])
     """
 
     def __init__(self, outputs: int = 1, inputs: int = 1, hidden: Sequence[int] = (40, 40)) -> None:

@@ -22,6 +22,13 @@ class ResNet12(nn.Module):
 
     Shape:
         ``[n, C, H, W] -> [n, N]``.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import ResNet12
+        >>> network = ResNet12(ways=5, widths=[8, 16, 32, 64])
+        >>> network(torch.randn(2, 3, 84, 84)).shape
+        torch.Size([2, 5])
     """
 
     def __init__(self, ways: int = 5, in_channels: int = 3, widths: Sequence[int] = (64, 128, 256, 512)) -> None:

@@ -39,6 +39,16 @@ class Certificate(NamedTuple):
     Attributes:
         upper: the error is at most this.
         lower: the error is at least this.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import Exact, GradientDescent, certify, hypergradient, quadratic
+        >>> problem = quadratic(size=5, outer_size=3, kappa=10.0, seed=0).problem
+        >>> x = torch.ones(3, dtype=torch.float64)
+        >>> estimator = Exact(inner=GradientDescent(step_size=1.0, steps=20))
+        >>> bounds = certify(problem, x, hypergradient(problem, x, estimator=estimator))
+        >>> bool(bounds.upper <= 3 * bounds.lower)
+        True
     """
 
     upper: Tensor
@@ -54,6 +64,15 @@ def error_bound(constants: Constants, y: Tensor, v: Tensor, inner: Tensor, dual:
         v: the solution of the linear system, likewise.
         inner: ``r_1``, ``[]`` or ``[B]``.
         dual: ``r_2``.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import error_bound, quadratic
+        >>> constants = quadratic(size=5, outer_size=3, kappa=10.0, seed=0).constants
+        >>> y = v = torch.ones(5, dtype=torch.float64)
+        >>> small, large = (error_bound(constants, y, v, r, r) for r in torch.tensor([0.001, 0.1]))
+        >>> bool(small < large)
+        True
     """
     mu, l_xy, l_fxy, l_fyy, rho_j, rho_h = constants.need("a certificate", *NEEDED)
     length, digits = vector_norm(v, dim=-1), ROUNDING * torch.finfo(v.dtype).eps

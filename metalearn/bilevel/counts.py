@@ -25,6 +25,11 @@ class OracleCounts:
         gc_g: gradients of ``g`` in ``y``.
         jvp: products with ``grad_xy g``.
         hvp: products with ``grad_yy g``.
+
+    Example:
+        >>> from metalearn.bilevel import OracleCounts
+        >>> OracleCounts(gc_f=1, gc_g=10, jvp=1, hvp=5) + OracleCounts(gc_f=1)
+        OracleCounts(gc_f=2, gc_g=10, jvp=1, hvp=5)
     """
 
     gc_f: int = 0

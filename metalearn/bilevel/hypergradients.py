@@ -31,6 +31,15 @@ class Diagnostics(NamedTuple):
         certificate: the error of the value is at most this, ``[]``, or ``[B]`` where each problem has its own ``x``; ``None``
             where residuals or constants are unknown, or data are drawn.
         counts: oracle calls of this estimate, or all of those that were passed in.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import AID, GradientDescent, hypergradient, quadratic
+        >>> problem = quadratic(size=5, outer_size=3, kappa=10.0, seed=0).problem
+        >>> estimator = AID(inner=GradientDescent(step_size=1.0, steps=20))
+        >>> result = hypergradient(problem, torch.ones(3, dtype=torch.float64), estimator=estimator)
+        >>> result.diagnostics.inner_steps, result.diagnostics.counts.gc_f
+        (20, 1)
     """
 
     loss: Tensor
@@ -50,6 +59,15 @@ class Hypergradient(NamedTuple):
         inner: a tree like ``y``, where the inner solver ended.
         dual: a tree like ``y``, the solution of ``H v = grad_y f``, to start the next one from; ``None`` for ITD and PZOBO.
         diagnostics: residuals, counts, certificate.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import Exact, GradientDescent, hypergradient, quadratic
+        >>> made = quadratic(size=5, outer_size=3, kappa=10.0, seed=0)
+        >>> estimator = Exact(inner=GradientDescent(step_size=1.0, steps=20))
+        >>> result = hypergradient(made.problem, torch.ones(3, dtype=torch.float64), estimator=estimator)
+        >>> result.value.shape, result.inner.shape, result.dual.shape
+        (torch.Size([3]), torch.Size([5]), torch.Size([5]))
     """
 
     value: Tree
@@ -89,6 +107,18 @@ def hypergradient(
         ConfigError: a step size outside the stable range of a known ``L``.
         BilevelError: an assumption that the estimator needs does not hold.
         DivergenceError: something is not finite: which term, and at which step.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import AID, BilevelProblem, GradientDescent, hypergradient
+        >>> problem = BilevelProblem(
+        ...     outer_loss=lambda x, y, batch: (y - 3).square().sum() / 2,
+        ...     inner_loss=lambda x, y, batch: (y - x).square().sum() / 2,
+        ...     init_inner=torch.zeros_like,
+        ... )
+        >>> estimator = AID(inner=GradientDescent(step_size=1.0, steps=1))
+        >>> hypergradient(problem, torch.tensor([1.0]), estimator=estimator).value  # y* = x, so it is x - 3
+        tensor([-2.])
     """
     estimator = AID() if estimator is None else estimator
     check_problem(problem)
@@ -138,6 +168,18 @@ def certify(
 
     Raises:
         ConfigError: the problem is stochastic, or a constant is unknown.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import AID, GradientDescent, certify, hypergradient, quadratic
+        >>> made = quadratic(size=5, outer_size=3, kappa=10.0, seed=0)
+        >>> x = torch.ones(3, dtype=torch.float64)
+        >>> estimator = AID(inner=GradientDescent(step_size=1.0, steps=20))
+        >>> result = hypergradient(made.problem, x, estimator=estimator)
+        >>> error = torch.linalg.vector_norm(result.value - made.hypergradient(x))
+        >>> bounds = certify(made.problem, x, result)
+        >>> bool(bounds.lower <= error <= bounds.upper)
+        True
     """
     check_problem(problem)
     check_kind("result", result, Hypergradient, "pass what hypergradient(problem, x, ...) returned")

@@ -62,6 +62,20 @@ def solve_inner(
     Raises:
         BilevelError: a solver fails, a second or forward-mode derivative is asked for, or inference mode is on.
         ConfigError: under ``vmap``, a problem that has an axis of problems already.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import BilevelProblem, GradientDescent, solve_inner
+        >>> problem = BilevelProblem(
+        ...     outer_loss=lambda x, y, batch: y.sum(),
+        ...     inner_loss=lambda x, y, batch: (y - 2 * x).square().sum() / 2,
+        ...     init_inner=torch.zeros_like,
+        ... )
+        >>> x = torch.tensor([1.0], requires_grad=True)
+        >>> y = solve_inner(problem, x, inner=GradientDescent(step_size=1.0, steps=1))
+        >>> y.sum().backward()
+        >>> x.grad  # y* = 2 x
+        tensor([2.])
     """
     check_problem(problem)
     check_kind("the inner of solve_inner", inner, InnerSolver, "use inner=GradientDescent(step_size=..., steps=...)")

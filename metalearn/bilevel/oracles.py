@@ -60,7 +60,20 @@ class OuterGradient(NamedTuple):
 
 
 class Oracles:
-    """A problem's derivatives at flat vectors ``x`` ``[P]`` (or ``[B, P]``) and ``y`` ``[D]`` (or ``[B, D]``)."""
+    """A problem's derivatives at flat vectors ``x`` ``[P]`` (or ``[B, P]``) and ``y`` ``[D]`` (or ``[B, D]``).
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import Oracles, quadratic
+        >>> problem = quadratic(size=5, outer_size=3, kappa=10.0, seed=0).problem
+        >>> x = torch.zeros(3, dtype=torch.float64)
+        >>> of_x, of_y, y = problem.layouts(x)
+        >>> oracles = Oracles(problem, of_x, of_y)
+        >>> oracles.inner_gradient(of_x.ravel(x), of_y.ravel(y), oracles.sample("inner", 0)).shape
+        torch.Size([5])
+        >>> oracles.counts.gc_g
+        1
+    """
 
     def __init__(
         self, problem: BilevelProblem, x: Layout, y: Layout, counts: OracleCounts | None = None, seed: int = 0

@@ -38,6 +38,12 @@ class Constants:
         mu_x: of the strong convexity of ``Phi``.
         L_phi: of the smoothness of ``Phi``.
         L_upper: a bound on ``L`` that may be loose, for the rounding in a certificate; step sizes are not held to it.
+
+    Example:
+        >>> from metalearn.bilevel import Constants
+        >>> constants = Constants(mu=0.1, L=1.0)
+        >>> constants.knows("mu", "L"), constants.knows("L_xy")
+        (True, False)
     """
 
     mu: float | None = None
@@ -99,6 +105,17 @@ class BilevelProblem:
         shared_batch: of ``B`` problems, whether they see one batch, whose tensors have no leading axis.
         prepare: ``(x, batch) -> prepared``, what the inner loss computes from ``x`` and its batch alone, such as features; the
             loss is then ``g(x, y, prepared)``. It is made once for all inner steps on a batch, and ITD goes back through it once.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import BilevelProblem, GradientDescent, solve_inner
+        >>> problem = BilevelProblem(
+        ...     outer_loss=lambda x, y, batch: (y - 3).square().sum() / 2,
+        ...     inner_loss=lambda x, y, batch: (y - x).square().sum() / 2,
+        ...     init_inner=torch.zeros_like,
+        ... )
+        >>> solve_inner(problem, torch.tensor([1.0]), inner=GradientDescent(step_size=1.0, steps=1))
+        tensor([1.])
     """
 
     outer_loss: Callable[[Any, Any, Any], Tensor]
@@ -174,6 +191,14 @@ def parameters_as_inner(module: nn.Module) -> tuple[Callable[..., Any], Callable
 
     Returns:
         ``call(params, *inputs)``, the module's output with these parameters, and ``init(x)``, a copy of its own ones.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import parameters_as_inner
+        >>> call, init = parameters_as_inner(torch.nn.Linear(8, 5))
+        >>> y = init(None)
+        >>> list(y), call(y, torch.randn(10, 8)).shape
+        (['weight', 'bias'], torch.Size([10, 5]))
     """
 
     check_kind("module", module, nn.Module, "a function is an inner_loss of its own")

@@ -34,6 +34,12 @@ class Draw(NamedTuple):
         term: the estimator's term.
         number: the inner step, or the number of the Hessian product or of the direction.
         size: examples; ``None`` for the stream's own default.
+
+    Example:
+        >>> from metalearn.bilevel import Draw
+        >>> draw = Draw(seed=0, step=3, term="hessian", number=1)
+        >>> draw.generator().initial_seed() == draw._replace(size=8).generator().initial_seed()
+        True
     """
 
     seed: int
@@ -49,7 +55,19 @@ class Draw(NamedTuple):
 
 
 class Stream(Protocol):
-    """Gives the batch of a draw, and says of how many examples it is."""
+    """Gives the batch of a draw, and says of how many examples it is.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import Draw
+        >>> class Noise:
+        ...     def __call__(self, draw):
+        ...         return torch.randn(self.samples(draw), 8, generator=draw.generator())
+        ...     def samples(self, draw):
+        ...         return draw.size or 16
+        >>> Noise()(Draw(seed=0, step=0, term="inner")).shape
+        torch.Size([16, 8])
+    """
 
     def __call__(self, draw: Draw) -> Tree: ...
 
@@ -63,6 +81,12 @@ class Fixed:
     Attributes:
         outer: what ``outer_loss`` gets.
         inner: what ``inner_loss`` gets.
+
+    Example:
+        >>> from metalearn.bilevel import Draw, Fixed
+        >>> stream = Fixed(outer="validation data", inner="training data")
+        >>> stream(Draw(seed=0, step=0, term="hessian"))
+        'training data'
     """
 
     outer: Any
@@ -85,6 +109,13 @@ class Sampled:
         outer_size: examples of an outer batch; ``None`` for all.
         inner_size: examples of every other batch; ``None`` for all.
         axis: the axis of the examples, 1 where axis 0 is that of problems, which all draw the same numbers.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import Draw, Sampled
+        >>> stream = Sampled(outer=torch.randn(100, 8), inner=torch.randn(500, 8), inner_size=32)
+        >>> stream(Draw(seed=0, step=0, term="inner")).shape
+        torch.Size([32, 8])
     """
 
     outer: Tree

@@ -26,6 +26,7 @@ def checkpoint_path(name: str | Path) -> str:
     """A file, or the shipped checkpoint of that name. What is neither stays as it is, and fails where it is read.
 
     Example:
+        >>> from metalearn.carried.shipped import checkpoint_path
         >>> checkpoint_path("maml_glyphs_5w1s").endswith("checkpoints/maml_glyphs_5w1s.ckpt")
         True
     """

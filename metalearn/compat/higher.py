@@ -28,6 +28,11 @@ class HigherRule(UpdateRule):
 
     Raises:
         ConfigError: there is no such class, higher has no form of it, or higher is not installed.
+
+    Example:
+        >>> from metalearn.compat.higher import HigherRule
+        >>> HigherRule("torch.optim.Adagrad").describe()
+        {'class_path': 'HigherRule', 'init_args': {'optimizer': 'torch.optim.Adagrad'}}
     """
 
     optimizer: str

@@ -67,6 +67,7 @@ def compare_pairs(first: Sequence[float], other: Sequence[float]) -> Difference:
     both runs falls out of the differences, so that the interval is mostly narrower than those of the two means.
 
     Example:
+        >>> from metalearn.experiments.comparison import compare_pairs
         >>> compare_pairs([0.5, 0.7, 0.6], [0.6, 0.8, 0.8]).higher
         3
     """

@@ -36,6 +36,7 @@ def spread(values: Sequence[float]) -> Spread:
     degrees of freedom where the values are normal.
 
     Example:
+        >>> from metalearn.experiments.student import spread
         >>> spread([96.0, 97.0, 98.0]).mean
         97.0
         >>> round(spread([96.0, 97.0, 98.0]).ci95, 3)
@@ -57,6 +58,7 @@ def student_quantile(level: float, freedom: int) -> float:
     It inverts :func:`_central_probability` by bisection, to the last bit of a double but a few.
 
     Example:
+        >>> from metalearn.experiments.student import student_quantile
         >>> round(student_quantile(0.975, 4), 4)
         2.7764
     """

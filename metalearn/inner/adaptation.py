@@ -37,6 +37,14 @@ class InnerMethod(ABC):
         fits_one_hot: whether it fits outputs to one-hot vectors, whatever the loss of the queries.
         loss_order: up to which order training differentiates the loss.
         chunk: support examples whose gradient is taken at once; ``None`` for all.
+
+    Example:
+        >>> from metalearn import ANIL, MLP
+        >>> from metalearn.inner import InnerMethod
+        >>> module = ANIL(MLP(outputs=5, inputs=8), head_solver="ridge")
+        >>> method = module.solver.method()
+        >>> isinstance(method, InnerMethod), method.needs_features
+        (True, True)
     """
 
     batches: bool = True
@@ -83,6 +91,18 @@ class Adaptation:
         stacked: whether every tensor of a task carries a leading task axis.
         ways: how many of the network's outputs the loss sees, so that a task of fewer classes neither sees nor moves the
             others; ``None`` for all.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import MLP
+        >>> from metalearn.inner import SGD, Adaptation, GradientSteps, InnerLoop, Learner, TaskNorm
+        >>> network = MLP(hidden=[])
+        >>> learner = Learner(network, TaskNorm(network, "transductive"))
+        >>> solver = GradientSteps(InnerLoop(inner_steps=2, inner_lr=0.1), SGD(), learner)
+        >>> adaptation = Adaptation(learner, torch.nn.functional.mse_loss, solver.method())
+        >>> x, params, sizes = torch.randn(4, 1), learner.moving(), solver.settings(learner.moving())
+        >>> [sorted(step) for step in adaptation.iterates(params, x, 2 * x, 1, sizes, order=2)]
+        [['head.bias', 'head.weight'], ['head.bias', 'head.weight']]
     """
 
     learner: Learner

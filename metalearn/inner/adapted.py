@@ -33,6 +33,14 @@ class AdaptedModel:
 
     Attributes:
         params: the tensors of the network by name, after adaptation.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import MAML, MLP, AdaptedModel, Batch
+        >>> module = MAML(MLP(outputs=5, inputs=8), inner_steps=3)
+        >>> adapted = module.adapt(Batch(torch.randn(5, 8), torch.arange(5)))
+        >>> isinstance(adapted, AdaptedModel), adapted.probabilities(torch.randn(4, 8)).shape
+        (True, torch.Size([4, 5]))
     """
 
     def __init__(

@@ -105,6 +105,14 @@ def own_kernels(*names: str) -> Change:
 
     Without a name, and outside of any such context, none is: for forward-mode differentiation, and as an oracle. With ``"conv"``
     alone: for compilation.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import Conv4
+        >>> from metalearn.inner import own_kernels
+        >>> with own_kernels():  # torch's operators alone
+        ...     Conv4()(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 5])
     """
     return Change(operators=frozenset(names))
 
@@ -125,12 +133,29 @@ def statistics(rows: int | None = None, step: int = 0) -> Change:
     Args:
         rows: the number of leading examples that the statistics are taken from; ``None`` for all.
         step: the inner steps that the weights have behind them, for the policy ``"per_step"``.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.inner import TaskBatchNorm, statistics
+        >>> layer = TaskBatchNorm(torch.nn.BatchNorm1d(3), name="norm", stores=False)
+        >>> with statistics(rows=4):
+        ...     layer(torch.randn(10, 3)).shape
+        torch.Size([10, 3])
     """
     return Change(rows=rows, step=step)
 
 
 def recording(enabled: bool) -> Change:
-    """Whether the policy ``"per_step"`` writes down the statistics that it meets: in a training step, once each."""
+    """Whether the policy ``"per_step"`` writes down the statistics that it meets: in a training step, once each.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.inner import TaskBatchNorm, recording
+        >>> layer = TaskBatchNorm(torch.nn.BatchNorm1d(3), name="norm", stores=False)
+        >>> with recording(False):
+        ...     layer(torch.randn(10, 3)).shape
+        torch.Size([10, 3])
+    """
     return Change(recording=enabled)
 
 

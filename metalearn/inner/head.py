@@ -35,6 +35,13 @@ class HeadLearner(Learner):
 
     Raises:
         ConfigError: the backbone has no submodule of that name, or the head has no parameters.
+
+    Example:
+        >>> from metalearn import MLP
+        >>> from metalearn.inner import HeadLearner, TaskNorm
+        >>> network = MLP(outputs=5, inputs=8)
+        >>> list(HeadLearner(network, TaskNorm(network, "transductive"), head="head").able())
+        ['head.weight', 'head.bias']
     """
 
     def __init__(self, backbone: nn.Module, norm: TaskNorm, head: str, needed_by: str | None = None) -> None:
@@ -155,6 +162,16 @@ class FeatureLearner(HeadLearner):
     Args:
         learner: for a network whose output is the output of its head, which it calls once, with one tensor.
         writes: whether the head writes to its input, which is then copied for each pass.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import MLP
+        >>> from metalearn.inner import FeatureLearner, HeadLearner, TaskNorm
+        >>> network = MLP(outputs=5, inputs=8)
+        >>> learner = HeadLearner(network, TaskNorm(network, "transductive"), head="head")
+        >>> alone = learner.specialised(dict(network.named_parameters()), torch.randn(4, 8), "as_it_is")
+        >>> isinstance(alone, FeatureLearner)
+        True
     """
 
     encodes = True

@@ -60,6 +60,12 @@ class InnerLoop:
 
     Raises:
         ConfigError: an option is out of range, or two do not go together.
+
+    Example:
+        >>> from metalearn.inner import InnerLoop
+        >>> options = InnerLoop(inner_steps=5, inner_lr=0.1)
+        >>> options.steps_in_evaluation, options.memory
+        (5, 'store')
     """
 
     inner_steps: int = setting(5, "how many steps adapt to a task in training.", check_steps)

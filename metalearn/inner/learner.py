@@ -30,7 +30,18 @@ Self = TypeVar("Self", bound="Learner")
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Run with every submodule in ``eval()``, then put each one's own mode back."""
+    """Run with every submodule in ``eval()``, then put each one's own mode back.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.inner import evaluating
+        >>> layer = torch.nn.Dropout(0.5)
+        >>> with evaluating(layer):
+        ...     layer(torch.ones(3))
+        tensor([1., 1., 1.])
+        >>> layer.training
+        True
+    """
     modes = [(layer, layer.training) for layer in module.modules()]
     module.eval()
     try:
@@ -54,6 +65,16 @@ class Learner:
         backbone: the caller's network.
         structure: its layers.
         policy: what batch normalisation normalises by; the only place that says so.
+
+    Example:
+        >>> from metalearn import MLP
+        >>> from metalearn.inner import Learner, TaskNorm
+        >>> network = MLP(outputs=5, inputs=8, hidden=[16])
+        >>> class BodyLearner(Learner):
+        ...     def adapts(self, name):
+        ...         return not name.startswith("head.")
+        >>> list(BodyLearner(network, TaskNorm(network, "transductive")).able())
+        ['body.1.weight', 'body.1.bias']
     """
 
     encodes = False

@@ -52,6 +52,13 @@ class ModuleLoss:
 
     Args:
         module: ``module(outputs, targets) -> scalar``.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.inner import ModuleLoss
+        >>> loss = ModuleLoss(torch.nn.MSELoss())
+        >>> loss(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 3.0]))
+        tensor(0.5000)
     """
 
     def __init__(self, module: nn.Module) -> None:

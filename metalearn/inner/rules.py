@@ -20,7 +20,18 @@ Params = dict[str, Tensor]
 
 
 class UpdateRule(ABC):
-    """One inner step. A rule keeps nothing itself: its state is passed in and returned, so that tasks cannot meet in it."""
+    """One inner step. A rule keeps nothing itself: its state is passed in and returned, so that tasks cannot meet in it.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.inner import UpdateRule
+        >>> class SignDescent(UpdateRule):
+        ...     def step(self, params, grads, state, step_sizes):
+        ...         moved = {name: params[name] - step_sizes[name] * grads[name].sign() for name in params}
+        ...         return moved, state
+        >>> SignDescent().step({"w": torch.tensor([1.0])}, {"w": torch.tensor([7.0])}, None, {"w": 0.5})[0]
+        {'w': tensor([0.5000])}
+    """
 
     batches = True
     """Whether the rule may run on tensors with a leading task axis."""
@@ -50,7 +61,15 @@ class UpdateRule(ABC):
 
 @dataclass(frozen=True)
 class SGD(UpdateRule):
-    """``w <- w - lr * g`` for each tensor (Finn et al. 2017, equation 1)."""
+    """``w <- w - lr * g`` for each tensor (Finn et al. 2017, equation 1).
+
+    Example:
+        >>> import torch
+        >>> from metalearn.inner import SGD
+        >>> params, state = SGD().step({"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}, None, {"w": 0.25})
+        >>> params
+        {'w': tensor([0.5000])}
+    """
 
     def step(
         self, params: Params, grads: Params, state: Any, step_sizes: Mapping[str, Tensor | float]
@@ -65,6 +84,15 @@ class Momentum(UpdateRule):
     Args:
         momentum: the share of the last step that is kept, at least 0 and below 1.
         nesterov: take the gradient's look-ahead form (Sutskever et al. 2013).
+
+    Example:
+        >>> import torch
+        >>> from metalearn.inner import Momentum
+        >>> rule, params, state = Momentum(momentum=0.5), {"w": torch.tensor([1.0])}, None
+        >>> for _ in range(2):
+        ...     params, state = rule.step(params, {"w": torch.tensor([1.0])}, state, {"w": 0.25})
+        >>> params  # 1 - 0.25 (1 + 1.5)
+        {'w': tensor([0.3750])}
     """
 
     momentum: float = 0.9
@@ -91,6 +119,13 @@ class Adam(UpdateRule):
     Args:
         betas: the decay rates of the first and second moment, each at least 0 and below 1.
         eps: added to the root of the second moment.
+
+    Example:
+        >>> from metalearn import MAML, MLP
+        >>> from metalearn.inner import Adam
+        >>> module = MAML(MLP(), inner_lr=0.01, inner_optimizer=Adam(betas=(0.5, 0.9)), loss="mse")
+        >>> module.hparams["inner_optimizer"]["class_path"]
+        'Adam'
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -131,6 +166,11 @@ class AdamW(Adam):
         betas: see :class:`Adam`.
         eps: see :class:`Adam`.
         weight_decay: the rate of decay, at least 0.
+
+    Example:
+        >>> from metalearn.inner import AdamW
+        >>> AdamW(weight_decay=0.1)
+        AdamW(betas=(0.9, 0.999), eps=1e-08, weight_decay=0.1)
     """
 
     weight_decay: float = 0.01
@@ -174,6 +214,11 @@ def get_rule(rule: str | UpdateRule | Mapping[str, Any]) -> UpdateRule:
 
     Raises:
         ConfigError: there is no rule of that name.
+
+    Example:
+        >>> from metalearn.inner import get_rule
+        >>> get_rule("nesterov")
+        Momentum(momentum=0.9, nesterov=True)
     """
     if isinstance(rule, UpdateRule):
         return rule

@@ -75,6 +75,15 @@ class ANIL(MetaModule):
 
     Raises:
         ConfigError: an argument is out of range, or the backbone has no such head.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import ANIL, MLP, Batch
+        >>> module = ANIL(MLP(outputs=5, inputs=8), inner_steps=3, inner_lr=0.1)
+        >>> adapted = module.adapt(Batch(torch.randn(10, 8), torch.arange(5).repeat(2)))
+        >>> before = module.backbone.state_dict()
+        >>> [name for name, value in adapted.params.items() if not value.equal(before[name])]
+        ['head.weight', 'head.bias']
     """
 
     options_class = HeadLoop

@@ -41,6 +41,16 @@ class BilevelModule(BilevelCore):
     Raises:
         ConfigError: an optimiser for an algorithm that owns its step, or a setting of the Trainer that would change it.
         ShapeError: trees that do not fit together.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import BilevelModule
+        >>> from metalearn.bilevel import aid_bio, quadratic
+        >>> made = quadratic(size=5, outer_size=3, kappa=10.0, seed=0)
+        >>> algorithm = aid_bio(made.problem.constants)
+        >>> module = BilevelModule(made.problem, algorithm, x=torch.zeros(3, dtype=torch.float64))
+        >>> [value.shape for value in module.parameters()]
+        [torch.Size([3])]
     """
 
     def __init__(

@@ -101,6 +101,14 @@ class BilevelFewShot(MetaModule):
 
     Raises:
         ConfigError: an argument is out of range, or the backbone has no such head.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import MLP, Batch, BilevelFewShot
+        >>> module = BilevelFewShot(MLP(outputs=5, inputs=8), l2=0.1)
+        >>> adapted = module.adapt(Batch(torch.randn(10, 8), torch.arange(5).repeat(2)))
+        >>> adapted(torch.randn(4, 8)).shape
+        torch.Size([4, 5])
     """
 
     options_class = HeadProblem

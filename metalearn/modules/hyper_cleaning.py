@@ -93,6 +93,13 @@ class HyperCleaning(LinearBilevel):
 
     Raises:
         ConfigError: an argument is out of range.
+
+    Example:
+        >>> from metalearn import HyperCleaning
+        >>> module = HyperCleaning(l2=0.001)
+        >>> module.build({"examples": 4, "features": 784, "classes": 10})  # a Trainer does so from its data
+        >>> module.weights.tolist()
+        [0.5, 0.5, 0.5, 0.5]
     """
 
     def __init__(

@@ -27,6 +27,15 @@ class MAML(MetaModule):
 
     Raises:
         ConfigError: an argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import MAML, MLP, Batch
+        >>> module = MAML(MLP(outputs=5, inputs=8), inner_steps=3, inner_lr=0.1)
+        >>> support = Batch(torch.randn(10, 8), torch.arange(5).repeat(2))
+        >>> adapted = module.adapt(support)
+        >>> adapted(torch.randn(4, 8)).shape
+        torch.Size([4, 5])
     """
 
     @join_options(InnerLoop)

@@ -26,6 +26,14 @@ class Pooled(MetaModule):
 
     This is the "pretrained" baseline of Finn et al. 2017 for regression. For classification it is at chance by design:
     the labels of an episode mean nothing outside of it.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import MLP, Batch, Pooled
+        >>> module = Pooled(MLP(), loss="mse", inner_lr=0.01)
+        >>> x = torch.linspace(-5, 5, 10).unsqueeze(1)
+        >>> module.adapt(Batch(x, x.sin()))(torch.zeros(4, 1)).shape
+        torch.Size([4, 1])
     """
 
     @join_options(InnerLoop)

@@ -78,6 +78,13 @@ class RegularizationTuning(LinearBilevel):
 
     Raises:
         ConfigError: an argument is out of range.
+
+    Example:
+        >>> from metalearn import RegularizationTuning
+        >>> module = RegularizationTuning(initial_log_penalty=-4.0)
+        >>> module.build({"features": 3, "classes": 2})  # a Trainer does so from its data
+        >>> module.x.tolist()
+        [-4.0, -4.0, -4.0]
     """
 
     def __init__(

@@ -18,6 +18,11 @@ class Fact:
         name: what stands on the left.
         text: what stands on the right.
         data: the same for programs, as a part of :meth:`Summary.as_dict <metalearn.reports.summary.Summary.as_dict>`.
+
+    Example:
+        >>> from metalearn.reports.outcome import Fact
+        >>> Fact("test accuracy", "91.74 %", {"test": {"accuracy": 0.9174}}).text
+        '91.74 %'
     """
 
     name: str
@@ -36,6 +41,14 @@ class Picture(NamedTuple):
     Attributes:
         name: the name of its file, such as ``"costs.png"``.
         draw: draws into the path that it is given, and returns that path; ``None`` where there is nothing to draw.
+
+    Example:
+        >>> from metalearn.reports.outcome import Picture
+        >>> def draw(path):
+        ...     path.write_bytes(b"")
+        ...     return path
+        >>> Picture("costs.png", draw).name
+        'costs.png'
     """
 
     name: str
@@ -51,6 +64,11 @@ class RunRecord:
         data: the data module, if there is one.
         tested: whether a test has just ended.
         rows: the rows of ``metrics.csv``, each a mapping from column to text; empty where the run has only evaluated.
+
+    Example:
+        >>> from metalearn.reports.outcome import RunRecord
+        >>> RunRecord("mine", rows=[{"step": "1", "train/loss": "0.7"}]).has_losses
+        True
     """
 
     name: str
@@ -81,6 +99,16 @@ class ReportsOutcome(Protocol):
     - ``test_table(index)``: header and rows of ``test_tasks.csv`` for a test loader. With it, ``predict_step`` gives one
       ``[queries, outputs]`` tensor a task, and ``predictions.csv`` is written of them.
     - ``check_checkpoint(checkpoint, trainer, trains)``: raises before anything is written if the run cannot go on from there.
+
+    Example:
+        >>> from metalearn.reports.outcome import ReportsOutcome
+        >>> class Mine:
+        ...     def summary_facts(self, stage):
+        ...         return [("classes", "5")]
+        ...     def pictures(self, run):
+        ...         return []
+        >>> isinstance(Mine(), ReportsOutcome)
+        True
     """
 
     def summary_facts(self, stage: Stage) -> Facts:

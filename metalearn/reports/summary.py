@@ -47,6 +47,8 @@ class Summary:
         tables: what is shown between the lines and the commands; its data are in ``data``.
 
     Example:
+        >>> from metalearn.reports.outcome import Fact
+        >>> from metalearn.reports.summary import Summary
         >>> Summary("test: mine", [Fact("test accuracy", "91.74 %", {"test": {"accuracy": {"mean": 0.9174}}})]).as_dict()
         {'test': {'accuracy': {'mean': 0.9174}}}
     """

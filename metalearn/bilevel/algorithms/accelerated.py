@@ -43,6 +43,16 @@ class AccBiO(Algorithm):
         estimator: :func:`accelerated_aid` for the thesis's.
         L_phi: smoothness of ``Phi``.
         mu_x: its strong convexity.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import AccBiO, accelerated_aid, quadratic, run
+        >>> made = quadratic(size=5, outer_size=3, kappa=2.0, seed=0)
+        >>> known = made.constants
+        >>> algorithm = AccBiO(estimator=accelerated_aid(known, 10, 10), L_phi=known.L_phi, mu_x=known.mu_x)
+        >>> solved = run(made.problem, algorithm, torch.zeros(3, dtype=torch.float64), steps=3)
+        >>> solved.history[-1].norm < solved.history[0].norm
+        True
     """
 
     L_phi: float
@@ -88,6 +98,17 @@ class AccBiOBG(Algorithm):
         estimator: :func:`accelerated_aid` for the thesis's.
         step_size: ``a``.
         mu_x: strong convexity of ``Phi``.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import AccBiOBG, accelerated_aid, quadratic, run
+        >>> made = quadratic(size=5, outer_size=3, kappa=2.0, seed=0)
+        >>> known = made.constants
+        >>> step_size = 1 / (2 * known.L_phi)
+        >>> algorithm = AccBiOBG(estimator=accelerated_aid(known, 10, 10), step_size=step_size, mu_x=known.mu_x)
+        >>> solved = run(made.problem, algorithm, torch.zeros(3, dtype=torch.float64), steps=3)
+        >>> solved.history[-1].norm < solved.history[0].norm
+        True
     """
 
     step_size: float
@@ -131,6 +152,12 @@ def accelerated_aid(constants: Constants, inner: int, iterations: int) -> AID:
         constants: needs ``mu`` and ``L``.
         inner: steps of the one.
         iterations: of the other.
+
+    Example:
+        >>> from metalearn.bilevel import accelerated_aid, quadratic
+        >>> constants = quadratic(size=5, outer_size=3, kappa=100.0, seed=0).constants
+        >>> type(accelerated_aid(constants, inner=20, iterations=10).inner).__name__
+        'Nesterov'
     """
     mu, smooth = constants.need("accelerated_aid", "mu", "L")
     step, ball = nesterov(mu, smooth), heavy_ball(mu, smooth)
@@ -146,6 +173,15 @@ def acc_bio(constants: Constants, accuracy: float = 1e-6) -> AccBiO:
     Args:
         constants: needs ``mu``, ``L``, ``mu_x``, and what :func:`~metalearn.bilevel.solvers.step_sizes.smoothness_of_phi` needs.
         accuracy: of the inner and the linear solver in every outer step.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import acc_bio, quadratic, run
+        >>> made = quadratic(size=5, outer_size=3, kappa=2.0, seed=0)
+        >>> algorithm = acc_bio(made.problem.constants)
+        >>> solved = run(made.problem, algorithm, torch.zeros(3, dtype=torch.float64), steps=3)
+        >>> solved.history[-1].norm < solved.history[0].norm
+        True
     """
     mu, smooth, mu_x = constants.need("acc_bio", "mu", "L", "mu_x")
     estimator = accelerated_aid(constants, *_count_steps(mu, smooth, 1 / accuracy))
@@ -158,6 +194,15 @@ def acc_bio_bg(constants: Constants, factor: float = 100.0) -> AccBiOBG:
     Args:
         constants: as for :func:`acc_bio`.
         factor: by how much the inner and the linear solver contract their errors in an outer step.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import acc_bio_bg, quadratic, run
+        >>> made = quadratic(size=5, outer_size=3, kappa=2.0, seed=0)
+        >>> algorithm = acc_bio_bg(made.problem.constants)
+        >>> solved = run(made.problem, algorithm, torch.zeros(3, dtype=torch.float64), steps=3)
+        >>> solved.history[-1].norm < solved.history[0].norm
+        True
     """
     mu, smooth, mu_x = constants.need("acc_bio_bg", "mu", "L", "mu_x")
     estimator = accelerated_aid(constants, *_count_steps(mu, smooth, factor))

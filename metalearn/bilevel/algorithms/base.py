@@ -15,7 +15,7 @@ from metalearn.bilevel.estimators.base import Estimate, Estimator
 from metalearn.bilevel.hypergradients import certify_from_residuals
 from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.problem import BilevelProblem
-from metalearn.bilevel.solvers.inner import GROWTH
+from metalearn.bilevel.solvers.growth import GROWTH
 from metalearn.bilevel.trees import Tree, all_finite
 from metalearn.checks import check_flag, check_kind
 from metalearn.errors import ConfigError, DivergenceError
@@ -37,6 +37,17 @@ class Algorithm(ABC):
         certify: whether the state's ``certificate`` is the bound of :func:`~metalearn.bilevel.certify`, instead of the one that
             costs nothing. It is within a factor of 3 of the hypergradient's error, up to rounding. The oracle calls that it
             takes are not counted, since the steps do without it. The problem must be deterministic.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import aid_bio, quadratic
+        >>> made = quadratic(size=5, outer_size=3, kappa=10.0, seed=0)
+        >>> algorithm = aid_bio(made.constants)
+        >>> state = algorithm.init(made.problem, torch.zeros(3, dtype=torch.float64))
+        >>> for _ in range(3):
+        ...     state = algorithm.step(made.problem, state)
+        >>> state["step"], state["x"].shape
+        (3, torch.Size([3]))
     """
 
     estimator: Estimator

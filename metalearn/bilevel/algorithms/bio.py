@@ -35,6 +35,15 @@ class BiO(Algorithm):
         estimator: ``ITD`` for ITD-BiO, ``AID`` for AID-BiO, ``StocBiONeumann`` for stocBiO, or any other.
         step_size: ``b``.
         warm_start: whether ``y`` and ``v`` are kept; otherwise ``y`` starts at ``init_inner(x)`` and ``v`` at 0 in each step.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import ITD, BiO, GradientDescent, quadratic, run
+        >>> problem = quadratic(size=5, outer_size=3, kappa=10.0, seed=0).problem
+        >>> algorithm = BiO(estimator=ITD(inner=GradientDescent(step_size=1.0, steps=20)), step_size=1e-3)
+        >>> solved = run(problem, algorithm, torch.zeros(3, dtype=torch.float64), steps=50)
+        >>> solved.history[-1].loss < solved.history[0].loss
+        True
     """
 
     step_size: float
@@ -83,6 +92,12 @@ def aid_bio(constants: Constants, factor: float = 10.0, step_size: float | None 
         constants: needs ``mu``, ``L``, and what :func:`~metalearn.bilevel.solvers.step_sizes.smoothness_of_phi` needs.
         factor: by how much each of the two solvers contracts its error in an outer step.
         step_size: of the outer loop instead.
+
+    Example:
+        >>> from metalearn.bilevel import aid_bio, quadratic
+        >>> algorithm = aid_bio(quadratic(size=5, outer_size=3, kappa=10.0, seed=0).constants)
+        >>> algorithm.estimator.inner.steps, algorithm.estimator.solver.iterations
+        (22, 5)
     """
     mu, smooth = constants.need("aid_bio", "mu", "L")
     root = math.sqrt(smooth / mu)
@@ -103,6 +118,12 @@ def itd_bio(constants: Constants, accuracy: float = 1e-3, step_size: float | Non
         constants: as for :func:`aid_bio`.
         accuracy: ``(1 - mu/L)^D``, what the hypergradient keeps of its error at ``D = 0``.
         step_size: of the outer loop instead.
+
+    Example:
+        >>> from metalearn.bilevel import itd_bio, quadratic
+        >>> algorithm = itd_bio(quadratic(size=5, outer_size=3, kappa=10.0, seed=0).constants, accuracy=1e-3)
+        >>> type(algorithm.estimator).__name__, algorithm.estimator.inner.steps
+        ('ITD', 66)
     """
     mu, smooth = constants.need("itd_bio", "mu", "L")
     inner = GradientDescent(step_size=1 / smooth, steps=inner_steps(1 - mu / smooth, 1 / accuracy))

@@ -9,7 +9,7 @@ from torch import Tensor
 from metalearn.bilevel.algorithms.base import Algorithm, State, describe_estimate, take_step
 from metalearn.bilevel.oracles import Oracles
 from metalearn.bilevel.problem import BilevelProblem
-from metalearn.bilevel.solvers.inner import check_step_size
+from metalearn.bilevel.solvers.growth import check_step_size
 from metalearn.checks import check_number, check_whole
 from metalearn.errors import ConfigError
 
@@ -32,6 +32,15 @@ class MRBO(Algorithm):
         c1: of the momentum of ``v``.
         c2: of that of ``u``.
         inner_size: examples of the batch of ``u``; ``None`` for the stream's own size.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import MRBO, StocBiONeumann, quadratic, run
+        >>> problem = quadratic(size=5, outer_size=3, kappa=10.0, seed=0).problem
+        >>> algorithm = MRBO(estimator=StocBiONeumann(eta=0.5, Q=10), step_size=1e-3, inner_step_size=0.5)
+        >>> solved = run(problem, algorithm, torch.zeros(3, dtype=torch.float64), steps=5)
+        >>> [record.step for record in solved.history]
+        [1, 2, 3, 4, 5]
     """
 
     step_size: float

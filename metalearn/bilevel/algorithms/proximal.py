@@ -35,6 +35,19 @@ class ProximalBiO(Algorithm):
         prox: of ``h``; with a leading axis of problems on ``x``, each is shrunk by itself.
         step_size: ``b``.
         momentum: ``m``, from 0 to below 1; ``None`` for ``k/(k + 3)`` at step ``k`` (Nesterov 1983).
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import AID, BilevelProblem, Box, GradientDescent, ProximalBiO, run
+        >>> problem = BilevelProblem(
+        ...     outer_loss=lambda x, y, batch: (y - 3).square().sum() / 2,
+        ...     inner_loss=lambda x, y, batch: (y - x).square().sum() / 2,
+        ...     init_inner=torch.zeros_like,
+        ... )
+        >>> estimator = AID(inner=GradientDescent(step_size=1.0, steps=1))
+        >>> algorithm = ProximalBiO(estimator=estimator, prox=Box(-1.0, 2.0), step_size=1.0)
+        >>> run(problem, algorithm, torch.zeros(1), steps=2).x  # 3 is outside of the box
+        tensor([2.])
     """
 
     prox: Prox

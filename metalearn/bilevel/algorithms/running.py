@@ -28,6 +28,14 @@ class Record(NamedTuple):
         certificate: the error of the hypergradient is at most this, the largest over problems; ``None`` where it is not known.
         gc_f, gc_g, jvp, hvp: oracle calls so far.
         seconds: since the run began.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import aid_bio, quadratic, run
+        >>> made = quadratic(size=5, outer_size=3, kappa=10.0, seed=0)
+        >>> solved = run(made.problem, aid_bio(made.constants), torch.zeros(3, dtype=torch.float64), 2)
+        >>> [record.step for record in solved.history]
+        [1, 2]
     """
 
     step: int
@@ -50,6 +58,15 @@ class Run:
         state: the last one, to go on from.
         history: a record for each step that was logged.
         converged: whether the tolerance was reached; ``False`` without one.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import aid_bio, quadratic, run
+        >>> made = quadratic(size=5, outer_size=3, kappa=10.0, seed=0)
+        >>> algorithm = aid_bio(made.constants)
+        >>> solved = run(made.problem, algorithm, torch.zeros(3, dtype=torch.float64), 2)
+        >>> run(made.problem, algorithm, state=solved.state, steps=3).state["step"]
+        5
     """
 
     x: Tree
@@ -88,6 +105,19 @@ def run(
     Raises:
         ConfigError: neither ``x`` nor ``state``, a state of another algorithm, a number of steps below 0, or what is no
             problem or algorithm.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import AID, BilevelProblem, BiO, GradientDescent, run
+        >>> problem = BilevelProblem(
+        ...     outer_loss=lambda x, y, batch: (y - 4).square().sum() / 2,
+        ...     inner_loss=lambda x, y, batch: (y - x).square().sum() / 2,
+        ...     init_inner=torch.zeros_like,
+        ... )
+        >>> inner = GradientDescent(step_size=1.0, steps=1)
+        >>> algorithm = BiO(estimator=AID(inner=inner), step_size=0.5)
+        >>> run(problem, algorithm, torch.zeros(1), steps=2).x  # halfway to 4 in each step
+        tensor([3.])
     """
     _check_problem_and_algorithm(problem, algorithm)
     if (x is None) == (state is None):

@@ -12,7 +12,7 @@ from metalearn.bilevel.estimators import Estimator
 from metalearn.bilevel.estimators.base import is_deterministic
 from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.problem import BilevelProblem
-from metalearn.bilevel.solvers.inner import check_step_size, measure_growth
+from metalearn.bilevel.solvers.growth import check_step_size, measure_growth
 from metalearn.checks import check_kind, check_number, check_whole
 from metalearn.errors import ConfigError
 
@@ -39,6 +39,16 @@ class VRBO(Algorithm):
         inner_steps: of ``y`` in an outer step.
         inner_size: examples of a small batch of ``u``; ``None`` for the stream's own size.
         anchor_size: of a large one; ``None`` for the stream's own size.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import VRBO, StocBiONeumann, quadratic, run
+        >>> problem = quadratic(size=5, outer_size=3, kappa=10.0, seed=0).problem
+        >>> estimator = StocBiONeumann(eta=0.5, Q=10)
+        >>> algorithm = VRBO(estimator=estimator, anchor=estimator, step_size=1e-3, inner_step_size=0.5)
+        >>> solved = run(problem, algorithm, torch.zeros(3, dtype=torch.float64), steps=5)
+        >>> [record.step for record in solved.history]
+        [1, 2, 3, 4, 5]
     """
 
     anchor: Estimator

@@ -13,8 +13,9 @@ from metalearn.bilevel.certificates import NEEDED, error_bound
 from metalearn.bilevel.estimators.base import Estimate, Estimator, check_reach_first, check_result, is_deterministic
 from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.problem import Constants
+from metalearn.bilevel.solvers.growth import check_growth, measure_growth
 from metalearn.bilevel.solvers.indefinite import CGOrMinRes
-from metalearn.bilevel.solvers.inner import InnerSolution, check_growth, measure_growth
+from metalearn.bilevel.solvers.inner import InnerSolution
 from metalearn.bilevel.solvers.linear import LinearSolver
 from metalearn.checks import check_kind, check_number
 from metalearn.errors import BilevelError, ConfigError
@@ -41,6 +42,16 @@ class AID(Estimator):
     Raises, from an estimate:
         BilevelError: from the solvers, or the tolerance was not reached.
         ConfigError: a tolerance without the constants that the certificate is made of.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import AID, GradientDescent, hypergradient, quadratic
+        >>> made = quadratic(size=5, outer_size=3, kappa=10.0, seed=0)
+        >>> x = torch.ones(3, dtype=torch.float64)
+        >>> estimator = AID(inner=GradientDescent(step_size=1.0, steps=20), tolerance=1e-6)
+        >>> error = hypergradient(made.problem, x, estimator=estimator).value - made.hypergradient(x)
+        >>> bool(torch.linalg.vector_norm(error) <= 1e-6)
+        True
     """
 
     solver: LinearSolver = field(default_factory=lambda: CGOrMinRes(iterations=10))

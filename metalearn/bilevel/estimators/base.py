@@ -14,7 +14,8 @@ from metalearn.bilevel.linearization import Linearization
 from metalearn.bilevel.oracles import Oracles, OuterGradient, check_finite
 from metalearn.bilevel.prepared import Prepared
 from metalearn.bilevel.problem import Constants
-from metalearn.bilevel.solvers.inner import Gradient, InnerSolution, InnerSolver, check_growth
+from metalearn.bilevel.solvers.growth import check_growth
+from metalearn.bilevel.solvers.inner import Gradient, InnerSolution, InnerSolver
 from metalearn.bilevel.streams import Fixed
 from metalearn.bilevel.trees import all_finite
 from metalearn.checks import check_kind
@@ -45,6 +46,13 @@ class Estimate(NamedTuple):
         iterations: of the linear solver.
         growth: of the inner gradient's norm in the inner solver's run, ``[]`` or ``[B]``; 0 at the level of rounding, ``None`` of
             batches and without a run.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import Estimate
+        >>> estimate = Estimate(torch.zeros(3), y=torch.zeros(5), v=None, losses=torch.tensor(0.5))
+        >>> estimate.inner_steps
+        0
     """
 
     value: Tensor
@@ -64,6 +72,12 @@ class Estimator(ABC):
 
     Attributes:
         inner: solves the inner problem first; ``None`` to take ``y`` as it is given.
+
+    Example:
+        >>> from metalearn.bilevel import AID, ITD, Estimator, GradientDescent
+        >>> inner = GradientDescent(step_size=0.1, steps=10)
+        >>> [isinstance(kind(inner=inner), Estimator) for kind in (AID, ITD)]
+        [True, True]
     """
 
     inner: InnerSolver | None = None

@@ -31,6 +31,19 @@ class Chunked(Estimator):
     Attributes:
         estimator: of a chunk; ``inner`` is its inner solver.
         size: problems of a chunk; the last one takes what is left.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import AID, BilevelProblem, Chunked, GradientDescent, hypergradient
+        >>> problem = BilevelProblem(  # six problems that share x
+        ...     outer_loss=lambda x, y, batch: (y - 3).square().sum() / 2,
+        ...     inner_loss=lambda x, y, batch: (y - x).square().sum() / 2,
+        ...     init_inner=lambda x: x.new_zeros(6, 1),
+        ...     batched=6,
+        ... )
+        >>> estimator = Chunked(estimator=AID(inner=GradientDescent(step_size=1.0, steps=1)), size=2)
+        >>> hypergradient(problem, torch.tensor([1.0]), estimator=estimator).value
+        tensor([-2.])
     """
 
     estimator: Estimator

@@ -27,6 +27,16 @@ class Exact(Estimator):
     Raises, from an estimate:
         BilevelError: ``H`` is not positive definite.
         ConfigError: ``y`` has more than ``largest`` entries.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import Exact, GradientDescent, hypergradient, quadratic
+        >>> made = quadratic(size=5, outer_size=3, kappa=10.0, seed=0)
+        >>> x = torch.ones(3, dtype=torch.float64)
+        >>> estimator = Exact(inner=GradientDescent(step_size=1.0, steps=200))
+        >>> value = hypergradient(made.problem, x, estimator=estimator).value
+        >>> torch.allclose(value, made.hypergradient(x))
+        True
     """
 
     largest: int = 4096

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from metalearn.bilevel.estimators.base import Estimate, Estimator, bind_inner_gradient, check_result, is_deterministic
 from metalearn.bilevel.oracles import Oracles, Sample, independence_error, sum_losses
 from metalearn.bilevel.prepared import Prepared
-from metalearn.bilevel.solvers.inner import Gradient, check_growth, measure_growth
+from metalearn.bilevel.solvers.growth import check_growth, measure_growth
+from metalearn.bilevel.solvers.inner import Gradient
 from metalearn.bilevel.trees import all_finite
 from metalearn.bilevel.unrolled import count_step
 from metalearn.checks import check_choice, check_whole
@@ -40,6 +41,16 @@ class ITD(Estimator):
         truncate: the steps that are differentiated through, from the last one backwards; ``None`` for all.
         memory: what is kept of a step: its graph (``store``), or its iterate alone, recomputed by reverse mode (``remat``) or
             as an adjoint by forward-over-reverse products (``mixed``).
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import ITD, GradientDescent, hypergradient, quadratic
+        >>> made = quadratic(size=5, outer_size=3, kappa=10.0, seed=0)
+        >>> x = torch.ones(3, dtype=torch.float64)
+        >>> estimator = ITD(inner=GradientDescent(step_size=1.0, steps=200))
+        >>> value = hypergradient(made.problem, x, estimator=estimator).value
+        >>> torch.allclose(value, made.hypergradient(x))
+        True
     """
 
     truncate: int | None = None

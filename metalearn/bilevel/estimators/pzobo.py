@@ -33,6 +33,15 @@ class PZOBO(Estimator):
         Q: directions.
         at_once: those whose runs are vectorised by ``torch.func.vmap``, where there is no axis of problems yet; 1 for one run
             after the other, which needs the memory of one.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import PZOBO, GradientDescent, hypergradient, quadratic
+        >>> problem = quadratic(size=5, outer_size=3, kappa=10.0, seed=0).problem
+        >>> estimator = PZOBO(inner=GradientDescent(step_size=1.0, steps=20), Q=10)
+        >>> result = hypergradient(problem, torch.ones(3, dtype=torch.float64), estimator=estimator)
+        >>> result.value.shape, result.diagnostics.counts.hvp
+        (torch.Size([3]), 0)
     """
 
     mu: float = 0.01

@@ -13,7 +13,7 @@ from metalearn.bilevel.estimators.base import Estimate, Estimator, check_reach_f
 from metalearn.bilevel.oracles import Oracles, check_finite
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers.curvature import curvature_along
-from metalearn.bilevel.solvers.inner import check_step_size
+from metalearn.bilevel.solvers.growth import check_step_size
 from metalearn.bilevel.trees import dot
 from metalearn.checks import check_number, check_whole
 from metalearn.errors import BilevelError
@@ -22,7 +22,13 @@ __all__ = ["StocBiONeumann", "shrinking_sizes"]
 
 
 def shrinking_sizes(batch: int, terms: int, contraction: float) -> list[int]:
-    """``|B_{Q+1-j}| = B Q (1 - eta mu)^{j-1}`` for ``j = 1..Q``, in the order of their use, each at least 1."""
+    """``|B_{Q+1-j}| = B Q (1 - eta mu)^{j-1}`` for ``j = 1..Q``, in the order of their use, each at least 1.
+
+    Example:
+        >>> from metalearn.bilevel import shrinking_sizes
+        >>> shrinking_sizes(batch=8, terms=3, contraction=0.5)
+        [24, 12, 6]
+    """
     return [max(1, math.ceil(batch * terms * contraction**j)) for j in range(terms)]
 
 
@@ -44,6 +50,16 @@ class StocBiONeumann(Estimator):
 
     Raises, from an estimate:
         BilevelError: the terms grow tenfold; or, of a deterministic problem, the last product has negative curvature.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import GradientDescent, StocBiONeumann, hypergradient, quadratic
+        >>> made = quadratic(size=5, outer_size=3, kappa=10.0, seed=0)
+        >>> x = torch.ones(3, dtype=torch.float64)
+        >>> estimator = StocBiONeumann(inner=GradientDescent(step_size=1.0, steps=200), eta=1.0, Q=200)
+        >>> value = hypergradient(made.problem, x, estimator=estimator).value
+        >>> torch.allclose(value, made.hypergradient(x))
+        True
     """
 
     eta: float

@@ -24,7 +24,14 @@ Examples = tuple[Tensor, Tensor, Tensor]
 
 
 def linear_logits(weights: Tensor, x: Tensor) -> Tensor:
-    """Return ``W (x, 1)``, ``[n, classes]``, for ``weights`` ``[classes, features + 1]`` whose last column is the bias."""
+    """Return ``W (x, 1)``, ``[n, classes]``, for ``weights`` ``[classes, features + 1]`` whose last column is the bias.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import linear_logits
+        >>> linear_logits(torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([[3.0, 4.0]]))
+        tensor([[11.5000]])
+    """
     # few rows times many columns is the product that is quick, in both derivatives too: a third of the time of x @ W'
     return (weights[:, :-1] @ x.mT + weights[:, -1:]).mT
 
@@ -63,6 +70,15 @@ def cleaning_problem(
     Raises:
         ConfigError: an argument is out of range, or neither ``train`` nor ``features`` is given.
         ShapeError: the examples do not fit together.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import cleaning_problem
+        >>> train = torch.arange(20), torch.randn(20, 8), torch.arange(20) % 5
+        >>> val = torch.arange(10), torch.randn(10, 8), torch.arange(10) % 5
+        >>> problem = cleaning_problem(train, val, classes=5)
+        >>> problem.init_inner(torch.zeros(20)).shape
+        torch.Size([5, 9])
     """
     check_number("l2", l2, "use 0.001, since the inner loss must be strongly convex", above=0, loose=True)
     check_whole("classes", classes, 2, remedy="use 10", loose=True)
@@ -120,6 +136,14 @@ def cleaning_constants(train: Examples, val: Examples, l2: float) -> Constants:
     ``sigmoid' <= 1/4``: ``L_xy = sqrt 2/4 sqrt(e/n)`` and ``rho_J = r/8 sqrt(e/n)``, where no index comes twice;
     ``rho_H = sqrt 2/(3 sqrt 3) r e``; ``L_upper = e/2 + 2 l2``, several times ``L`` where classes are uncertain or weights below
     1, so that step sizes are not held to it. See :mod:`metalearn.bilevel.problems.softmax_bounds`.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import cleaning_constants
+        >>> train = torch.arange(20), torch.randn(20, 8), torch.arange(20) % 5
+        >>> val = torch.arange(10), torch.randn(10, 8), torch.arange(10) % 5
+        >>> cleaning_constants(train, val, l2=0.25).mu
+        0.5
     """
     inner, outer = design_of(train[1], bias=True), design_of(val[1], bias=True)
     slope, root = 0.25, math.sqrt(inner.eigenvalue * int(train[0].bincount().max()) / len(train[2]))
@@ -144,6 +168,12 @@ def detection_auroc(x: Tensor, corrupted: Tensor) -> float:
     Args:
         x: ``[n]``.
         corrupted: ``[n]`` bool.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import detection_auroc
+        >>> detection_auroc(torch.tensor([-1.0, 2.0, 3.0]), torch.tensor([True, False, False]))
+        1.0
     """
     from torchmetrics.functional.classification import binary_auroc  # here, since the room needs torch alone
 

@@ -20,6 +20,15 @@ class Drawn:
 
     The draws of a term take its batches in the order in which they first come; a draw that comes again, as in MRBO and
     VRBO at their second point, gets the same batch.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import Draw, Drawn
+        >>> two = torch.arange(8).reshape(2, 4), torch.rand(2, 4, 3), torch.zeros(2, 4)
+        >>> stream = Drawn({"inner": two, "outer": two, "hessian": two, "jacobian": two})
+        >>> index, x, y = stream(Draw(seed=0, step=0, term="hessian", number=0))
+        >>> index
+        tensor([0, 1, 2, 3])
     """
 
     def __init__(self, batches: Any) -> None:

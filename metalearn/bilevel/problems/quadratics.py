@@ -28,6 +28,15 @@ class Quadratic:
         E: ``[P, P]``, symmetric.
         e: ``[P]``.
         G: ``[P, D]``.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import Quadratic
+        >>> one, zero = torch.eye(1), torch.zeros(1, 1)
+        >>> made = Quadratic(A=one, C=one, d=one[0], Y=one, t=zero[0], E=zero, e=zero[0], G=zero)
+        >>> x = torch.tensor([2.0])
+        >>> made.solution(x), made.hypergradient(x)  # y* = x + 1 and f = y^2/2
+        (tensor([3.]), tensor([3.]))
     """
 
     A: Tensor
@@ -92,6 +101,12 @@ def quadratic(size: int, outer_size: int, kappa: float, seed: int, coupled: bool
         kappa: the condition number of ``A``, at least 1.
         seed: the seed by which the problem is drawn.
         coupled: whether ``f`` has the term ``x'Gy``.
+
+    Example:
+        >>> from metalearn.bilevel import quadratic
+        >>> constants = quadratic(size=5, outer_size=3, kappa=10.0, seed=0).constants
+        >>> round(constants.mu, 6), round(constants.L, 6)
+        (0.1, 1.0)
     """
     check_whole("size", size, 1, remedy="use 5", loose=True)
     check_whole("outer_size", outer_size, 1, remedy="use 5", loose=True)

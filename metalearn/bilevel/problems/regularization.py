@@ -56,6 +56,15 @@ def regularization_problem(
     Raises:
         ConfigError: neither ``train`` and ``val`` nor ``features`` and ``classes`` are given.
         ShapeError: the examples do not fit together.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import regularization_problem
+        >>> train = torch.arange(20), torch.randn(20, 8), torch.arange(20) % 5
+        >>> val = torch.arange(10), torch.randn(10, 8), torch.arange(10) % 5
+        >>> problem = regularization_problem(train, val)
+        >>> problem.init_inner(torch.zeros(8)).shape
+        torch.Size([8, 5])
     """
     for name, size, least in (("features", features, 1), ("classes", classes, 2)):
         if size is not None:
@@ -109,6 +118,14 @@ def regularization_constants(train: Examples, val: Examples, classes: int) -> Ca
     where the penalty's gradient is minus that of the loss, ``|J| = max_j exp(x_j) |W*_j| / classes`` is at most
     ``L_xy = sqrt 2 max_j mean_i |X_ij|``, whatever ``x`` is; it is no bound at other ``W``.
     See :mod:`metalearn.bilevel.problems.softmax_bounds`.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import regularization_constants
+        >>> train = torch.arange(20), torch.randn(20, 8), torch.arange(20) % 5
+        >>> val = torch.arange(10), torch.randn(10, 8), torch.arange(10) % 5
+        >>> regularization_constants(train, val, 5)(torch.zeros(8)).mu
+        0.2
     """
     inner, outer = (design_of(getattr(part[1], "matrix", part[1])) for part in (train, val))
     fixed = Constants(

@@ -18,6 +18,15 @@ class SparseRows:
     Attributes:
         matrix: CSR ``[n, features]``.
         transposed: CSR ``[features, n]``.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import SparseRows
+        >>> rows = SparseRows(torch.eye(3).to_sparse())
+        >>> rows @ torch.ones(3, 1)
+        tensor([[1.],
+                [1.],
+                [1.]])
     """
 
     def __init__(self, matrix: Tensor) -> None:

@@ -30,6 +30,13 @@ class NormalCG(LinearSolver):
     """Conjugate gradients on ``H^2 v = H b`` (CGNR), for a symmetric ``H`` of any sign.
 
     An iteration takes two products, and the residual never grows.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import NormalCG
+        >>> solution = NormalCG(iterations=2).solve(lambda v: torch.tensor([1.0, -4.0]) * v, torch.ones(2))
+        >>> torch.allclose(solution.v, torch.tensor([1.0, -0.25]), atol=1e-5)
+        True
     """
 
     def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -59,6 +66,13 @@ class MinRes(LinearSolver):
     gets its least-squares solution of least length, ``H^+ b``.
 
     Its memory is ``iterations`` vectors like ``y``, at most 2^26 entries in all: the iterations end there.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import MinRes
+        >>> solution = MinRes(iterations=2).solve(lambda v: torch.tensor([1.0, -4.0]) * v, torch.ones(2))
+        >>> torch.allclose(solution.v, torch.tensor([1.0, -0.25]), atol=1e-5)
+        True
     """
 
     def solve(self, product: Product, b: Tensor, v: Tensor | None = None) -> LinearSolution:
@@ -77,6 +91,13 @@ class CGOrMinRes(LinearSolver):
     They fail where they meet curvature that is not positive, or a residual that grows. Such a problem is solved over by
     :class:`MinRes` from the same start, in at most ``max_iterations`` further iterations. It ends at a residual of 1e-8 of the
     right-hand side (in float32 1e-5), or at ``tolerance``. The other problems keep what conjugate gradients gave.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import CGOrMinRes
+        >>> solution = CGOrMinRes(iterations=2).solve(lambda v: torch.tensor([1.0, -4.0]) * v, torch.ones(2))
+        >>> torch.allclose(solution.v, torch.tensor([1.0, -0.25]), atol=1e-5)
+        True
     """
 
     def solve(self, product: Product, b: Tensor, v: Tensor | None = None) -> LinearSolution:

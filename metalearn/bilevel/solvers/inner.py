@@ -12,28 +12,21 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from metalearn.bilevel.problem import Constants
+from metalearn.bilevel.solvers.growth import (
+    check_growth,
+    check_step_size,
+    describe_place,
+    make_divergence,
+    measure_growth,
+)
 from metalearn.bilevel.trees import all_finite
 from metalearn.checks import UNBOUNDED, check_number, check_whole
-from metalearn.errors import BilevelError, ConfigError, DivergenceError
+from metalearn.errors import BilevelError, ConfigError
 
-__all__ = [
-    "GROWTH",
-    "Gradient",
-    "GradientDescent",
-    "HeavyBall",
-    "InnerSolution",
-    "InnerSolver",
-    "Nesterov",
-    "check_growth",
-    "check_step_size",
-    "measure_growth",
-]
+__all__ = ["Gradient", "GradientDescent", "HeavyBall", "InnerSolution", "InnerSolver", "Nesterov"]
 
 Gradient = Callable[[Tensor, int], Tensor]
 """``(y, step) -> grad_y g(x, y)``, where the step chooses the batch."""
-
-GROWTH = 1e3
-"""A residual that has grown by this is not a transient of momentum or of a loss that is not quite convex."""
 
 
 class InnerSolution(NamedTuple):
@@ -69,6 +62,14 @@ class InnerSolver(ABC):
         steps: the number of steps; give this or ``tolerance``.
         tolerance: the norm of the inner gradient at which each problem stops.
         max_steps: with a tolerance, the number of steps after which it is an error.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import GradientDescent
+        >>> solver = GradientDescent(step_size=0.5, tolerance=0.6)
+        >>> solution = solver.solve(lambda y, step: y - 4, torch.zeros(1))
+        >>> solution.y, solution.residual
+        (tensor([3.5000]), tensor(0.5000))
     """
 
     step_size: float
@@ -166,8 +167,8 @@ class InnerSolver(ABC):
         assert residual is not None
         raise BilevelError(
             f"{type(self).__name__} reached |grad_y g| = {float(residual.max()):.3g} in {self.max_steps} steps"
-            f"{_place(outer)}, but tolerance={tolerance:g} was asked for; raise max_steps, loosen the tolerance, or check that "
-            "inner_loss is strongly convex"
+            f"{describe_place(outer)}, but tolerance={tolerance:g} was asked for; raise max_steps, loosen the tolerance, or "
+            "check that inner_loss is strongly convex"
         )
 
     def _locate(self, gradient: Gradient, y: Tensor, outer: int | None) -> None:
@@ -180,12 +181,19 @@ class InnerSolver(ABC):
             term = "grad_y g" if not bool(slope.isfinite().all()) else "y"
             y, last = self.move(point, y, last, slope), y
             if not bool(y.isfinite().all()):
-                raise _make_divergence(term, step, self.step_size, outer)
+                raise make_divergence(term, step, self.step_size, outer)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientDescent(InnerSolver):
-    """``y <- y - a grad_y g(x, y)``; contracts by ``1 - mu/L`` with ``a = 1/L``."""
+    """``y <- y - a grad_y g(x, y)``; contracts by ``1 - mu/L`` with ``a = 1/L``.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import GradientDescent
+        >>> GradientDescent(step_size=0.5, steps=2).solve(lambda y, step: y - 4, torch.zeros(1)).y
+        tensor([3.])
+    """
 
     def largest_step(self, L: float) -> float:
         return 2 / L
@@ -203,6 +211,13 @@ class HeavyBall(InnerSolver):
 
     Attributes:
         momentum: ``m``, at least 0 and below 1.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import HeavyBall
+        >>> solver = HeavyBall(step_size=0.5, momentum=0.5, steps=2)
+        >>> solver.solve(lambda y, step: y - 4, torch.zeros(1)).y
+        tensor([4.])
     """
 
     momentum: float
@@ -229,6 +244,13 @@ class Nesterov(InnerSolver):
 
     Attributes:
         momentum: ``m``, at least 0 and below 1.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import Nesterov
+        >>> solver = Nesterov(step_size=0.5, momentum=0.5, steps=2)
+        >>> solver.solve(lambda y, step: y - 4, torch.zeros(1)).y
+        tensor([3.5000])
     """
 
     momentum: float
@@ -245,47 +267,3 @@ class Nesterov(InnerSolver):
 
     def move(self, point: Tensor, y: Tensor, last: Tensor, gradient: Tensor) -> Tensor:
         return point - self.step_size * gradient
-
-
-def check_step_size(name: str, step_size: float, largest: float, L: float) -> None:
-    """Raise a ConfigError if a step size is not below the largest stable one."""
-    if step_size >= largest:
-        raise ConfigError(
-            f"{name} is {step_size:g}, but with L = {L:g} it must be below {largest:g}, where the method starts to "
-            f"diverge; use {1 / L:g} (1/L)"
-        )
-
-
-def measure_growth(first: Tensor, last: Tensor) -> Tensor:
-    """Return ``last/first``, or 0 where that is rounding."""
-    return torch.where(last <= torch.finfo(last.dtype).eps ** 0.5, 0.0, last / first)
-
-
-def check_growth(first: Tensor, last: Tensor, steps: int, step_size: float, outer: int | None = None) -> None:
-    """Raise a DivergenceError if the inner gradient has grown a thousandfold, or is not finite."""
-    floor = torch.finfo(last.dtype).eps ** 0.5  # below it growth is rounding
-    if bool((((last <= GROWTH * first) | (last <= floor)) & last.isfinite()).all()):
-        return
-    if not bool(last.isfinite().all()):
-        raise _make_divergence("grad_y g", steps, step_size, outer)
-    worst = int((last / first).nan_to_num(float("inf")).argmax())
-    raise DivergenceError(
-        f"|grad_y g| went from {float(first.flatten()[worst]):.3g} to {float(last.flatten()[worst]):.3g} by inner "
-        f"step {steps}{_place(outer)}, but it must shrink where inner_loss is strongly convex; lower step_size={step_size:g}, or "
-        "add regularisation"
-    )
-
-
-def _make_divergence(term: str, step: int, step_size: float, outer: int | None) -> DivergenceError:
-    # at the start the inner solver has moved nothing yet
-    first = step == 0 and term == "grad_y g"
-    remedy = "check inner_loss and its data, or lower the outer step size" if first else (
-        f"lower step_size={step_size:g}, or check inner_loss and its data"
-    )  # fmt: skip
-    return DivergenceError(
-        f"{term} is not finite at inner step {step}{_place(outer)}, but all entries must be; {remedy}"
-    )
-
-
-def _place(outer: int | None) -> str:
-    return "" if outer is None else f" of outer step {outer}"

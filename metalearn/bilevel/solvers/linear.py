@@ -12,7 +12,7 @@ from torch.linalg import vector_norm
 
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers.curvature import REMEDIES, Faults, Refusal, curvature_along
-from metalearn.bilevel.solvers.inner import check_step_size
+from metalearn.bilevel.solvers.growth import check_step_size
 from metalearn.bilevel.solvers.iteration import Iteration, LinearSolution, Product, damp
 from metalearn.bilevel.trees import dot, scale
 from metalearn.checks import UNBOUNDED, check_number, check_whole
@@ -33,6 +33,13 @@ class LinearSolver:
         max_iterations: with a tolerance, the number of iterations after which it is an error.
         damping: ``d``, is added to ``H``: ``(H + d I) v = b``. Above the negative curvature the system is positive definite, and
             ``v`` is biased towards ``b/d``; 0 for the exact solution.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import CG
+        >>> solution = CG(tolerance=1e-5).solve(lambda v: 2 * v, torch.tensor([4.0]))
+        >>> solution.v, solution.iterations
+        (tensor([2.]), 1)
     """
 
     iterations: int | None = None
@@ -99,6 +106,13 @@ class CG(LinearSolver):
 
     Raises, from :meth:`solve`:
         BilevelError: ``p' H p <= 0`` for a search direction.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import CG
+        >>> solution = CG(iterations=2).solve(lambda v: torch.tensor([1.0, 4.0]) * v, torch.tensor([2.0, 4.0]))
+        >>> torch.allclose(solution.v, torch.tensor([2.0, 1.0]))
+        True
     """
 
     growth: ClassVar[float] = 1e3  # only the error is monotone
@@ -114,6 +128,12 @@ class FixedPoint(LinearSolver):
 
     Attributes:
         step_size: ``a``, below ``2/L``.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import FixedPoint
+        >>> FixedPoint(step_size=0.25, iterations=2).solve(lambda v: 2 * v, torch.tensor([4.0])).v
+        tensor([1.5000])
     """
 
     step_size: float
@@ -157,6 +177,12 @@ class Neumann(FixedPoint):
     """``v = a sum_{q=0}^{K} (I - a H)^q b`` with ``K = iterations`` (Lorraine et al. 2020).
 
     It is the fixed-point iteration of ``K + 1`` steps; a warm start adds the series of its residual.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import Neumann
+        >>> Neumann(step_size=0.25, iterations=1).solve(lambda v: 2 * v, torch.tensor([4.0])).v
+        tensor([1.5000])
     """
 
     def solve(self, product: Product, b: Tensor, v: Tensor | None = None) -> LinearSolution:
@@ -175,6 +201,13 @@ class HeavyBallLinear(LinearSolver):
     Attributes:
         step_size: ``a``, below ``2 (1 + m)/L``.
         momentum: ``m``, at least 0 and below 1.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import HeavyBallLinear
+        >>> solver = HeavyBallLinear(step_size=0.25, momentum=0.5, iterations=2)
+        >>> solver.solve(lambda v: 2 * v, torch.tensor([4.0])).v
+        tensor([2.])
     """
 
     step_size: float

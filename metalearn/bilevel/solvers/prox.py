@@ -17,7 +17,14 @@ __all__ = ["L1", "Box", "GroupL1", "Prox"]
 
 
 class Prox(ABC):
-    """A convex term ``h`` by its value and its proximal operator, tensor by tensor."""
+    """A convex term ``h`` by its value and its proximal operator, tensor by tensor.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import L1
+        >>> L1(0.5)({"a": torch.tensor([2.0])}, step_size=1.0)
+        {'a': tensor([1.5000])}
+    """
 
     def __call__(self, x: Tree, step_size: float) -> Tree:
         """``prox_{step_size h}(x)``, a tree like ``x``."""
@@ -42,6 +49,12 @@ class L1(Prox):
 
     Attributes:
         weight: the factor of the penalty, at least 0.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import L1
+        >>> L1(weight=0.5)(torch.tensor([2.0, -0.25, -1.0]), step_size=1.0)
+        tensor([ 1.5000, -0.0000, -0.5000])
     """
 
     weight: float
@@ -63,6 +76,13 @@ class GroupL1(Prox):
     Attributes:
         weight: the factor of the penalty, at least 0.
         dim: the axis that counts the groups.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import GroupL1
+        >>> GroupL1(weight=2.5)(torch.tensor([[3.0, 4.0], [1.0, 1.0]]), step_size=1.0)
+        tensor([[1.5000, 2.0000],
+                [0.0000, 0.0000]])
     """
 
     weight: float
@@ -96,6 +116,12 @@ class Box(Prox):
     Attributes:
         low: the smallest entry.
         high: the largest.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.bilevel import Box
+        >>> Box(low=-1.0, high=1.0)(torch.tensor([2.0, 0.5, -3.0]), step_size=1.0)
+        tensor([ 1.0000,  0.5000, -1.0000])
     """
 
     low: float

@@ -29,6 +29,12 @@ def smoothness_of_phi(constants: Constants) -> float:
 
     Raises:
         ConfigError: a constant is unknown.
+
+    Example:
+        >>> from metalearn.bilevel import Constants, smoothness_of_phi
+        >>> known = Constants(mu=0.5, L_xy=1.0, rho_J=0.0, rho_H=0.0, L_fxx=1.0, L_fxy=0.0, L_fyy=1.0)
+        >>> smoothness_of_phi(known)
+        5.0
     """
     if constants.L_phi is not None:
         return constants.L_phi
@@ -45,7 +51,13 @@ def smoothness_of_phi(constants: Constants) -> float:
 
 
 def nesterov(mu: float, L: float) -> MomentumStep:
-    """``1/L`` and ``(sqrt(k) - 1)/(sqrt(k) + 1)`` with ``k = L/mu``."""
+    """``1/L`` and ``(sqrt(k) - 1)/(sqrt(k) + 1)`` with ``k = L/mu``.
+
+    Example:
+        >>> from metalearn.bilevel import nesterov
+        >>> nesterov(mu=0.25, L=4.0)
+        MomentumStep(step_size=0.25, momentum=0.6)
+    """
     return MomentumStep(1 / L, extrapolation(mu, L))
 
 
@@ -56,7 +68,13 @@ def extrapolation(mu: float, L: float) -> float:
 
 
 def heavy_ball(mu: float, L: float) -> MomentumStep:
-    """``a = 4/(sqrt(L) + sqrt(mu))^2`` and ``max((1 - sqrt(a mu))^2, (1 - sqrt(a L))^2)`` (Polyak 1964)."""
+    """``a = 4/(sqrt(L) + sqrt(mu))^2`` and ``max((1 - sqrt(a mu))^2, (1 - sqrt(a L))^2)`` (Polyak 1964).
+
+    Example:
+        >>> from metalearn.bilevel import heavy_ball
+        >>> heavy_ball(mu=1.0, L=9.0)
+        MomentumStep(step_size=0.25, momentum=0.25)
+    """
     step = 4 / (math.sqrt(L) + math.sqrt(mu)) ** 2
     return MomentumStep(step, max((1 - math.sqrt(step * mu)) ** 2, (1 - math.sqrt(step * L)) ** 2))
 

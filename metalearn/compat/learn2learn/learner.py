@@ -47,6 +47,15 @@ def from_learn2learn(
 
     Raises:
         ConfigError: ``learner`` is something else, or has what our MAML lacks; learn2learn is missing.
+
+    Example:
+        >>> import learn2learn as l2l
+        >>> import torch
+        >>> from metalearn.compat.learn2learn import from_learn2learn
+        >>> learner = l2l.algorithms.MAML(torch.nn.Linear(8, 5), lr=0.1, first_order=True)
+        >>> module = from_learn2learn(learner, inner_steps=3)
+        >>> module.inner_lr, module.first_order
+        (0.1, True)
     """
     algorithms = import_learn2learn().algorithms
     if isinstance(learner, algorithms.MetaSGD):

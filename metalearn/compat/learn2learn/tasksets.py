@@ -57,6 +57,18 @@ class TasksetDataModule(EpisodicDataModule):
     Raises:
         ConfigError: an argument is out of range, is no Taskset, or does not fit the Taskset; learn2learn is missing.
         DataError: a task is not what few-shot classification needs (when it is drawn).
+
+    Example:
+        >>> import learn2learn as l2l
+        >>> import torch
+        >>> from metalearn.compat.learn2learn import TasksetDataModule
+        >>> t = l2l.data.transforms
+        >>> rows = torch.utils.data.TensorDataset(torch.randn(100, 8), torch.arange(10).repeat(10))
+        >>> dataset = l2l.data.MetaDataset(rows)
+        >>> transforms = [t.NWays(dataset, n=5), t.KShots(dataset, k=4), t.LoadData(dataset), t.RemapLabels(dataset)]
+        >>> data = TasksetDataModule(l2l.data.Taskset(dataset, transforms), ways=5, shots=1, queries=3)
+        >>> data.episode(seed=0, split="train", index=0).query.x.shape
+        torch.Size([15, 8])
     """
 
     def __init__(

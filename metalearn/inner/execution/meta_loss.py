@@ -30,6 +30,14 @@ class MetaLoss(NamedTuple):
     Attributes:
         loss: scalar, with a graph to every outer tensor.
         logits: ``[B, n, N]`` after the last inner step, without a graph.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import MAML, MLP, Batch, Episode
+        >>> x = torch.randn(4, 10, 1)  # four tasks of ten points
+        >>> result = MAML(MLP(), loss="mse", inner_lr=0.01).meta_loss(Episode(Batch(x, 2 * x), Batch(x, 2 * x)))
+        >>> result.loss.shape, result.logits.shape
+        (torch.Size([]), torch.Size([4, 10, 1]))
     """
 
     loss: Tensor
@@ -55,6 +63,23 @@ def meta_loss(
         schedule: see :class:`Schedule`.
         plan: how many tasks are executed at once, and by how many threads.
         compiled: stands in for :func:`differentiate`.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import MLP, Batch, Episode
+        >>> from metalearn.inner import (
+        ...     SGD, Adaptation, GradientSteps, InnerLoop, Learner, Plan, Schedule, TaskNorm, meta_loss
+        ... )
+        >>> network = MLP(hidden=[])
+        >>> learner = Learner(network, TaskNorm(network, "transductive"))
+        >>> solver = GradientSteps(InnerLoop(inner_steps=2, inner_lr=0.1), SGD(), learner)
+        >>> adaptation = Adaptation(learner, torch.nn.functional.mse_loss, solver.method())
+        >>> x, outer = torch.randn(4, 10, 1), adaptation.outer()
+        >>> episode = Episode(Batch(x, 2 * x), Batch(x, 2 * x))
+        >>> schedule = Schedule(steps=2, settings=solver.settings(learner.moving()), order=2)
+        >>> meta_loss(adaptation, outer, [], episode, schedule, Plan()).loss.backward()
+        >>> network.head.weight.grad.shape
+        torch.Size([1, 1])
     """
     extra = list(extra)
     run = compiled or differentiate
@@ -82,6 +107,20 @@ def evaluate(
 
     Returns:
         for each number of steps, ``[B, n, N]``.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import MLP, Batch, Episode
+        >>> from metalearn.inner import SGD, Adaptation, GradientSteps, InnerLoop, Learner, Plan, TaskNorm, evaluate
+        >>> network = MLP(hidden=[])
+        >>> learner = Learner(network, TaskNorm(network, "transductive"))
+        >>> solver = GradientSteps(InnerLoop(inner_steps=2, inner_lr=0.1), SGD(), learner)
+        >>> adaptation = Adaptation(learner, torch.nn.functional.mse_loss, solver.method())
+        >>> x, settings = torch.randn(4, 10, 1), solver.settings(learner.moving())
+        >>> episode = Episode(Batch(x, 2 * x), Batch(x, 2 * x))
+        >>> outputs = evaluate(adaptation, adaptation.outer(), episode, [0, 5], settings, Plan())
+        >>> {steps: values.shape for steps, values in outputs.items()}
+        {0: torch.Size([4, 10, 1]), 5: torch.Size([4, 10, 1])}
     """
     wanted = sorted(set(steps))
     params = {name: value.detach() for name, value in params.items()}

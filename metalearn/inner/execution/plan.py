@@ -25,6 +25,11 @@ class Plan(NamedTuple):
         tasks: tasks that are adapted together; ``None`` for one after another, without a task axis.
         queries: of these, tasks whose query sets are differentiated together; ``None`` for all.
         workers: threads that take parts side by side.
+
+    Example:
+        >>> from metalearn.inner import Plan
+        >>> Plan(tasks=8, queries=4, workers=2)
+        Plan(tasks=8, queries=4, workers=2)
     """
 
     tasks: int | None = None

@@ -18,6 +18,12 @@ class Schedule(NamedTuple):
         settings: what the solver hands to its method, see :data:`metalearn.inner.adaptation.Settings`.
         order: 2 for the exact meta-gradient, 1 for the first-order one.
         weights: the weight of the query loss after 0, 1, ..., ``steps`` inner steps; ``None`` for that after the last alone.
+
+    Example:
+        >>> from metalearn.inner import Schedule
+        >>> schedule = Schedule(steps=2, settings=[{"w": 0.1}], order=2)
+        >>> [schedule.weight(step) for step in range(3)]
+        [0.0, 0.0, 1.0]
     """
 
     steps: int

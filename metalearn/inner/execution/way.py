@@ -18,6 +18,11 @@ class Way(NamedTuple):
         memory: the memory mode.
         own_operators: whether our operators are used.
         as_given: whether the caller's network itself is called, not our copy of its layers.
+
+    Example:
+        >>> from metalearn.inner import Way
+        >>> Way(stacked=True, memory="remat")
+        Way(stacked=True, memory='remat', own_operators=False, as_given=True)
     """
 
     stacked: bool = False

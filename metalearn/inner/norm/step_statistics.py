@@ -23,6 +23,14 @@ class StepStatistics(nn.Module):
 
     Raises:
         ConfigError: a layer computes something of its own, so that its statistics are not known.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.inner import StepStatistics
+        >>> kept = StepStatistics(torch.nn.Sequential(torch.nn.BatchNorm1d(3)), steps=5)
+        >>> mean, var = kept.at("0", step=2)
+        >>> mean, var
+        (tensor([0., 0., 0.]), tensor([1., 1., 1.]))
     """
 
     def __init__(self, network: nn.Module, steps: int) -> None:

@@ -65,6 +65,13 @@ class TaskBatchNorm(nn.Module):
         source: the layer whose parameters (the same objects) and ``eps`` are taken over.
         name: of the layer in its network.
         stores: whether its running statistics are taken over too.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.inner import TaskBatchNorm
+        >>> layer = TaskBatchNorm(torch.nn.BatchNorm1d(3), name="norm", stores=False)
+        >>> layer(torch.randn(10, 3)).mean(0).abs().max().item() < 1e-5
+        True
     """
 
     weight: nn.Parameter | None
@@ -119,6 +126,12 @@ class TaskNorm:
 
     Raises:
         ConfigError: the policy is unknown, or ``"running"`` is asked of a layer without running statistics.
+
+    Example:
+        >>> from metalearn import Conv4
+        >>> from metalearn.inner import TaskNorm
+        >>> TaskNorm(Conv4(), "support").policy.name
+        'support'
     """
 
     def __init__(self, network: nn.Module, policy: NormPolicy, kept: StepStatistics | None = None) -> None:

@@ -36,6 +36,13 @@ class TaskSolver(nn.Module):
     Attributes:
         comes_first: whether its parameters stand before the network's in a module, as they do in older checkpoints, whose
             optimisers know parameters by their place.
+
+    Example:
+        >>> from metalearn import MAML, MLP
+        >>> from metalearn.inner import TaskSolver
+        >>> module = MAML(MLP(), inner_lr="learn", loss="mse")
+        >>> isinstance(module.solver, TaskSolver), len(module.solver.learned())
+        (True, 1)
     """
 
     comes_first: ClassVar[bool] = False

@@ -93,6 +93,15 @@ class GradientSteps(TaskSolver):
 
     Raises:
         ConfigError: the rule cannot keep so little memory, or the step sizes do not fit the tensors.
+
+    Example:
+        >>> from metalearn import MLP
+        >>> from metalearn.inner import SGD, GradientSteps, InnerLoop, Learner, TaskNorm
+        >>> network = MLP(hidden=[])
+        >>> learner = Learner(network, TaskNorm(network, "transductive"))
+        >>> solver = GradientSteps(InnerLoop(inner_steps=2, inner_lr=0.1), SGD(), learner)
+        >>> solver.settings(learner.moving())[0]
+        {'head.weight': 0.1, 'head.bias': 0.1}
     """
 
     def __init__(self, options: InnerLoop, rule: UpdateRule, learner: Learner) -> None:

@@ -93,6 +93,14 @@ class RidgeSolver(TaskSolver):
 
     Raises:
         ConfigError: the head is another layer.
+
+    Example:
+        >>> from metalearn import MLP
+        >>> from metalearn.inner import HeadLearner, RidgeSolver, TaskNorm
+        >>> network = MLP(outputs=5, inputs=8)
+        >>> learner = HeadLearner(network, TaskNorm(network, "transductive"), head="head")
+        >>> [name for name, _ in RidgeSolver(learner, "head", initial_ridge=1.0).named_parameters()]
+        ['log_ridge', 'scale']
     """
 
     comes_first: ClassVar[bool] = True

@@ -50,18 +50,8 @@ MakeSolver = Callable[[InnerLoop, Learner], TaskSolver]
 class MetaModule(ModuleFacts, OwnModule):
     """A LightningModule whose training step adapts to each task of an :class:`~metalearn.episode.Episode`.
 
-    An algorithm is which parameters adapt (``learner``), times how the inner problem of a task is solved (``solver``). It takes a
-    few lines, here BOIL (Oh et al. 2021), in which all but the head adapts::
-
-        class BOIL(MetaModule):
-            def __init__(self, backbone: nn.Module, inner_steps: int = 5, inner_lr: InnerLR = 0.4) -> None:
-                super().__init__(backbone, InnerLoop.of(locals()), learner=BodyLearner)
-
-        class BodyLearner(Learner):
-            def adapts(self, name: str) -> bool:
-                return not name.startswith("head.")
-
-    A subclass may make parameters and modules before or after ``super().__init__``, and override any step or hook of Lightning's.
+    An algorithm says which parameters adapt (``learner``), and how a task is solved (``solver``). The example is BOIL (Oh et al.
+    2021). A subclass may make parts before or after ``super().__init__``, and override any step or hook of Lightning's.
 
     Args:
         backbone: any network ``[n, ...] -> [n, ways]``. Its batch normalisation is that of one task, as ``norm`` says.
@@ -81,6 +71,18 @@ class MetaModule(ModuleFacts, OwnModule):
 
     Raises:
         ConfigError: an argument is out of range.
+
+    Example:
+        >>> from metalearn import MLP, MetaModule
+        >>> from metalearn.inner import InnerLoop, Learner
+        >>> class BodyLearner(Learner):
+        ...     def adapts(self, name):
+        ...         return not name.startswith("head.")
+        >>> class BOIL(MetaModule):
+        ...     def __init__(self, backbone, inner_steps=5, inner_lr=0.4):
+        ...         super().__init__(backbone, InnerLoop.of(locals()), learner=BodyLearner)
+        >>> BOIL(MLP(), inner_steps=3).inner_steps
+        3
     """
 
     options_class: ClassVar[type[InnerLoop]] = InnerLoop

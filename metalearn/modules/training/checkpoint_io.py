@@ -30,6 +30,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Lightning writes into the folder for temporary files and moves from there; across file systems that is a copy, which a kill
     or a full disk leaves half done in the place of the checkpoint before it. Here the one before stays whole until then.
+
+    Example:
+        >>> import lightning as L
+        >>> from metalearn import AtomicCheckpointIO
+        >>> trainer = L.Trainer(plugins=AtomicCheckpointIO(), accelerator="cpu", logger=False)
+        >>> type(trainer.strategy.checkpoint_io).__name__
+        'AtomicCheckpointIO'
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:

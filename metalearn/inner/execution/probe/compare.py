@@ -77,6 +77,20 @@ class Probe:
     Raises:
         ConfigError: the network has no second derivative, and needs one.
         RuntimeError: whatever torch raises for a network that does not run in float64, or not at all.
+
+    Example:
+        >>> import torch
+        >>> from metalearn import MLP, Batch, Episode
+        >>> from metalearn.inner import SGD, Adaptation, GradientSteps, InnerLoop, Learner, Probe, Schedule, TaskNorm, Way
+        >>> network = MLP(hidden=[])
+        >>> learner = Learner(network, TaskNorm(network, "transductive"))
+        >>> solver = GradientSteps(InnerLoop(inner_steps=2, inner_lr=0.1), SGD(), learner)
+        >>> adaptation = Adaptation(learner, torch.nn.functional.mse_loss, solver.method())
+        >>> x = torch.randn(4, 10, 1)
+        >>> schedule = Schedule(steps=2, settings=solver.settings(learner.moving()), order=2)
+        >>> probe = Probe(adaptation, Episode(Batch(x, 2 * x), Batch(x, 2 * x)), schedule)
+        >>> probe.find_inexactness(Way(stacked=True)) is None  # tasks may be executed together
+        True
     """
 
     def __init__(self, adaptation: Adaptation, episode: Episode, schedule: Schedule, evaluating: bool = False) -> None:
