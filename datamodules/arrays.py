@@ -28,7 +28,7 @@ class ArrayEpisodes(ClassEpisodes):
             ``x`` is an ``.npz`` file.
         splits: the classes of ``train``, ``val`` and ``test`` by name, or three fractions, by which they are cut in the order
             of a hash of their names.
-        options: what else is asked of episodes. ``normalize`` takes each feature's mean and deviation over the training classes'
+        options: further options of episodes. ``normalize`` takes each feature's mean and deviation over the training classes'
             rows; ``rotations``, ``augment`` and ``skip_broken`` are for images.
 
     Shape:

@@ -22,13 +22,14 @@ class ImageFolderEpisodes(ListedImages):
     """Episodes from ``root/{train,val,test}/CLASS/*``, from ``root/CLASS/*``, or from a table of files and their classes.
 
     Args:
-        root: the folder.
-        channels: 1 (grey) or 3 (colour).
-        invert: dark ink on light paper becomes bright ink on black.
-        labels: a CSV file with the columns ``filename,label`` (and ``split`` and ``group``, if you like), whose file names are
-            below ``root``; ``None`` for a folder per class.
-        splits: where neither folders nor table split the classes: the classes of ``train``, ``val`` and ``test`` by name, or
-            three fractions, by which they are cut in the order of a hash of their names: the same on every machine.
+        root: the folder that holds the images.
+        channels: how many channels an image is read with: 1 (grey) or 3 (colour).
+        invert: whether dark ink on light paper becomes bright ink on black.
+        labels: a CSV file with the columns ``filename,label``, and perhaps ``split`` and ``group``, whose file names
+            are below ``root``; ``None`` for a folder per class.
+        splits: how classes are split where neither folders nor table say it: the classes of ``train``, ``val`` and
+            ``test`` by name, or three fractions. Fractions cut the classes in the order of a hash of their names, which
+            is the same on every machine.
 
     Raises:
         ConfigError: an argument is out of range for this data.

@@ -32,8 +32,8 @@ class GlyphsDataModule(ImageEpisodes):
     depends on the seed but which episodes are drawn.
 
     Args:
-        variants: distortions of each face.
-        options: what else is asked of episodes; the groups of classes are the scripts.
+        variants: how many distorted variants each face of a letter has.
+        options: further options of episodes; the groups of classes are the scripts.
 
     Raises:
         ConfigError: an argument is out of range for this data.

@@ -27,19 +27,21 @@ class MNISTCleaningDataModule(BilevelDataModule):
     labels are corrupted once, when they are read, uniformly to one of the nine other classes.
 
     Args:
-        root: the folder of ``t10k-images-idx3-ubyte[.gz]`` and ``t10k-labels-idx1-ubyte[.gz]``, and of ``train-*`` or not.
-        corruption: the share of wrong labels among the training examples, exactly.
-        train: training examples, which the inner loss gets.
-        val: validation examples, which the outer loss gets.
-        test: test examples.
+        root: the folder of ``t10k-images-idx3-ubyte[.gz]`` and ``t10k-labels-idx1-ubyte[.gz]``, and perhaps of
+            ``train-*``.
+        corruption: which share of the training examples has wrong labels, exactly.
+        train: how many training examples the inner loss gets.
+        val: how many validation examples the outer loss gets.
+        test: how many test examples there are.
         seed: the seed of the training batches, and of nothing else.
-        batch_size: examples in each batch; ``None`` for all of them at every step, as a deterministic algorithm needs.
+        batch_size: how many examples each batch has; ``None`` for all of them at every step, as a deterministic
+            algorithm needs.
         draws: how many independent batches each term of a stochastic algorithm gets in a step. The terms are ``inner``,
             ``outer``, ``hessian`` and ``jacobian``; a term that is left out gets 1.
-        steps_per_epoch: training batches an epoch, on each rank.
-        eval_batch_size: examples in a validation or test batch.
+        steps_per_epoch: how many training batches make an epoch, on each rank.
+        eval_batch_size: how many examples a validation or test batch has.
         mask_seed: the seed by which labels are corrupted.
-        num_workers: processes that draw batches.
+        num_workers: how many processes draw batches.
 
     Attributes:
         corrupted: which training labels are wrong, ``[train]`` bool; there once the data are read.

@@ -31,16 +31,18 @@ class NewsgroupsDataModule(BilevelDataModule):
     Args:
         root: ``20news-bydate.tar.xz`` (or ``.tar.gz``, ``.tar``), the folder that it is in, or that of
             ``20news-bydate-train`` and ``20news-bydate-test``. An archive is read in place.
-        vocabulary: the most frequent words, at most; ``None`` for all, some 130,000.
-        val_share: the share of the training part's posts that is for validation. The outer loss gets them, but for the held out.
-        held_share: the share of these posts that neither loss gets. The Trainer validates by them, and they say when to stop.
+        vocabulary: how many of the most frequent words are used, at most; ``None`` for all, some 130,000.
+        val_share: which share of the training part's posts is for validation. The outer loss gets them, but for the
+            held out.
+        held_share: which share of these posts neither loss gets. The Trainer validates by them, and they say when to
+            stop.
         cut: which posts are for validation. ``random`` draws them. ``date`` takes the later posts of each group, by their
             numbers, and holds the latest of these out. The test part is later than all of them.
-        used_share: the share of the training part's posts that is used, drawn by ``split_seed``.
+        used_share: which share of the training part's posts is used, drawn by ``split_seed``.
         split_seed: the seed of these draws. It is apart from ``seed``, so that all runs share one split.
         sublinear: whether the count ``c`` of a word enters as ``1 + log c``.
         seed: the seed of training batches; here each of them is all examples, so nothing depends on it.
-        steps_per_epoch: training batches an epoch, on each rank.
+        steps_per_epoch: how many training batches make an epoch, on each rank.
 
     Attributes:
         classes: the groups' names, in the order of their numbers.

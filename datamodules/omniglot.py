@@ -41,7 +41,7 @@ class OmniglotDataModule(ImageEpisodes):
         queries: query images a class, ``Q``, or the least and the most; ``K + Q`` is at most 20.
         rotations: add the rotated training characters.
         download: fetch what is missing.
-        options: what else is asked of episodes; the groups of classes are the alphabets.
+        options: further options of episodes; the groups of classes are the alphabets.
 
     Raises:
         ConfigError: an argument is out of range for this data.

@@ -20,8 +20,8 @@ class SinusoidDataModule(EpisodicDataModule):
     """Tasks ``y = a sin(x - p)`` with amplitude ``a`` in [0.1, 5], phase ``p`` in [0, pi] and ``x`` in [-5, 5].
 
     Args:
-        shots: support points a task, ``K``.
-        queries: query points a task, ``Q``.
+        shots: how many support points a task has, ``K``.
+        queries: how many query points a task has, ``Q``.
 
     Shape:
         ``x`` ``[B, n, 1]`` and ``y`` ``[B, n, 1]``, float32.

@@ -82,23 +82,35 @@ def check_cache(name: str, value: object) -> None:
 class LoaderArguments(TypedDict, total=False):
     """How many episodes there are, and how they are loaded."""
 
-    tasks_per_batch: Annotated[int, Argument(4, "tasks in a batch, ``B``.", check_tasks)]
+    tasks_per_batch: Annotated[int, Argument(4, "how many tasks a batch has, ``B``.", check_tasks)]
     train_tasks: Annotated[
-        int, Argument(1000, "training tasks in an epoch.", partial(check_tasks, remedy="leave it out for its default"))
+        int,
+        Argument(
+            1000, "how many training tasks make an epoch.", partial(check_tasks, remedy="leave it out for its default")
+        ),
     ]
-    val_tasks: Annotated[int, Argument(200, "validation tasks, the same every time.", check_tasks)]
-    test_tasks: Annotated[int, Argument(600, "test tasks, the same every time.", check_tasks)]
+    val_tasks: Annotated[
+        int, Argument(200, "how many validation tasks there are. They are the same every time.", check_tasks)
+    ]
+    test_tasks: Annotated[
+        int, Argument(600, "how many test tasks there are. They are the same every time.", check_tasks)
+    ]
     seed: Annotated[int, Argument(0, "the seed that tasks are drawn by.", check_seed)]
     train_seed: Annotated[
         int | None,
         Argument(
             None,
-            "the seed of the training tasks alone, so that runs differ but are tested alike; ``None`` for ``seed``.",
+            "the seed of the training tasks alone; ``None`` for ``seed``. With it, runs differ but are tested alike.",
             check_train_seed,
         ),
     ]
     num_workers: Annotated[
-        int, Argument(0, "processes that draw tasks.", partial(check_whole, least=0, most=MOST_WORKERS))
+        int,
+        Argument(
+            0,
+            "how many processes draw tasks; 0 draws them in the process itself.",
+            partial(check_whole, least=0, most=MOST_WORKERS),
+        ),
     ]
 
 
@@ -109,17 +121,17 @@ class TaskArguments(TypedDict, total=False):
         Count,
         Argument(
             5,
-            "classes in a task, ``N``; or the least and the most, ``[5, 20]``: then each task draws its own.",
+            "how many classes a task has, ``N``. From a range such as ``[5, 20]`` each task draws its own number.",
             partial(check_range, least=2),
         ),
     ]
     shots: Annotated[
         Count,
-        Argument(1, "support examples per class, ``K``; or the least and the most.", partial(check_range, least=1)),
+        Argument(1, "how many support examples each class has, ``K``; or a range.", partial(check_range, least=1)),
     ]
     queries: Annotated[
         Count,
-        Argument(15, "query examples per class, ``Q``; or the least and the most.", partial(check_range, least=1)),
+        Argument(15, "how many query examples each class has, ``Q``; or a range.", partial(check_range, least=1)),
     ]
 
 
@@ -128,9 +140,7 @@ class ClassArguments(TaskArguments, LoaderArguments, total=False):
 
     options: Annotated[
         EpisodeOptions | None,
-        Argument(
-            None, "what else is asked of episodes, an :class:`EpisodeOptions`; ``None`` for nothing.", check_options
-        ),
+        Argument(None, "further options of episodes, an :class:`EpisodeOptions`; ``None`` for none.", check_options),
     ]
 
 
@@ -154,7 +164,7 @@ class FileArguments(ImageArguments, total=False):
         int,
         Argument(
             84,
-            "pixels of height and width; the whole image is resized, its aspect ratio is not kept.",
+            "how many pixels an image is high and wide. The whole image is resized; its aspect ratio is not kept.",
             partial(check_whole, least=8, most=MOST_OF_A_WIDTH),
         ),
     ]

@@ -29,11 +29,11 @@ class ImageSpec:
     """How images are read. Saved in checkpoints, so that new images meet the model as its training images did.
 
     Attributes:
-        channels: 1 (grey) or 3 (colour).
-        size: height and width in pixels; the whole image is resized, its aspect ratio is not kept.
-        invert: dark ink on light paper becomes bright ink on black.
-        mean: of each channel, subtracted from pixels in 0..1.
-        std: of each channel, what pixels are divided by.
+        channels: how many channels an image has: 1 (grey) or 3 (colour).
+        size: how many pixels an image is high and wide. The whole image is resized, and its aspect ratio is not kept.
+        invert: whether dark ink on light paper becomes bright ink on black.
+        mean: the mean of each channel, which is subtracted from pixels in 0..1.
+        std: the deviation of each channel, by which pixels are divided.
 
     Example:
         >>> from metalearn.datamodules import ImageSpec

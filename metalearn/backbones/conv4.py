@@ -21,13 +21,14 @@ class Conv4(nn.Module):
     elements.
 
     Args:
-        ways: the number of outputs ``N``.
-        in_channels: ``C`` of the images.
-        hidden: filters of each convolution.
-        image_size: ``H = W`` of the images, at least 16.
-        downsample: ``"pool"``: 2x2 max-pooling (miniImageNet in Finn et al.); ``"stride"``: convolutions of stride 2
-            (Omniglot in Finn et al.), about a quarter of the work.
-        zero_head: start the head at 0, so that no class is preferred before adaptation (labels mean nothing across tasks).
+        ways: how many outputs there are, ``N``.
+        in_channels: how many channels an image has, ``C``: 1 for grey, 3 for colour.
+        hidden: how many filters each convolution has.
+        image_size: how many pixels an image is high and wide, ``H = W``, at least 16.
+        downsample: how a block halves the image. ``"pool"`` is 2x2 max-pooling (miniImageNet in Finn et al.).
+            ``"stride"`` is convolutions of stride 2 (Omniglot in Finn et al.), about a quarter of the work.
+        zero_head: whether the head starts at 0, so that no class is preferred before adaptation. Labels mean nothing
+            across tasks.
 
     Shape:
         ``[n, C, H, W] -> [n, N]``.

@@ -17,8 +17,8 @@ class MLP(nn.Module):
     The defaults are the sinusoid regressor of Finn et al. 2017: two hidden layers of 40 units.
 
     Args:
-        outputs: the number of outputs: ``N`` classes, or ``d`` regression targets.
-        inputs: the number of input features, after flattening.
+        outputs: how many outputs there are: ``N`` classes, or ``d`` regression targets.
+        inputs: how many features an input has, after flattening.
         hidden: the width of each hidden layer.
 
     Shape:

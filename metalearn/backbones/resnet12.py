@@ -16,9 +16,9 @@ class ResNet12(nn.Module):
     """Four residual stages of three 3x3 convolutions, each halved by max-pooling, then the mean and a linear head.
 
     Args:
-        ways: the number of outputs ``N``.
-        in_channels: ``C`` of the images.
-        widths: filters of each stage.
+        ways: how many outputs there are, ``N``.
+        in_channels: how many channels an image has, ``C``: 1 for grey, 3 for colour.
+        widths: how many filters each stage has.
 
     Shape:
         ``[n, C, H, W] -> [n, N]``.

@@ -59,11 +59,12 @@ def error_bound(constants: Constants, y: Tensor, v: Tensor, inner: Tensor, dual:
     """The bound of the module's docstring for each problem, ``[]`` or ``[B]``, with room for the rounding of both residuals.
 
     Args:
-        constants: needs those in :data:`NEEDED`; rounding is that of ``L``, of ``L_upper``, or of ``mu`` where both are unknown.
+        constants: the problem's constants, which must have those in :data:`NEEDED`. Rounding is that of ``L``, of
+            ``L_upper``, or of ``mu`` where both are unknown.
         y: the inner point, ``[D]`` or ``[B, D]``.
-        v: the solution of the linear system, likewise.
-        inner: ``r_1``, ``[]`` or ``[B]``.
-        dual: ``r_2``.
+        v: the solution of the linear system, ``[D]`` or ``[B, D]``.
+        inner: the inner residual ``r_1``, ``[]`` or ``[B]``.
+        dual: the dual residual ``r_2``, ``[]`` or ``[B]``.
 
     Example:
         >>> import torch

@@ -25,12 +25,12 @@ class Diagnostics(NamedTuple):
     Attributes:
         loss: the outer loss at the inner solution, the mean over problems, ``[]``.
         inner_residual: ``|grad_y g|``, ``[]`` or ``[B]``; ``None`` where the estimator does not evaluate it.
-        dual_residual: ``|H v - grad_y f|``, likewise.
-        inner_steps: gradients that the inner solver took.
-        iterations: of the linear solver.
-        certificate: the error of the value is at most this, ``[]``, or ``[B]`` where each problem has its own ``x``; ``None``
-            where residuals or constants are unknown, or data are drawn.
-        counts: oracle calls of this estimate, or all of those that were passed in.
+        dual_residual: ``|H v - grad_y f|``, ``[]`` or ``[B]``; ``None`` where the estimator does not evaluate it.
+        inner_steps: how many gradients the inner solver took.
+        iterations: how many iterations the linear solver took.
+        certificate: a bound on the error of the value, ``[]``, or ``[B]`` where each problem has its own ``x``. It is
+            ``None`` where residuals or constants are unknown, or data are drawn.
+        counts: the oracle calls of this estimate, or all of those that were passed in.
 
     Example:
         >>> import torch
@@ -55,9 +55,10 @@ class Hypergradient(NamedTuple):
     """A hypergradient.
 
     Attributes:
-        value: a tree like ``x``; of problems that share ``x`` the mean.
-        inner: a tree like ``y``, where the inner solver ended.
-        dual: a tree like ``y``, the solution of ``H v = grad_y f``, to start the next one from; ``None`` for ITD and PZOBO.
+        value: the hypergradient, a tree like ``x``. For problems that share ``x`` it is the mean.
+        inner: where the inner solver ended, a tree like ``y``.
+        dual: the solution of ``H v = grad_y f``, a tree like ``y``. The next one may start from it. It is ``None`` for
+            ITD and PZOBO.
         diagnostics: residuals, counts, certificate.
 
     Example:
@@ -91,16 +92,18 @@ def hypergradient(
     """``grad Phi(x) = grad_x f - J v*``, ``H v* = grad_y f`` at ``y*(x)``, as an estimator finds it.
 
     Args:
-        problem: what is differentiated.
-        x: the outer point.
-        y: where the inner solver starts, or the inner solution for an estimator without one; ``None`` for ``init_inner(x)``.
-        estimator: ``None`` for ``AID()``, ten iterations of conjugate gradients at ``y``.
+        problem: the problem that is differentiated.
+        x: the point at which it is differentiated.
+        y: where the inner solver starts, or the inner solution for an estimator without a solver; ``None`` for
+            ``init_inner(x)``.
+        estimator: how the hypergradient is estimated; ``None`` for ``AID()``, ten iterations of conjugate gradients at
+            ``y``.
         dual: where the linear solver starts, a tree like ``y``; ``None`` for 0.
-        step: the number of the outer step, which draws the batches.
-        seed: likewise.
-        counts: is updated; ``None`` for new ones.
-        sharp: whether to spend oracle calls on a certificate that is within a factor of 3 of the error, as :func:`certify`
-            does, for any estimator; otherwise it is what the residuals at hand give.
+        step: the number of the outer step. With the seed, it says which batches are drawn.
+        seed: the seed of every draw.
+        counts: is updated with the oracle calls; ``None`` for new counts.
+        sharp: whether to spend oracle calls on a certificate within a factor of 3 of the error, as :func:`certify`
+            does. Otherwise it is what the residuals at hand give.
 
     Raises:
         ShapeError: trees that do not fit together, or a loss that is not a scalar.
@@ -161,10 +164,10 @@ def certify(
     looser.
 
     Args:
-        problem: deterministic, with its constants.
+        problem: a deterministic problem with its constants.
         x: the point of the hypergradient.
         result: what :func:`hypergradient` returned.
-        counts: is updated; ``None`` for new ones.
+        counts: is updated with the oracle calls; ``None`` for new counts.
 
     Raises:
         ConfigError: the problem is stochastic, or a constant is unknown.

@@ -49,15 +49,17 @@ def solve_inner(
     axis (what the losses close over may not). Second and forward-mode derivatives are an error.
 
     Args:
-        problem: its ``outer_loss`` is not used; with a stream, the batch is the first inner one of this step and seed.
-        x: a tree.
+        problem: the problem whose inner loss is minimised; its ``outer_loss`` is not used. With a stream, the batch is
+            the first inner one of this step and seed.
+        x: the outer variable, a tree.
         y: where the solver starts; ``None`` for ``init_inner(x)``.
-        inner: the solver.
-        solver: solves the linear system. ``None`` for conjugate gradients to a residual of ``1e-3 sqrt(eps)`` times the norm of
-            the right-hand side. Where they meet negative curvature, minimal residuals take over, which is said once in the log.
-        seed: draws the batch.
-        step: draws the batch.
-        counts: is updated; ``None`` for new ones.
+        inner: the solver of the inner problem.
+        solver: solves the linear system of the backward pass. ``None`` takes conjugate gradients to a residual of
+            ``1e-3 sqrt(eps)`` times the norm of the right-hand side. Where they meet negative curvature, minimal
+            residuals take over, which is said once in the log.
+        seed: the seed of the batch.
+        step: the number of the step whose batch is drawn.
+        counts: is updated with the oracle calls; ``None`` for new counts.
 
     Raises:
         BilevelError: a solver fails, a second or forward-mode derivative is asked for, or inference mode is on.

@@ -26,18 +26,19 @@ class Constants:
     """Bounds on the derivatives of ``f`` and ``g``; ``None`` where unknown. Names are the thesis's (arXiv 2108.00330).
 
     Attributes:
-        mu: of the strong convexity of ``g(x, .)``.
-        L: of the smoothness of ``g(x, .)``, the largest eigenvalue of ``grad_yy g``; step sizes are held to it.
-        L_xy: the largest norm of ``grad_xy g``; a certificate needs it at ``y*(x)`` alone.
-        rho_J: the Lipschitz constant of ``grad_xy g`` in ``y`` (tau in the thesis); 0 for a quadratic.
-        rho_H: the Lipschitz constant of ``grad_yy g`` in ``y`` (rho in the thesis); 0 for a quadratic.
+        mu: the constant of strong convexity of ``g(x, .)``.
+        L: the smoothness of ``g(x, .)``, which is the largest eigenvalue of ``grad_yy g``. Step sizes are held to it.
+        L_xy: the largest norm of ``grad_xy g``. A certificate needs it at ``y*(x)`` alone.
+        rho_J: the Lipschitz constant of ``grad_xy g`` in ``y`` (tau in the thesis). It is 0 for a quadratic.
+        rho_H: the Lipschitz constant of ``grad_yy g`` in ``y`` (rho in the thesis). It is 0 for a quadratic.
         L_fxx: the Lipschitz constant of ``grad_x f`` in ``x``.
         L_fxy: the Lipschitz constant of ``grad_x f`` in ``y``.
         L_fyy: the Lipschitz constant of ``grad_y f`` in ``y``.
         M: the largest norm of ``grad_y f``.
-        mu_x: of the strong convexity of ``Phi``.
-        L_phi: of the smoothness of ``Phi``.
-        L_upper: a bound on ``L`` that may be loose, for the rounding in a certificate; step sizes are not held to it.
+        mu_x: the constant of strong convexity of ``Phi``.
+        L_phi: the smoothness of ``Phi``.
+        L_upper: a bound on ``L`` that may be loose. It stands for the rounding in a certificate; step sizes are not
+            held to it.
 
     Example:
         >>> from metalearn.bilevel import Constants
@@ -92,19 +93,21 @@ class BilevelProblem:
     """``min_x f(x, y*(x))``, ``y*(x) = argmin_y g(x, y)``; or the mean of ``batched`` such problems, solved at once.
 
     Attributes:
-        outer_loss: ``f(x, y, batch) -> scalar`` for one problem; ``x`` and ``y`` are trees of tensors.
-        inner_loss: ``g(x, y, batch) -> scalar`` for one problem, strongly convex in ``y``.
-        init_inner: ``x -> y``, where the inner solver starts; of ``batched`` problems, all of them, ``[B, ...]``.
+        outer_loss: the function ``f(x, y, batch) -> scalar`` for one problem; ``x`` and ``y`` are trees of tensors.
+        inner_loss: the function ``g(x, y, batch) -> scalar`` for one problem, strongly convex in ``y``.
+        init_inner: the function ``x -> y`` that says where the inner solver starts. For ``batched`` problems it gives
+            all of them, ``[B, ...]``.
         constants: what is known of the curvature, for every ``x``.
-        constants_at: ``x -> constants``, where more is known at a point; certificates are made of these.
-        stream: gives the batches, see :mod:`metalearn.bilevel.streams`; without one ``batch`` is ``None``.
+        constants_at: the function ``x -> constants``, where more is known at a point. Certificates are made of these.
+        stream: gives the batches, see :mod:`metalearn.bilevel.streams`. Without a stream, ``batch`` is ``None``.
         batched: the number ``B`` of problems; ``None`` for one. Every tensor of ``y`` then has a leading axis ``B``, and so
             has every tensor of a batch, unless ``shared_batch``.
-        shared_x: of ``B`` problems, whether they share one ``x``, and ``Phi`` is their mean; otherwise ``x`` too has the
-            leading axis and each problem its own hypergradient.
-        shared_batch: of ``B`` problems, whether they see one batch, whose tensors have no leading axis.
-        prepare: ``(x, batch) -> prepared``, what the inner loss computes from ``x`` and its batch alone, such as features; the
-            loss is then ``g(x, y, prepared)``. It is made once for all inner steps on a batch, and ITD goes back through it once.
+        shared_x: whether ``B`` problems share one ``x``, so that ``Phi`` is their mean. Otherwise ``x`` has the leading
+            axis too, and each problem has its own hypergradient.
+        shared_batch: whether ``B`` problems see one batch, whose tensors have no leading axis.
+        prepare: the function ``(x, batch) -> prepared``: what the inner loss computes from ``x`` and its batch alone,
+            such as features. The loss is then ``g(x, y, prepared)``. It is made once for all inner steps on a batch,
+            and ITD goes back through it once.
 
     Example:
         >>> import torch

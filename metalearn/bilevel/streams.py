@@ -29,11 +29,11 @@ class Draw(NamedTuple):
     """What a batch is for.
 
     Attributes:
-        seed: the run's.
-        step: the outer step.
-        term: the estimator's term.
+        seed: the seed of the run.
+        step: the number of the outer step.
+        term: the term of the estimator.
         number: the inner step, or the number of the Hessian product or of the direction.
-        size: examples; ``None`` for the stream's own default.
+        size: how many examples the batch has; ``None`` for the stream's own default.
 
     Example:
         >>> from metalearn.bilevel import Draw
@@ -79,8 +79,8 @@ class Fixed:
     """The same data at every draw, counted as one sample: a deterministic problem.
 
     Attributes:
-        outer: what ``outer_loss`` gets.
-        inner: what ``inner_loss`` gets.
+        outer: the data that ``outer_loss`` gets.
+        inner: the data that ``inner_loss`` gets.
 
     Example:
         >>> from metalearn.bilevel import Draw, Fixed
@@ -104,11 +104,11 @@ class Sampled:
     """Examples drawn without replacement within a batch, and independently across draws.
 
     Attributes:
-        outer: a tree of tensors ``[n, ...]``, the examples of ``outer_loss``.
-        inner: that of ``inner_loss``.
-        outer_size: examples of an outer batch; ``None`` for all.
-        inner_size: examples of every other batch; ``None`` for all.
-        axis: the axis of the examples, 1 where axis 0 is that of problems, which all draw the same numbers.
+        outer: the examples of ``outer_loss``, a tree of tensors ``[n, ...]``.
+        inner: the examples of ``inner_loss``, a tree of tensors ``[n, ...]``.
+        outer_size: how many examples an outer batch has; ``None`` for all.
+        inner_size: how many examples every other batch has; ``None`` for all.
+        axis: the axis of the examples. It is 1 where axis 0 is that of problems, which then all draw the same numbers.
 
     Example:
         >>> import torch

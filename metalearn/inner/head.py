@@ -25,8 +25,8 @@ class HeadLearner(Learner):
     shares with other layers moves there too.
 
     Args:
-        backbone: see :class:`Learner`.
-        norm: see :class:`Learner`.
+        backbone: the caller's network, as for :class:`Learner`.
+        norm: the statistics policy, as for :class:`Learner`.
         head: the name of the submodule.
         needed_by: the argument that needs the head alone; ``None`` if passes of the whole network will do.
 

@@ -79,13 +79,13 @@ class InnerLoop:
     first_order: bool = setting(False, "leave out second derivatives (FOMAML).")
     eval_inner_steps: int | None = setting(
         None,
-        "the same in validation, test and prediction; ``None`` for ``inner_steps``.",
+        "how many steps adapt in validation, test and prediction; ``None`` for ``inner_steps``.",
         optional(check_steps),
     )
     loss: LossFunction = setting(
         "cross_entropy",
-        '``"cross_entropy"``, ``"mse"``, or in Python any ``loss(outputs, targets) -> scalar``. A ``torch.nn.Module`` is trained '
-        "along.",
+        '``"cross_entropy"``, ``"mse"``, or in Python any ``loss(outputs, targets) -> scalar``. A '
+        "``torch.nn.Module`` is trained along.",
     )
     inner_optimizer: str | UpdateRule = setting(
         "sgd",
@@ -94,14 +94,14 @@ class InnerLoop:
     )
     execution: ExecutionName = setting(
         "auto",
-        '``"sequential"`` runs one task after another. ``"vectorized"`` and ``"auto"`` run several at once, where a test in '
-        "float64 shows that this is exact.",
+        '``"sequential"`` runs one task after another. ``"vectorized"`` and ``"auto"`` run several at '
+        "once, where a test in float64 shows that this is exact.",
         partial(check_choice, choices=get_args(ExecutionName)),
     )
     memory: MemoryMode = setting(
         "store",
-        '``"store"`` keeps the graph of the inner steps for the meta-gradient. ``"remat"`` keeps the weights after each step, '
-        'and computes the step again. ``"mixed"`` keeps least, by forward-over-reverse products.',
+        'what is kept for the meta-gradient. ``"store"`` keeps the graph of the inner steps. ``"remat"`` keeps the weights '
+        'after each step, and computes the step again. ``"mixed"`` keeps least, by forward-over-reverse products.',
         partial(check_choice, choices=MEMORY_MODES),
     )
     norm: NormPolicy = setting(

@@ -118,7 +118,7 @@ class Adam(UpdateRule):
 
     Args:
         betas: the decay rates of the first and second moment, each at least 0 and below 1.
-        eps: added to the root of the second moment.
+        eps: a small number that is added to the root of the second moment.
 
     Example:
         >>> from metalearn import MAML, MLP
@@ -163,8 +163,8 @@ class AdamW(Adam):
     """Adam with decoupled weight decay, ``w <- (1 - lr * weight_decay) w`` before each step (Loshchilov and Hutter 2019).
 
     Args:
-        betas: see :class:`Adam`.
-        eps: see :class:`Adam`.
+        betas: the decay rates of the first and second moment, each at least 0 and below 1.
+        eps: a small number that is added to the root of the second moment.
         weight_decay: the rate of decay, at least 0.
 
     Example:

@@ -35,8 +35,8 @@ class HeadLoop(InnerLoop):
     head: str = setting("head", 'the submodule that adapts, such as ``"fc"`` in torchvision\'s ResNets.')
     head_solver: HeadSolver = setting(
         "gradient",
-        '``"gradient"`` takes inner steps. ``"ridge"`` solves the head, a ``torch.nn.Linear``, in closed form: by ridge '
-        "regression of the support set's one-hot labels on its features, times a learned scale (R2-D2).",
+        '``"gradient"`` takes inner steps. ``"ridge"`` solves the head, a ``torch.nn.Linear``, in closed '
+        "form: by ridge regression of the support set's one-hot labels on its features, times a learned scale (R2-D2).",
         partial(check_choice, choices=get_args(HeadSolver)),
     )
     initial_ridge: float = setting(

@@ -31,11 +31,11 @@ class BilevelModule(BilevelCore):
 
     Args:
         problem: the problem to solve.
-        algorithm: how it is solved.
-        x: where to start: a tensor, or a tree of them.
+        algorithm: the algorithm that solves it.
+        x: where the outer variable starts: a tensor, or a tree of tensors.
         y: where the inner solver starts; ``None`` for ``init_inner(x)``.
-        seed: the seed of every draw; rank 0 draws what ``run(..., seed=seed)`` does.
-        steps_per_epoch: outer steps of an epoch, where the module brings its own loader.
+        seed: the seed of every draw. Rank 0 draws what ``run(..., seed=seed)`` draws.
+        steps_per_epoch: how many outer steps make an epoch, where the module brings its own loader.
         outer_optimizer: makes the optimiser of ``x``, for ``BiO``; ``None`` for SGD with the algorithm's step size.
 
     Raises:

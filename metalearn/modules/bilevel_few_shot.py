@@ -33,7 +33,7 @@ Estimator = Literal["aid", "itd"]
 class HeadProblem(InnerLoop):
     """The options of :class:`BilevelFewShot`."""
 
-    inner_steps: int = setting(20, "inner steps in training.", check_steps)
+    inner_steps: int = setting(20, "how many inner steps a task takes in training.", check_steps)
     inner_lr: float = setting(
         0.1,
         "the size of these steps, below 2 over the curvature.",
@@ -41,15 +41,15 @@ class HeadProblem(InnerLoop):
     )
     memory: MemoryMode = setting(
         "store",
-        'what ITD keeps of the inner steps: ``"store"`` their graph, ``"remat"`` the iterates, ``"mixed"`` as little by '
-        "forward-over-reverse products.",
+        'what ITD keeps of the inner steps. ``"store"`` keeps their graph, and ``"remat"`` the iterates. ``"mixed"`` keeps '
+        "least, by forward-over-reverse products.",
         partial(check_choice, choices=MEMORY_MODES),
     )
     head: str = setting("head", 'the name of the submodule that adapts, such as ``"fc"`` in torchvision\'s ResNets.')
     head_loss: HeadLoss = setting(
         "softmax",
-        'the loss of the support set: ``"softmax"`` is that of the query set, ``"ridge"`` half the squared error to the one-hot '
-        "labels, where outputs are multiplied by a learned scale.",
+        'the loss of the support set. ``"softmax"`` is the loss of the query set. ``"ridge"`` is half the squared error to the '
+        "one-hot labels, where a learned scale multiplies the outputs.",
         partial(check_choice, choices=get_args(HeadLoss)),
     )
     l2: float = setting(
@@ -59,7 +59,7 @@ class HeadProblem(InnerLoop):
     )
     estimator: Estimator = setting(
         "aid",
-        '``"aid"`` is the implicit derivative, ``"itd"`` the one through the inner steps.',
+        'how the hypergradient is computed. ``"aid"`` is the implicit derivative, ``"itd"`` the one through the inner steps.',
         partial(check_choice, choices=get_args(Estimator)),
     )
     inner_momentum: float = setting(
@@ -69,12 +69,12 @@ class HeadProblem(InnerLoop):
     )
     linear_solver: LinearSolverName = setting(
         "cg",
-        'solves ``H v = grad_w l_Q``; ``"fixed_point"`` and ``"neumann"`` take steps of ``inner_lr``.',
+        'how ``H v = grad_w l_Q`` is solved. ``"fixed_point"`` and ``"neumann"`` take steps of ``inner_lr``.',
         partial(check_choice, choices=get_args(LinearSolverName)),
     )
-    linear_steps: int = setting(10, "the iterations of the linear solver.", check_steps)
+    linear_steps: int = setting(10, "how many iterations the linear solver takes.", check_steps)
     initial_scale: float = setting(
-        5.0, "where the scale of a ridge head starts.", partial(check_number, remedy="use 5.0", above=0)
+        5.0, "the value at which the scale of a ridge head starts.", partial(check_number, remedy="use 5.0", above=0)
     )
 
     def __post_init__(self) -> None:

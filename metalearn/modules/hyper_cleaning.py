@@ -78,15 +78,18 @@ class HyperCleaning(LinearBilevel):
         features: how many features an example has; ``None`` for those of the data module.
         classes: how many classes the labels have; ``None`` for those of the data module.
         l2: the weight of ``|W|^2`` in the inner loss, above 0.
-        algorithm: ``"bio"`` (AID-BiO, ITD-BiO, stocBiO, PZOBO by their estimator), ``"mrbo"`` or ``"vrbo"``.
-        estimator: ``"aid_cg"``, ``"aid_fp"``, ``"aid_neumann"``, ``"itd"``, ``"stoc_bio"`` or ``"pzobo"``.
-        outer_lr: step size of ``x``; a hypergradient has entries of the order 1 over the examples.
-        inner_lr: step size of ``W``.
-        inner_steps: steps of ``W`` in an outer step.
+        algorithm: the outer algorithm: ``"bio"``, ``"mrbo"`` or ``"vrbo"``. For ``"bio"`` the estimator says which:
+            AID-BiO, ITD-BiO, stocBiO or PZOBO.
+        estimator: how the hypergradient is estimated: ``"aid_cg"``, ``"aid_fp"``, ``"aid_neumann"``, ``"itd"``,
+            ``"stoc_bio"`` or ``"pzobo"``.
+        outer_lr: the step size of ``x``. It is large, since a hypergradient has entries of the order 1 over the
+            examples.
+        inner_lr: the step size of ``W``.
+        inner_steps: how many steps ``W`` takes in an outer step.
         inner_momentum: the momentum of Nesterov's method; 0 for gradient descent.
-        linear_steps: iterations for the linear system; ``Q`` of stocBiO and PZOBO.
-        linear_lr: step size of the fixed point and the Neumann series.
-        period: outer steps between the large batches of VRBO.
+        linear_steps: how many iterations solve the linear system. For stocBiO and PZOBO this is ``Q``.
+        linear_lr: the step size of the fixed point and of the Neumann series.
+        period: how many outer steps lie between two large batches of VRBO.
         initial_scale: the standard deviation of the initial ``W``.
         outer_optimizer: makes another optimiser of ``x`` for ``"bio"``; ``None`` for SGD with ``outer_lr``.
         seed: the seed of the initial ``W`` and of PZOBO's directions.

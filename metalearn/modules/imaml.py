@@ -32,7 +32,7 @@ LinearSolverName = Literal["auto", "cg", "normal_cg"]
 class ImplicitLoop(InnerLoop):
     """The options of :class:`IMAML`."""
 
-    inner_steps: int = setting(16, "gradient steps on the inner problem in training.", check_steps)
+    inner_steps: int = setting(16, "how many gradient steps solve the inner problem in training.", check_steps)
     inner_lr: float = setting(
         0.1,
         "the size of these steps, below 2 over the curvature of ``l_S`` plus ``lam``.",
@@ -40,21 +40,21 @@ class ImplicitLoop(InnerLoop):
     )
     lam: float = setting(
         2.0,
-        "the pull towards ``x``; it must outweigh the negative curvature of ``l_S``.",
+        "how strongly a task's weights are pulled to ``x``. It must outweigh the negative curvature of ``l_S``.",
         partial(check_number, remedy="use 2.0", above=0),
     )
-    cg_steps: int = setting(5, "iterations of conjugate gradients.", check_steps)
+    cg_steps: int = setting(5, "how many iterations of conjugate gradients solve the linear system.", check_steps)
     linear_solver: LinearSolverName = setting(
         "cg",
-        '``"cg"`` takes a Hessian-vector product an iteration, and raises where ``H + lam I`` has negative curvature, as '
-        'networks have early in training. ``"auto"`` takes up to 20 times as many iterations of minimal residuals for tasks in '
-        'which that is so, which is said once. ``"normal_cg"`` takes two products, for curvature of any sign.',
+        'how the linear system is solved. ``"cg"`` takes one Hessian-vector product an iteration. It raises where ``H + lam I`` '
+        'has negative curvature, as networks have early in training. ``"auto"`` solves such tasks by minimal residuals, in up to '
+        '20 times as many iterations, and says so once. ``"normal_cg"`` takes two products, for curvature of any sign.',
         partial(check_choice, choices=get_args(LinearSolverName)),
     )
     damping: float = setting(
         0.0,
-        "``d``, which is added to the linear system alone: ``(H + (lam + d) I) v = grad l_Q``. Above the negative curvature "
-        "conjugate gradients run, and the meta-gradient is biased towards ``lam/(lam + d) grad l_Q``; 0 is exact.",
+        "a number ``d`` that is added to the linear system alone: ``(H + (lam + d) I) v = grad l_Q``. Above the negative "
+        "curvature conjugate gradients run. The meta-gradient is then biased towards ``lam/(lam + d) grad l_Q``; 0 is exact.",
         partial(check_number, remedy="use 0.0", least=0),
     )
 

@@ -60,19 +60,21 @@ class RegularizationTuning(LinearBilevel):
     Args:
         features: how many features an example has; ``None`` for those of the data module.
         classes: how many classes the labels have; ``None`` for those of the data module.
-        initial_log_penalty: where every ``x_j`` starts.
-        log_penalty_range: the least and the largest ``x_j``, by proximal steps of ``"bio"``; ``None`` for no bounds. Above
-            ``log(classes / inner_lr)`` a penalty alone takes up half of the curvature that a step of ``inner_lr`` bears.
-        algorithm: ``"bio"`` (AID-BiO, ITD-BiO, stocBiO, PZOBO by their estimator), ``"mrbo"`` or ``"vrbo"``; the data module's
-            batches are all examples.
-        estimator: ``"aid_cg"``, ``"aid_fp"``, ``"aid_neumann"``, ``"itd"``, ``"stoc_bio"`` or ``"pzobo"``.
-        outer_lr: step size of ``x``.
-        inner_lr: step size of ``W``.
-        inner_steps: steps of ``W`` in an outer step.
+        initial_log_penalty: the value at which every ``x_j`` starts.
+        log_penalty_range: the least and the largest ``x_j``, which proximal steps of ``"bio"`` keep; ``None`` for no
+            bounds. Above ``log(classes / inner_lr)`` a penalty alone takes up half of the curvature that a step of
+            ``inner_lr`` bears.
+        algorithm: the outer algorithm: ``"bio"``, ``"mrbo"`` or ``"vrbo"``. For ``"bio"`` the estimator says which:
+            AID-BiO, ITD-BiO, stocBiO or PZOBO. Every batch of the data module is all examples.
+        estimator: how the hypergradient is estimated: ``"aid_cg"``, ``"aid_fp"``, ``"aid_neumann"``, ``"itd"``,
+            ``"stoc_bio"`` or ``"pzobo"``.
+        outer_lr: the step size of ``x``.
+        inner_lr: the step size of ``W``.
+        inner_steps: how many steps ``W`` takes in an outer step.
         inner_momentum: the momentum of Nesterov's method; 0 for gradient descent.
-        linear_steps: iterations for the linear system; ``Q`` of stocBiO and PZOBO.
-        linear_lr: step size of the fixed point and the Neumann series.
-        period: outer steps between the large batches of VRBO.
+        linear_steps: how many iterations solve the linear system. For stocBiO and PZOBO this is ``Q``.
+        linear_lr: the step size of the fixed point and of the Neumann series.
+        period: how many outer steps lie between two large batches of VRBO.
         outer_optimizer: makes another optimiser of ``x`` for ``"bio"``; ``None`` for SGD with ``outer_lr``.
         seed: the seed of PZOBO's directions.
 

@@ -40,9 +40,9 @@ class AccBiO(Algorithm):
     ``mu_x``. The solution is ``z``.
 
     Attributes:
-        estimator: :func:`accelerated_aid` for the thesis's.
-        L_phi: smoothness of ``Phi``.
-        mu_x: its strong convexity.
+        estimator: how the hypergradient is estimated. The thesis takes that of :func:`accelerated_aid`.
+        L_phi: the smoothness of ``Phi``.
+        mu_x: the constant of strong convexity of ``Phi``.
 
     Example:
         >>> import torch
@@ -95,9 +95,9 @@ class AccBiOBG(Algorithm):
     needed. The solution is ``z``.
 
     Attributes:
-        estimator: :func:`accelerated_aid` for the thesis's.
-        step_size: ``a``.
-        mu_x: strong convexity of ``Phi``.
+        estimator: how the hypergradient is estimated. The thesis takes that of :func:`accelerated_aid`.
+        step_size: the step size ``a``.
+        mu_x: the constant of strong convexity of ``Phi``.
 
     Example:
         >>> import torch
@@ -149,9 +149,9 @@ def accelerated_aid(constants: Constants, inner: int, iterations: int) -> AID:
     """The thesis's estimator: Nesterov's method for ``y`` and Polyak's heavy ball for ``v``.
 
     Args:
-        constants: needs ``mu`` and ``L``.
-        inner: steps of the one.
-        iterations: of the other.
+        constants: the problem's constants, of which ``mu`` and ``L`` must be known.
+        inner: how many steps Nesterov's method takes.
+        iterations: how many iterations the heavy ball takes.
 
     Example:
         >>> from metalearn.bilevel import accelerated_aid, quadratic
@@ -171,8 +171,9 @@ def acc_bio(constants: Constants, accuracy: float = 1e-6) -> AccBiO:
     """AccBiO with its step sizes from the constants, and so many inner steps that their error is ``accuracy`` times the first.
 
     Args:
-        constants: needs ``mu``, ``L``, ``mu_x``, and what :func:`~metalearn.bilevel.solvers.step_sizes.smoothness_of_phi` needs.
-        accuracy: of the inner and the linear solver in every outer step.
+        constants: the problem's constants. ``mu``, ``L`` and ``mu_x`` must be known, and what
+            :func:`~metalearn.bilevel.solvers.step_sizes.smoothness_of_phi` needs.
+        accuracy: how much of their error the inner and the linear solver keep in an outer step.
 
     Example:
         >>> import torch
@@ -192,8 +193,8 @@ def acc_bio_bg(constants: Constants, factor: float = 100.0) -> AccBiOBG:
     """AccBiO-BG with its step sizes from the constants.
 
     Args:
-        constants: as for :func:`acc_bio`.
-        factor: by how much the inner and the linear solver contract their errors in an outer step.
+        constants: the problem's constants, as for :func:`acc_bio`.
+        factor: how much smaller the inner and the linear solver make their errors in an outer step.
 
     Example:
         >>> import torch

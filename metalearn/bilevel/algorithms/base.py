@@ -33,10 +33,10 @@ class Algorithm(ABC):
     """An outer loop over an estimator.
 
     Attributes:
-        estimator: of the hypergradient.
-        certify: whether the state's ``certificate`` is the bound of :func:`~metalearn.bilevel.certify`, instead of the one that
-            costs nothing. It is within a factor of 3 of the hypergradient's error, up to rounding. The oracle calls that it
-            takes are not counted, since the steps do without it. The problem must be deterministic.
+        estimator: how the hypergradient is estimated.
+        certify: whether the state's ``certificate`` is the bound of :func:`~metalearn.bilevel.certify`, instead of the
+            one that costs nothing. It is within a factor of 3 of the hypergradient's error, up to rounding. The oracle
+            calls that it takes are not counted, since the steps do without it. The problem must be deterministic.
 
     Example:
         >>> import torch

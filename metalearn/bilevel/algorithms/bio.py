@@ -32,9 +32,11 @@ class BiO(Algorithm):
     """``x <- x - b G``, where the inner and the linear solver start where the last step's ended.
 
     Attributes:
-        estimator: ``ITD`` for ITD-BiO, ``AID`` for AID-BiO, ``StocBiONeumann`` for stocBiO, or any other.
-        step_size: ``b``.
-        warm_start: whether ``y`` and ``v`` are kept; otherwise ``y`` starts at ``init_inner(x)`` and ``v`` at 0 in each step.
+        estimator: how the hypergradient is estimated. ``ITD`` makes it ITD-BiO, ``AID`` AID-BiO and ``StocBiONeumann``
+            stocBiO; any other will do.
+        step_size: the step size ``b`` of ``x``.
+        warm_start: whether ``y`` and ``v`` are kept. Otherwise, in each step ``y`` starts at ``init_inner(x)`` and
+            ``v`` at 0.
 
     Example:
         >>> import torch
@@ -89,9 +91,10 @@ def aid_bio(constants: Constants, factor: float = 10.0, step_size: float | None 
     ``D = O(k)`` steps of size ``1/L``, ``N = O(sqrt(k))`` iterations of conjugate gradients, and an outer step ``1/(4 L_Phi)``.
 
     Args:
-        constants: needs ``mu``, ``L``, and what :func:`~metalearn.bilevel.solvers.step_sizes.smoothness_of_phi` needs.
-        factor: by how much each of the two solvers contracts its error in an outer step.
-        step_size: of the outer loop instead.
+        constants: the problem's constants. ``mu`` and ``L`` must be known, and what
+            :func:`~metalearn.bilevel.solvers.step_sizes.smoothness_of_phi` needs.
+        factor: how much smaller each of the two solvers makes its error in an outer step.
+        step_size: the step size of ``x``; ``None`` for ``1/(4 L_Phi)``.
 
     Example:
         >>> from metalearn.bilevel import aid_bio, quadratic
@@ -115,9 +118,9 @@ def itd_bio(constants: Constants, accuracy: float = 1e-3, step_size: float | Non
     ``D = O(k log(1/accuracy))`` steps of size ``1/L``, and an outer step ``1/(4 L_Phi)``.
 
     Args:
-        constants: as for :func:`aid_bio`.
-        accuracy: ``(1 - mu/L)^D``, what the hypergradient keeps of its error at ``D = 0``.
-        step_size: of the outer loop instead.
+        constants: the problem's constants, as for :func:`aid_bio`.
+        accuracy: how much of its error at ``D = 0`` the hypergradient keeps, ``(1 - mu/L)^D``.
+        step_size: the step size of ``x``; ``None`` for ``1/(4 L_Phi)``.
 
     Example:
         >>> from metalearn.bilevel import itd_bio, quadratic

@@ -25,13 +25,13 @@ class MRBO(Algorithm):
     ``e_k = d/(m + k)^{1/3}``, ``alpha_{k+1} = c1 e_k^2``, ``beta_{k+1} = c2 e_k^2``.
 
     Attributes:
-        estimator: of the direction at a point: without an inner solver, such as ``StocBiONeumann``.
-        step_size: ``g``, of ``x``.
-        inner_step_size: ``l``, of ``y``.
-        d, m: of the schedule.
-        c1: of the momentum of ``v``.
-        c2: of that of ``u``.
-        inner_size: examples of the batch of ``u``; ``None`` for the stream's own size.
+        estimator: estimates the direction at a point. It has no inner solver; ``StocBiONeumann`` is the usual one.
+        step_size: the step size ``g`` of ``x``.
+        inner_step_size: the step size ``l`` of ``y``.
+        d, m: the constants of the schedule ``e_k``.
+        c1: the constant of the momentum of ``v``.
+        c2: the constant of the momentum of ``u``.
+        inner_size: how many examples the batch of ``u`` has; ``None`` for the stream's own size.
 
     Example:
         >>> import torch

@@ -31,10 +31,10 @@ class ProximalBiO(Algorithm):
     The state's ``norm`` is that of the gradient mapping ``|z - x|/b``, 0 at a solution.
 
     Attributes:
-        estimator: ``AID`` for the paper's.
-        prox: of ``h``; with a leading axis of problems on ``x``, each is shrunk by itself.
-        step_size: ``b``.
-        momentum: ``m``, from 0 to below 1; ``None`` for ``k/(k + 3)`` at step ``k`` (Nesterov 1983).
+        estimator: how the hypergradient is estimated. The paper takes ``AID``.
+        prox: the proximal operator of ``h``. Where ``x`` has a leading axis of problems, each is shrunk by itself.
+        step_size: the step size ``b`` of ``x``.
+        momentum: the momentum ``m``, at least 0 and below 1; ``None`` for ``k/(k + 3)`` at step ``k`` (Nesterov 1983).
 
     Example:
         >>> import torch

@@ -22,12 +22,13 @@ class Record(NamedTuple):
     """One outer step.
 
     Attributes:
-        step: its number, from 1.
+        step: the number of the step, from 1.
         loss: the outer loss before the step, ``[]``.
-        norm: of the hypergradient.
-        certificate: the error of the hypergradient is at most this, the largest over problems; ``None`` where it is not known.
-        gc_f, gc_g, jvp, hvp: oracle calls so far.
-        seconds: since the run began.
+        norm: the norm of the hypergradient.
+        certificate: a bound on the error of the hypergradient, the largest over problems; ``None`` where it is not
+            known.
+        gc_f, gc_g, jvp, hvp: how often each oracle was called so far.
+        seconds: how many seconds the run has taken so far.
 
     Example:
         >>> import torch
@@ -55,7 +56,7 @@ class Run:
 
     Attributes:
         x: the solution.
-        state: the last one, to go on from.
+        state: the state after the last step, from which :func:`run` goes on.
         history: a record for each step that was logged.
         converged: whether the tolerance was reached; ``False`` without one.
 
@@ -91,16 +92,17 @@ def run(
     """Take outer steps.
 
     Args:
-        problem: what is solved.
-        algorithm: how.
-        x: where to start.
-        steps: how many more to take.
+        problem: the problem to solve.
+        algorithm: the algorithm that solves it.
+        x: where the outer variable starts.
+        steps: how many outer steps to take.
         y: where the inner solver starts; ``None`` for ``init_inner(x)``.
-        state: to go on from, instead of ``x`` and ``y``.
+        state: the state to go on from, instead of ``x`` and ``y``.
         seed: the seed of every draw.
-        tolerance: stop once the hypergradient (of a proximal algorithm, the gradient mapping) is at most so long, in norm.
-        every: log each so many steps, and the last.
-        callback: gets the state and the record of a logged step; returns true to stop.
+        tolerance: the norm at which the run stops. It is that of the hypergradient; for a proximal algorithm, of the
+            gradient mapping.
+        every: how many steps lie between two records. The last step has one too.
+        callback: is called with the state and the record of each logged step. The run stops where it returns true.
 
     Raises:
         ConfigError: neither ``x`` nor ``state``, a state of another algorithm, a number of steps below 0, or what is no

@@ -31,14 +31,14 @@ class VRBO(Algorithm):
     So ``u`` and ``v`` belong to the point that the next step starts from.
 
     Attributes:
-        estimator: of the direction at a point on small batches: without an inner solver.
-        anchor: the same on large batches.
-        step_size: ``a``.
-        inner_step_size: ``b``.
-        period: outer steps between anchors.
-        inner_steps: of ``y`` in an outer step.
-        inner_size: examples of a small batch of ``u``; ``None`` for the stream's own size.
-        anchor_size: of a large one; ``None`` for the stream's own size.
+        estimator: estimates the direction at a point on small batches. It has no inner solver.
+        anchor: estimates the direction on large batches. It has no inner solver.
+        step_size: the step size ``a`` of ``x``.
+        inner_step_size: the step size ``b`` of ``y``.
+        period: how many outer steps lie between two large batches.
+        inner_steps: how many steps ``y`` takes in an outer step.
+        inner_size: how many examples a small batch of ``u`` has; ``None`` for the stream's own size.
+        anchor_size: how many examples a large batch of ``u`` has; ``None`` for the stream's own size.
 
     Example:
         >>> import torch

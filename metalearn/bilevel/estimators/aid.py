@@ -31,13 +31,13 @@ class AID(Estimator):
     """AID-BiO: ``G = grad_x f - J v`` with ``H v = grad_y f``, at the inner solver's ``y`` (arXiv 2108.00330, chapter 2).
 
     Attributes:
-        inner: see :class:`~metalearn.bilevel.estimators.base.Estimator`.
+        inner: the solver of the inner problem; ``None`` to take ``y`` as it is.
         solver: solves the linear system. The default takes ten iterations of conjugate gradients. Where they meet negative
             curvature, as in networks, it goes on by minimal residuals, and says so once in the log. Where ``constants.mu`` is
             known, such curvature is an error.
-        tolerance: the largest certified error of ``G``, by :mod:`metalearn.bilevel.certificates`. Inner steps and iterations are
-            then chosen so that it holds, whatever numbers ``inner`` and ``solver`` have. Of problems that share ``x`` each is
-            solved to it.
+        tolerance: the largest certified error of ``G``, by :mod:`metalearn.bilevel.certificates`. Inner steps and
+            iterations are then chosen so that it holds, whatever numbers ``inner`` and ``solver`` have. Where problems
+            share ``x``, each is solved to it.
 
     Raises, from an estimate:
         BilevelError: from the solvers, or the tolerance was not reached.

@@ -38,14 +38,15 @@ class Estimate(NamedTuple):
     Attributes:
         value: ``[P]``, the mean over problems where they share ``x``, or ``[B, P]``.
         y: where the inner solver ended, ``[D]`` or ``[B, D]``.
-        v: the solution of ``H v = grad_y f``, to start the next one from; ``None`` for an estimator without.
+        v: the solution of ``H v = grad_y f``, from which the next one may start; ``None`` for an estimator that has
+            none.
         losses: the outer losses, ``[]`` or ``[B]``.
         inner_residual: ``|grad_y g(x, y)|``, ``[]`` or ``[B]``; ``None`` where it was not evaluated.
-        dual_residual: ``|H v - grad_y f|``, likewise.
-        inner_steps: gradients that the inner solver took.
-        iterations: of the linear solver.
-        growth: of the inner gradient's norm in the inner solver's run, ``[]`` or ``[B]``; 0 at the level of rounding, ``None`` of
-            batches and without a run.
+        dual_residual: ``|H v - grad_y f|``, ``[]`` or ``[B]``; ``None`` where it was not evaluated.
+        inner_steps: how many gradients the inner solver took.
+        iterations: how many iterations the linear solver took.
+        growth: by how much the norm of the inner gradient grew while the inner solver ran, ``[]`` or ``[B]``. It is 0
+            at the level of rounding, and ``None`` for batches and without a run.
 
     Example:
         >>> import torch
@@ -71,7 +72,7 @@ class Estimator(ABC):
     """A strategy for the hypergradient.
 
     Attributes:
-        inner: solves the inner problem first; ``None`` to take ``y`` as it is given.
+        inner: the solver of the inner problem; ``None`` to take ``y`` as it is.
 
     Example:
         >>> from metalearn.bilevel import AID, ITD, Estimator, GradientDescent

@@ -29,8 +29,8 @@ class Chunked(Estimator):
     its own.
 
     Attributes:
-        estimator: of a chunk; ``inner`` is its inner solver.
-        size: problems of a chunk; the last one takes what is left.
+        estimator: the estimator of a chunk. ``inner`` is its inner solver.
+        size: how many problems a chunk has. The last one takes what is left.
 
     Example:
         >>> import torch

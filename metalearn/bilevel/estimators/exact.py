@@ -21,8 +21,8 @@ class Exact(Estimator):
     """``G = grad_x f - J H^-1 grad_y f`` by a Cholesky factor of the whole ``H``, from ``D`` products.
 
     Attributes:
-        inner: see :class:`~metalearn.bilevel.estimators.base.Estimator`.
-        largest: the largest ``D`` that is not an error.
+        inner: the solver of the inner problem; ``None`` to take ``y`` as it is.
+        largest: how many entries ``y`` may have before it is an error.
 
     Raises, from an estimate:
         BilevelError: ``H`` is not positive definite.

@@ -37,10 +37,10 @@ class ITD(Estimator):
     the problem's ``prepare`` makes it.
 
     Attributes:
-        inner: the solver, by a number of steps.
-        truncate: the steps that are differentiated through, from the last one backwards; ``None`` for all.
-        memory: what is kept of a step: its graph (``store``), or its iterate alone, recomputed by reverse mode (``remat``) or
-            as an adjoint by forward-over-reverse products (``mixed``).
+        inner: the solver of the inner problem, which takes a number of steps.
+        truncate: how many steps are differentiated through, from the last one backwards; ``None`` for all.
+        memory: what is kept of a step: ``"store"`` keeps its graph. ``"remat"`` keeps the iterate and computes the step
+            again. ``"mixed"`` does so by forward-over-reverse products.
 
     Example:
         >>> import torch

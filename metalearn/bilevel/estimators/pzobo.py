@@ -28,11 +28,11 @@ class PZOBO(Estimator):
     ``(p + 1)/Q`` for ``p`` entries of ``x``. The runs are made without autocast, in which their differences would be rounding.
 
     Attributes:
-        inner: the solver.
-        mu: the length of the change, in units of ``x``.
-        Q: directions.
-        at_once: those whose runs are vectorised by ``torch.func.vmap``, where there is no axis of problems yet; 1 for one run
-            after the other, which needs the memory of one.
+        inner: the solver of the inner problem, whose runs are compared.
+        mu: how far ``x`` is changed, in units of ``x``.
+        Q: how many directions ``x`` is changed in.
+        at_once: how many directions ``torch.func.vmap`` runs together, where there is no axis of problems yet. 1 runs
+            one after the other, in the memory of one.
 
     Example:
         >>> import torch

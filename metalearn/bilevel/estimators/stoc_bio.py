@@ -40,13 +40,13 @@ class StocBiONeumann(Estimator):
     terms from ``Q`` products. The bias is at most ``(1 - eta mu)^{Q+1} |grad_y F| L_xy / mu``.
 
     Attributes:
-        inner: see :class:`~metalearn.bilevel.estimators.base.Estimator`.
-        eta: of the series, at most ``1/L``.
-        Q: products.
-        batch: ``B``: the Hessian batches shrink from ``B Q`` by ``1 - eta mu``, where the problem knows ``mu``; ``None`` for
-            the stream's own size throughout.
-        outer_size: examples of ``D_F``; ``None`` for the stream's own size.
-        jacobian_size: examples of ``D_G``, likewise.
+        inner: the solver of the inner problem; ``None`` to take ``y`` as it is.
+        eta: the step size of the series, at most ``1/L``.
+        Q: how many products the series takes.
+        batch: the ``B`` of the Hessian batches, which shrink from ``B Q`` by ``1 - eta mu`` where the problem knows
+            ``mu``; ``None`` for the stream's own size throughout.
+        outer_size: how many examples ``D_F`` has; ``None`` for the stream's own size.
+        jacobian_size: how many examples ``D_G`` has; ``None`` for the stream's own size.
 
     Raises, from an estimate:
         BilevelError: the terms grow tenfold; or, of a deterministic problem, the last product has negative curvature.

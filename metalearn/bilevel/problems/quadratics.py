@@ -96,8 +96,8 @@ def quadratic(size: int, outer_size: int, kappa: float, seed: int, coupled: bool
     """Draw a random one, whose ``A`` has eigenvalues from ``1/kappa`` to 1, in float64.
 
     Args:
-        size: ``D``.
-        outer_size: ``P``.
+        size: how many entries ``y`` has, ``D``.
+        outer_size: how many entries ``x`` has, ``P``.
         kappa: the condition number of ``A``, at least 1.
         seed: the seed by which the problem is drawn.
         coupled: whether ``f`` has the term ``x'Gy``.

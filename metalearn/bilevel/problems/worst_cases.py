@@ -27,13 +27,13 @@ class WorstCase:
     """A worst-case instance.
 
     Attributes:
-        problem: from ``y = 0``, with its constants; ``x`` and ``y`` are ``[d]``.
-        solution: ``x*``, ``[d]``.
-        inner_solution: ``x -> y*(x)``.
-        hypergradient: ``x -> grad Phi(x)``, exact.
+        problem: the problem, which starts at ``y = 0`` and knows its constants; ``x`` and ``y`` are ``[d]``.
+        solution: the solution ``x*``, ``[d]``.
+        inner_solution: the function ``x -> y*(x)``.
+        hypergradient: the function ``x -> grad Phi(x)``, exact.
         kappa_x: the condition number of ``Phi``.
-        kappa_y: that of ``g``.
-        ratio: ``r``, of ``x*_i = r^i``.
+        kappa_y: the condition number of ``g``.
+        ratio: the ratio ``r`` of ``x*_i = r^i``.
 
     Example:
         >>> from metalearn.bilevel import simple_worst_case
@@ -74,10 +74,10 @@ def worst_case(
 
     Args:
         size: ``d``, about ``6/(1 - r)`` for the solution to decay within it.
-        mu_x: of ``f`` in ``x``.
+        mu_x: the strong convexity of ``f`` in ``x``.
         mu_y: the strong convexity of ``g``.
-        L_x: smoothness of ``f`` in ``x``.
-        L_y: that in ``y``.
+        L_x: the smoothness of ``f`` in ``x``.
+        L_y: the smoothness of ``f`` in ``y``.
         L_inner: the smoothness of ``g`` in ``y``; ``None`` for ``1.5 mu_y``.
         L_xy: the coupling of ``f``.
         L_inner_xy: the coupling of ``g``.
@@ -139,11 +139,11 @@ def simple_worst_case(size: int, *, mu_x: float, mu_y: float, L_y: float = 1.0, 
     is such that ``x*_i = r^i``, up to ``r^d``.
 
     Args:
-        size: ``d``.
-        mu_x: of ``f`` in ``x``.
-        mu_y: the strong convexity, and smoothness, of ``g``.
-        L_y: smoothness of ``f`` in ``y``.
-        L_inner_xy: the coupling.
+        size: how many entries ``x`` and ``y`` have, ``d``.
+        mu_x: the strong convexity of ``f`` in ``x``.
+        mu_y: the strong convexity, and the smoothness, of ``g``.
+        L_y: the smoothness of ``f`` in ``y``.
+        L_inner_xy: how strongly ``g`` couples ``x`` and ``y``.
 
     Example:
         >>> from metalearn.bilevel import simple_worst_case

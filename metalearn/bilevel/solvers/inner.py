@@ -59,9 +59,9 @@ class InnerSolver(ABC):
 
     Attributes:
         step_size: the size of every step.
-        steps: the number of steps; give this or ``tolerance``.
+        steps: how many steps to take. Set this or ``tolerance``.
         tolerance: the norm of the inner gradient at which each problem stops.
-        max_steps: with a tolerance, the number of steps after which it is an error.
+        max_steps: how many steps may be taken to a tolerance before it is an error.
 
     Example:
         >>> import torch

@@ -28,11 +28,11 @@ class LinearSolver:
     A solver of your own gives :meth:`iterates`, or a :meth:`solve` where it has none.
 
     Attributes:
-        iterations: the number of iterations; give this or ``tolerance``.
+        iterations: how many iterations to take. Set this or ``tolerance``.
         tolerance: the residual's norm at which each problem stops.
-        max_iterations: with a tolerance, the number of iterations after which it is an error.
-        damping: ``d``, is added to ``H``: ``(H + d I) v = b``. Above the negative curvature the system is positive definite, and
-            ``v`` is biased towards ``b/d``; 0 for the exact solution.
+        max_iterations: how many iterations may be taken to a tolerance before it is an error.
+        damping: the number ``d`` that is added to ``H``: ``(H + d I) v = b``. Above the negative curvature the system
+            is positive definite, and ``v`` is biased towards ``b/d``. 0 gives the exact solution.
 
     Example:
         >>> import torch
@@ -127,7 +127,7 @@ class FixedPoint(LinearSolver):
     """``v <- v - a (H v - b)`` (Grazzi et al. 2020); from 0, ``v_K = a sum_{q<K} (I - a H)^q b``.
 
     Attributes:
-        step_size: ``a``, below ``2/L``.
+        step_size: the step size ``a``, below ``2/L``.
 
     Example:
         >>> import torch
@@ -199,8 +199,8 @@ class HeavyBallLinear(LinearSolver):
     Two residuals do not tell the curvature here, since a move has the momentum of earlier ones.
 
     Attributes:
-        step_size: ``a``, below ``2 (1 + m)/L``.
-        momentum: ``m``, at least 0 and below 1.
+        step_size: the step size ``a``, below ``2 (1 + m)/L``.
+        momentum: the momentum ``m``, at least 0 and below 1.
 
     Example:
         >>> import torch

@@ -114,8 +114,8 @@ class Box(Prox):
     """``h = 0`` where every entry is from ``low`` to ``high``, infinite elsewhere: the projection.
 
     Attributes:
-        low: the smallest entry.
-        high: the largest.
+        low: the smallest value of an entry.
+        high: the largest value of an entry.
 
     Example:
         >>> import torch

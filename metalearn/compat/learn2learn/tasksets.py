@@ -41,15 +41,15 @@ class TasksetDataModule(EpisodicDataModule):
             ``RemapLabels`` are among its transforms.
         val: tasks to validate on; ``None`` for no validation.
         test: tasks to test on; ``None`` for no test.
-        ways: classes in a task, ``N``.
-        shots: support examples per class, ``K``.
-        queries: query examples per class, ``Q``. Many of learn2learn's examples have as many of them as shots.
-        tasks_per_batch: tasks in a batch, ``B``.
-        train_tasks: training tasks in an epoch.
-        val_tasks: validation tasks, the same every time.
-        test_tasks: test tasks, the same every time.
-        seed: of the tasks.
-        num_workers: processes that draw tasks.
+        ways: how many classes a task has, ``N``.
+        shots: how many support examples each class has, ``K``.
+        queries: how many query examples each class has, ``Q``. Many of learn2learn's examples have as many as shots.
+        tasks_per_batch: how many tasks a batch has, ``B``.
+        train_tasks: how many training tasks make an epoch.
+        val_tasks: how many validation tasks there are. They are the same every time.
+        test_tasks: how many test tasks there are. They are the same every time.
+        seed: the seed that tasks are drawn by.
+        num_workers: how many processes draw tasks.
 
     Shape:
         ``x`` ``[B, n, ...]`` in the Taskset's own dtype, and ``y`` ``[B, n]`` int64, ordered by class.

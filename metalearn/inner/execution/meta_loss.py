@@ -60,9 +60,9 @@ def meta_loss(
         params: the outer tensors by name.
         extra: further outer tensors that the meta-gradient reaches, such as learned step sizes.
         episode: ``B`` tasks.
-        schedule: see :class:`Schedule`.
+        schedule: how far and how exactly the inner loop is run.
         plan: how many tasks are executed at once, and by how many threads.
-        compiled: stands in for :func:`differentiate`.
+        compiled: a compiled function that stands in for :func:`differentiate`.
 
     Example:
         >>> import torch

@@ -22,9 +22,9 @@ class Plan(NamedTuple):
     """How many tasks are executed at once.
 
     Attributes:
-        tasks: tasks that are adapted together; ``None`` for one after another, without a task axis.
-        queries: of these, tasks whose query sets are differentiated together; ``None`` for all.
-        workers: threads that take parts side by side.
+        tasks: how many tasks are adapted together; ``None`` for one after another, without a task axis.
+        queries: how many of them have their query sets differentiated together; ``None`` for all.
+        workers: how many threads take parts side by side.
 
     Example:
         >>> from metalearn.inner import Plan

@@ -18,8 +18,8 @@ class StepStatistics(nn.Module):
     They are the state of the policy ``"per_step"`` (Antoniou et al. 2019, MAML++).
 
     Args:
-        network: its layers are those of the statistics.
-        steps: inner steps in training.
+        network: the network whose layers the statistics belong to.
+        steps: how many inner steps training takes.
 
     Raises:
         ConfigError: a layer computes something of its own, so that its statistics are not known.

@@ -63,8 +63,8 @@ class TaskBatchNorm(nn.Module):
 
     Args:
         source: the layer whose parameters (the same objects) and ``eps`` are taken over.
-        name: of the layer in its network.
-        stores: whether its running statistics are taken over too.
+        name: the name of the layer in its network.
+        stores: whether the layer's running statistics are taken over too.
 
     Example:
         >>> import torch
@@ -113,13 +113,13 @@ class TaskNorm:
     """The policy of a module, and what it makes of a network's layers.
 
     Args:
-        network: the caller's.
-        policy: ``"transductive"``: statistics of whatever set is passed in; ``"support"``: of the support set alone, so
-            that a query's prediction does not depend on the other queries; ``"running"``: the stored running
-            statistics, never updated (for a pretrained backbone); ``"per_step"``: in training as ``"transductive"``, while
-            a running mean and variance is kept for each number of inner steps, which evaluation then normalises by
-            (Antoniou et al. 2019, MAML++).
-        kept: those of ``"per_step"``.
+        network: the caller's network.
+        policy: the policy of batch normalisation. ``"transductive"`` takes the statistics of whatever set is passed in.
+            ``"support"`` takes those of the support set alone, so that a query's prediction does not depend on the
+            other queries. ``"running"`` takes the stored running statistics of a pretrained backbone, which are never
+            updated. ``"per_step"`` is as ``"transductive"`` in training, and keeps a running mean and variance for each
+            number of inner steps, which evaluation then normalises by (Antoniou et al. 2019, MAML++).
+        kept: the statistics that ``"per_step"`` keeps.
 
     Attributes:
         policy: the strategy of this name.

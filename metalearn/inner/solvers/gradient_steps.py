@@ -84,12 +84,12 @@ class GradientSteps(TaskSolver):
     """Takes gradient steps, whose sizes may be learned.
 
     Args:
-        options: of the inner loop.
+        options: the options of the inner loop.
         rule: the update rule.
         learner: says which tensors adapt.
 
     Attributes:
-        step_sizes: of every step and tensor.
+        step_sizes: the sizes of every step for every tensor.
 
     Raises:
         ConfigError: the rule cannot keep so little memory, or the step sizes do not fit the tensors.

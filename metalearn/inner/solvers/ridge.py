@@ -83,13 +83,13 @@ class RidgeSolver(TaskSolver):
     """Solves for a linear head, and learns the weight of its squared norm and the scale of its outputs.
 
     Args:
-        learner: holds the network.
+        learner: the learner that holds the network.
         head: the name of the network's head, a ``torch.nn.Linear``.
-        initial_ridge: where the weight starts.
+        initial_ridge: the value at which the weight starts.
 
     Attributes:
         log_ridge: the logarithm of the weight.
-        scale: multiplies the solution.
+        scale: the factor that multiplies the solution.
 
     Raises:
         ConfigError: the head is another layer.
