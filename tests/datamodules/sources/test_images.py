@@ -69,11 +69,8 @@ def test_a_truncated_jpeg_is_named(tmp_path: Path) -> None:
 def test_16_bits_are_16_bits_however_dark(kind: str, top: int) -> None:
     """A ramp: decided by its mode, so that a dark picture is not brightened 257 times."""
     ramp = np.linspace(0, top, 400).round().astype(np.uint16).reshape(20, 20)
-    if kind == "ppm":  # Pillow writes it from 11.0 on
-        file = io.BytesIO(b"P5 20 20 65535\n" + ramp.astype(">u2").tobytes())
-    else:
-        file = saved(Image.fromarray(ramp), kind)
-    found = read_image(file, GREY)
+    ppm = io.BytesIO(b"P5 20 20 65535\n" + ramp.astype(">u2").tobytes())  # Pillow writes it from 11.0 on
+    found = read_image(ppm if kind == "ppm" else saved(Image.fromarray(ramp), kind), GREY)
     assert (np.abs(found[0] - ramp / 257.0) <= 0.5).all()
 
 
