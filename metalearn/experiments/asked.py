@@ -20,6 +20,12 @@ class Asked:
         arguments: all that followed ``python -m metalearn``.
         configs: the configurations, as they were named.
         changes: the options beside them, as they were written; the last one of a name counts, ``+=`` adds.
+
+    Example:
+        >>> from metalearn.experiments.asked import read_words
+        >>> words = ["fit", "--config", "mine.yaml", "--model.inner_lr", "0.1"]
+        >>> read_words(words, commands=["fit", "test"], default="glyphs.yaml").changes
+        {'model.inner_lr': '0.1'}
     """
 
     command: str

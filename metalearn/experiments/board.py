@@ -30,6 +30,11 @@ class Row:
         text: where it stands.
         seconds: how long it runs.
         left: seconds until it ends; ``None`` where that is not known.
+
+    Example:
+        >>> from metalearn.experiments.board import Row
+        >>> Row("seed 3", share=0.5, text="step 100 of 200", seconds=60.0, left=60.0).name
+        'seed 3'
     """
 
     name: str
@@ -46,6 +51,12 @@ class Board:
         title: what all the jobs are.
         total: how many there are.
         done: how many of them were done before.
+
+    Example:
+        >>> from metalearn.experiments.board import Board
+        >>> with Board("seeds of mine", total=1) as board:
+        ...     board.end("seed 0: 97.31 %", seconds=60.0)
+        seed 0: 97.31 %
     """
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:

@@ -37,6 +37,12 @@ class Scores:
         measure: ``"accuracy"``, as shares, or ``"loss"``.
         tasks: the numbers of the tasks.
         values: for each run its value on each of these tasks.
+
+    Example:
+        >>> from metalearn.experiments.comparison import Scores
+        >>> scores = Scores("accuracy", tasks=[0, 1], values=[[0.5, 0.7], [0.6, 0.8]])
+        >>> len(scores.values)
+        2
     """
 
     measure: str
@@ -52,6 +58,12 @@ class Difference:
         spread: of the differences over tasks, with the 95 % interval of their mean.
         higher: on how many tasks its value is higher.
         lower: on how many it is lower.
+
+    Example:
+        >>> from metalearn.experiments.comparison import compare_pairs
+        >>> difference = compare_pairs([0.5, 0.7, 0.6], [0.75, 0.7, 0.5])
+        >>> difference.higher, difference.lower
+        (1, 1)
     """
 
     spread: Spread

@@ -28,6 +28,12 @@ class Run:
         folder: where it lies.
         name: the folder, as it is named among others.
         record: what it says of itself; ``None`` where it keeps no record that can be read.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from metalearn.experiments.folder import Run
+        >>> Run(Path("runs/mine/version_0"), "mine/version_0", record=None).state
+        'unknown'
     """
 
     folder: Path
@@ -113,6 +119,15 @@ def find_runs(root: Path) -> tuple[list[Run], int]:
     """The runs below a folder, the newest last, and how many folders look like runs and hold none.
 
     Links are not followed, and nothing is looked for inside of a run.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from metalearn.experiments.folder import find_runs
+        >>> folder = Path("runs/mine/version_0")
+        >>> (folder / "checkpoints").mkdir(parents=True)
+        >>> _ = (folder / "config.yaml").write_text("")
+        >>> [run.name for run in find_runs(Path("runs"))[0]]
+        ['mine/version_0']
     """
     runs: list[Run] = []
     empty = 0
@@ -145,6 +160,15 @@ def find_run(name: str, root: Path = Path("runs")) -> Run:
 
     Raises:
         ConfigError: there is no such run; the line names the nearest ones.
+
+    Example:
+        >>> from metalearn import ConfigError
+        >>> from metalearn.experiments.folder import find_run
+        >>> try:
+        ...     find_run("")
+        ... except ConfigError as error:
+        ...     print(error)
+        run is '', but it must name a run; metalearn runs lists them
     """
     if not name.strip():
         raise ConfigError(f"run is {quote_value(name)}, but it must name a run; metalearn runs lists them")

@@ -34,6 +34,11 @@ class Progress(NamedTuple):
         done: how much is done, in steps.
         total: of how many; ``None`` where that is not known.
         text: what is to be shown beside it.
+
+    Example:
+        >>> from metalearn.experiments.parallel import Progress
+        >>> Progress(done=50, total=200, text="val 91.20 %")
+        Progress(done=50, total=200, text='val 91.20 %')
     """
 
     done: float
@@ -50,6 +55,14 @@ class Job:
         command: the program and its arguments.
         folder: where ``output.log`` is written, with all that it prints.
         look: says where it stands.
+
+    Example:
+        >>> import sys
+        >>> from pathlib import Path
+        >>> from metalearn.experiments.parallel import Job, Progress
+        >>> job = Job("mine", [sys.executable, "mine.py"], Path("mine"), lambda: Progress(0, None, ""))
+        >>> job.log.as_posix()
+        'mine/output.log'
     """
 
     name: str
@@ -72,6 +85,13 @@ class Ended:
         code: its exit code; 0 where all went well.
         seconds: how long it ran.
         stopped: whether it has ended before its time because it was asked to.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from metalearn.experiments.parallel import Ended, Job, Progress
+        >>> job = Job("mine", ["mine"], Path("mine"), lambda: Progress(0, None, ""))
+        >>> Ended(job, code=1, seconds=2.0, stopped=False).failed
+        True
     """
 
     job: Job
@@ -103,6 +123,17 @@ class Processes:
 
     Raises:
         ConfigError: there are fewer cores.
+
+    Example:
+        >>> import sys
+        >>> from pathlib import Path
+        >>> from metalearn.experiments.board import Board
+        >>> from metalearn.experiments.parallel import Job, Processes, Progress
+        >>> command = [sys.executable, "-c", "print('hello')"]
+        >>> job = Job("mine", command, Path("mine"), lambda: Progress(0, None, ""))
+        >>> with Board("jobs", total=1) as board:
+        ...     failed = Processes(1, board).run([job], end=lambda ended: f"{ended.job.name} has ended")
+        mine has ended
     """
 
     def __init__(self, count: int, board: Board, devices: Sequence[str] = ()) -> None:

@@ -41,6 +41,12 @@ class Session:
         test_tasks: a checksum of each of the first tasks that it was tested on.
         origin: working folder, versions, commits, machine and environment.
         process: which process it is, to see whether it runs.
+
+    Example:
+        >>> from metalearn.experiments.record import Session
+        >>> session = Session("fit", ["fit", "--config", "mine.yaml"]).finish("finished", step=100)
+        >>> session.status, session.repeat
+        ('finished', 'python -m metalearn fit --config mine.yaml')
     """
 
     command: str = ""
@@ -91,6 +97,13 @@ class Record:
         session: the newest training; in a folder without one, what has run there.
         earlier: trainings that it has gone on from, the first one first.
         evaluations: tests, validations and predictions of its checkpoints since, in their order.
+
+    Example:
+        >>> from metalearn.experiments.record import Record, Session
+        >>> record = Record("mine", Session("fit", start="2026-01-01T10:00:00+00:00"))
+        >>> record = record.add(Session("test", start="2026-01-01T11:00:00+00:00"))
+        >>> record.session.command, [session.command for session in record.evaluations]
+        ('fit', ['test'])
     """
 
     name: str

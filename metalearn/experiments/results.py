@@ -30,6 +30,11 @@ class Result:
         mean: over tasks, or the one value of a problem without tasks.
         ci95: half the width of the mean's 95 % interval over tasks; ``None`` without tasks.
         tasks: how many.
+
+    Example:
+        >>> from metalearn.experiments.results import Result
+        >>> Result("test", "accuracy", mean=0.9731, ci95=0.0025, tasks=600).text
+        '97.31 % ± 0.25'
     """
 
     stage: str

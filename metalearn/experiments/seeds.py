@@ -23,6 +23,15 @@ class SeedRuns:
     Attributes:
         folder: of them all.
         trainings: by seed.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from metalearn.experiments.seeds import SeedRuns
+        >>> from metalearn.experiments.training import Training
+        >>> home = Path("runs/mine/seed_0")
+        >>> training = Training("seed 0", home, ["--seed_everything", "0"], "val/acc", max_steps=100)
+        >>> SeedRuns(Path("runs/mine"), {0: training}).finished
+        {}
     """
 
     folder: Path

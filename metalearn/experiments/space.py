@@ -27,6 +27,11 @@ class Choices:
     Attributes:
         name: of the option, such as ``"model.inner_lr"``.
         texts: the values as they were written.
+
+    Example:
+        >>> from metalearn.experiments.space import Choices
+        >>> str(Choices("model.inner_lr", ("0.1", "0.4")))
+        '0.1,0.4'
     """
 
     name: str
@@ -55,6 +60,11 @@ class Range:
         high: the upper end.
         is_log: whether each factor is as likely, and not each difference.
         is_whole: whether they are whole numbers, as both ends are then written.
+
+    Example:
+        >>> from metalearn.experiments.space import Range
+        >>> str(Range("model.inner_lr", 0.01, 1.0, is_log=True, is_whole=False))
+        'log:0.01..1.0'
     """
 
     name: str
@@ -84,6 +94,11 @@ def read_settings(texts: Iterable[str]) -> list[Setting]:
 
     Raises:
         ConfigError: one is not written so, or an option stands in two of them.
+
+    Example:
+        >>> from metalearn.experiments.space import read_settings
+        >>> read_settings(["model.inner_lr=0.1,0.4"])
+        [Choices(name='model.inner_lr', texts=('0.1', '0.4'))]
     """
     settings: list[Setting] = []
     for text in texts:
@@ -103,6 +118,11 @@ def list_combinations(settings: Sequence[Setting]) -> list[dict[str, str]] | Non
 
     Raises:
         ConfigError: there are too many.
+
+    Example:
+        >>> from metalearn.experiments.space import list_combinations, read_settings
+        >>> list_combinations(read_settings(["a=1,2", "b=3"]))
+        [{'a': '1', 'b': '3'}, {'a': '2', 'b': '3'}]
     """
     lists = [setting.texts for setting in settings if isinstance(setting, Choices)]
     if len(lists) < len(settings):

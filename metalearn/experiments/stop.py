@@ -21,6 +21,12 @@ class StopRequest:
     Attributes:
         signum: the first signal, or ``None``.
         insists: whether a second Ctrl-C has come.
+
+    Example:
+        >>> from metalearn.experiments.stop import StopRequest
+        >>> with StopRequest() as stop:
+        ...     print(stop.asked)
+        False
     """
 
     def __init__(self) -> None:

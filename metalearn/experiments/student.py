@@ -21,6 +21,11 @@ class Spread(NamedTuple):
         ci95: half the width of the mean's 95 % interval, ``t * s / sqrt(n)``, where ``t`` is the 97.5 % quantile of
             Student's t with ``n - 1`` degrees of freedom; nan of a single value.
         number: how many values there are, ``n``.
+
+    Example:
+        >>> from metalearn.experiments.student import spread
+        >>> spread([96.0, 97.0, 98.0])._replace(ci95=0.0)
+        Spread(mean=97.0, std=1.0, ci95=0.0, number=3)
     """
 
     mean: float

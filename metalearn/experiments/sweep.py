@@ -42,6 +42,14 @@ class Outcome:
         values: of the options, as the command line takes them.
         state: ``"complete"``, ``"pruned"``, ``"failed"`` or ``"running"``.
         value: the best validation; ``None`` where there is none.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from metalearn.experiments.sweep import Outcome
+        >>> from metalearn.experiments.training import Training
+        >>> training = Training("trial 0", Path("runs/mine/trial_0"), [], "val/acc", max_steps=100)
+        >>> Outcome(training, {"model.inner_lr": "0.1"}, "complete", 0.97).value
+        0.97
     """
 
     training: Training
@@ -59,6 +67,21 @@ class Sweep:
         make_training: gives the training in a folder of that name, with these values of the options.
         direction: ``"max"`` or ``"min"`` of the validation measure.
         warmup: outer steps before which no training is pruned; ``None`` for no pruning at all.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from metalearn.experiments.space import read_settings
+        >>> from metalearn.experiments.sweep import Sweep
+        >>> from metalearn.experiments.training import Training
+        >>> folder = Path("sweep")
+        >>> folder.mkdir()
+        >>> def make_training(name, values):
+        ...     options = [f"--{option}={value}" for option, value in values.items()]
+        ...     return Training(name, folder / name, options, "val/acc", max_steps=100)
+        >>> settings = read_settings(["model.inner_lr=0.1,0.4"])
+        >>> sweep = Sweep(folder, settings, make_training, direction="max", warmup=None)
+        >>> [str(setting) for setting in sweep.settings]
+        ['0.1,0.4']
     """
 
     def __init__(

@@ -30,6 +30,13 @@ class Training:
         options: of ``fit``.
         monitor: the validation measure, such as ``"val/acc"``.
         max_steps: the outer steps that it has to do; ``None`` where another condition ends it.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from metalearn.experiments.training import Training
+        >>> training = Training("mine", Path("runs/mine"), ["--config", "mine.yaml"], "val/acc", max_steps=100)
+        >>> training.finished, training.seconds
+        (False, 0.0)
     """
 
     name: str

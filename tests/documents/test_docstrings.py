@@ -19,13 +19,24 @@ from tests.house import source_files
 
 pytestmark = pytest.mark.documents
 
-OPTIONAL = {"metalearn.compat.higher": "higher", "metalearn.compat.learn2learn": "learn2learn"}
+OPTIONAL = {
+    "metalearn.compat.higher": "higher",
+    "metalearn.compat.learn2learn": "learn2learn",
+    "metalearn.experiments.sweep": "optuna",
+}
 """Packages that examples need and that need not be installed."""
 
 
 def list_modules() -> list[str]:
     """The files of ours that have examples, by their dotted names."""
     return [name for name, path in source_files().items() if ">>> " in path.read_text()]
+
+
+def is_left_out(name: str) -> bool:
+    """Whether a file needs a package that is not installed."""
+    return any(
+        name.startswith(room) and importlib.util.find_spec(package) is None for room, package in OPTIONAL.items()
+    )
 
 
 @pytest.fixture
@@ -40,10 +51,10 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 @pytest.mark.parametrize("name", list_modules())
 @pytest.mark.usefixtures("_empty_folder")
+@pytest.mark.filterwarnings("ignore:::learn2learn", "ignore:::gym", "ignore:::higher")
 def test_the_examples_of_a_file(name: str) -> None:
-    for room, package in OPTIONAL.items():
-        if name.startswith(room) and importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
+    if is_left_out(name):
+        pytest.skip("it needs a package that is not installed")
     tests = [test for test in doctest.DocTestFinder().find(importlib.import_module(name), globs={}) if test.examples]
     printed: list[str] = []
     runner = doctest.DocTestRunner()
@@ -54,7 +65,14 @@ def test_the_examples_of_a_file(name: str) -> None:
 
 
 def test_every_public_class_has_an_example() -> None:
-    missing = [f"{module}.{name}" for module, name in documented_names() if lacks_example(module, name)]
+    experiments = [
+        (module, name)
+        for module in source_files()
+        if module.startswith("metalearn.experiments.") and not is_left_out(module)
+        for name in getattr(importlib.import_module(module), "__all__", ())
+    ]
+    named = [*documented_names(), *experiments]
+    missing = [f"{module}.{name}" for module, name in named if lacks_example(module, name)]
     assert not missing
 
 
