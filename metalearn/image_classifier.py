@@ -41,7 +41,8 @@ class ImageClassifier:
         >>> from metalearn.image_classifier import ImageClassifier
         >>> module = MAML(Conv4(ways=2))
         >>> adapted = module.adapt(Batch(torch.rand(4, 1, 28, 28), torch.tensor([0, 0, 1, 1])))
-        >>> classifier = ImageClassifier(["cat", "dog"], ImageSpec(channels=1, size=28), adapted, support=4)
+        >>> spec = ImageSpec(channels=1, size=28)
+        >>> classifier = ImageClassifier(["cat", "dog"], spec, adapted, support=4)
         >>> classifier(np.zeros((3, 1, 28, 28), np.uint8)).shape
         (3, 2)
     """

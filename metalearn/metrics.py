@@ -86,7 +86,8 @@ class EpisodeAccuracy(EpisodeMean):
         >>> import torch
         >>> from metalearn import EpisodeAccuracy
         >>> metric = EpisodeAccuracy()
-        >>> metric.update(torch.tensor([[[2.0, 1.0], [0.0, 1.0]]]), torch.tensor([[0, 0]]), torch.tensor([0]))
+        >>> logits = torch.tensor([[[2.0, 1.0], [0.0, 1.0]]])  # one task of two queries
+        >>> metric.update(logits, torch.tensor([[0, 0]]), tasks=torch.tensor([0]))
         >>> metric.compute().mean
         0.5
     """

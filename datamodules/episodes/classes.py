@@ -36,7 +36,8 @@ class ClassEpisodes(EpisodicDataModule):
     Example:
         >>> import numpy as np
         >>> from metalearn.datamodules import ArrayEpisodes, ClassEpisodes
-        >>> data = ArrayEpisodes(np.random.rand(400, 8), np.repeat(np.arange(20), 20), ways=[2, 3], queries=5)
+        >>> x, y = np.random.rand(400, 8), np.repeat(np.arange(20), 20)
+        >>> data = ArrayEpisodes(x, y, ways=[2, 3], queries=5)
         >>> isinstance(data, ClassEpisodes), data.num_classes("train")
         (True, 13)
     """

@@ -120,7 +120,8 @@ def hypergradient(
         ...     init_inner=torch.zeros_like,
         ... )
         >>> estimator = AID(inner=GradientDescent(step_size=1.0, steps=1))
-        >>> hypergradient(problem, torch.tensor([1.0]), estimator=estimator).value  # y* = x, so it is x - 3
+        >>> result = hypergradient(problem, torch.tensor([1.0]), estimator=estimator)
+        >>> result.value  # y* = x, so it is x - 3
         tensor([-2.])
     """
     estimator = AID() if estimator is None else estimator

@@ -117,7 +117,8 @@ class BilevelProblem:
         ...     inner_loss=lambda x, y, batch: (y - x).square().sum() / 2,
         ...     init_inner=torch.zeros_like,
         ... )
-        >>> solve_inner(problem, torch.tensor([1.0]), inner=GradientDescent(step_size=1.0, steps=1))
+        >>> inner = GradientDescent(step_size=1.0, steps=1)
+        >>> solve_inner(problem, torch.tensor([1.0]), inner=inner)
         tensor([1.])
     """
 

@@ -27,9 +27,10 @@ class UpdateRule(ABC):
         >>> from metalearn.inner import UpdateRule
         >>> class SignDescent(UpdateRule):
         ...     def step(self, params, grads, state, step_sizes):
-        ...         moved = {name: params[name] - step_sizes[name] * grads[name].sign() for name in params}
-        ...         return moved, state
-        >>> SignDescent().step({"w": torch.tensor([1.0])}, {"w": torch.tensor([7.0])}, None, {"w": 0.5})[0]
+        ...         signs = {name: grad.sign() for name, grad in grads.items()}
+        ...         return {k: w - step_sizes[k] * signs[k] for k, w in params.items()}, state
+        >>> params, grads = {"w": torch.tensor([1.0])}, {"w": torch.tensor([7.0])}
+        >>> SignDescent().step(params, grads, None, {"w": 0.5})[0]
         {'w': tensor([0.5000])}
     """
 
@@ -66,8 +67,8 @@ class SGD(UpdateRule):
     Example:
         >>> import torch
         >>> from metalearn.inner import SGD
-        >>> params, state = SGD().step({"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}, None, {"w": 0.25})
-        >>> params
+        >>> params, grads = {"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}
+        >>> SGD().step(params, grads, None, {"w": 0.25})[0]
         {'w': tensor([0.5000])}
     """
 

@@ -48,7 +48,8 @@ class BilevelModule(BilevelCore):
         >>> from metalearn.bilevel import aid_bio, quadratic
         >>> made = quadratic(size=5, outer_size=3, kappa=10.0, seed=0)
         >>> algorithm = aid_bio(made.problem.constants)
-        >>> module = BilevelModule(made.problem, algorithm, x=torch.zeros(3, dtype=torch.float64))
+        >>> x = torch.zeros(3, dtype=torch.float64)
+        >>> module = BilevelModule(made.problem, algorithm, x)
         >>> [value.shape for value in module.parameters()]
         [torch.Size([3])]
     """

@@ -100,7 +100,8 @@ class HyperCleaning(LinearBilevel):
     Example:
         >>> from metalearn import HyperCleaning
         >>> module = HyperCleaning(l2=0.001)
-        >>> module.build({"examples": 4, "features": 784, "classes": 10})  # a Trainer does so from its data
+        >>> sizes = {"examples": 4, "features": 784, "classes": 10}  # a Trainer reads them from its data
+        >>> module.build(sizes)
         >>> module.weights.tolist()
         [0.5, 0.5, 0.5, 0.5]
     """

@@ -77,7 +77,8 @@ class IMAML(MetaModule):
         >>> from metalearn import IMAML, Batch, Episode
         >>> module = IMAML(torch.nn.Linear(1, 1), inner_steps=8, lam=1.0, loss="mse")
         >>> x = torch.randn(4, 10, 1)  # four tasks of ten points
-        >>> module.meta_gradient(Episode(Batch(x, 2 * x), Batch(x, 2 * x)))["backbone.weight"].shape
+        >>> episode = Episode(Batch(x, 2 * x), Batch(x, 2 * x))
+        >>> module.meta_gradient(episode)["backbone.weight"].shape
         torch.Size([1, 1])
     """
 

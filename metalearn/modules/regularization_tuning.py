@@ -84,7 +84,7 @@ class RegularizationTuning(LinearBilevel):
     Example:
         >>> from metalearn import RegularizationTuning
         >>> module = RegularizationTuning(initial_log_penalty=-4.0)
-        >>> module.build({"features": 3, "classes": 2})  # a Trainer does so from its data
+        >>> module.build({"features": 3, "classes": 2})  # a Trainer reads them from its data
         >>> module.x.tolist()
         [-4.0, -4.0, -4.0]
     """

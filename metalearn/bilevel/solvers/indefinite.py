@@ -34,7 +34,8 @@ class NormalCG(LinearSolver):
     Example:
         >>> import torch
         >>> from metalearn.bilevel import NormalCG
-        >>> solution = NormalCG(iterations=2).solve(lambda v: torch.tensor([1.0, -4.0]) * v, torch.ones(2))
+        >>> diagonal = torch.tensor([1.0, -4.0])
+        >>> solution = NormalCG(iterations=2).solve(lambda v: diagonal * v, torch.ones(2))
         >>> torch.allclose(solution.v, torch.tensor([1.0, -0.25]), atol=1e-5)
         True
     """
@@ -70,7 +71,8 @@ class MinRes(LinearSolver):
     Example:
         >>> import torch
         >>> from metalearn.bilevel import MinRes
-        >>> solution = MinRes(iterations=2).solve(lambda v: torch.tensor([1.0, -4.0]) * v, torch.ones(2))
+        >>> diagonal = torch.tensor([1.0, -4.0])
+        >>> solution = MinRes(iterations=2).solve(lambda v: diagonal * v, torch.ones(2))
         >>> torch.allclose(solution.v, torch.tensor([1.0, -0.25]), atol=1e-5)
         True
     """
@@ -95,7 +97,8 @@ class CGOrMinRes(LinearSolver):
     Example:
         >>> import torch
         >>> from metalearn.bilevel import CGOrMinRes
-        >>> solution = CGOrMinRes(iterations=2).solve(lambda v: torch.tensor([1.0, -4.0]) * v, torch.ones(2))
+        >>> diagonal = torch.tensor([1.0, -4.0])
+        >>> solution = CGOrMinRes(iterations=2).solve(lambda v: diagonal * v, torch.ones(2))
         >>> torch.allclose(solution.v, torch.tensor([1.0, -0.25]), atol=1e-5)
         True
     """

@@ -110,7 +110,8 @@ class CG(LinearSolver):
     Example:
         >>> import torch
         >>> from metalearn.bilevel import CG
-        >>> solution = CG(iterations=2).solve(lambda v: torch.tensor([1.0, 4.0]) * v, torch.tensor([2.0, 4.0]))
+        >>> diagonal, b = torch.tensor([1.0, 4.0]), torch.tensor([2.0, 4.0])
+        >>> solution = CG(iterations=2).solve(lambda v: diagonal * v, b)
         >>> torch.allclose(solution.v, torch.tensor([2.0, 1.0]))
         True
     """

@@ -54,7 +54,7 @@ def from_learn2learn(
         >>> from metalearn.compat.learn2learn import from_learn2learn
         >>> learner = l2l.algorithms.MAML(torch.nn.Linear(8, 5), lr=0.1, first_order=True)
         >>> module = from_learn2learn(learner, inner_steps=3)
-        >>> module.inner_lr, module.first_order
+        >>> module.hparams["inner_lr"], module.hparams["first_order"]
         (0.1, True)
     """
     algorithms = import_learn2learn().algorithms
