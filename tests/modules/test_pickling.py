@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 import warnings
@@ -117,11 +118,8 @@ def test_the_default_optimiser_is_that_of_the_signature() -> None:
     for kind in KINDS:
         made = kind(TinyConv()).outer_optimizer  # type: ignore[abstract]
         assert made is adam
-        default = kind.__init__.__kwdefaults__ or dict(  # type: ignore[misc]
-            zip(reversed(kind.__init__.__code__.co_varnames[: kind.__init__.__code__.co_argcount]),  # type: ignore[misc]
-                reversed(kind.__init__.__defaults__ or ()), strict=False)  # type: ignore[misc]
-        )  # fmt: skip
-        assert default["outer_optimizer"](weights).defaults == adam(weights).defaults
+        default = inspect.signature(kind).parameters["outer_optimizer"].default
+        assert default(weights).defaults == adam(weights).defaults
 
 
 def problems() -> dict[str, BilevelModule]:
