@@ -82,13 +82,14 @@ def shell(folder: Path, omniglot: Path, miniimagenet: Path, monkeypatch: pytest.
 
 @pytest.fixture
 def _own_state() -> Iterator[None]:
-    """Pages may seed torch, and set its threads and matplotlib's backend."""
-    threads = torch.get_num_threads()
+    """Pages may seed torch, and set its threads, its default type and matplotlib's backend."""
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     mpl.use("agg")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
     torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
 
 
 def run_block(block: Block, names: dict[str, Any], shell: Shell) -> None:

@@ -67,6 +67,21 @@ class Walk:
         assert not done.stdout, done.stdout
         assert self._list_files() == before, "a command that was wrong wrote files"
 
+    def wrong_script(self, command: str, line: str) -> None:
+        """Run a script that is wrong: the last line of its traceback is one of our errors, and holds ``line``."""
+        done = self._call(command)
+        assert done.returncode == 1, f"exit code {done.returncode}: {command}"
+        last = done.stderr.rstrip().splitlines()[-1]
+        assert last.startswith("metalearn.errors."), done.stderr[-3000:]
+        assert line in last, last
+
+    def change(self, name: str, before: str, after: str) -> None:
+        """Write something else into a script, wherever it says ``before``."""
+        text = (self.folder / name).read_text()
+        assert before in text, f"{name} has no {before}"
+        (self.folder / name).write_text(text.replace(before, after))
+        self._note(f"(in {name}: {before} becomes {after})\n\n")
+
     def save(self, name: str, **changes: str) -> None:
         """Save the block of the page whose first line is a comment with this file name.
 
@@ -113,7 +128,7 @@ class Walk:
             env={**os.environ, **own},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
         )
         ending = f"(exit code {done.returncode})\n" if done.returncode else ""
         self._note(f"$ {command}\n{done.stderr}{done.stdout}{ending}\n")
