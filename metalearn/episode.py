@@ -139,7 +139,7 @@ def check_episode(episode: Episode) -> int:
     """Check that an episode carries the task axis everywhere, and return the number of tasks ``B``.
 
     Raises:
-        ShapeError: the task axis is missing, or the four tensors disagree on it.
+        ShapeError: the task axis is missing, the four tensors disagree on it, or support and query have other dimensions.
 
     Example:
         >>> import torch
@@ -170,6 +170,12 @@ def check_episode(episode: Episode) -> int:
             f"support holds {tasks} tasks and query {episode.query.x.shape[0]}, but they must be the same tasks; "
             "build both from the same list of tasks"
         )
+    for name, support, query in (("x", episode.support.x, episode.query.x), ("y", episode.support.y, episode.query.y)):
+        if support.ndim != query.ndim and support.is_floating_point() == query.is_floating_point():
+            raise ShapeError(
+                f"{name} has shape {list(support.shape)} in support and {list(query.shape)} in query, but both must have as "
+                f"many dimensions; make both in the same way, such as with {name}[..., None]"
+            )
     return tasks
 
 

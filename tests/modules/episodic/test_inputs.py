@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn import MAML, Batch, DivergenceError, Episode, ShapeError
+from metalearn import MAML, Batch, DivergenceError, Episode, Pooled, ShapeError
 from tests.networks import TinyConv
 
 CLASSES = torch.arange(3).repeat(2).repeat(2, 1)
@@ -151,6 +151,15 @@ def test_a_forgotten_task_axis_is_never_taken_for_tasks_of_one_number() -> None:
     part = Batch(torch.randn(5, 1), torch.randn(5, 1))
     with pytest.raises(ShapeError, match="a task axis by unsqueeze"):
         MAML(nn.Linear(1, 1), loss="mse").training_step(Episode(part, part), 0)
+
+
+@pytest.mark.parametrize("algorithm", [MAML, Pooled])
+@pytest.mark.parametrize("part", ["support", "query"])
+def test_targets_that_have_an_axis_more_in_one_part(algorithm: Any, part: str) -> None:
+    whole = Batch(noise(1), noise(1))
+    episode = Episode(whole, whole)._replace(**{part: Batch(whole.x, whole.y[..., 0])})
+    with pytest.raises(ShapeError, match="y has shape .* both must have as many dimensions"):
+        algorithm(nn.Linear(1, 1), loss="mse").meta_gradient(episode)
 
 
 @pytest.mark.parametrize(
