@@ -242,9 +242,8 @@ def test_help_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert stopped.value.code == 0
     words = " ".join(capsys.readouterr().out.split())
-    assert "metalearn study {hyper_cleaning,newsgroups,few_shot}" in words
-    assert "metalearn data {prepare,info,verify,tasks}" in words
-    assert "imaml_omniglot_5w1s" in words
+    assert "metalearn study hyper_cleaning" in words
+    assert "metalearn data info" in words
 
 
 def test_spread_over_seeds() -> None:

@@ -100,7 +100,7 @@ MISSPELLED = [
     ("fit --trainer.max_step 3", "did you mean --trainer.max_steps?"), ("fit --max_steps 3", "mean --trainer.max_steps?"),
     ("fit --conf maml_glyphs_5w1s", "did you mean --config?"), ("fit --config maml_glyph_5w1s", "mean maml_glyphs_5w1s"),
     ("fit maml_glyphs_5w1s", "write --config maml_glyphs_5w1s"), ("fit --model.norm transductiv", "mean transductive?"),
-    ("fit --test_after true", "did you mean --test_after_fit?"), ("fit --seed 3", "did you mean --seed_everything?"),
+    ("fit --test_after true", "did you mean --test_after_fit?"), ("fit --seed 3", "did you mean --seed_everything"),
     ("fit --jsn", "did you mean --json?"), ("fit --model.help MALM", "no such class; did you mean MAML?"),
     ("fit --data.help Omniglot", "did you mean OmniglotDataModule?"), ("fit --model.hlep MAML", "did you mean help?"),
     ("fit --model.backbone.help Conv", "did you mean Conv4?"), ("fit --model.backbone.help", "write --model.backbone.help CLASS"),

@@ -14,7 +14,7 @@ from PIL import Image
 
 from metalearn import MAML
 from metalearn.backbones import Conv4
-from metalearn.cli.predict import run as predict
+from metalearn.cli.predict import predict_folder
 from metalearn.datamodules import GlyphsDataModule
 from metalearn.datamodules.episodes.likeness import describe_images
 from metalearn.errors import CheckpointError
@@ -75,7 +75,7 @@ def test_statistics_are_those_of_the_pixels_in_plain_floats(checkpoint: Path) ->
 def run_predict(checkpoint: Path, folder: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="metalearn.cli.predict"):
-        predict([
+        predict_folder([
             "--ckpt_path", str(checkpoint), "--support", str(folder / "support"), "--query", str(folder / "query"), "--output",
             str(folder / "out"),
         ])  # fmt: skip
