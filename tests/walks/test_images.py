@@ -13,7 +13,7 @@ pytestmark = pytest.mark.documents
 PAGE = "images"
 SMALL = (
     "--trainer.max_steps 3 --model.backbone.hidden 4 --model.inner_steps 1 --data.ways 2 --data.tasks_per_batch 2"
-    " --data.val_tasks 2 --data.test_tasks 2"
+    " --data.train_tasks 6 --data.val_tasks 2 --data.test_tasks 2"
 )
 
 
