@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Interval", "interval"]
+__all__ = ["Interval", "interval", "measure_interval"]
 
 
 class Interval(NamedTuple):
@@ -42,7 +43,17 @@ def interval(values: Tensor) -> Interval:
         >>> interval(torch.tensor([0.5, 1.0, 0.75])).mean
         0.75
     """
-    numbers = values.double().tolist()
+    return measure_interval(values.double().tolist())
+
+
+def measure_interval(numbers: Sequence[float]) -> Interval:
+    """:func:`interval` of plain numbers.
+
+    Example:
+        >>> from metalearn.intervals import measure_interval
+        >>> measure_interval([0.5, 1.0, 0.75]).mean
+        0.75
+    """
     tasks = len(numbers)
     if tasks == 0:
         return Interval(math.nan, math.nan, 0)

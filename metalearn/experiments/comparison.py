@@ -8,6 +8,7 @@ from typing import Any
 
 from metalearn.errors import ConfigError
 from metalearn.experiments.folder import Run
+from metalearn.experiments.options import flatten_options
 from metalearn.experiments.record import Session
 from metalearn.experiments.results import read_task_values
 from metalearn.experiments.student import Spread, spread
@@ -125,7 +126,10 @@ def read_scores(runs: Sequence[Run], configs: Sequence[Mapping[str, Any]]) -> Sc
 
 def list_changes(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """The options in which configurations differ, each with its value in every one of them."""
-    flat = [_flatten(config) for config in configs]
+    flat = [
+        {name: "null" if value is None else str(value) for name, value in flatten_options(config).items()}
+        for config in configs
+    ]
     names = dict.fromkeys(name for options in flat for name in options)
     rows = [(name, [options.get(name, "-") for options in flat]) for name in names if name not in PLACES]
     return [(name, values) for name, values in rows if len(set(values)) > 1]
@@ -154,16 +158,3 @@ def find_test_tasks(run: Run) -> list[str]:
     record = run.record
     sessions: list[Session] = [] if record is None else [*reversed(record.evaluations), record.session]
     return next((session.test_tasks for session in sessions if session.test_tasks), [])
-
-
-def _flatten(value: Any, name: str = "") -> dict[str, str]:
-    """Nested options by their dotted names, as the command line has them."""
-    if isinstance(value, Mapping) and value:
-        parts = {key: part for key, part in value.items() if key != "init_args"}
-        inner = value.get("init_args")
-        parts |= inner if isinstance(inner, Mapping) else {}
-        return {key: text for part, entry in parts.items()
-                for key, text in _flatten(entry, f"{name}.{part}" if name else str(part)).items()}  # fmt: skip
-    if isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
-        return _flatten(dict(enumerate(value)), name)
-    return {name: "null" if value is None else str(value)}

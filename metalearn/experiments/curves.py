@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from pathlib import Path
+
+from metalearn.reports.tables import parse_number, read_whole_rows
 
 __all__ = ["Curve", "read_curves"]
 
@@ -21,22 +21,15 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     try:
         if path.stat().st_size > LARGEST:
             return {}
-        text = path.read_text(errors="replace")
+        rows = read_whole_rows(path)
     except OSError:
         return {}
     curves: dict[str, dict[int, float]] = {}
-    for row in csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])):
-        step = row.get("step") or ""
+    for row in rows:
+        step = row.get("step", "")
         for name, value in row.items():
-            if isinstance(name, str) and name.startswith(("train/", "val/")) and value and step.isdigit():
-                number = _number(value)
+            if name.startswith(("train/", "val/")) and step.isdigit():
+                number = parse_number(value)
                 if math.isfinite(number):
                     curves.setdefault(name, {})[int(step)] = number
     return {name: (sorted(points), [points[step] for step in sorted(points)]) for name, points in curves.items()}
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

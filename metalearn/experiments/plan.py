@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from metalearn.errors import ConfigError, DataError
+from metalearn.experiments.options import flatten_options
 from metalearn.reports.tables import write_atomically
 
 __all__ = ["claim"]
@@ -65,23 +66,13 @@ def _check(folder: Path, kind: str, options: Mapping[str, Any]) -> None:
     if was != kind:
         raise ConfigError(f"{folder} is a folder of metalearn {was}, not of {kind}; add --output with another folder")
     now = json.loads(json.dumps(options, default=str))
-    there, here = _flatten(before), _flatten(now)
+    there, here = flatten_options(before), flatten_options(now)
     for name in [*here, *there]:
         if there.get(name, MISSING) != here.get(name, MISSING):
             raise ConfigError(
                 f"{folder} was begun with {_assign(name, there)}, but now it is {_assign(name, here)}; say the same to go on, or "
                 "add --output with another folder"
             )
-
-
-def _flatten(options: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested options by their dotted names."""
-    if isinstance(options, dict) and options:
-        flat: dict[str, Any] = {}
-        for name, value in options.items():
-            flat |= _flatten(value, prefix if name == "init_args" else f"{prefix}{'.' if prefix else ''}{name}")
-        return flat
-    return {prefix: options}
 
 
 def _assign(name: str, options: Mapping[str, Any]) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from metalearn.experiments.record import Record, Session
+from metalearn.intervals import measure_interval
+from metalearn.reports.tables import parse_number, read_whole_rows
 
 __all__ = ["Result", "find_result", "read_last_row", "read_task_values"]
 
@@ -76,7 +77,7 @@ def read_task_values(folder: Path) -> tuple[str, dict[int, float]]:
     path = folder / "test_tasks.csv"
     if path.stat().st_size > LARGEST:
         raise ValueError("it is too large")
-    rows = list(csv.DictReader(io.StringIO(path.read_text(errors="replace"))))
+    rows = read_whole_rows(path)
     if not rows:
         raise ValueError("it has no rows")
     columns = [name for name in rows[0] if name]
@@ -130,33 +131,18 @@ def _read_tasks(folder: Path) -> Result | None:
         measure, values = read_task_values(folder)
     except (OSError, ValueError):
         return None
-    mean, ci95 = _measure(list(values.values()))
-    return Result("test", measure, mean, ci95, len(values)) if values else None
-
-
-def _measure(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and ``1.96 * s / sqrt(T)``."""
-    mean = math.fsum(values) / max(len(values), 1)
-    if len(values) < 2:
-        return mean, None
-    return mean, 1.96 * math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    mean, ci95, tasks = measure_interval(list(values.values()))
+    return Result("test", measure, mean, ci95 if tasks > 1 else None, tasks) if tasks else None
 
 
 def _read_metrics(folder: Path) -> Result | None:
     for stage, start in (("test", "test/"), ("validation", "val/")):
         for measure, name in (("accuracy", "acc"), ("loss", "loss")):
             row = read_last_row(folder / "metrics.csv", start + name)
-            if row is not None and _is_number(_number(row[start + name])):
-                ci95 = _number(row.get(f"{start}{name}_ci95", ""))
-                return Result(stage, measure, _number(row[start + name]), ci95 if _is_number(ci95) else None)
+            if row is not None and _is_number(parse_number(row[start + name])):
+                ci95 = parse_number(row.get(f"{start}{name}_ci95", ""))
+                return Result(stage, measure, parse_number(row[start + name]), ci95 if _is_number(ci95) else None)
     return None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _is_number(value: Any) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import sys
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn.experiments.parallel import Ended, Job, Progress
-from metalearn.reports.tables import write_atomically
+from metalearn.reports.tables import parse_number, read_whole_rows, write_atomically
 
 __all__ = ["Training", "format_measure"]
 
@@ -136,17 +134,5 @@ def _is_test(row: Mapping[str, float]) -> bool:
 
 
 def _read(path: Path) -> list[dict[str, float]]:
-    text = path.read_text(errors="replace")
-    rows = []
-    for row in csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])):
-        numbers = {name: number for name, value in row.items() if (number := _number(value)) is not None}
-        if "step" in numbers:
-            rows.append(numbers)
-    return rows
-
-
-def _number(value: object) -> float | None:
-    try:
-        return float(str(value))
-    except ValueError:
-        return None
+    rows = [{name: parse_number(value) for name, value in row.items() if value} for row in read_whole_rows(path)]
+    return [row for row in rows if math.isfinite(row.get("step", math.nan))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any
 
 from metalearn.errors import DataError, suggest_space
 
-__all__ = ["read_csv", "write_atomically", "write_csv"]
+__all__ = ["parse_number", "read_csv", "read_whole_rows", "write_atomically", "write_csv"]
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
@@ -52,3 +53,28 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a table."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def read_whole_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table that another process may be writing: the last line of a killed one may not be whole.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    text = path.read_text(errors="replace")
+    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+    return [row for row in rows if None not in row and None not in row.values()]
+
+
+def parse_number(text: object) -> float:
+    """The number that a cell holds; nan where it holds none.
+
+    Example:
+        >>> from metalearn.reports.tables import parse_number
+        >>> parse_number("0.5"), parse_number("")
+        (0.5, nan)
+    """
+    try:
+        return float(str(text))
+    except ValueError:
+        return math.nan

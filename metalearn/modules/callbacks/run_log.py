@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from metalearn.errors import DataError, suggest_space
-from metalearn.reports.tables import write_atomically
+from metalearn.reports.tables import read_whole_rows, write_atomically
 
 __all__ = ["LogFromHere", "RunLog"]
 
@@ -143,9 +143,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     """The rows that are whole; the last one of a killed run may not be."""
     if not path.is_file():
         return []
-    text = path.read_text(errors="replace")
-    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    return [row for row in rows if None not in row and None not in row.values() and row.get("step", "").isdigit()]
+    return [row for row in read_whole_rows(path) if row.get("step", "").isdigit()]
 
 
 def _make(folder: Path) -> None:
