@@ -31,11 +31,6 @@ extensions = [
 exclude_patterns = ["README.md", "figures/**", "extensions/**"]
 nitpick_ignore_regex = [("py:class", "Taskset|Learn2LearnMAML")]  # of learn2learn, which need not be installed
 
-for section in ("tutorials", "howto", "background"):  # an empty one is left out
-    if not set((HERE / section).glob("*.md")) - {HERE / section / "index.md"}:
-        exclude_patterns.append(f"{section}/index.md")
-suppress_warnings = ["toc.not_readable"]  # pages that indexes name and that are still to be written
-
 # pages
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline"]
 myst_heading_anchors = 4  # [a link](page.md#a-heading), as on GitHub

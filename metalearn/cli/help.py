@@ -13,7 +13,7 @@ from torch import nn
 from metalearn.cli.screen import Option
 from metalearn.cli.type_words import describe_parts, find_classes, list_names
 
-__all__ = ["describe_action", "find_checks", "read_bounds", "summarize", "write_plain"]
+__all__ = ["describe_action", "find_checks", "read_bounds", "summarize", "takes_class", "write_plain"]
 
 MOST_NAMES = 3
 """Names of foreign classes that stand for all."""
@@ -52,6 +52,11 @@ def describe_action(action: argparse.Action, prefix: str = "", check: Any = None
     shown = "; ".join(fact for fact in facts if fact)
     name = name.removeprefix(prefix) + _find_metavar(action)
     return Option(name, f"{text} [{shown}]".strip() if shown else text)
+
+
+def takes_class(action: argparse.Action) -> bool:
+    """Whether an option's value is a class that has a help of its own."""
+    return bool(_choose_classes(getattr(action, "_typehint", action.type)))
 
 
 def read_bounds(check: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning import LightningDataModule, LightningModule
 
-from metalearn.cli.help import describe_action, find_checks, summarize, write_plain
+from metalearn.cli.help import describe_action, find_checks, summarize, takes_class, write_plain
 from metalearn.cli.screen import Option, Screen, Section
 from metalearn.cli.type_words import find_ours
 
@@ -51,7 +51,7 @@ def show_class(kind: type, actions: Sequence[argparse.Action], key: str) -> Scre
     ]
     option = _find_option(key)
     notes = [f"Write {option}.NAME VALUE; in a configuration NAME stands below init_args."]
-    classes = [name for name, action in options.items() if "such as" in describe_action(action).text]
+    classes = [name for name, action in options.items() if takes_class(action)]
     if classes:
         notes.append(f"{option}.{classes[0]}.help CLASS lists the arguments of a class.")
     return Screen("", summarize(kind), sections, notes)

@@ -35,9 +35,9 @@ def run_seeds(request: Request, seeds: Sequence[int]) -> Report:
     names = list_seed_options(rehearsal)
     check_free(names, request)
     runs = SeedRuns(folder, {seed: _make_training(seed, folder, names, request.fit, rehearsal) for seed in seeds})
-    done = len(runs.finished)
-    board = Board(f"seeds of {rehearsal.name}", len(seeds), done)
-    processes = make_processes(request, rehearsal, board, len(seeds) - done)
+    board = Board(f"seeds of {rehearsal.name}", len(seeds), len(runs.finished))
+    # as many as when nothing was done: a training that goes on has the threads it had, and so the same sums
+    processes = make_processes(request, rehearsal, board, len(seeds))
     with claim(folder, "seeds", rehearsal.options):
         failures = runs.run(processes)
         report = _report(runs, rehearsal)

@@ -23,7 +23,8 @@ SCREENS = [
     ["fit", "--model.backbone.help", "Conv4"], ["fit", "--model.help", "tests.cli.test_help.OwnModule"],
 ]  # fmt: skip
 MARKS = ("never run on your", "Useful to", "main advantage", "<class", "most_ways", "``", ":class:", "METHODS", "Union[",
-         "MetaModule", "see streams", "Lightning Trainer command line tool", "Optional[", "Literal", "usage: usage")  # fmt: skip
+         "ways.help", "MetaModule", "see streams", "Lightning Trainer command line tool", "Optional[", "Literal",
+         "usage: usage")  # fmt: skip
 """What belongs to the source code, and sentences that are cut."""
 
 

@@ -54,7 +54,8 @@ def test_seeds_are_stopped_and_go_on(tmp_path: Path, cache: Path) -> None:
     words = ["seeds", "--seeds", "1", *SMALL, *TINY, "--trainer.max_steps", "60", "--data.train_tasks", "1000"]
     run_cli(*words, "--output", "whole", cwd=tmp_path, cache=cache)
     command = [sys.executable, "-m", "metalearn", *words]
-    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "METALEARN_CACHE": str(cache)}, text=True,
+    environment = {**os.environ, "METALEARN_CACHE": str(cache), "OMP_NUM_THREADS": "1"}  # as run_cli: sums depend on it
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     folder = tmp_path / "runs" / "maml_glyphs_5w1s_seeds"
     end = time.monotonic() + 120

@@ -109,5 +109,5 @@ def _list_losses(results: Mapping[tuple[str, int], Interval], last: int) -> list
         data = as_result("test", "loss", loss) if step == last else {"test": {}}
         data["test"]["loss_by_inner_steps"] = {str(step): as_data(loss)}
         text = format_loss(loss) + (f"  {describe_interval(loss)}" if step == last else "")
-        facts.append(Fact(f"test loss, {step} steps", text, data))
+        facts.append(Fact(f"test loss, {step} step{'s' * (step != 1)}", text, data))
     return facts
