@@ -22,4 +22,4 @@ step "python -m venv" "$python" -m venv venv
 step "pip install -e ." venv/bin/pip install -q -e clone
 step "metalearn fit" venv/bin/metalearn fit
 printf '%-44s %5d s\n' "in all" "$SECONDS"
-grep -h "test accuracy" "$work/step.log"
+sed -n "/╭/,/╯/p" "$work/step.log"
