@@ -146,6 +146,11 @@ def make_policy(network: nn.Module, name: NormPolicy, kept: StepStatistics | Non
     return kinds[name]()
 
 
+def has_batch_norm(network: nn.Module) -> bool:
+    """Whether a policy changes anything: the network has a layer of batch normalisation."""
+    return any(isinstance(layer, _BatchNorm) for layer in network.modules())
+
+
 def _check_running(network: nn.Module) -> None:
     for name, layer in network.named_modules():
         if isinstance(layer, _BatchNorm) and layer.running_mean is None:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from metalearn.bilevel.counts import OracleCounts
@@ -207,7 +206,7 @@ class MetaModule(ModuleFacts, OwnModule):
         """Refuse what is not proven right, and say once how batch normalisation is done."""
         check_run(self.trainer, self.backbone, self._runner.learner.backbone)
         self.solver.follow(self._runner.learner.able())
-        rank_zero_info(f"{type(self).__name__}: batch normalisation policy '{self.norm}'")
+        self._runner.tell_norm()
 
     def training_step(self, batch: Episode | list[Episode], batch_idx: int) -> Tensor:
         """The mean query loss over the ``B`` tasks after adaptation, with its graph to the outer parameters.

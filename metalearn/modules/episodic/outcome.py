@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from torch import nn
+
 from metalearn.bilevel.counts import OracleCounts
+from metalearn.inner.norm.policies import has_batch_norm
 from metalearn.intervals import Interval
 from metalearn.modules.episodic.task_picture import AdaptsToTasks, draw_task
 from metalearn.reports.bilevel_pictures import draw_costs
@@ -18,6 +21,8 @@ __all__ = ["find_better_steps", "list_facts", "list_pictures"]
 
 class ReportedModule(AdaptsToTasks, Protocol):
     """What the summary asks of a module."""
+
+    backbone: nn.Module
 
     @property
     def inner_steps(self) -> int:
@@ -89,7 +94,9 @@ def _list_test_facts(module: ReportedModule) -> list[Fact]:
         return [Fact("test", "no task was tested", {"notes": ["no task was tested"]})]
     facts = _list_accuracies(results, last) if module.classifies else _list_losses(results, last)
     facts += find_better_steps(results, last, module.classifies)
-    text = f"{module.inner_steps} in training, {last} at test; batch norm '{module.norm}'"
+    text = f"{module.inner_steps} in training, {last} at test"
+    if has_batch_norm(module.backbone):
+        text += f"; batch norm '{module.norm}'"
     return [*facts, Fact("inner steps", text, {"test": {"inner_steps": last}})]
 
 

@@ -33,6 +33,7 @@ from metalearn.inner.grad_mode import evaluation_gradients, usable
 from metalearn.inner.inner_loop import InnerLoop
 from metalearn.inner.losses import evaluating_loss
 from metalearn.inner.network.structure import Mode
+from metalearn.inner.norm.policies import has_batch_norm
 from metalearn.inner.rules import Params
 from metalearn.inner.solvers import TaskSolver
 from metalearn.inner.widening import check_widened, widen_head
@@ -192,10 +193,20 @@ class InnerRunner:
     def _specialise(self, params: Params, x: Tensor, mode: Mode) -> Learner:
         """The learner in its cheapest exact form for the network as it is now, tried on examples ``[n, ...]`` of a task."""
         learner = self.learner.specialised(params, x, mode)
-        if learner.note is not None and learner.note not in self._notes:
-            self._notes.add(learner.note)
-            rank_zero_info(f"{self._name}: {learner.note}")
+        if learner.note is not None:
+            self._tell_once(learner.note)
         return learner
+
+    def tell_norm(self) -> None:
+        """Say once by whose statistics the network's batch normalisation works."""
+        if has_batch_norm(self.learner.backbone):
+            self._tell_once(f"batch normalisation policy '{self.learner.norm}'")
+
+    def _tell_once(self, note: str) -> None:
+        """Say this on rank 0, unless it was said before."""
+        if note not in self._notes:
+            self._notes.add(note)
+            rank_zero_info(f"{self._name}: {note}")
 
 
 def make_usable(episode: Episode) -> Episode:
