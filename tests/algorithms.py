@@ -140,7 +140,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "anil": Algorithm(ANIL, TWO, maml, "head"),
     "ridge": Algorithm(ANIL, {"head_solver": "ridge"}, ridge, "head"),
     "imaml": Algorithm(
-        IMAML, {"inner_steps": 80, "inner_lr": 0.1, "lam": 4.0, "cg_steps": 40}, imaml, cheap={**FEW, "cg_steps": 3}
+        IMAML, {"inner_steps": 80, "inner_lr": 0.1, "lam": 4.0, "cg_steps": 40}, imaml,
+        cheap={**FEW, "cg_steps": 3, "linear_solver": "auto"},
     ),
     "few_shot": Algorithm(
         BilevelFewShot, {"l2": 1.0, "inner_steps": 80, "inner_lr": 0.5, "linear_steps": 30}, few_shot, "head", cheap=FEW
