@@ -58,7 +58,7 @@ LAYERS: Homes = {
              ReLU6="modules.activation", SiLU="modules.activation"),
 }  # fmt: skip
 """Classes that those networks take as arguments, such as the block of a ResNet."""
-LOSSES: Homes = _homes(
+LOSSES: Homes = _homes("metalearn.inner", GaussianNLL="bands", Quantiles="bands") | _homes(
     "torch.nn", BCEWithLogitsLoss="modules.loss", CrossEntropyLoss="modules.loss", HuberLoss="modules.loss",
     L1Loss="modules.loss", MSELoss="modules.loss", MultiLabelSoftMarginLoss="modules.loss", MultiMarginLoss="modules.loss",
     NLLLoss="modules.loss", SmoothL1Loss="modules.loss",

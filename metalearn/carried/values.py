@@ -155,6 +155,8 @@ def check_value(value: Any, hint: Any, name: str, where: str) -> Any:
     try:
         if name == "inner_optimizer":
             return _rule(value, where)
+        if name == "loss" and isinstance(value, Mapping):
+            return _object(value, LOSSES, where)
         return _take(value, hint, name, where)
     except _Unlike as error:
         raise CheckpointError(f"{where} is {short(value)}, which is no value that it takes; {USE_ANOTHER}") from error
@@ -181,8 +183,6 @@ def _take(value: Any, hint: Any, name: str, where: str) -> Any:
         return _sequence(value, origin, inner, name, where)
     if origin in (dict, Mapping):
         return _mapping(value, inner, name, where)
-    if origin is Callable and name == "loss" and isinstance(value, Mapping):
-        return _object(value, LOSSES, where)
     if origin is type or (origin is Callable and inner[-1:] == (nn.Module,)):
         return _layer(value, where)
     if isinstance(hint, type) and issubclass(hint, nn.Module):

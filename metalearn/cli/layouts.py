@@ -18,7 +18,7 @@ __all__ = ["list_options", "show_class", "show_parser"]
 
 GROUPS = {
     LightningModule: {
-        "Network, loss and outer loop": ("backbone", "loss", "outer_optimizer", "outer_scheduler", "metrics"),
+        "Network, loss and outer loop": ("backbone", "loss", "task", "outer_optimizer", "outer_scheduler", "metrics"),
         "Speed and memory": ("execution", "memory", "support_chunk", "tasks_at_once", "compile", "kernels"),
     },
     LightningDataModule: {

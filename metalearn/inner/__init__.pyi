@@ -4,6 +4,9 @@ from metalearn.inner.adapted import AdaptedModel as AdaptedModel
 from metalearn.inner.ambient import own_kernels as own_kernels
 from metalearn.inner.ambient import recording as recording
 from metalearn.inner.ambient import statistics as statistics
+from metalearn.inner.bands import BandLoss as BandLoss
+from metalearn.inner.bands import GaussianNLL as GaussianNLL
+from metalearn.inner.bands import Quantiles as Quantiles
 from metalearn.inner.execution.meta_loss import MetaLoss as MetaLoss
 from metalearn.inner.execution.meta_loss import evaluate as evaluate
 from metalearn.inner.execution.meta_loss import meta_loss as meta_loss

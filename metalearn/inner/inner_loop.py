@@ -10,11 +10,12 @@ from typing import Any, Literal, TypeVar, get_args
 
 from metalearn.checks import MOST_STEPS, check_choice, check_flag, check_number, check_whole
 from metalearn.errors import ConfigError
-from metalearn.inner.losses import LossFunction
+from metalearn.inner.losses import LossFunction, describe_loss
 from metalearn.inner.memory import MEMORY_MODES, MemoryMode
 from metalearn.inner.norm.task_norm import NormPolicy
 from metalearn.inner.rules import UpdateRule
 from metalearn.inner.step_sizes import InnerLR, check_inner_lr
+from metalearn.inner.task_types import TaskType
 
 __all__ = ["ExecutionName", "InnerLoop", "check_steps", "optional", "setting"]
 
@@ -84,7 +85,7 @@ class InnerLoop:
     )
     loss: LossFunction = setting(
         "cross_entropy",
-        '``"cross_entropy"``, ``"mse"``, or in Python any ``loss(outputs, targets) -> scalar``. A '
+        '``"cross_entropy"``, ``"mse"``, ``"gaussian_nll"`` or another, or any ``loss(outputs, targets) -> scalar``. A '
         "``torch.nn.Module`` is trained along.",
     )
     inner_optimizer: str | UpdateRule = setting(
@@ -116,7 +117,7 @@ class InnerLoop:
     )
     inner_weight_decay: float = setting(
         0.0,
-        "the weight decay of an inner step: this times the weights is added to the clipped gradient. ``adamw`` decouples it.",
+        "the weight decay of an inner step, added to the clipped gradient; ``adamw`` decouples it.",
         partial(check_number, remedy="use 0.0 for none", least=0),
     )
     inner_clip_norm: float | None = setting(
@@ -138,7 +139,7 @@ class InnerLoop:
     )
     tasks_at_once: int | None = setting(
         None,
-        "how many tasks a vectorised run adapts together; ``None`` for as many as suit the device. Fewer need less memory.",
+        "how many tasks a vectorised run adapts together; ``None`` for as many as suit the device.",
         optional(check_steps),
     )
     compile: bool = setting(
@@ -148,6 +149,11 @@ class InnerLoop:
     kernels: bool = setting(
         True,
         "use our convolutions and batch normalisation where they are exact; ``False`` for torch's own.",
+    )
+    task: TaskType | None = setting(
+        None,
+        '``"classification"``, ``"multilabel"``, ``"regression"``, or ``None`` for what the targets and the loss say.',
+        optional(partial(check_choice, choices=get_args(TaskType))),
     )
 
     def __post_init__(self) -> None:
@@ -180,7 +186,8 @@ class InnerLoop:
             values["inner_lr"] = list(self.inner_lr)
         if isinstance(self.inner_optimizer, UpdateRule):
             values["inner_optimizer"] = self.inner_optimizer.describe()
-        if callable(self.loss):
+        values["loss"] = describe_loss(self.loss)
+        if values["loss"] is None:
             del values["loss"]
         return values
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from metalearn.checks import check_choice
 from metalearn.errors import ConfigError
+from metalearn.inner.bands import BandLoss, GaussianNLL, Quantiles
 from metalearn.inner.learner import evaluating
+from metalearn.inner.named_losses import NAMED
 from metalearn.inner.rules import Params
 
 __all__ = [
@@ -25,11 +26,11 @@ __all__ = [
     "LossName",
     "ModuleLoss",
     "compute_loss",
+    "describe_loss",
     "double_loss",
     "evaluating_loss",
     "get_loss",
     "loss_tensors",
-    "mean_squared_error",
     "network_tensors",
     "share_loss",
 ]
@@ -37,8 +38,8 @@ __all__ = [
 Loss = Callable[[Tensor, Tensor], Tensor]
 """``loss(outputs [n, ...], targets [n, ...]) -> scalar``, a mean over the ``n`` examples."""
 
-LossName = Literal["cross_entropy", "mse"]
-LossFunction = LossName | nn.Module | Callable[[Tensor, Tensor], Tensor]
+LossName = Literal["cross_entropy", "mse", "l1", "huber", "gaussian_nll", "quantile", "binary_cross_entropy"]
+LossFunction = LossName | nn.Module | BandLoss | Callable[[Tensor, Tensor], Tensor]
 """A loss as a user gives it; see :func:`get_loss`."""
 
 PREFIX = ".loss."
@@ -84,18 +85,29 @@ class ModuleLoss:
         return value
 
 
-def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """``mean((o - y)^2)``, written out because ``F.mse_loss`` has no forward-over-reverse derivative."""
-    return ((outputs - targets) ** 2).mean()
+DESCRIBED: dict[str, Callable[..., BandLoss]] = {"GaussianNLL": GaussianNLL, "Quantiles": Quantiles}
+"""The losses that plain types describe, so that a checkpoint can hold them."""
 
 
-def get_loss(loss: LossFunction, backbone: nn.Module) -> Loss:
+def describe_loss(loss: object) -> object:
+    """A loss as a checkpoint keeps it, in plain types; ``None`` if it can keep none."""
+    if isinstance(loss, BandLoss) and type(loss) in DESCRIBED.values():
+        return loss.describe()
+    return None if callable(loss) else loss
+
+
+def get_loss(loss: LossFunction | Mapping[str, Any], backbone: nn.Module) -> Loss:
     """The loss function of a name; a callable as it is; a module with tensors of its own as one whose parameters are outer ones.
+
+    A loss that :func:`describe_loss` has described is made again.
 
     Raises:
         ConfigError: it is none of these, or shares a parameter with the network.
     """
-    losses: dict[Any, Loss] = {"cross_entropy": F.cross_entropy, "mse": mean_squared_error}
+    if isinstance(loss, Mapping):
+        name = str(loss.get("class_path")).rpartition(".")[2]
+        check_choice("loss", name, list(DESCRIBED))
+        return DESCRIBED[name](**loss.get("init_args") or {})
     if isinstance(loss, type):
         raise ConfigError(f"loss is the class {loss.__name__}, but it must be an instance; use loss={loss.__name__}()")
     if isinstance(loss, nn.Module):
@@ -109,8 +121,8 @@ def get_loss(loss: LossFunction, backbone: nn.Module) -> Loss:
         return ModuleLoss(loss) if [*loss.parameters(), *loss.buffers()] else loss
     if callable(loss):
         return loss
-    check_choice("loss", loss, list(losses))
-    return losses[loss]
+    check_choice("loss", loss, list(NAMED))
+    return NAMED[loss]
 
 
 def compute_loss(loss: Loss, params: Params, outputs: Tensor, targets: Tensor) -> Tensor:

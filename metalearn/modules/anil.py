@@ -17,6 +17,7 @@ from metalearn.inner.inner_loop import ExecutionName, InnerLoop, setting
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.solvers import RidgeSolver
 from metalearn.inner.step_sizes import InnerLR
+from metalearn.inner.task_types import TaskType
 from metalearn.modules.episodic.base import MetaModule
 from metalearn.modules.episodic.gradient_steps import make_gradient_steps
 from metalearn.modules.episodic.joining import join_options
@@ -115,6 +116,7 @@ class ANIL(MetaModule):
         head: str = "head",
         head_solver: HeadSolver = "gradient",
         initial_ridge: float = 1.0,
+        task: TaskType | None = None,
     ) -> None:
         options = HeadLoop.of(locals())
         solves = head_solver == "ridge"

@@ -18,6 +18,7 @@ from metalearn.inner import MEMORY_MODES, HeadLearner, Learner, MemoryMode, Norm
 from metalearn.inner.inner_loop import ExecutionName, InnerLoop, check_steps, setting
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.support_gradient import SupportGradient
+from metalearn.inner.task_types import TaskType
 from metalearn.modules.episodic.base import MetaModule
 from metalearn.modules.episodic.scores import Metrics
 from metalearn.modules.problem_based.names import LINEAR_SOLVERS, LinearSolverName, make_inner_solver
@@ -137,6 +138,7 @@ class BilevelFewShot(MetaModule):
         tasks_at_once: int | None = None,
         kernels: bool = True,
         metrics: Metrics = None,
+        task: TaskType | None = None,
     ) -> None:
         options = HeadProblem.of(locals())
         super().__init__(

@@ -19,6 +19,7 @@ from metalearn.inner import Learner, NormPolicy
 from metalearn.inner.inner_loop import ExecutionName, InnerLoop, check_steps, setting
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.support_gradient import SupportGradient
+from metalearn.inner.task_types import TaskType
 from metalearn.modules.episodic.base import MetaModule
 from metalearn.modules.episodic.scores import Metrics
 from metalearn.modules.training.outer import Scheduler
@@ -103,6 +104,7 @@ class IMAML(MetaModule):
         tasks_at_once: int | None = None,
         kernels: bool = True,
         metrics: Metrics = None,
+        task: TaskType | None = None,
     ) -> None:
         options = ImplicitLoop.of(locals())
         super().__init__(

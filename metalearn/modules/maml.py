@@ -10,6 +10,7 @@ from metalearn.inner import MemoryMode, NormPolicy, UpdateRule
 from metalearn.inner.inner_loop import ExecutionName, InnerLoop
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.step_sizes import InnerLR
+from metalearn.inner.task_types import TaskType
 from metalearn.modules.episodic.base import MetaModule
 from metalearn.modules.episodic.joining import join_options
 from metalearn.modules.episodic.scores import Metrics
@@ -62,6 +63,7 @@ class MAML(MetaModule):
         compile: bool = False,
         kernels: bool = True,
         metrics: Metrics = None,
+        task: TaskType | None = None,
     ) -> None:
         options = InnerLoop.of(locals())
         super().__init__(

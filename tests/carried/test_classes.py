@@ -11,10 +11,12 @@ from torch import nn
 
 import metalearn.backbones
 import metalearn.datamodules
+import metalearn.inner
 import metalearn.modules
 from metalearn import CheckpointError
 from metalearn.carried import build_network, class_path
 from metalearn.carried.classes import DATA_MODULES, LAYERS, LOSSES, MODULES, NETWORKS, RULES, find_class
+from metalearn.inner import BandLoss
 from metalearn.inner.rules import CLASSES
 
 PYTHON_ALONE = {"MetaModule", "BilevelModule", "FunctionEpisodes"}
@@ -32,12 +34,13 @@ def test_every_class_of_ours_is_on_a_list() -> None:
     assert public(metalearn.datamodules, L.LightningDataModule) - PYTHON_ALONE - BASES == set(DATA_MODULES)
     assert public(metalearn.backbones, nn.Module) <= set(NETWORKS)
     assert set(CLASSES) == set(RULES)
+    assert public(metalearn.inner, BandLoss) - {"BandLoss"} <= set(LOSSES)
 
 
 @pytest.mark.parametrize(
     ("homes", "kind"),
     [(MODULES, L.LightningModule), (DATA_MODULES, L.LightningDataModule), (NETWORKS, nn.Module), (LAYERS, nn.Module),
-     (LOSSES, nn.Module), (RULES, object)],
+     (LOSSES, object), (RULES, object)],
 )  # fmt: skip
 def test_every_name_is_found_by_all_its_paths(homes: dict[str, tuple[str, ...]], kind: type) -> None:
     for name, places in homes.items():

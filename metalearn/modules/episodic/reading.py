@@ -14,8 +14,10 @@ from metalearn.errors import ConfigError, DivergenceError, ShapeError
 from metalearn.inner import Adaptation, own_kernels
 from metalearn.inner.grad_mode import evaluation_gradients, usable
 from metalearn.inner.losses import evaluating_loss
+from metalearn.inner.task_types import check_task_type, presume_task_type
+from metalearn.modules.episodic.loss_checks import name_loss
 from metalearn.modules.episodic.runner import InnerRunner
-from metalearn.modules.episodic.targets import Reading, find_ignored_label, presume_classes, read_batch
+from metalearn.modules.episodic.targets import Reading, find_ignored_label, read_batch
 
 __all__ = ["TaskReader", "check_data"]
 
@@ -35,14 +37,23 @@ class TaskReader:
         self._runner, self._loss_order = runner, loss_order
         loss = runner.options.loss
         self.named_loss: str | None = loss if isinstance(loss, str) else None
-        self._presumed = presume_classes(loss)
+        check_task_type(
+            runner.options.task, runner.loss, repr(self.named_loss) if self.named_loss else name_loss(runner.loss)
+        )
         self._kind: bool | None = None
         self._readings: dict[Any, Reading] = {}
 
     @property
     def classifies(self) -> bool:
         """Whether the targets are class labels: known from the first batch on, before it what the loss suggests."""
-        return self._presumed if self._kind is None else self._kind
+        if self._kind is not None:
+            return self._kind
+        return (self._runner.options.task or presume_task_type(self._runner.loss)) == "classification"
+
+    @property
+    def measures(self) -> bool:
+        """Whether it is known what the outputs mean, by the loss or by the user, so that metrics can be taken of them."""
+        return self._runner.options.task is not None or presume_task_type(self._runner.loss) is not None
 
     @property
     def ignored_label(self) -> int:
@@ -88,6 +99,8 @@ class TaskReader:
         key = (x.shape[2:], y.shape[2:], x.dtype, y.dtype, x.device, min(x.shape[1], 2), weights)
         if key not in self._readings:
             self._readings[key] = self._try(role, part)
+            if self._readings[key].note and self._kind is None:
+                self._runner.tell_once(self._readings[key].note)
         self._kind = self._readings[key].classes
         return self._readings[key]
 
@@ -110,7 +123,8 @@ class TaskReader:
                 return learner.support_logits(params, encoded)
 
             task = Batch(usable(x[0]), usable(y[0]))
-            return read_batch(adaptation, forward, task, role, self.named_loss, self._order(adaptation))
+            asked = self._runner.options.task
+            return read_batch(adaptation, forward, task, role, self.named_loss, self._order(adaptation), asked)
 
     def _order(self, adaptation: Adaptation) -> int:
         """Up to which order training differentiates the loss."""

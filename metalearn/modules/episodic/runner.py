@@ -72,15 +72,16 @@ class InnerRunner:
         options: as they are now.
         learner: of the whole network.
         solver: of the inner problem.
+        loss: of support and query sets.
         chooser: has chosen how tasks are run.
         compiled: runs a compiled step; ``None`` where that was not asked for.
     """
 
     def __init__(self, name: str, options: InnerLoop, learner: Learner, loss: Loss, solver: TaskSolver) -> None:
-        self.options, self.learner, self.solver = options, learner, solver
+        self.options, self.learner, self.solver, self.loss = options, learner, solver, loss
         self.chooser = Chooser(name)
         self.compiled = CompiledPart(rank_zero_info) if options.compile else None
-        self._name, self._loss = name, loss
+        self._name = name
         self._notes: set[str] = set()
 
     @property
@@ -172,13 +173,13 @@ class InnerRunner:
             running = stack.enter_context(learner.running(mode))
             stack.enter_context(own_kernels(*choice.operators))
             if evaluating:
-                stack.enter_context(evaluating_loss(self._loss))
+                stack.enter_context(evaluating_loss(self.loss))
             adaptation = replace(self.adaptation, learner=running, ways=ways).with_memory(choice.memory)
             plan = make_plan(choice, adaptation, episode, self.options.tasks_at_once, self.compiled is not None)
             yield Running(adaptation, plan, choice)
 
     def _adapt_by(self, method: InnerMethod) -> Adaptation:
-        return Adaptation(self.learner, self._loss, method)
+        return Adaptation(self.learner, self.loss, method)
 
     def _choose(self, learner: Learner, outer: tuple[str, ...], episode: Episode, evaluating: bool) -> Choice:
         choice = self.chooser.find(learner, outer, evaluating)
@@ -194,15 +195,15 @@ class InnerRunner:
         """The learner in its cheapest exact form for the network as it is now, tried on examples ``[n, ...]`` of a task."""
         learner = self.learner.specialised(params, x, mode)
         if learner.note is not None:
-            self._tell_once(learner.note)
+            self.tell_once(learner.note)
         return learner
 
     def tell_norm(self) -> None:
         """Say once by whose statistics the network's batch normalisation works."""
         if has_batch_norm(self.learner.backbone):
-            self._tell_once(f"batch normalisation policy '{self.learner.norm}'")
+            self.tell_once(f"batch normalisation policy '{self.learner.norm}'")
 
-    def _tell_once(self, note: str) -> None:
+    def tell_once(self, note: str) -> None:
         """Say this on rank 0, unless it was said before."""
         if note not in self._notes:
             self._notes.add(note)

@@ -7,15 +7,23 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn.episode import Batch
 from metalearn.errors import MetalearnError, ShapeError
-from metalearn.inner import Adaptation, ModuleLoss
-from metalearn.modules.episodic.loss_checks import check_loss
+from metalearn.inner import Adaptation, BandLoss, ModuleLoss
+from metalearn.inner.task_types import TaskType
+from metalearn.modules.episodic.loss_checks import check_loss, name_loss
+from metalearn.modules.episodic.task_kinds import (
+    check_band,
+    check_named,
+    check_targets,
+    find_task_type,
+    may_be_classes,
+    note_task_type,
+)
 
-__all__ = ["Reading", "find_ignored_label", "presume_classes", "read_batch"]
+__all__ = ["Reading", "find_ignored_label", "read_batch"]
 
 NOT_TAKEN = (RuntimeError, ValueError, IndexError, AssertionError, TypeError)
 """What torch and networks raise for inputs that they cannot take."""
@@ -29,27 +37,21 @@ class Reading(NamedTuple):
         classes: whether targets are class labels, of examples ``[n]`` or of places in them ``[n, ...]``.
         x_dtype: what inputs are brought to; ``None`` for no other.
         y_dtype: what targets are brought to; ``None`` for no other.
+        task: the kind of task.
+        note: how that was found out; empty where the user has said it.
     """
 
     outputs: int
     classes: bool
     x_dtype: torch.dtype | None
     y_dtype: torch.dtype | None
+    task: TaskType
+    note: str
 
     def convert(self, batch: Batch) -> Batch:
         """The batch in the types that network and loss take."""
         x = batch.x if self.x_dtype is None else batch.x.to(self.x_dtype)
         return Batch(x, batch.y if self.y_dtype is None else batch.y.to(self.y_dtype))
-
-
-def presume_classes(loss: Any) -> bool:
-    """Whether targets are class labels as far as the loss tells, before any of them is seen."""
-    inner = loss.func if isinstance(loss, functools.partial) else loss
-    return (
-        inner in ("cross_entropy", F.cross_entropy, F.nll_loss, F.multi_margin_loss)
-        if not isinstance(inner, nn.Module)
-        else isinstance(inner, (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss))
-    )
 
 
 def find_ignored_label(loss: Any) -> int:
@@ -65,7 +67,13 @@ def find_ignored_label(loss: Any) -> int:
 
 
 def read_batch(
-    adaptation: Adaptation, forward: Callable[[Tensor], Any], batch: Batch, role: str, named: str | None, order: int
+    adaptation: Adaptation,
+    forward: Callable[[Tensor], Any],
+    batch: Batch,
+    role: str,
+    named: str | None,
+    order: int,
+    asked: TaskType | None = None,
 ) -> Reading:
     """Find out what one task's examples are, by a forward pass and a call of the loss.
 
@@ -76,6 +84,7 @@ def read_batch(
         role: for messages.
         named: the loss, if it was given by its name.
         order: of the derivatives that the loss must have: 2 for an exact meta-gradient.
+        asked: the kind of task as the user says it.
 
     Raises:
         ShapeError: the network cannot take the inputs, or outputs and targets do not fit together.
@@ -85,25 +94,36 @@ def read_batch(
     outputs, x_dtype = _try_network(adaptation, forward, x, role)
     labels = not y.is_floating_point() and not y.is_complex()
     per_place = outputs.ndim == y.ndim + 1 and outputs.shape[2:] == y.shape[1:]
-    classes = labels and per_place and named != "mse" and (outputs.shape[1] > 1 or named is not None)
-    if named is not None:
-        _check_named(named, outputs, y, classes, role)
-    y_dtype = None
-    if labels and (classes or y.dtype != torch.bool):
-        y_dtype = torch.int64
-    elif y.is_floating_point() and outputs.dtype in (torch.float32, torch.float64):
-        y_dtype = outputs.dtype
+    loss, name = adaptation.loss, name_loss(adaptation.loss) if named is None else repr(named)
+    classes = labels and per_place and may_be_classes(loss, named, asked)
+    classes = classes and (outputs.shape[1] > 1 or named is not None)
+    check_targets(asked, classes, outputs, y, role)
+    if isinstance(loss, BandLoss):
+        check_band(loss, name, outputs, y)
+    elif named is not None:
+        check_named(named, outputs, y, classes, role)
+    y_dtype = _choose_type(outputs, y, classes)
     targets = y if y_dtype is None else y.to(y_dtype)
     if classes:
         targets = targets.clamp(0, outputs.shape[1] - 1)  # whether labels are in range is asked of every batch
     if named is None:
         check_loss(adaptation, outputs, targets, classes, order)
+    task = find_task_type(loss, asked, classes, outputs, y)
     return Reading(
         outputs.shape[1] if classes else outputs.shape[-1],
         classes,
         x_dtype,
         None if y_dtype == y.dtype else y_dtype,
+        task,
+        note_task_type(task, loss, name, y) if asked is None else "",
     )
+
+
+def _choose_type(outputs: Tensor, y: Tensor, classes: bool) -> torch.dtype | None:
+    """What targets are brought to; ``None`` where they stay as they are."""
+    if y.is_floating_point():
+        return outputs.dtype if outputs.dtype in (torch.float32, torch.float64) else None
+    return None if y.is_complex() or (y.dtype == torch.bool and not classes) else torch.int64
 
 
 def _try_network(
@@ -144,28 +164,6 @@ def _try_network(
             "what rounds or compares at its end"
         )
     return outputs[: len(x)], casts
-
-
-def _check_named(named: str, outputs: Tensor, y: Tensor, classes: bool, role: str) -> None:
-    if classes:
-        return
-    if named == "mse" or y.is_floating_point():
-        if outputs.shape == y.shape:
-            rows = y.float().sum(1) if outputs.ndim > 1 else y
-            if named == "mse" or (bool((y >= 0).all()) and bool((rows - 1).abs().max() < 1e-3)):
-                return
-            raise ShapeError(
-                f"{role}: loss is 'cross_entropy', but y of shape {list(y.shape)} holds floats that are no class "
-                "probabilities (at least 0, with sum 1); use loss='mse' for regression, a multi-label loss, or y.long()"
-            )
-        expected = str(list(outputs.shape)) if named == "mse" else "[examples] of integer classes, or probabilities"
-    else:
-        expected = "[examples, ...] where the backbone gives [examples, ways, ...]"
-    raise ShapeError(
-        f"the backbone gives outputs of shape {list(outputs.shape)} for targets of shape {list(y.shape)} "
-        f"({_short(y.dtype)}), but the loss {named!r} needs targets of shape {expected}; change the "
-        "backbone's number of outputs, the targets' shape, or the loss"
-    )
 
 
 def _remedy(x: Tensor, network: nn.Module) -> str:
