@@ -43,7 +43,7 @@ def presume_task_type(loss: Any) -> TaskType | None:
     inner = _unwrap(loss)
     for task in get_args(TaskType):
         if isinstance(inner, CLASSES[task]) or any(inner is function for function in FUNCTIONS[task]):
-            return task  # type: ignore[no-any-return]
+            return task
     return None
 
 
