@@ -85,8 +85,8 @@ class InnerLoop:
     )
     loss: LossFunction = setting(
         "cross_entropy",
-        '``"cross_entropy"``, ``"mse"``, ``"gaussian_nll"`` or another, or any ``loss(outputs, targets) -> scalar``. A '
-        "``torch.nn.Module`` is trained along.",
+        'a name, such as ``"mse"`` or ``"gaussian_nll"``, or any ``loss(outputs, targets) -> scalar``. A module is trained '
+        "along.",
     )
     inner_optimizer: str | UpdateRule = setting(
         "sgd",
@@ -133,8 +133,7 @@ class InnerLoop:
     )
     multi_step_loss: int | None = setting(
         None,
-        "for how many outer steps the query losses after all inner steps count, less and less (MAML++); ``None`` for the last "
-        "one alone.",
+        "for how many outer steps the query losses of all steps count, less and less (MAML++).",
         optional(check_steps),
     )
     tasks_at_once: int | None = setting(
