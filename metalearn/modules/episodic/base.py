@@ -58,7 +58,7 @@ class MetaModule(ModuleFacts, OwnModule):
         learner: makes the strategy that says which parameters adapt.
         solver: makes what solves the inner problem of a task, and owns what is learned for that.
         outer_optimizer: makes the outer optimiser from the parameters.
-        outer_scheduler: makes its schedule over outer steps; ``"cosine"`` falls to 0 at the end of the run.
+        outer_scheduler: makes its schedule over outer steps; ``"cosine"`` ends at 0.
         metrics: torchmetrics on the query sets of all tasks: one, a list, or a mapping by name. They are logged as
             ``val/<name>`` and ``test/<name>``.
         loss_order: how often training differentiates the loss; ``None`` for as often as the meta-gradient does.
