@@ -16,7 +16,7 @@ from metalearn.cli.type_words import find_ours
 
 __all__ = ["list_options", "show_class", "show_parser"]
 
-GROUPS = {
+GROUPS: dict[type, dict[str, tuple[str, ...]]] = {
     LightningModule: {
         "Network, loss and outer loop": ("backbone", "loss", "task", "outer_optimizer", "outer_scheduler", "metrics"),
         "Speed and memory": ("execution", "memory", "support_chunk", "tasks_at_once", "compile", "kernels"),
