@@ -28,15 +28,19 @@ from metalearn.errors import MetalearnError as MetalearnError
 from metalearn.errors import ShapeError as ShapeError
 from metalearn.inner import AdaptedModel as AdaptedModel
 from metalearn.metrics import EpisodeAccuracy as EpisodeAccuracy
+from metalearn.modules import ALFA as ALFA
 from metalearn.modules import ANIL as ANIL
 from metalearn.modules import IMAML as IMAML
 from metalearn.modules import MAML as MAML
 from metalearn.modules import AtomicCheckpointIO as AtomicCheckpointIO
+from metalearn.modules import Baseline as Baseline
 from metalearn.modules import BilevelFewShot as BilevelFewShot
 from metalearn.modules import BilevelModule as BilevelModule
 from metalearn.modules import HyperCleaning as HyperCleaning
 from metalearn.modules import MetaModule as MetaModule
 from metalearn.modules import Pooled as Pooled
+from metalearn.modules import ProtoNet as ProtoNet
 from metalearn.modules import RegularizationTuning as RegularizationTuning
+from metalearn.modules import Reptile as Reptile
 
 __version__: str

@@ -15,7 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metalearn import ANIL, IMAML, MAML, BilevelFewShot, Episode, MetaModule, Pooled
+from metalearn import (
+    ALFA,
+    ANIL,
+    IMAML,
+    MAML,
+    Baseline,
+    BilevelFewShot,
+    Episode,
+    MetaModule,
+    Pooled,
+    ProtoNet,
+    Reptile,
+)
 
 Params = dict[str, Tensor]
 Task = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -61,6 +73,11 @@ def fomaml(net: nn.Module, start: Params, task: Task, moving: list[str]) -> Tens
     return query_loss(net, {name: start[name] + (there[name] - start[name]).detach() for name in start}, task)
 
 
+def alfa(net: nn.Module, start: Params, task: Task, moving: list[str]) -> Tensor:
+    """As it starts: MAML. Its step sizes are in float32, which has no 0.3."""
+    return query_loss(net, descend(net, start, task, moving, 2, 0.25), task)
+
+
 def imaml(net: nn.Module, start: Params, task: Task, moving: list[str]) -> Tensor:
     return query_loss(net, descend(net, start, task, moving, 80, 0.1, penalty=4.0), task)
 
@@ -88,6 +105,28 @@ def pooled(net: nn.Module, start: Params, task: Task, moving: list[str]) -> Tens
     """No adaptation: all examples alike."""
     outputs = functional_call(net, start, (torch.cat([task[0], task[2]]),))
     return F.cross_entropy(outputs, torch.cat([task[1], task[3]]))
+
+
+def prototypes(net: Any, start: Params, task: Task, moving: list[str]) -> Tensor:
+    """The softmax of minus the squared distances to class means."""
+    z, q = (functional_call(net, start, (x,), {"features": True}) for x in (task[0], task[2]))
+    means = torch.stack([z[task[1] == label].mean(0) for label in range(3)])
+    return F.cross_entropy(-(q[:, None] - means).square().sum(2), task[3])
+
+
+def cosines(net: Any, start: Params, task: Task, moving: list[str]) -> Tensor:
+    """No adaptation: ten times the cosines between features and the rows of the head."""
+    features = functional_call(net, start, (torch.cat([task[0], task[2]]),), {"features": True})
+    rows = start["head.weight"]
+    lengths = features.square().sum(1).sqrt()[:, None] * rows.square().sum(1).sqrt()
+    return F.cross_entropy(10 * features @ rows.T / lengths, torch.cat([task[1], task[3]]))
+
+
+def reptile(net: nn.Module, start: Params, task: Task, moving: list[str]) -> Tensor:
+    """Something whose gradient is the way back from the weights that all examples of a task have led to."""
+    everything = torch.cat([task[0], task[2]]), torch.cat([task[1], task[3]]), task[2], task[3]
+    there = descend(net, start, everything, moving, 2, 0.3)
+    return sum(((start[name] * (start[name] - there[name]).detach()).sum() for name in moving), torch.zeros(()))
 
 
 @dataclass(frozen=True)
@@ -137,6 +176,7 @@ FEW = {"inner_steps": 3, "inner_lr": 0.1}
 ALGORITHMS: dict[str, Algorithm] = {
     "maml": Algorithm(MAML, TWO, maml),
     "fomaml": Algorithm(MAML, {**TWO, "first_order": True}, fomaml),
+    "alfa": Algorithm(ALFA, {"inner_steps": 2, "inner_lr": 0.25}, alfa),
     "anil": Algorithm(ANIL, TWO, maml, "head"),
     "ridge": Algorithm(ANIL, {"head_solver": "ridge"}, ridge, "head"),
     "imaml": Algorithm(
@@ -147,6 +187,10 @@ ALGORITHMS: dict[str, Algorithm] = {
         BilevelFewShot, {"l2": 1.0, "inner_steps": 80, "inner_lr": 0.5, "linear_steps": 30}, few_shot, "head", cheap=FEW
     ),
     "pooled": Algorithm(Pooled, TWO, pooled),
+    "protonet": Algorithm(ProtoNet, {}, prototypes, "head"),
+    "baseline": Algorithm(Baseline, {}, pooled, "head"),
+    "cosine": Algorithm(Baseline, {"classifier": "cosine"}, cosines, "head"),
+    "reptile": Algorithm(Reptile, TWO, reptile),
 }  # fmt: skip
 KINDS: list[type[MetaModule]] = list(dict.fromkeys(algorithm.kind for algorithm in ALGORITHMS.values()))
 """The classes of the list, once each."""

@@ -171,6 +171,12 @@ class ClassEpisodes(EpisodicDataModule):
 
     def gather_rows(self, seed: int, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """The numbers ``[B, N, K + Q]`` of the examples of tasks of one shape, and the turns ``[B, N]`` of their classes."""
+        return self._pick_rows(seed, split, indices)[:2]
+
+    def _pick_rows(
+        self, seed: int, split: str, indices: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """As :meth:`gather_rows`, with the numbers ``[B, N]`` of the classes in the split."""
         pool, classes = self.pool, self._splits[split]
         counts = pool.counts[classes]
         turned = self._turns(split)
@@ -180,17 +186,18 @@ class ClassEpisodes(EpisodicDataModule):
         picked, images = draw_episodes(seed, split, indices, counts, ways, shots + queries)
         turns = picked % TURNS if turned else None
         base = picked // TURNS if turned else picked
-        return pool.offsets[classes[base]][..., None] + images, turns
+        return pool.offsets[classes[base]][..., None] + images, turns, picked
 
     def _draw_alike(self, seed: int, split: str, indices: np.ndarray) -> Episode:
         """Tasks of one shape: one draw and one gather for all."""
-        rows, turns = self.gather_rows(seed, split, indices)
+        rows, turns, picked = self._pick_rows(seed, split, indices)
         ways, shots, queries = self.recipe.ways[0], self.recipe.shots[0], self.recipe.queries[0]
-        labels = torch.arange(ways)
+        by_class = torch.from_numpy(np.asarray(picked, np.int64))
+        labels = by_class if self._labels_classes(split) else torch.arange(ways).expand_as(by_class)
         sets = []
         for part, count in ((rows[:, :, :shots], shots), (rows[:, :, shots:], queries)):
             x = self.take(part, None if turns is None else np.repeat(turns[..., None], count, -1))
-            y = labels.repeat_interleave(count).expand(len(indices), -1).contiguous()
+            y = labels.repeat_interleave(count, 1)
             sets.append(Batch(x.view(len(indices), ways * count, *x.shape[3:]), y))
         return Episode(*sets)
 
@@ -210,7 +217,8 @@ class ClassEpisodes(EpisodicDataModule):
         ways, most = len(drawn.shots), self.recipe.shots[1]
         support = np.arange(most) < drawn.shots[:, None]
         query = slice(most, most + drawn.queries)
-        labels = np.where(np.arange(len(rows)) < ways, np.arange(len(rows)), -1)
+        numbers = drawn.classes if self._labels_classes(split) else np.arange(len(rows))
+        labels = np.where(np.arange(len(rows)) < ways, numbers, -1)
         last = rows[:, rows.shape[1] - self.recipe.unlabeled :] if self.recipe.unlabeled else rows[:, :0]
         order = draw_order(seed, split, index, last.size)
         task = TaskRows(
@@ -232,6 +240,9 @@ class ClassEpisodes(EpisodicDataModule):
             x = self.take(numbers, None if turns is None else turns[part])
             roles.append(Batch(x[None], torch.from_numpy(np.asarray(labels, np.int64))[None]))
         return SemiSupervisedEpisode(*roles) if self.recipe.unlabeled else Episode(*roles[:2])
+
+    def _labels_classes(self, split: str) -> bool:
+        return self.options.class_labels and split == "train"
 
     def _turns(self, split: str) -> bool:
         return self.options.rotations and split == "train"

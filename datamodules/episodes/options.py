@@ -26,6 +26,9 @@ class EpisodeOptions:
         unlabeled: images per class without a label, beside support and query (Ren et al. 2018). Episodes are then
             :class:`~metalearn.episode.SemiSupervisedEpisode`.
         distractors: classes that appear among the unlabeled images alone.
+        class_labels: label training tasks by the numbers of their classes in the training split, from 0, as
+            :class:`~metalearn.Baseline` needs them; those of validation and test keep ``0..N-1``. Turned classes have numbers of
+            their own.
         normalize: subtract the mean of each channel over the training classes' images, and divide by its deviation.
         augment: torchvision v2 transforms (or any modules ``[C, H, W] -> [C, H, W]``) for training images, each image by
             itself, on the device.
@@ -52,9 +55,10 @@ class EpisodeOptions:
     augment: Sequence[nn.Module] = ()
     skip_broken: bool = False
     test_tasks_file: str | None = None
+    class_labels: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("balanced", "within_groups", "rotations", "normalize", "skip_broken"):
+        for name in ("balanced", "within_groups", "rotations", "normalize", "skip_broken", "class_labels"):
             check_flag(name, getattr(self, name))
         check_whole("unlabeled", self.unlabeled, 0)
         check_whole("distractors", self.distractors, 0)

@@ -28,8 +28,9 @@ def _homes(package: str, **names: str) -> dict[str, tuple[str, ...]]:
 
 
 MODULES: Homes = _homes(
-    "metalearn.modules", ANIL="anil", BilevelFewShot="bilevel_few_shot", HyperCleaning="hyper_cleaning", IMAML="imaml",
-    MAML="maml", Pooled="pooled", RegularizationTuning="regularization_tuning",
+    "metalearn.modules", ALFA="alfa", ANIL="anil", Baseline="baseline", BilevelFewShot="bilevel_few_shot",
+    HyperCleaning="hyper_cleaning", IMAML="imaml", MAML="maml", Pooled="pooled", ProtoNet="protonet",
+    RegularizationTuning="regularization_tuning", Reptile="reptile",
 )  # fmt: skip
 DATA_MODULES: Homes = _homes(
     "metalearn.datamodules", ArrayEpisodes="arrays", CIFARFSDataModule="cifar", CUB200DataModule="cub",

@@ -1,4 +1,6 @@
+from metalearn.modules.alfa import ALFA as ALFA
 from metalearn.modules.anil import ANIL as ANIL
+from metalearn.modules.baseline import Baseline as Baseline
 from metalearn.modules.bilevel import BilevelModule as BilevelModule
 from metalearn.modules.bilevel_few_shot import BilevelFewShot as BilevelFewShot
 from metalearn.modules.episodic.base import MetaModule as MetaModule
@@ -6,5 +8,7 @@ from metalearn.modules.hyper_cleaning import HyperCleaning as HyperCleaning
 from metalearn.modules.imaml import IMAML as IMAML
 from metalearn.modules.maml import MAML as MAML
 from metalearn.modules.pooled import Pooled as Pooled
+from metalearn.modules.protonet import ProtoNet as ProtoNet
 from metalearn.modules.regularization_tuning import RegularizationTuning as RegularizationTuning
+from metalearn.modules.reptile import Reptile as Reptile
 from metalearn.modules.training.checkpoint_io import AtomicCheckpointIO as AtomicCheckpointIO

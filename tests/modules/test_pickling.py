@@ -55,7 +55,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "save": save,
 }
 MODULES: dict[str, Callable[[], MetaModule]] = {
-    **{name: lambda it=algorithm: it.make_cheap(TinyConv(), inner_steps=1) for name, algorithm in ALGORITHMS.items()},
+    **{name: lambda it=algorithm: it.make_cheap(TinyConv()) for name, algorithm in ALGORITHMS.items()},
     "learned": lambda: MAML(TinyConv(), inner_steps=1, inner_lr="learn", inner_optimizer="adam", outer_scheduler="cosine"),
     "per_element": lambda: MAML(TinyConv(), inner_steps=1, inner_lr="learn_per_element", norm="per_step"),
     "loss_module": lambda: MAML(TinyConv(), inner_steps=1, loss=torch.nn.CrossEntropyLoss(torch.ones(3))),

@@ -2,81 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn.errors import ConfigError
-from metalearn.inner.adaptation import Adaptation, InnerMethod, Settings
+from metalearn.inner.adaptation import InnerMethod, Settings
 from metalearn.inner.learner import Learner
 from metalearn.inner.ridge import solve_ridge
 from metalearn.inner.rules import Params
 from metalearn.inner.solvers.base import TaskSolver
+from metalearn.inner.solvers.solved_head import SolvedHead, SupportFeatures, name_tensors
 
-__all__ = ["RidgeMethod", "RidgeSolver"]
+__all__ = ["RidgeSolver"]
 
 
-@dataclass(frozen=True)
-class RidgeMethod(InnerMethod):
-    """The head is the ridge regression of one-hot labels (or of float targets) on the support features, times a scale.
+def fit_ridge(support: SupportFeatures, settings: Mapping[str, Tensor | float]) -> tuple[Tensor, Tensor | None]:
+    """The ridge regression of one-hot labels, or of float targets, times a scale; the bias is the weight of a feature 1.
 
-    It is so after any number of steps. The bias is the weight of a constant feature 1.
-
-    Attributes:
-        weight: the name of the head's weight ``[N, F]``.
-        bias: the name of its bias ``[N]``, or ``None``.
+    Args:
+        support: the features and targets.
+        settings: ``"log_ridge"``, the logarithm of the weight of the squared norm, and ``"scale"``.
     """
-
-    needs_features = True
-    fits_one_hot = True
-    loss_order = 1
-
-    weight: str
-    bias: str | None
-
-    def iterates(
-        self,
-        adaptation: Adaptation,
-        params: Params,
-        support: Tensor,
-        targets: Tensor,
-        steps: int,
-        settings: Settings,
-        order: int,
-    ) -> Iterator[Params]:
-        """Yield the initial head, then the solution. ``settings[0]`` holds ``"log_ridge"`` and ``"scale"``."""
-        start, _ = adaptation.start(params, len(support))
-        solved = {self.weight} if self.bias is None else {self.weight, self.bias}
-        if start.keys() != solved:
-            raise ConfigError(
-                f"head_solver='ridge' solves for {' and '.join(sorted(solved))}, but of the head {', '.join(sorted(start))} "
-                "adapts now; unfreeze the whole head and leave it a plain torch.nn.Linear, or use head_solver='gradient'"
-            )
-        yield start
-        solution = self._solve(params[self.weight], support, targets, settings)
-        if order < 2:
-            solution = solution.detach()
-        adapted = {self.weight: solution}
-        if self.bias is not None:
-            adapted = {self.weight: solution[..., :-1], self.bias: solution[..., -1]}
-        for _ in range(steps):
-            yield adapted
-
-    def _solve(self, head: Tensor, features: Tensor, targets: Tensor, settings: Settings) -> Tensor:
-        """The rows of the weight, with the bias as the last column: ``[..., N, F]`` or ``[..., N, F + 1]``."""
-        with torch.autocast(features.device.type, enabled=False):
-            features = features.to(head.dtype)
-            if self.bias is not None:
-                features = F.pad(features, (0, 1), value=1.0)
-            if not targets.is_floating_point():
-                targets = F.one_hot(targets, len(head))
-            ridge = torch.as_tensor(settings[0]["log_ridge"]).exp()
-            solution = solve_ridge(features, targets.to(head.dtype), ridge) * settings[0]["scale"]
-        return solution.transpose(-1, -2)
+    features = F.pad(support.x, (0, 1), value=1.0) if support.biased else support.x
+    targets = support.y if support.y.is_floating_point() else F.one_hot(support.y, support.ways)
+    ridge = torch.as_tensor(settings["log_ridge"]).exp()
+    solution = solve_ridge(features, targets.to(features.dtype), ridge) * settings["scale"]
+    rows = solution.transpose(-1, -2)
+    return (rows[..., :-1], rows[..., -1]) if support.biased else (rows, None)
 
 
 class RidgeSolver(TaskSolver):
@@ -107,15 +62,11 @@ class RidgeSolver(TaskSolver):
 
     def __init__(self, learner: Learner, head: str, initial_ridge: float) -> None:
         super().__init__()
-        layer = learner.backbone.get_submodule(head)
-        if type(layer) is not nn.Linear:
-            raise ConfigError(
-                f"head_solver is 'ridge', but the head {head!r} is a {type(layer).__name__}, and only that of a "
-                "torch.nn.Linear has a closed form; use head_solver='gradient'"
-            )
+        asks = "head_solver='ridge'", "use head_solver='gradient'"
+        names = name_tensors(learner, head, *asks)
         self.log_ridge = nn.Parameter(torch.tensor(initial_ridge).log())
         self.scale = nn.Parameter(torch.tensor(1.0))
-        self._method = RidgeMethod(f"{head}.weight", f"{head}.bias" if layer.bias is not None else None)
+        self._method = SolvedHead(fit_ridge, *asks, *names)
 
     def method(self) -> InnerMethod:
         return self._method

@@ -52,10 +52,11 @@ class TrainingStep:
     Args:
         runner: adapts to tasks.
         reader: reads them.
+        classes: that training labels tell apart; ``None`` for as many as the network has outputs.
     """
 
-    def __init__(self, runner: InnerRunner, reader: TaskReader) -> None:
-        self._runner, self._reader = runner, reader
+    def __init__(self, runner: InnerRunner, reader: TaskReader, classes: int | None = None) -> None:
+        self._runner, self._reader, self._classes = runner, reader, classes
         self._written = WrittenBuffers()
 
     def take(self, batch: Any, meta_loss: Callable[[Episode, int | None], MetaLoss]) -> StepResult:
@@ -67,7 +68,7 @@ class TrainingStep:
         """
         losses, shares, right, episodes = [], [], [], []
         for group in as_groups(batch, self._reader.count_ways):
-            episode, reading = self._reader.prepare(group.episode)
+            episode, reading = self._reader.prepare(group.episode, self._classes)
             with recording(True):
                 loss, logits = meta_loss(episode, group.ways)
             losses.append(loss)

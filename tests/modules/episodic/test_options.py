@@ -16,7 +16,21 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 from torch.utils.data import DataLoader
 
-from metalearn import ANIL, IMAML, MAML, Batch, BilevelFewShot, ConfigError, Episode, MetaModule, Pooled
+from metalearn import (
+    ALFA,
+    ANIL,
+    IMAML,
+    MAML,
+    Baseline,
+    Batch,
+    BilevelFewShot,
+    ConfigError,
+    Episode,
+    MetaModule,
+    Pooled,
+    ProtoNet,
+    Reptile,
+)
 from metalearn.checks import check_number
 from metalearn.docstrings import read_arguments
 from metalearn.inner import Momentum
@@ -33,7 +47,15 @@ GRADIENT_STEPS = {
     "first_order", "inner_optimizer", "initial_inner_lr", "inner_weight_decay", "inner_clip_norm", "multi_step_loss",
     "compile",
 }  # fmt: skip
-LEFT_OUT: dict[type, set[str]] = {IMAML: GRADIENT_STEPS | {"memory"}, BilevelFewShot: GRADIENT_STEPS}
+NO_STEPS = {"inner_steps", "inner_lr", "eval_inner_steps", "memory", "support_chunk", "task"}
+LEFT_OUT: dict[type, set[str]] = {
+    ALFA: {"inner_optimizer", "initial_inner_lr", "inner_weight_decay", "inner_clip_norm"},
+    IMAML: GRADIENT_STEPS | {"memory"},
+    BilevelFewShot: GRADIENT_STEPS,
+    ProtoNet: GRADIENT_STEPS - {"compile"} | NO_STEPS,
+    Baseline: GRADIENT_STEPS | NO_STEPS,
+    Reptile: {"first_order", "memory", "initial_inner_lr", "multi_step_loss"},
+}
 """The options that an algorithm has no use for."""
 
 
