@@ -12,6 +12,7 @@ from metalearn import inner as inner
 from metalearn import metrics as metrics
 from metalearn import modules as modules
 from metalearn import reports as reports
+from metalearn import shipping as shipping
 from metalearn import studies as studies
 from metalearn.backbones import MLP as MLP
 from metalearn.backbones import Conv4 as Conv4
@@ -26,7 +27,6 @@ from metalearn.errors import DivergenceError as DivergenceError
 from metalearn.errors import MemoryLimitError as MemoryLimitError
 from metalearn.errors import MetalearnError as MetalearnError
 from metalearn.errors import ShapeError as ShapeError
-from metalearn.inner import AdaptedModel as AdaptedModel
 from metalearn.metrics import EpisodeAccuracy as EpisodeAccuracy
 from metalearn.modules import ALFA as ALFA
 from metalearn.modules import ANIL as ANIL
@@ -42,5 +42,7 @@ from metalearn.modules import Pooled as Pooled
 from metalearn.modules import ProtoNet as ProtoNet
 from metalearn.modules import RegularizationTuning as RegularizationTuning
 from metalearn.modules import Reptile as Reptile
+from metalearn.shipping import AdaptedModel as AdaptedModel
+from metalearn.shipping import load as load
 
 __version__: str

@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metalearn.carried import read_checkpoint, read_entry
-from metalearn.carried.classes import MODULES, find_class, short
 from metalearn.datamodules.episodes.likeness import Statistics, find_unlikeness
 from metalearn.datamodules.sources.folders import list_images, read_queries, read_support
 from metalearn.datamodules.sources.images import ImageSpec, to_float
 from metalearn.episode import Batch
 from metalearn.errors import CheckpointError
-from metalearn.inner import AdaptedModel
 from metalearn.modules import MetaModule
+from metalearn.shipping import AdaptedModel, load
 
 __all__ = ["ImageClassifier", "adapt_to_folder", "load_module"]
 
@@ -80,6 +78,7 @@ def adapt_to_folder(checkpoint: str | Path, support: str | Path) -> ImageClassif
     module, spec = load_module(checkpoint)
     images, labels, names = read_support(Path(support), spec)
     adapted = module.adapt(Batch(to_float(images, spec), torch.from_numpy(labels)), ways=len(names))
+    adapted.names = names
     statistics = module.image_statistics
     files = [file for files_of_class in list_images(Path(support)).values() for file in files_of_class]
     unlike = find_unlikeness(images, files, spec, statistics)
@@ -92,18 +91,15 @@ def load_module(path: str | Path) -> tuple[MetaModule, ImageSpec]:
     Raises:
         CheckpointError: the checkpoint cannot be read, is of a foreign class, or was not trained on images.
     """
-    entry = read_entry(read_checkpoint(path), path)
-    name = entry.class_path
-    kind = find_class(name, MODULES)
-    if kind is None or not issubclass(kind, MetaModule):
+    module = load(path)
+    if not isinstance(module, MetaModule):
         raise CheckpointError(
-            f"checkpoint {path} is of {short(name) if name else 'no class of ours'}, which is not built from a file unasked; use "
-            "YourModule.load_from_checkpoint(path) and its adapt()"
+            f"checkpoint {path} is of {type(module).__name__}, which does not adapt to tasks; use one of an episodic algorithm, "
+            "such as MAML"
         )
-    if entry.image_spec is None:
+    if module.image_spec is None:
         raise CheckpointError(
             f"checkpoint {path} does not say how its images are read, so it was not trained on images by a data module of ours; "
             "use load_from_checkpoint(path) and adapt() with your own tensors"
         )
-    module: MetaModule = kind.load_from_checkpoint(path, map_location="cpu")
-    return module.eval(), ImageSpec.from_dict(entry.image_spec)
+    return module, ImageSpec.from_dict(module.image_spec)

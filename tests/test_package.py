@@ -23,7 +23,7 @@ ORDER: dict[str, Layers] = {
     "metalearn": [
         {"errors", "early_signals", "intervals"}, {"episode"}, {"checks", "docstrings", "progress"}, {"lazy"},
         {"backbones", "metrics", "datamodules"}, {"inner"},
-        {"compat.higher"}, {"bilevel"}, {"reports"}, {"carried"}, {"modules"}, {"image_classifier"},
+        {"compat.higher"}, {"bilevel"}, {"reports"}, {"carried"}, {"shipping"}, {"modules"}, {"image_classifier"},
         {"studies", "compat.learn2learn"}, {"experiments"}, {"cli"}, {"*"},
     ],
     "metalearn.datamodules": [{"sources", "store"}, {"episodes"}, {"levels"}, {"*"}],

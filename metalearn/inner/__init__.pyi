@@ -1,6 +1,5 @@
 from metalearn.inner.adaptation import Adaptation as Adaptation
 from metalearn.inner.adaptation import InnerMethod as InnerMethod
-from metalearn.inner.adapted import AdaptedModel as AdaptedModel
 from metalearn.inner.ambient import own_kernels as own_kernels
 from metalearn.inner.ambient import recording as recording
 from metalearn.inner.ambient import statistics as statistics

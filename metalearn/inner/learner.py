@@ -150,6 +150,10 @@ class Learner:
         """The same strategy under the policy ``"support"``."""
         return self._varied(policy=Support())
 
+    def under(self: Self, policy: Policy) -> Self:
+        """The same strategy under another policy of batch normalisation."""
+        return self._varied(policy=policy)
+
     @property
     def needs_many_queries(self) -> bool:
         """Whether queries are normalised by their own statistics, which a single one has not."""

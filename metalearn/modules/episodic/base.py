@@ -12,25 +12,24 @@ from torch import Tensor, nn
 
 from metalearn.bilevel.counts import OracleCounts
 from metalearn.carried import KEY
-from metalearn.checks import MOST_STEPS, check_whole
 from metalearn.docstrings import complete_docstring
-from metalearn.episode import Batch, Episode, check_batch
-from metalearn.inner import AdaptedModel, Learner, MetaLoss, StepStatistics, TaskNorm
+from metalearn.episode import Batch, Episode
+from metalearn.inner import Learner, MetaLoss, StepStatistics, TaskNorm
 from metalearn.inner.backbones import check_backbone
-from metalearn.inner.grad_mode import evaluation_gradients
 from metalearn.inner.inner_loop import InnerLoop
 from metalearn.inner.losses import get_loss
 from metalearn.inner.network.copying import deepcopy_state
 from metalearn.inner.solvers import TaskSolver
+from metalearn.modules.episodic.adapting import TaskAdapter
 from metalearn.modules.episodic.cost_log import CostLog
 from metalearn.modules.episodic.divergence import DivergenceWatch
 from metalearn.modules.episodic.evaluation import Evaluator, Outcome
 from metalearn.modules.episodic.facts import ModuleFacts
 from metalearn.modules.episodic.gradient_steps import make_gradient_steps
 from metalearn.modules.episodic.joining import join_inherited, save_options, take_joined
-from metalearn.modules.episodic.outer_loop import OuterLoop
+from metalearn.modules.episodic.outer_loop import OuterLoop, register_parts
 from metalearn.modules.episodic.reading import TaskReader, check_data
-from metalearn.modules.episodic.runner import InnerRunner, make_usable
+from metalearn.modules.episodic.runner import InnerRunner
 from metalearn.modules.episodic.saving import check_loss_is_given, describe_module, read_images, restore_module
 from metalearn.modules.episodic.scores import Metrics, read_metrics
 from metalearn.modules.episodic.trainer_support import check_run
@@ -39,6 +38,7 @@ from metalearn.modules.episodic.training import TrainingStep
 from metalearn.modules.training.checkpoint import describe_backbone
 from metalearn.modules.training.module import OwnModule
 from metalearn.modules.training.outer import Scheduler, adam, check_outer, name_default
+from metalearn.shipping import AdaptedModel
 
 __all__ = ["MakeLearner", "MakeSolver", "MetaModule"]
 
@@ -112,10 +112,11 @@ class MetaModule(ModuleFacts, OwnModule):
         strategy = learner(backbone, TaskNorm(backbone, options.norm, statistics))
         task_solver = solver(options, strategy)
         loss = get_loss(options.loss, backbone)
-        self._register(backbone, statistics, options.loss, task_solver)
+        register_parts(self, backbone, statistics, options.loss, task_solver)
         self._runner = InnerRunner(type(self).__name__, options, strategy, loss, task_solver)
         self._reader = TaskReader(self._runner, loss_order)
         self._evaluator = Evaluator(self._runner, self._reader, read_metrics(metrics))
+        self._adapter = TaskAdapter(self._runner, self._reader)
         self._outer = OuterLoop()
         self._training = TrainingStep(self._runner, self._reader)
         self._divergence = DivergenceWatch()
@@ -129,16 +130,6 @@ class MetaModule(ModuleFacts, OwnModule):
         self.outer_optimizer = name_default(outer_optimizer)
         self.outer_scheduler = outer_scheduler
         self.learning_rate: float | None = None
-
-    def _register(self, backbone: nn.Module, statistics: nn.Module | None, loss: Any, solver: TaskSolver) -> None:
-        """Own what is moved, cast, trained and saved, in the order in which optimisers of older checkpoints know it."""
-        if solver.comes_first:
-            self.solver = solver
-        self.backbone = backbone
-        self.norm_statistics = statistics
-        if isinstance(loss, nn.Module):
-            self.loss = loss
-        self.solver = solver
 
     def meta_loss(self, episode: Episode, ways: int | None = None) -> MetaLoss:
         """The mean query loss after adaptation, with its graph, and the query logits ``[B, n, N]`` without one.
@@ -189,14 +180,24 @@ class MetaModule(ModuleFacts, OwnModule):
             ConfigError: ``ways`` is more than the network's outputs, and no linear head could be widened.
             ShapeError: shapes disagree, an entry is not finite, or a label is not one of the network's outputs, or of ``ways``.
         """
-        support = check_batch(support, "support")
-        if steps is not None and steps != 0:
-            check_whole("steps", steps, 1, MOST_STEPS)
-        batched = Batch(support.x[None], support.y[None])
-        episode, reading = self._reader.prepare(Episode(batched, batched), ways)
-        with evaluation_gradients():
-            task = Batch(*(tensor[0] for tensor in make_usable(episode).support))
-            return self._runner.adapt(task, reading, self.eval_inner_steps if steps is None else steps, ways)
+        return self._adapter.adapt(support, steps, ways, self.image_spec)
+
+    def adapt_many(self, support: Batch, steps: int | None = None, ways: int | None = None) -> list[AdaptedModel]:
+        """Adapt to ``B`` tasks in one pass, with the same results as ``B`` calls of :meth:`adapt`.
+
+        Args:
+            support: ``x`` ``[B, n, ...]`` and ``y`` ``[B, n]`` (or ``[B, n, d]`` targets).
+            steps: as :meth:`adapt` takes it.
+            ways: as :meth:`adapt` takes it, of every task.
+
+        Returns:
+            an adapted network for each task. They share the tensors that did not adapt.
+
+        Raises:
+            ConfigError: as for :meth:`adapt`.
+            ShapeError: as for :meth:`adapt`.
+        """
+        return self._adapter.adapt_many(support, steps, ways, self.image_spec)
 
     def forward(self, support: Batch, query: Tensor) -> Tensor:
         """Logits ``[m, N]`` of one task's queries ``[m, ...]`` after adaptation to its support set."""

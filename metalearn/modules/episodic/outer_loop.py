@@ -7,12 +7,14 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from metalearn.errors import ConfigError
+from metalearn.inner.solvers import TaskSolver
 from metalearn.modules.training.outer import NEVER, make_optimizer, read_schedule
 
-__all__ = ["OuterLoop"]
+__all__ = ["OuterLoop", "register_parts"]
 
 
 class OuterLoop:
@@ -70,3 +72,16 @@ class OuterLoop:
                         "use one of these as monitor"
                     )
                 module.lr_scheduler_step(config.scheduler, metrics[config.monitor])
+
+
+def register_parts(
+    module: Any, backbone: nn.Module, statistics: nn.Module | None, loss: Any, solver: TaskSolver
+) -> None:
+    """Own what is moved, cast, trained and saved, in the order in which optimisers of older checkpoints know it."""
+    if solver.comes_first:
+        module.solver = solver
+    module.backbone = backbone
+    module.norm_statistics = statistics
+    if isinstance(loss, nn.Module):
+        module.loss = loss
+    module.solver = solver

@@ -15,7 +15,6 @@ from metalearn.episode import Batch, Episode
 from metalearn.errors import ConfigError
 from metalearn.inner import (
     Adaptation,
-    AdaptedModel,
     Learner,
     Loss,
     MetaLoss,
@@ -36,10 +35,8 @@ from metalearn.inner.network.structure import Mode
 from metalearn.inner.norm.policies import has_batch_norm
 from metalearn.inner.rules import Params
 from metalearn.inner.solvers import TaskSolver
-from metalearn.inner.widening import check_widened, widen_head
 from metalearn.modules.episodic.chooser import Chooser
 from metalearn.modules.episodic.memory_advice import advising_on_memory
-from metalearn.modules.episodic.targets import Reading
 
 __all__ = ["InnerRunner", "make_usable"]
 
@@ -69,6 +66,7 @@ class InnerRunner:
         solver: solves the inner problem of a task.
 
     Attributes:
+        name: of the module.
         options: as they are now.
         learner: of the whole network.
         solver: of the inner problem.
@@ -81,7 +79,7 @@ class InnerRunner:
         self.options, self.learner, self.solver, self.loss = options, learner, solver, loss
         self.chooser = Chooser(name)
         self.compiled = CompiledPart(rank_zero_info) if options.compile else None
-        self._name = name
+        self.name = name
         self._notes: set[str] = set()
 
     @property
@@ -124,34 +122,6 @@ class InnerRunner:
             params = {name: usable(value) for name, value in adaptation.outer().items()}
             outputs = evaluate(adaptation, params, episode, steps, self.fixed_settings(), plan)
         return outputs if ways is None else {step: logits[:, :, :ways] for step, logits in outputs.items()}
-
-    def adapt(self, support: Batch, reading: Reading, steps: int, ways: int | None) -> AdaptedModel:
-        """Adapt to one task.
-
-        Args:
-            support: of the task, without a task axis; its tensors must be usable.
-            reading: what its targets are.
-            steps: inner steps.
-            ways: the classes of the task; ``None`` for as many as the network has outputs.
-        """
-        x, y = support
-        params: Params = {name: usable(value).detach() for name, value in self.learner.outer().items()}
-        fixed = {name: value for name, value in self.learner.backbone.named_parameters() if name not in params}
-        settings: Settings = self.fixed_settings()
-        widened = ways if ways is not None and ways > reading.outputs else None
-        known = y  # labels that the network has before it is widened
-        if widened is not None:
-            known = y.clamp(max=reading.outputs - 1)
-            params, settings = widen_head(self.learner, reading.outputs, widened, params, settings)
-        episode = Episode(Batch(x[None], known[None]), Batch(x[None], known[None]))
-        with self.running(episode, ways, evaluating=True) as (adaptation, _, choice):
-            with torch.no_grad():
-                encoded, _ = adaptation.encode(params, x, x)
-                if widened is not None:
-                    check_widened(adaptation.learner, params, encoded, widened)
-            *_, adapted = adaptation.iterates(params, encoded, y, steps, settings, order=0)
-        tensors = {**fixed, **params, **adapted}
-        return AdaptedModel(adaptation.learner, tensors, x, steps, ways, reading.classes, choice.operators)
 
     def fixed_settings(self) -> Settings:
         """What the solver hands to its method, without a graph."""
@@ -207,7 +177,7 @@ class InnerRunner:
         """Say this on rank 0, unless it was said before."""
         if note not in self._notes:
             self._notes.add(note)
-            rank_zero_info(f"{self._name}: {note}")
+            rank_zero_info(f"{self.name}: {note}")
 
 
 def make_usable(episode: Episode) -> Episode:

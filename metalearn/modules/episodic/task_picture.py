@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from metalearn.episode import Batch
-from metalearn.inner import AdaptedModel
 from metalearn.reports import pictures
 from metalearn.reports.points import draw_agreement, draw_points
+from metalearn.shipping import AdaptedModel
 
 __all__ = ["AdaptsToTasks", "draw_task"]
 

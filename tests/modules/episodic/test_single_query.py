@@ -49,7 +49,7 @@ def plain(params: dict[str, Tensor], support: Tensor, query: Tensor) -> Tensor:
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "metalearn.inner.adapted"]
+    return [record.getMessage() for record in caplog.records if record.name == "metalearn.shipping.statistics"]
 
 
 @pytest.mark.parametrize("algorithm", [MAML, ANIL])

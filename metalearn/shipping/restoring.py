@@ -1,0 +1,83 @@
+"""An adapted model's file and its meta-model put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metalearn.errors import CheckpointError
+from metalearn.inner.learner import Learner
+from metalearn.inner.norm.moments import Moments
+from metalearn.inner.rules import Params
+from metalearn.shipping.checksum import find_network_checksum
+from metalearn.shipping.description import Description, damaged
+from metalearn.shipping.files import read_adapted
+from metalearn.shipping.statistics import name_statistics
+
+__all__ = ["Restored", "restore"]
+
+
+class Restored(NamedTuple):
+    """What an adapted model is made of.
+
+    Attributes:
+        params: the tensors of the network, adapted ones and others.
+        moments: the statistics of its normalisations.
+        support: examples of the right kind, but none of them.
+    """
+
+    params: Params
+    moments: dict[str, Moments]
+    support: Tensor
+
+
+def restore(path: str | Path, learner: Learner) -> tuple[Restored, Description]:
+    """Put the tensors of a file among those of the meta-model that it was adapted from.
+
+    Raises:
+        CheckpointError: the file is damaged or none of ours, or belongs to another meta-model.
+    """
+    tensors, saved = read_adapted(path)
+    base = {**dict(learner.backbone.named_parameters()), **learner.outer()}
+    device = next(iter(base.values())).device
+    pairs = {name: name_statistics(name) for name in saved.normalisations}
+    absent = [name for pair in pairs.values() for name in pair if name not in tensors]
+    if absent:
+        raise damaged(path, f"it lacks {absent[0]}")
+    moments = {name: (tensors.pop(mean).to(device), tensors.pop(var).to(device)) for name, (mean, var) in pairs.items()}
+    _check_shapes(path, tensors, base, saved)
+    checksum = find_network_checksum(learner.backbone)
+    if saved.meta_model != checksum:
+        raise CheckpointError(
+            f"adapted model {path} was adapted from another meta-model, whose checksum is {saved.meta_model[:12]} and not "
+            f"{checksum[:12]}; load it with the checkpoint that it was adapted from"
+        )
+    able = learner.able()
+    still = sorted(name for name, value in tensors.items() if name not in able and value.shape == base[name].shape)
+    if still:
+        raise damaged(path, f"it has {still[0]}, which does not adapt in this module")
+    params = {name: tensors.get(name, value).detach().to(device) for name, value in base.items()}
+    support = torch.zeros(0, *saved.shape, dtype=getattr(torch, saved.dtype), device=device)
+    return Restored(params, moments, support), saved
+
+
+def _check_shapes(path: str | Path, tensors: Params, base: Mapping[str, Tensor], saved: Description) -> None:
+    """Raise unless each tensor is as the meta-model's, or a head for as many classes as the task had."""
+    for name, value in tensors.items():
+        here = base.get(name)
+        widened = here is not None and value.shape[1:] == here.shape[1:] and value.ndim == here.ndim > 0
+        if here is None or not (value.shape == here.shape or (widened and len(value) == saved.ways)):
+            raise CheckpointError(
+                f"adapted model {path} is of another architecture: {name} is {list(value.shape)} in it and "
+                f"{'absent' if here is None else list(here.shape)} in this module; it was adapted from {saved.algorithm} of "
+                f"{saved.network}: load it with that checkpoint"
+            )
+        if value.dtype != here.dtype:
+            raise CheckpointError(
+                f"adapted model {path} has {name} as {value.dtype}, but this module has it as {here.dtype}; load it with the "
+                "checkpoint that it was adapted from"
+            )
