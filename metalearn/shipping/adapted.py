@@ -55,6 +55,8 @@ class AdaptedModel(nn.Module):
         ['head.weight', 'head.bias']
     """
 
+    _support: Tensor
+
     def __init__(
         self,
         learner: Learner,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, cast
 
+from torch import nn
+
 from metalearn.bilevel.counts import OracleCounts
 from metalearn.inner import Adaptation, NormPolicy
 from metalearn.inner.execution.choice import Choice
@@ -27,6 +29,7 @@ __all__ = ["ModuleFacts"]
 class ModuleFacts:
     """The facts about a :class:`~metalearn.modules.MetaModule`, read from its parts; nothing is kept here."""
 
+    backbone: nn.Module
     solver: TaskSolver
     _runner: InnerRunner
     _reader: TaskReader
