@@ -6,6 +6,7 @@ from metalearn.datamodules.episodes.base import EpisodicDataModule as EpisodicDa
 from metalearn.datamodules.episodes.classes import ClassEpisodes as ClassEpisodes
 from metalearn.datamodules.episodes.image_episodes import ImageEpisodes as ImageEpisodes
 from metalearn.datamodules.episodes.options import EpisodeOptions as EpisodeOptions
+from metalearn.datamodules.features import FeatureEpisodes as FeatureEpisodes
 from metalearn.datamodules.folder import ImageFolderEpisodes as ImageFolderEpisodes
 from metalearn.datamodules.functions import FunctionEpisodes as FunctionEpisodes
 from metalearn.datamodules.glyphs import GlyphsDataModule as GlyphsDataModule
@@ -20,3 +21,4 @@ from metalearn.datamodules.omniglot import OmniglotDataModule as OmniglotDataMod
 from metalearn.datamodules.sinusoid import SinusoidDataModule as SinusoidDataModule
 from metalearn.datamodules.sources.images import ImageSpec as ImageSpec
 from metalearn.datamodules.tiered import TieredImageNetDataModule as TieredImageNetDataModule
+from metalearn.datamodules.topics import NewsgroupTopicsDataModule as NewsgroupTopicsDataModule

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from metalearn.datamodules.episodes.arguments import ClassArguments, Unpack, spell_out
 from metalearn.datamodules.episodes.classes import ClassEpisodes, Pool
-from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, find_empty_splits
-from metalearn.datamodules.sources.listing import SPLITS
+from metalearn.datamodules.episodes.options import refuse_image_options
+from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, find_empty_splits, number_splits
 from metalearn.errors import ConfigError, DataError
 
 __all__ = ["ArrayEpisodes"]
@@ -52,11 +52,7 @@ class ArrayEpisodes(ClassEpisodes):
         self, x: Any, y: Any = None, *, splits: ClassSplit = (0.64, 0.16, 0.2), **arguments: Unpack[ClassArguments]
     ) -> None:
         super().__init__(**arguments)
-        for name in ("rotations", "augment", "skip_broken"):
-            if getattr(self.options, name):
-                raise ConfigError(
-                    f"options.{name} is given, but it is for images out of files; leave it out for arrays"
-                )
+        refuse_image_options(self.options, "arrays", ("rotations", "augment", "skip_broken"))
         self.splits_by = splits
         if y is None:
             x, y = _read_pair(x)
@@ -92,10 +88,7 @@ class ArrayEpisodes(ClassEpisodes):
 
     def open_pool(self) -> tuple[Pool, dict[str, np.ndarray]]:
         split = assign_splits(self._names, self.splits_by)
-        numbers_of = {
-            part: np.asarray([number for number, name in enumerate(self._names) if split.get(name) == part], np.int64)
-            for part in SPLITS
-        }
+        numbers_of = number_splits(self._names, split)
         pool = Pool.of(self._names, self._counts)
         if self.options.normalize:
             if not len(numbers_of["train"]):

@@ -16,7 +16,12 @@ from metalearn import shipping as shipping
 from metalearn import studies as studies
 from metalearn.backbones import MLP as MLP
 from metalearn.backbones import Conv4 as Conv4
+from metalearn.backbones import HuggingFace as HuggingFace
+from metalearn.backbones import LSTMClassifier as LSTMClassifier
 from metalearn.backbones import ResNet12 as ResNet12
+from metalearn.backbones import Timm as Timm
+from metalearn.backbones import Torchvision as Torchvision
+from metalearn.backbones import TransformerClassifier as TransformerClassifier
 from metalearn.episode import Batch as Batch
 from metalearn.episode import Episode as Episode
 from metalearn.errors import BilevelError as BilevelError

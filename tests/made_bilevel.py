@@ -6,6 +6,7 @@ import gzip
 import io
 import struct
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,18 @@ def add(archive: tarfile.TarFile, name: str, data: bytes = b"", **fields: object
     for field, value in fields.items():
         setattr(info, field, value)
     archive.addfile(info, io.BytesIO(data) if info.size == len(data) else None)  # a header that lies
+
+
+def make_topics(root: Path, topics: Sequence[str], each: int = 12) -> Path:
+    """The archive with a few posts of each topic, with headers; the words of a topic are its own, and noise."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(root / "20news-bydate.tar.xz", "w:xz") as archive:
+        for number, topic in enumerate(topics):
+            for post in range(each):
+                rng = np.random.default_rng([number, post])
+                words = [f"own{number}x{word}" for word in rng.integers(0, 6, 4)]
+                words += [f"noise{word}" for word in rng.integers(0, 40, rng.integers(3, 12))]
+                head = f"From: someone@host{number}\tSubject: Re: about{number}\tLines: 3\t\t"
+                part = "train" if post % 2 else "test"
+                add(archive, f"20news-bydate-{part}/{topic}/{1000 + post}", (head + "\t".join(words)).encode())
+    return root

@@ -110,8 +110,8 @@ def test_a_wrong_name_has_its_nearest(name: str, nearest: str) -> None:
 
 
 def test_a_name_like_nothing_has_none() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'transformers'$"):
-        getattr(metalearn, "transformers")  # noqa: B009
+    with pytest.raises(AttributeError, match="has no attribute 'sentencepiece'$"):
+        getattr(metalearn, "sentencepiece")  # noqa: B009
     with pytest.raises(ImportError, match="cannot import name 'MALM'"):
         exec("from metalearn import MALM")
     assert not hasattr(metalearn, "__path_hooks__")

@@ -38,6 +38,9 @@ NEEDED: dict[Callable[..., Any], dict[str, Any]] = {
     **{kind: {"backbone": network} for kind in KINDS},
     metalearn.BilevelModule: {"problem": Q.problem, "algorithm": bilevel.BiO(estimator=AID, step_size=0.001), "x": X},
     datamodules.ArrayEpisodes: {"x": torch.rand(40, 2).numpy(), "y": [0, 1] * 20},
+    datamodules.FeatureEpisodes: {
+        "data": datamodules.ArrayEpisodes(torch.rand(120, 4).numpy(), [0, 1, 2, 3, 4, 5] * 20), "encoder": network,
+    },
     datamodules.FunctionEpisodes: {"function": lambda generator: None},
     datamodules.ImageFolderEpisodes: {"root": "images"},
     datamodules.MNISTCleaningDataModule: {"root": "mnist"},
@@ -86,7 +89,10 @@ BASES = {
     datamodules.ImageEpisodes,
 }  # fmt: skip
 """Classes to derive from, whose arguments are those of the derived ones."""
-OTHERS = (datamodules.EpisodeOptions, metalearn.Conv4, metalearn.MLP, metalearn.ResNet12)
+OTHERS = (
+    datamodules.EpisodeOptions, metalearn.Conv4, metalearn.LSTMClassifier, metalearn.MLP, metalearn.ResNet12,
+    metalearn.TransformerClassifier,
+)  # fmt: skip
 MAY_BE_NEGATIVE = {"axis", "dim", "high", "initial_log_penalty", "log_penalty_range", "low", "step"}
 FREE_TEXT = {"cache_dir", "head", "inner_optimizer", "labels", "loss", "root", "test_tasks_file", "weights"}
 """Texts that are no choice between a few."""

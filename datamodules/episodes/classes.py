@@ -92,6 +92,10 @@ class ClassEpisodes(EpisodicDataModule):
         """The names of the examples of a class, for tables of tasks; ``None`` where they are numbered."""
         return None
 
+    def identify_examples(self) -> str | None:
+        """What tells these examples from others without a look at all of them; ``None`` where nothing does."""
+        return None
+
     def setup(self, stage: str | None = None) -> None:
         """Open the data, and read the table of test tasks if there is one."""
         if self._pool is not None:

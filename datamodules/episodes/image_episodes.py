@@ -77,6 +77,9 @@ class ImageEpisodes(ClassEpisodes):
         self._store = store
         return Pool(store.names, store.counts, store.offsets, store.groups), splits
 
+    def identify_examples(self) -> str | None:
+        return f"{self.store.source} {self.image_spec}"
+
     def check_contents(self, store: ImageStore | Contents) -> None:
         """As :meth:`check`, of what a store holds or will hold."""
         self.check(Pool.of(store.names, store.counts, store.groups), self.split_classes(store))

@@ -10,7 +10,7 @@ from torch import nn
 from metalearn.checks import check_flag, check_whole
 from metalearn.errors import ConfigError
 
-__all__ = ["EpisodeOptions"]
+__all__ = ["EpisodeOptions", "refuse_image_options"]
 
 
 @dataclass(frozen=True)
@@ -66,3 +66,19 @@ class EpisodeOptions:
             raise ConfigError(
                 f"distractors is {self.distractors}, but unlabeled is 0, so they would have no images; use unlabeled=5"
             )
+
+
+def refuse_image_options(options: EpisodeOptions, what: str, names: Sequence[str]) -> None:
+    """Raise if an option is set that is for images out of files.
+
+    Args:
+        options: of episodes.
+        what: the examples are, for the message.
+        names: of the options.
+
+    Raises:
+        ConfigError: such an option is set.
+    """
+    for name in names:
+        if getattr(options, name):
+            raise ConfigError(f"options.{name} is given, but it is for images out of files; leave it out for {what}")

@@ -10,7 +10,7 @@ import numpy as np
 from metalearn.datamodules.sources.listing import SPLITS
 from metalearn.errors import ConfigError
 
-__all__ = ["ClassSplit", "assign_splits", "find_empty_splits", "split_by_hash"]
+__all__ = ["ClassSplit", "assign_splits", "find_empty_splits", "number_splits", "split_by_hash"]
 
 ClassSplit = dict[str, list[str]] | tuple[float, float, float]
 """The classes of each split by name, or the fractions of train, val and test. A split that is left out, or has the fraction 0,
@@ -92,3 +92,11 @@ def assign_splits(names: Sequence[str], wanted: ClassSplit) -> dict[str, str]:
                     f"splits lists class {name} for {split_of[name]} and {split}, but a class belongs to one split; keep one"
                 )
     return split_of
+
+
+def number_splits(names: Sequence[str], split_of: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """For each split, the positions in ``names`` of its classes."""
+    return {
+        split: np.asarray([number for number, name in enumerate(names) if split_of.get(name) == split], np.int64)
+        for split in SPLITS
+    }

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from metalearn.datamodules.sources.archives import stream_archive
 from metalearn.errors import DataError
 
-__all__ = ["PARTS", "Posts", "read_posts"]
+__all__ = ["PARTS", "Posts", "read_posts", "stamp_posts"]
 
 ARCHIVES = ("20news-bydate.tar.xz", "20news-bydate.tar.gz", "20news-bydate.tar")
 PARTS = ("train", "test")
@@ -63,17 +63,38 @@ def read_posts(root: Path) -> dict[str, Posts]:
     return {part: Posts(*([row[column] for row in rows] for column in (2, 0, 1))) for part, rows in posts.items()}
 
 
-def _open_files(root: Path) -> Iterator[tuple[str, bytes]]:
-    """Paths and contents of the folders' files where both are there, else of the archive's."""
+def stamp_posts(root: Path) -> list[object]:
+    """What tells whether the archive, or the files of the folders, are those that were read before.
+
+    Raises:
+        DataError: there is neither an archive nor the two folders.
+    """
+    folders, packed = _find_files(root)
+    files = [packed] if packed is not None else sorted(path for folder in folders for path in folder.glob("*/*"))
+    return [(path.parent.name, path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
+def _find_files(root: Path) -> tuple[list[Path], Path | None]:
+    """The folders of both parts where both are there, else the archive.
+
+    Raises:
+        DataError: there is neither.
+    """
     folders = [root / f"20news-bydate-{part}" for part in PARTS]
     if all(folder.is_dir() for folder in folders):
-        return _read_folders(root, folders)
+        return folders, None
     packed = [root] if root.is_file() else [root / name for name in ARCHIVES if (root / name).is_file()]
     if not packed:
         raise DataError(
             f"folder {root} has neither {ARCHIVES[0]} nor 20news-bydate-train and 20news-bydate-test; set root to their folder"
         )
-    return stream_archive(packed[0], LARGEST_POST, "post")
+    return folders, packed[0]
+
+
+def _open_files(root: Path) -> Iterator[tuple[str, bytes]]:
+    """Paths and contents of the folders' files where both are there, else of the archive's."""
+    folders, packed = _find_files(root)
+    return _read_folders(root, folders) if packed is None else stream_archive(packed, LARGEST_POST, "post")
 
 
 def _place_post(path: str) -> tuple[str, str, str] | None:

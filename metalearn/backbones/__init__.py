@@ -1,4 +1,4 @@
-"""Networks in common use for few-shot learning. Each ends in a linear layer called ``head``."""
+"""Networks in common use for few-shot learning, and those of other libraries by name. The last layer is called ``head``."""
 
 from metalearn.lazy import offer
 

@@ -35,11 +35,15 @@ MODULES: Homes = _homes(
 DATA_MODULES: Homes = _homes(
     "metalearn.datamodules", ArrayEpisodes="arrays", CIFARFSDataModule="cifar", CUB200DataModule="cub",
     FC100DataModule="cifar", GlyphsDataModule="glyphs", ImageFolderEpisodes="folder", MiniImageNetDataModule="miniimagenet",
-    MNISTCleaningDataModule="mnist_cleaning", NewsgroupsDataModule="newsgroups", OmniglotDataModule="omniglot",
+    MNISTCleaningDataModule="mnist_cleaning", NewsgroupsDataModule="newsgroups",
+    NewsgroupTopicsDataModule="topics", OmniglotDataModule="omniglot",
     SinusoidDataModule="sinusoid", TieredImageNetDataModule="tiered",
 )  # fmt: skip
 NETWORKS: Homes = {
-    **_homes("metalearn.backbones", Conv4="conv4", MLP="mlp", ResNet12="resnet12"),
+    **_homes(
+        "metalearn.backbones", Conv4="conv4", HuggingFace="huggingface_networks", LSTMClassifier="lstm", MLP="mlp",
+        ResNet12="resnet12", Timm="timm_networks", Torchvision="torchvision_networks", TransformerClassifier="transformer",
+    ),
     **_homes(
         "torchvision.models", AlexNet="alexnet", DenseNet="densenet", GoogLeNet="googlenet", Inception3="inception",
         MaxVit="maxvit", MNASNet="mnasnet", MobileNetV2="mobilenetv2", ResNet="resnet", ShuffleNetV2="shufflenetv2",
@@ -47,7 +51,7 @@ NETWORKS: Homes = {
     ),
     **_homes("torch.nn", Linear="modules.linear"),
 }  # fmt: skip
-"""Networks that plain arguments describe. None of their constructors reads or fetches weights."""
+"""Networks that plain arguments describe. None of their constructors fetches weights, and none is asked to read any."""
 LAYERS: Homes = {
     **_homes("torchvision.models", BasicBlock="resnet", Bottleneck="resnet", PatchMerging="swin_transformer",
              PatchMergingV2="swin_transformer", SwinTransformerBlock="swin_transformer",

@@ -57,7 +57,7 @@ def carried_config(entry: Entry, elements: int, path: str | Path) -> dict[str, A
     if config.get("data") is not None:
         taken["data"] = _take_data(config["data"], f"{here}: data")
         data = taken["data"]["init_args"]
-    taken["model"] = _take_model(config["model"], data, elements, f"{here}: model")
+    taken["model"] = _take_model(config["model"], data, entry.backbone, elements, f"{here}: model")
     if (
         entry.backbone is not None
     ):  # not used here, but a file that names what it may not is not to be trusted with the rest
@@ -133,14 +133,24 @@ def _most(count: Any) -> int:
     return max(count) if isinstance(count, list) and count else count if isinstance(count, int) else 1
 
 
-def _take_model(node: Any, data: Mapping[str, Any], elements: int, where: str) -> dict[str, Any]:
+def _take_model(
+    node: Any, data: Mapping[str, Any], described: dict[str, Any] | None, elements: int, where: str
+) -> dict[str, Any]:
     kind, arguments = check_class(node, MODULES, where)
     taken = check_arguments(kind, arguments, f"{where}.init_args")
     backbone = taken.get("backbone")
     if backbone is not None:
         network, inside = check_class(backbone, NETWORKS, f"{where}.init_args.backbone")
+        if described is not None and "weights" in signature(network):  # it was built from files that need not be here
+            own, arguments = check_class(described, NETWORKS, f"{where}.init_args.backbone")
+            inside = {**inside, **(check_arguments(own, arguments, where) if own is network else {}), "weights": None}
+            taken["backbone"] = {"class_path": class_path(network), "init_args": inside}
         linked = {"ways": _most(data["ways"])} if "ways" in data and "ways" in signature(network) else {}
-        check_network({**backbone, "init_args": {**inside, **linked}}, elements, f"{where}.init_args.backbone")
+        check_network(
+            {"class_path": class_path(network), "init_args": {**inside, **linked}},
+            elements,
+            f"{where}.init_args.backbone",
+        )
     elif "backbone" in signature(kind):
         raise CheckpointError(f"{where} has no backbone; {USE_ANOTHER}")
     sizes = {name: taken[name] for name in ("examples", "features", "classes") if taken.get(name) is not None}

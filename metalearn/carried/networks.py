@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from metalearn.carried.classes import LAYERS, NETWORKS, find_class
+from metalearn.carried.classes import LAYERS, NETWORKS, find_class, short
 from metalearn.carried.values import check_arguments, check_class, class_path, signature
 from metalearn.errors import CheckpointError
 
@@ -32,6 +32,13 @@ def check_network(description: object, elements: int, where: str) -> dict[str, A
     """
     kind, arguments = check_class(description, NETWORKS, where)
     checked = check_arguments(kind, arguments, where)
+    if "weights" in checked:
+        checked["weights"] = None  # it has the weights itself, and no file here is read because it names one
+    if isinstance(checked.get("config"), str):
+        raise CheckpointError(
+            f"{where}.config is {short(checked['config'])}, but a checkpoint holds the fields of a config; use a checkpoint as a "
+            "run wrote it"
+        )
     try:
         with torch.device("meta"), _Bounded(where):
             network = kind(**_resolve(checked, signature(kind)))

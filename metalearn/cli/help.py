@@ -15,6 +15,8 @@ from metalearn.cli.type_words import describe_parts, find_classes, list_names
 
 __all__ = ["describe_action", "find_checks", "read_bounds", "summarize", "takes_class", "write_plain"]
 
+NETWORKS = ("Conv4", "MLP", "ResNet12")
+"""Networks of ours that stand for all."""
 MOST_NAMES = 3
 """Names of foreign classes that stand for all."""
 FAMILIAR = ("Adam", "SGD", "AdamW", "CosineAnnealingLR", "StepLR", "CSVLogger", "TensorBoardLogger", "EarlyStopping")
@@ -142,4 +144,6 @@ def _choose_classes(hint: Any) -> list[str]:
     if nn.Module in classes and hint is not nn.Module:  # such as a loss, which no backbone can be
         return []
     ours, others = list_names(classes)
+    if nn.Module in classes:  # a few stand for all networks, which the help of fit lists
+        ours = [name for name in NETWORKS if name in ours]
     return ours or sorted(others, key=lambda name: FAMILIAR.index(name) if name in FAMILIAR else 99)[:MOST_NAMES]

@@ -20,6 +20,8 @@ from tests.house import source_files
 pytestmark = pytest.mark.documents
 
 OPTIONAL = {
+    "metalearn.backbones.huggingface_networks": "transformers",
+    "metalearn.backbones.timm_networks": "timm",
     "metalearn.compat.higher": "higher",
     "metalearn.compat.learn2learn": "learn2learn",
     "metalearn.experiments.sweep": "optuna",
