@@ -200,6 +200,11 @@ class FeatureLearner(HeadLearner):
         with statistics():
             return self._features(params, support), self._features(params, query)
 
+    def predict(self, params: Params, x: Tensor, step: int = 0) -> Tensor:
+        with statistics():
+            features = self._features(params, x)
+        return super().predict(params, features, step)
+
     def _features(self, params: Params, x: Tensor) -> Tensor:
         with watching(self.network.get_submodule(self.head_name), copies=self._writes) as calls:
             result = self.outputs(params, x)

@@ -210,6 +210,11 @@ class Learner:
         with statistics(rows=len(support)):
             return self._call(params, torch.cat([support, query]))[len(support) :]
 
+    def predict(self, params: Params, x: Tensor, step: int = 0) -> Tensor:
+        """Outputs ``[n, N]`` for examples ``[n, ...]`` that are not encoded, as the policy normalises all of them."""
+        with statistics(step=step):
+            return self._call(params, x)
+
     def _call(self, params: Params, x: Tensor) -> Tensor:
         return self.outputs(params, x)
 

@@ -153,7 +153,8 @@ class AdaptedModel(nn.Module):
 
         Batch normalisation takes the statistics of the support set at the adapted weights. They are computed here, once, and are
         buffers from then on: ``running_mean`` and ``running_var`` of the layers. So ``network.load_state_dict(...)`` takes the
-        state dict of what is returned, and ``network.eval()`` then gives the same answers without this package.
+        state dict of what is returned, and ``network.eval()`` then gives the same answers without this package. This needs a
+        network that normalises once in each layer, and an algorithm that adds nothing to it, as cosines do.
 
         Under the policies ``"support"``, ``"running"`` and ``"per_step"`` answers stay what they are.
 
@@ -211,10 +212,9 @@ class AdaptedModel(nn.Module):
         Raises:
             CheckpointError: the file is damaged or none of ours, or was adapted from another meta-model.
         """
-        learner = find_learner(source)
-        restored, saved = restore(path, learner)
+        restored, saved = restore(path, find_learner(source))
         model = cls(
-            learner, restored.params, restored.support, saved.steps, saved.ways, saved.classes, (), saved.algorithm,
+            restored.learner, restored.params, restored.support, saved.steps, saved.ways, saved.classes, (), saved.algorithm,
             saved.preprocessing,
         )  # fmt: skip
         model._alone, model.names = saved.policy != "independent", saved.names

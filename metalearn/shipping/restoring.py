@@ -28,11 +28,13 @@ class Restored(NamedTuple):
         params: the tensors of the network, adapted ones and others.
         moments: the statistics of its normalisations.
         support: examples of the right kind, but none of them.
+        learner: runs the network as it was run when it was adapted.
     """
 
     params: Params
     moments: dict[str, Moments]
     support: Tensor
+    learner: Learner
 
 
 def restore(path: str | Path, learner: Learner) -> tuple[Restored, Description]:
@@ -62,7 +64,16 @@ def restore(path: str | Path, learner: Learner) -> tuple[Restored, Description]:
         raise damaged(path, f"it has {still[0]}, which does not adapt in this module")
     params = {name: tensors.get(name, value).detach().to(device) for name, value in base.items()}
     support = torch.zeros(0, *saved.shape, dtype=getattr(torch, saved.dtype), device=device)
-    return Restored(params, moments, support), saved
+    learner = learner.specialised(learner.outer(), _draw_examples(support), "evaluating")
+    return Restored(params, moments, support, learner), saved
+
+
+def _draw_examples(like: Tensor) -> Tensor:
+    """Two examples to try a network on; zeros where they are no real numbers."""
+    if not like.is_floating_point():
+        return like.new_zeros(2, *like.shape[1:])
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, *like.shape[1:], generator=generator).to(like)
 
 
 def _check_shapes(path: str | Path, tensors: Params, base: Mapping[str, Tensor], saved: Description) -> None:

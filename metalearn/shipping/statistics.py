@@ -9,7 +9,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from metalearn.inner.ambient import own_kernels, statistics
+from metalearn.inner.ambient import own_kernels
 from metalearn.inner.learner import Learner
 from metalearn.inner.norm.frozen import Frozen, Recording
 from metalearn.inner.norm.moments import Moments
@@ -48,9 +48,9 @@ def record_statistics(learner: Learner, tensors: Params, support: Tensor, step: 
         step: the inner steps that the tensors have behind them.
     """
     tensors = {name: value.clone() for name, value in tensors.items()}
-    with learner.running("evaluating") as running, own_kernels(), statistics(step=step):
+    with learner.running("evaluating") as running, own_kernels():
         recording = Recording(running.policy)
-        running.under(recording).outputs(tensors, support)
+        running.under(recording).predict(tensors, support, step)
     return recording.moments
 
 
@@ -58,8 +58,8 @@ def run_independently(
     learner: Learner, tensors: Params, moments: Mapping[str, Moments], x: Tensor, step: int
 ) -> Tensor:
     """Outputs for queries ``x`` ``[n, ...]``, normalised by statistics that were recorded; torch's own operators compute them."""
-    with learner.running("evaluating") as running, own_kernels(), statistics(step=step):
-        return running.under(Frozen(dict(moments))).outputs(tensors, x)
+    with learner.running("evaluating") as running, own_kernels():
+        return running.under(Frozen(dict(moments))).predict(tensors, x, step)
 
 
 def name_statistics(name: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metalearn import ANIL, MAML, Batch, MetaModule
+from metalearn import ANIL, MAML, Baseline, Batch, MetaModule
 
 SHAPE = (1, 8, 8)
 
@@ -47,6 +47,8 @@ MODULES: dict[str, Callable[[], MetaModule]] = {
     "twice": lambda: MAML(Twice(), **STEPS),
     "group": lambda: MAML(Normed(group_norm), **STEPS),
     "anil": lambda: ANIL(Normed(), **STEPS),
+    "anil_per_step": lambda: ANIL(Normed(), **STEPS, norm="per_step"),
+    "cosine": lambda: Baseline(Normed(), classifier="cosine"),
     "ridge": lambda: ANIL(Normed(), head_solver="ridge"),
 }  # fmt: skip
 

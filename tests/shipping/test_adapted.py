@@ -48,7 +48,7 @@ def test_an_independent_model_normalises_by_the_support_set(name: str) -> None:
     assert independent.independent() is independent
 
 
-@pytest.mark.parametrize("name", ["support", "running", "per_step", "group"])
+@pytest.mark.parametrize("name", ["support", "running", "per_step", "group", "cosine", "anil_per_step"])
 def test_where_answers_are_independent_already_they_stay(name: str) -> None:
     adapted, queries = make(name, DOUBLE).adapt(draw(dtype=DOUBLE)), draw_queries(dtype=DOUBLE)
     torch.testing.assert_close(adapted.independent()(queries), adapted(queries), rtol=1e-11, atol=1e-11)
