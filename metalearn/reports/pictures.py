@@ -175,13 +175,27 @@ def draw_predictions(
 
 def draw_sinusoid(
     path: Path, support: tuple[np.ndarray, np.ndarray], query: tuple[np.ndarray, np.ndarray], fits: Mapping[int, np.ndarray],
-    title: str,
+    title: str, band: tuple[np.ndarray, np.ndarray, str] | None = None,
 ) -> Path:  # fmt: skip
-    """One regression task: its points, the true curve at the queries, and the fit after some numbers of inner steps."""
+    """One regression task: its points, the true curve at the queries, and the fit after some numbers of inner steps.
+
+    Args:
+        path: the PNG file.
+        support: inputs and targets ``[n]`` of the support set.
+        query: inputs and targets ``[m]`` of the queries.
+        fits: predictions ``[m]`` at the queries for each number of steps.
+        title: the heading.
+        band: the lower and the upper bound ``[m]`` after the last of these steps, and the band's name; the queries are then
+            points, since they scatter.
+    """
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
     order = np.argsort(query[0])
-    axis.plot(query[0][order], query[1][order], color="0.6", label="queries")
+    if band is None:
+        axis.plot(query[0][order], query[1][order], color="0.6", label="queries")
+    else:
+        axis.fill_between(query[0][order], band[0][order], band[1][order], color="#2166ac", alpha=0.15, label=band[2])
+        axis.scatter(*query, color="0.6", s=10, label="queries")
     for (step, fit), colour in zip(fits.items(), ("#d1e5f0", "#67a9cf", "#2166ac"), strict=False):
         axis.plot(query[0][order], fit[order], color=colour, label=f"{step} steps")
     axis.scatter(*support, color=WRONG, zorder=3, label="support")

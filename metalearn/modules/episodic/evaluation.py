@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from metalearn.inner.grad_mode import evaluation_gradients
 from metalearn.inner.losses import evaluating_loss
 from metalearn.intervals import Interval
 from metalearn.modules.episodic.batches import as_tasks
+from metalearn.modules.episodic.measures import KINDS, MEASURES, Kind, find_kind, measure
 from metalearn.modules.episodic.reading import TaskReader, check_data
 from metalearn.modules.episodic.runner import InnerRunner, make_usable
 from metalearn.modules.episodic.scores import Scores
@@ -33,13 +36,13 @@ class Evaluated(NamedTuple):
         episode: the tasks.
         outputs: of the queries, ``[B, n, ...]``, after each number of inner steps.
         numbers: the tasks' numbers ``[B]``.
-        classes: whether targets are class labels.
+        kind: which metrics they have.
     """
 
     episode: Episode
     outputs: dict[int, Tensor]
     numbers: Tensor
-    classes: bool
+    kind: Kind
 
 
 class Evaluator:
@@ -87,6 +90,8 @@ class Evaluator:
                 end = f"_step_{step}" if stage == "test" else ""
                 values = self._score_outputs(scores, evaluated, outputs, end, module.device)
                 if step == last:
+                    if stage == "test":
+                        self._measure(scores, evaluated, outputs, module.device)
                     scores.update(outputs, evaluated.episode.query.y)
                     totals = {key: totals.get(key, 0.0) + value.sum() for key, value in values.items()}
         return {key: value / tasks for key, value in totals.items()}
@@ -95,7 +100,7 @@ class Evaluator:
         """Log the means over all tasks of all ranks."""
         for index, end in enumerate(self._endings(module, "val")):
             scores = self._scores_of("val", index)
-            kinds = ("loss", "acc") if self._agree_on_classes(module, scores) else ("loss",)
+            kinds = ("loss", "acc") if self._agree_on_kind(module, scores) == "classes" else ("loss",)
             values = {kind: scores.mean(kind, module.device).compute().mean for kind in kinds}
             self._log(module, "val", values | scores.compute(module.device), index, end, shown=kinds[-1])
             scores.start()
@@ -106,13 +111,15 @@ class Evaluator:
         for index, end in enumerate(self._endings(module, "test")):
             scores = self._scores_of("test", index)
             values: dict[str, float] = {}
-            for kind in ("loss", "acc") if self._agree_on_classes(module, scores) else ("loss",):
+            measured = self._agree_on_kind(module, scores)
+            for kind in ("loss", "acc") if measured == "classes" else ("loss",):
                 for step in range(last + 1):
                     # a rank without tasks has made no metric yet, and all ranks gather alike
                     interval = scores.mean(f"{kind}_step_{step}", module.device).compute()
                     self._results[index, kind, step] = interval
                     values[f"{kind}_step_{step}"] = interval.mean
                 values[kind], values[f"{kind}_ci95"] = interval.mean, interval.ci95
+            values |= self._finish_measures(module, scores, measured, index)
             self._log(module, "test", values | scores.compute(module.device), index, end)
 
     def predict(self, module: L.LightningModule, batch: Any, index: int) -> list[Tensor]:
@@ -121,7 +128,7 @@ class Evaluator:
         predictions = []
         for evaluated in self._evaluate(module, batch, [last], self._scores_of("predict", index)):
             logits = evaluated.outputs[last]
-            predictions.append(logits.float().softmax(2) if evaluated.classes else logits)
+            predictions.append(logits.float().softmax(2) if evaluated.kind == "classes" else logits)
         return predictions
 
     def results(self, index: int) -> dict[tuple[str, int], Interval]:
@@ -158,7 +165,7 @@ class Evaluator:
         targets, numbers = evaluated.episode.query.y, evaluated.numbers
         values = {"loss": self._losses(outputs, targets)}
         scores.mean(f"loss{end}", device).update(values["loss"], numbers)
-        if evaluated.classes:
+        if evaluated.kind == "classes":
             accuracy = scores.mean(f"acc{end}", device)
             accuracy.update(outputs, targets, numbers, self._reader.ignored_label)  # type: ignore[call-arg]
             values["acc"] = accuracy.values[-1]
@@ -180,14 +187,39 @@ class Evaluator:
             for name, value in values.items():
                 module.log(f"{stage}/{name}{ending}", value, prog_bar=name == shown, add_dataloader_idx=False)
 
-    def _agree_on_classes(self, module: L.LightningModule, scores: Scores) -> bool:
-        """Whether targets are class labels, also on a rank that has seen no task."""
-        known = self._reader.classifies if scores.classes is None else scores.classes
+    def _measure(self, scores: Scores, evaluated: Evaluated, outputs: Tensor, device: torch.device) -> None:
+        """Take note of the further metrics of each task, after the last inner step."""
+        kind, targets, ignored = evaluated.kind, evaluated.episode.query.y, self._reader.ignored_label
+        for name, values in measure(kind, self._runner.loss, outputs, targets, ignored).items():
+            if name not in self.metrics:
+                scores.mean(name, device).update(values, evaluated.numbers)
+        if kind == "classes":
+            scores.calibration.to(device).update(outputs, targets, ignored)
+
+    def _finish_measures(self, module: L.LightningModule, scores: Scores, kind: Kind, index: int) -> dict[str, float]:
+        """The further metrics over all tasks of all ranks, which are kept for the summary too."""
+        last, values = self._runner.options.steps_in_evaluation, dict[str, float]()
+        for name in MEASURES[kind]:
+            if name not in self.metrics:
+                interval = self._results[index, name, last] = scores.mean(name, module.device).compute()
+                values[name], values[f"{name}_ci95"] = interval.mean, interval.ci95
+        if kind == "classes" and "calibration_error" not in self.metrics:
+            with warnings.catch_warnings():  # a rank without tasks takes part in gathering
+                warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
+                error = float(scores.calibration.to(module.device).compute())
+            tasks = self._results[index, "acc", last].tasks
+            self._results[index, "calibration_error", last] = Interval(error, math.nan, tasks)
+            values["calibration_error"] = error
+        return values
+
+    def _agree_on_kind(self, module: L.LightningModule, scores: Scores) -> Kind:
+        """Which metrics tasks have, also on a rank that has seen none."""
+        known: Kind = scores.kind or ("classes" if self._reader.classifies else "none")
         if module._trainer is None or module.trainer.world_size == 1:
             return known
-        seen = torch.tensor(-1.0 if scores.classes is None else float(scores.classes), device=module.device)
+        seen = torch.tensor(-1.0 if scores.kind is None else float(KINDS.index(scores.kind)), device=module.device)
         largest = float(module.trainer.strategy.reduce(seen, reduce_op="max"))
-        return known if largest < 0 else largest > 0
+        return known if largest < 0 else KINDS[int(largest)]
 
     def _evaluate(
         self, module: L.LightningModule, batch: Any, steps: Iterable[int], scores: Scores
@@ -196,14 +228,15 @@ class Evaluator:
         steps = list(steps)
         for episode, ways in as_tasks(batch, self._reader.count_ways):
             episode, reading = self._reader.prepare(episode)
-            scores.classes = reading.classes
             numbers = _number_tasks(module, scores, len(episode.support.x))
             with evaluation_gradients():
                 episode = make_usable(episode)
                 outputs = self._runner.evaluate(episode, ways, steps)
             for logits in outputs.values():
                 self._check_outputs(module, episode, logits, numbers)
-            yield Evaluated(episode, outputs, numbers, reading.classes)
+            sure, some = self._reader.measures, next(iter(outputs.values()))
+            scores.kind = find_kind(reading, self._runner.loss, sure, some, episode.query.y)
+            yield Evaluated(episode, outputs, numbers, scores.kind)
 
     def _check_outputs(self, module: L.LightningModule, episode: Episode, logits: Tensor, numbers: Tensor) -> None:
         finite = logits.isfinite().flatten(1).all(1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
 from metalearn.bilevel.counts import OracleCounts
+from metalearn.inner.bands import BandLoss
 from metalearn.inner.norm.policies import has_batch_norm
 from metalearn.intervals import Interval
 from metalearn.modules.episodic.task_picture import AdaptsToTasks, draw_task
@@ -93,6 +94,7 @@ def _list_test_facts(module: ReportedModule) -> list[Fact]:
     if not results:
         return [Fact("test", "no task was tested", {"notes": ["no task was tested"]})]
     facts = _list_accuracies(results, last) if module.classifies else _list_losses(results, last)
+    facts += _list_measures(results, last, module.adaptation.loss)
     facts += find_better_steps(results, last, module.classifies)
     text = f"{module.inner_steps} in training, {last} at test"
     if has_batch_norm(module.backbone):
@@ -117,4 +119,25 @@ def _list_losses(results: Mapping[tuple[str, int], Interval], last: int) -> list
         data["test"]["loss_by_inner_steps"] = {str(step): as_data(loss)}
         text = format_loss(loss) + (f"  {describe_interval(loss)}" if step == last else "")
         facts.append(Fact(f"test loss, {step} step{'s' * (step != 1)}", text, data))
+    return facts
+
+
+def _list_measures(results: Mapping[tuple[str, int], Interval], last: int, loss: Any) -> list[Fact]:
+    """The further metrics of a test, in a line or two."""
+    values = {name: interval for (name, _), interval in results.items() if name not in ("acc", "loss")}
+    data = {"test": {name: as_data(interval) for name, interval in values.items()}}
+    shares = {name: f"{100 * interval.mean:.1f} %" for name, interval in values.items()}
+    if "macro_f1" in values and "calibration_error" in values:
+        text = f"{shares['macro_f1']}; calibration error {shares['calibration_error']}"
+        return [Fact("macro F1", text, data)]
+    if "exact_match" in values:
+        text = f"{shares['exact_match']}; F1 micro {shares.get('f1_micro')}, macro {shares.get('f1_macro')}; average precision "
+        return [Fact("exact match", text + str(shares.get("average_precision")), data)]
+    facts = []
+    if "rmse" in values:
+        mae = f"; mean absolute error {values['mae'].mean:.4g}" if "mae" in values else ""
+        facts.append(Fact("RMSE", f"{format_loss(values['rmse'])}{mae}", data))
+    if "coverage" in values and isinstance(loss, BandLoss):
+        text = f"{format_share(values['coverage'])} of the targets, for a band of {100 * loss.share:.4g} %"
+        facts.append(Fact("coverage", text, {"test": {"nominal_coverage": loss.share}}))
     return facts

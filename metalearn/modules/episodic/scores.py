@@ -12,7 +12,8 @@ from torchmetrics import Metric, MetricCollection
 
 from metalearn.errors import ConfigError
 from metalearn.inner.losses import HALVES
-from metalearn.metrics import EpisodeAccuracy, EpisodeMean
+from metalearn.metrics import Calibration, EpisodeAccuracy, EpisodeMean
+from metalearn.modules.episodic.measures import Kind
 
 __all__ = ["Metrics", "Scores", "read_metrics"]
 
@@ -61,8 +62,9 @@ class Scores:
 
     Attributes:
         seen: the tasks so far on this rank.
-        classes: whether they had class labels; ``None`` before the first.
+        kind: which metrics they have; ``None`` before the first.
         means: our metrics by name.
+        calibration: of their class probabilities.
     """
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
@@ -72,8 +74,9 @@ class Scores:
     def start(self) -> None:
         """Forget everything."""
         self.seen = 0
-        self.classes: bool | None = None
+        self.kind: Kind | None = None
         self.means: dict[str, EpisodeMean] = {}
+        self.calibration = Calibration()
         for metric in self._metrics.values():
             metric.reset()
 

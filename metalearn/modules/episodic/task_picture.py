@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 from metalearn.episode import Batch
+from metalearn.inner import Adaptation
+from metalearn.inner.bands import BandLoss
+from metalearn.modules.episodic.measures import predict_values
 from metalearn.reports import pictures
 from metalearn.reports.points import draw_agreement, draw_points
 from metalearn.shipping import AdaptedModel
@@ -35,6 +38,10 @@ class AdaptsToTasks(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Of the module."""
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """The inner loop, whose loss says what outputs mean."""
 
     def adapt(self, support: Batch, steps: int | None = None, ways: int | None = None) -> AdaptedModel:
         """Adapt to one task."""
@@ -77,15 +84,20 @@ def _draw_classes(path: Path, support: Batch, query: Batch, model: AdaptsToTasks
 
 
 def _draw_targets(path: Path, support: Batch, query: Batch, model: AdaptsToTasks, title: str) -> Path | None:
-    steps = sorted({0, 1, model.eval_inner_steps})
-    fits = {step: _array(model.adapt(support, steps=step)(query.x)) for step in steps}
+    loss, steps = model.adaptation.loss, sorted({0, 1, model.eval_inner_steps})
+    outputs = {step: model.adapt(support, steps=step)(query.x).detach() for step in steps}
+    fits = {step: _array(predict_values(loss, output)) for step, output in outputs.items()}
     targets = _array(query.y)
-    if any(fit.shape != targets.shape for fit in fits.values()):
+    if any(fit.size != targets.size for fit in fits.values()):
         return None
     if all(part.ndim == 1 or part[0].numel() == 1 for part in (query.x, query.y)) and query.x.is_floating_point():
         points = [(_array(role.x).ravel(), _array(role.y).ravel()) for role in (support, query)]
+        band = None
+        if isinstance(loss, BandLoss) and loss.share > 0:
+            low, high = (_array(bound).ravel() for bound in loss.band(outputs[steps[-1]]))
+            band = (low, high, f"band of {100 * loss.share:.4g} %")
         return pictures.draw_sinusoid(
-            path, points[0], points[1], {step: fit.ravel() for step, fit in fits.items()}, title
+            path, points[0], points[1], {step: fit.ravel() for step, fit in fits.items()}, title, band
         )
     return draw_agreement(path, targets.ravel(), {step: fit.ravel() for step, fit in fits.items()}, title)
 
