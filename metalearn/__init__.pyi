@@ -32,6 +32,10 @@ from metalearn.errors import DivergenceError as DivergenceError
 from metalearn.errors import MemoryLimitError as MemoryLimitError
 from metalearn.errors import MetalearnError as MetalearnError
 from metalearn.errors import ShapeError as ShapeError
+from metalearn.inner import Context as Context
+from metalearn.inner import LoRA as LoRA
+from metalearn.inner import PrototypeHead as PrototypeHead
+from metalearn.inner import SharedHead as SharedHead
 from metalearn.metrics import EpisodeAccuracy as EpisodeAccuracy
 from metalearn.modules import ALFA as ALFA
 from metalearn.modules import ANIL as ANIL

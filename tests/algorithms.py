@@ -26,6 +26,7 @@ from metalearn import (
     MetaModule,
     Pooled,
     ProtoNet,
+    PrototypeHead,
     Reptile,
 )
 
@@ -99,6 +100,15 @@ def few_shot(net: Any, start: Params, task: Task, moving: list[str]) -> Tensor:
         of_w, of_b = torch.autograd.grad(loss, (w, b), create_graph=True)
         w, b = w - 0.5 * of_w, b - 0.5 * of_b
     return F.cross_entropy(functional_call(net, start, (task[2],), {"features": True}) @ w.T + b, task[3])
+
+
+def proto_maml(net: Any, start: Params, task: Task, moving: list[str]) -> Tensor:
+    """The head from prototypes; the inner gradients treat it as weights of its own."""
+    z = functional_call(net, start, (task[0],), {"features": True})
+    means = torch.stack([z[task[1] == label].mean(0) for label in range(3)])
+    own = {name: value.clone() for name, value in start.items()}
+    own |= {"head.weight": 2 * means, "head.bias": -(means**2).sum(1)}
+    return query_loss(net, descend(net, own, task, moving, 2, 0.3), task)
 
 
 def pooled(net: nn.Module, start: Params, task: Task, moving: list[str]) -> Tensor:
@@ -177,6 +187,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "maml": Algorithm(MAML, TWO, maml),
     "fomaml": Algorithm(MAML, {**TWO, "first_order": True}, fomaml),
     "alfa": Algorithm(ALFA, {"inner_steps": 2, "inner_lr": 0.25}, alfa),
+    "boil": Algorithm(MAML, {**TWO, "adapts": "body"}, maml, "body"),
+    "proto_maml": Algorithm(MAML, {**TWO, "adapter": PrototypeHead()}, proto_maml),
     "anil": Algorithm(ANIL, TWO, maml, "head"),
     "ridge": Algorithm(ANIL, {"head_solver": "ridge"}, ridge, "head"),
     "imaml": Algorithm(

@@ -45,6 +45,8 @@ NEEDED: dict[Callable[..., Any], dict[str, Any]] = {
     datamodules.ImageFolderEpisodes: {"root": "images"},
     datamodules.MNISTCleaningDataModule: {"root": "mnist"},
     datamodules.NewsgroupsDataModule: {"root": "news"},
+    inner.LoRA: {"rank": 2},
+    inner.Context: {"size": 2, "layers": "all"},
     bilevel.GradientDescent: {"step_size": 0.1, "steps": 2},
     bilevel.Nesterov: {"step_size": 0.1, "steps": 2, "momentum": 0.5},
     bilevel.HeavyBall: {"step_size": 0.1, "steps": 2, "momentum": 0.5},
@@ -81,8 +83,8 @@ NEEDED: dict[Callable[..., Any], dict[str, Any]] = {
 }  # fmt: skip
 """What each cannot do without."""
 FAMILIES = (
-    L.LightningModule, L.LightningDataModule, inner.UpdateRule, bilevel.InnerSolver, bilevel.LinearSolver, bilevel.Estimator,
-    bilevel.Algorithm, bilevel.Prox,
+    L.LightningModule, L.LightningDataModule, inner.UpdateRule, inner.Adapter, bilevel.InnerSolver, bilevel.LinearSolver,
+    bilevel.Estimator, bilevel.Algorithm, bilevel.Prox,
 )  # fmt: skip
 BASES = {
     *FAMILIES, metalearn.MetaModule, datamodules.BilevelDataModule, datamodules.EpisodicDataModule, datamodules.ClassEpisodes,
@@ -94,7 +96,7 @@ OTHERS = (
     metalearn.TransformerClassifier,
 )  # fmt: skip
 MAY_BE_NEGATIVE = {"axis", "dim", "high", "initial_log_penalty", "log_penalty_range", "low", "step"}
-FREE_TEXT = {"cache_dir", "head", "inner_optimizer", "labels", "loss", "root", "test_tasks_file", "weights"}
+FREE_TEXT = {"cache_dir", "head", "inner_optimizer", "labels", "loss", "root", "targets", "test_tasks_file", "weights"}
 """Texts that are no choice between a few."""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 __all__ = [
+    "ADAPTERS",
     "DATA_MODULES",
     "LAYERS",
     "LOSSES",
@@ -68,6 +69,9 @@ LOSSES: Homes = _homes("metalearn.inner", GaussianNLL="bands", Quantiles="bands"
     L1Loss="modules.loss", MSELoss="modules.loss", MultiLabelSoftMarginLoss="modules.loss", MultiMarginLoss="modules.loss",
     NLLLoss="modules.loss", SmoothL1Loss="modules.loss",
 )  # fmt: skip
+ADAPTERS: Homes = _homes(
+    "metalearn.inner.adapters", Context="context", LoRA="lora", PrototypeHead="heads", SharedHead="heads"
+)
 RULES: Homes = _homes("metalearn.inner", SGD="rules", Momentum="rules", Adam="rules", AdamW="rules")
 
 

@@ -14,9 +14,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from torch import nn
 
-from metalearn.carried.classes import LAYERS, LOSSES, NETWORKS, RULES, find_class, is_torch_optimizer, short
+from metalearn.carried.classes import ADAPTERS, LAYERS, LOSSES, NETWORKS, RULES, find_class, is_torch_optimizer, short
 from metalearn.errors import CheckpointError
 from metalearn.inner import RULES as RULE_NAMES
+from metalearn.inner import Adapter
 
 __all__ = [
     "ADD_CONFIG", "USE_ANOTHER", "check_arguments", "check_class", "check_name", "check_value", "class_path", "is_name",
@@ -189,6 +190,10 @@ def _take(value: Any, hint: Any, name: str, where: str) -> Any:
         if not isinstance(value, (Mapping, str)):
             raise _Unlike
         return _object(value, NETWORKS, where)
+    if isinstance(hint, type) and issubclass(hint, Adapter):
+        if not isinstance(value, (Mapping, str)):
+            raise _Unlike
+        return _object(value, ADAPTERS, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _options(value, hint, where)
     raise _Unlike

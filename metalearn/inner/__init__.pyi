@@ -1,5 +1,11 @@
 from metalearn.inner.adaptation import Adaptation as Adaptation
 from metalearn.inner.adaptation import InnerMethod as InnerMethod
+from metalearn.inner.adapters import Adapter as Adapter
+from metalearn.inner.adapters import AdapterPart as AdapterPart
+from metalearn.inner.adapters import Context as Context
+from metalearn.inner.adapters import LoRA as LoRA
+from metalearn.inner.adapters import PrototypeHead as PrototypeHead
+from metalearn.inner.adapters import SharedHead as SharedHead
 from metalearn.inner.ambient import own_kernels as own_kernels
 from metalearn.inner.ambient import recording as recording
 from metalearn.inner.ambient import statistics as statistics
@@ -26,6 +32,8 @@ from metalearn.inner.norm.policies import NormPolicy as NormPolicy
 from metalearn.inner.norm.step_statistics import StepStatistics as StepStatistics
 from metalearn.inner.norm.task_norm import TaskBatchNorm as TaskBatchNorm
 from metalearn.inner.norm.task_norm import TaskNorm as TaskNorm
+from metalearn.inner.part_learner import PartLearner as PartLearner
+from metalearn.inner.part_learner import make_learner as make_learner
 from metalearn.inner.rules import RULES as RULES
 from metalearn.inner.rules import SGD as SGD
 from metalearn.inner.rules import Adam as Adam

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 from torch.func import vmap
 
@@ -91,6 +92,7 @@ class Adaptation:
         stacked: whether every tensor of a task carries a leading task axis.
         ways: how many of the network's outputs the loss sees, so that a task of fewer classes neither sees nor moves the
             others; ``None`` for all.
+        begun: tensors that start anew in each of the tasks at hand, where they start; they have the task axis, if there is one.
 
     Example:
         >>> import torch
@@ -110,6 +112,7 @@ class Adaptation:
     method: InnerMethod
     stacked: bool = False
     ways: int | None = None
+    begun: Params = field(default_factory=dict)
 
     @property
     def memory(self) -> MemoryMode:
@@ -146,7 +149,24 @@ class Adaptation:
             order: 2 keeps the graph of the inner gradients (MAML); 1 treats them as constants (FOMAML); 0 keeps no graph at
                 all (evaluation).
         """
-        return self.method.iterates(self, params, support, targets, steps, settings, order)
+        begun = self.begin(params, support, targets, order)
+        adaptation = replace(self, begun=begun) if begun else self
+        return self.method.iterates(adaptation, params, support, targets, steps, settings, order)
+
+    def begin(self, params: Params, support: Tensor, targets: Tensor, order: int = 0) -> Params:
+        """Where the tensors start that start anew in each task; with a graph to ``params`` unless ``order`` is 0."""
+        if self.learner.adapter is None:
+            return {}
+
+        def run(support: Tensor, targets: Tensor) -> Params:
+            return self.learner.begin(network_tensors(params), support, targets, self.ways)
+
+        with torch.set_grad_enabled(order > 0 and torch.is_grad_enabled()):
+            begun = self.map(run)(support, targets)
+        # what starts at a constant is a leaf of its own, since the inner loop differentiates by it
+        return {
+            name: value if value.requires_grad else value.detach().requires_grad_() for name, value in begun.items()
+        }
 
     def support_loss(self, adapted: Params, others: Params, support: Tensor, targets: Tensor, step: int) -> Tensor:
         """The support loss after ``step`` inner steps, a scalar, or ``[B]`` where tasks are stacked.
@@ -197,7 +217,11 @@ class Adaptation:
         adapted, others = self.split(params)
         if self.stacked:
             adapted = {name: value.expand(tasks, *value.shape) for name, value in adapted.items()}
-        return adapted, others
+        elif (
+            self.begun
+        ):  # what starts at a function of the others is a tensor of its own: inner gradients do not go that way
+            adapted = {name: value.view_as(value) for name, value in adapted.items()}
+        return adapted | self.begun, others
 
     def map(self, function: Callable[..., Result], in_dims: int | tuple[int | None, ...] = 0) -> Callable[..., Result]:
         """The same function, over the task axis where there is one."""

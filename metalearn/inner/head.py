@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from metalearn.errors import ConfigError
+from metalearn.inner.adapters.base import PREFIX, AdapterPart
 from metalearn.inner.ambient import own_kernels, statistics
 from metalearn.inner.head_calls import find_coupling, watching
 from metalearn.inner.learner import Learner
+from metalearn.inner.moving_part import MovingPart
 from metalearn.inner.network.structure import Mode
 from metalearn.inner.norm.task_norm import TaskNorm
 from metalearn.inner.rules import Params
+from metalearn.inner.tensors import Tensors
 
 __all__ = ["FeatureLearner", "HeadLearner"]
 
@@ -29,6 +32,8 @@ class HeadLearner(Learner):
         norm: the statistics policy, as for :class:`Learner`.
         head: the name of the submodule.
         needed_by: the argument that needs the head alone; ``None`` if passes of the whole network will do.
+        part: the tensors that adapt, all of them within ``head``; ``None`` for all of that.
+        adapter: as for :class:`Learner`; what it changes lies within ``head``.
 
     Attributes:
         coupling: a clause that says why the head alone would not do, as :meth:`specialised` found last; ``None`` if it does.
@@ -44,13 +49,22 @@ class HeadLearner(Learner):
         ['head.weight', 'head.bias']
     """
 
-    def __init__(self, backbone: nn.Module, norm: TaskNorm, head: str, needed_by: str | None = None) -> None:
-        super().__init__(backbone, norm)
+    def __init__(
+        self,
+        backbone: nn.Module,
+        norm: TaskNorm,
+        head: str,
+        needed_by: str | None = None,
+        part: MovingPart | None = None,
+        adapter: AdapterPart | None = None,
+    ) -> None:
+        super().__init__(backbone, norm, adapter)
         self.head_name = head
         self._needed_by = needed_by
+        self._part = part
         self.coupling: str | None = None
         self._tried: dict[Mode, _Trial] = {}
-        self._names = set(self._own())
+        self._names = self._find_names()
         if not self._names:
             raise ConfigError(
                 f"head is {head!r}, but that submodule has no trainable parameters to adapt; name the layer that maps "
@@ -61,11 +75,14 @@ class HeadLearner(Learner):
         return {**self.__dict__, "_tried": {}}  # is tried again where it is needed
 
     def able(self) -> Params:
-        self._names = set(self._own())
+        self._names = self._find_names()
         return super().able()
 
     def adapts(self, name: str) -> bool:
         return name in self._names
+
+    def _find_names(self) -> frozenset[str]:
+        return frozenset(self._own()) if self._part is None else self._part.names(self.backbone)
 
     def specialised(self, params: Params, x: Tensor, mode: Mode) -> Learner:
         """A :class:`FeatureLearner` where trying the network on ``x`` shows that to be exact; else this learner.
@@ -76,8 +93,11 @@ class HeadLearner(Learner):
         key = self._fingerprint()
         if mode not in self._tried or self._tried[mode].key != key:
             structure = self.structure
-            with structure.undisturbed(), own_kernels(), self.as_given().running(mode) as running:
-                coupling, writes = find_coupling(self.backbone, self._head(), self._own(), params, x, running._pass)
+            # how the network calls its head has nothing to do with what an adapter makes of their tensors
+            plain = self._varied(adapter=None, tensors=Tensors(self.backbone, None))
+            own = {name: value for name, value in params.items() if not name.startswith(PREFIX)}
+            with structure.undisturbed(), own_kernels(), plain.as_given().running(mode) as running:
+                coupling, writes = find_coupling(self.backbone, self._head(), self._own(), own, x, running._pass)
             kept = [*self.backbone.modules(), *self.backbone.parameters()]
             self._tried[mode] = _Trial(key, kept, coupling, None if coupling else FeatureLearner(self, writes))
         self.coupling = self._tried[mode].coupling
@@ -90,6 +110,8 @@ class HeadLearner(Learner):
 
     @property
     def note(self) -> str | None:
+        if self._part is not None:
+            return self._part.note(self.backbone)
         if self.coupling is None:
             return None
         return f"the whole network is run at every inner step, because of head {self.head_name!r}: {self.coupling}"
@@ -180,10 +202,10 @@ class FeatureLearner(HeadLearner):
         self.__dict__.update(learner.__dict__)
         self._writes = writes
         self._inner = self._own()
-        self._names = set(self._inner)
+        self._names = self._find_names()
 
     def able(self) -> Params:
-        return {name: value for name, value in self.backbone.named_parameters() if name in self._inner}
+        return Learner.able(self)
 
     def specialised(self, params: Params, x: Tensor, mode: Mode) -> Learner:
         return self
@@ -204,6 +226,9 @@ class FeatureLearner(HeadLearner):
         with statistics():
             features = self._features(params, x)
         return super().predict(params, features, step)
+
+    def features(self, params: Params, support: Tensor, layer: str) -> Tensor:
+        return support if layer == self.head_name else super().features(params, support, layer)
 
     def _features(self, params: Params, x: Tensor) -> Tensor:
         with watching(self.network.get_submodule(self.head_name), copies=self._writes) as calls:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metalearn.errors import ConfigError
 from metalearn.inner.generators import drawing_from, read_generators
 from metalearn.inner.rules import Params
 
-__all__ = ["HeadCalls", "find_coupling", "watching"]
+__all__ = ["HeadCalls", "find_coupling", "watch_features", "watching"]
 
 Run = Callable[[nn.Module, Params, tuple[Any, ...]], Any]
 """``run(module, params, inputs)``: a forward pass at other parameters."""
@@ -81,6 +82,23 @@ def watching(head: nn.Module, copies: bool = False, closely: bool = False) -> It
     finally:
         first.remove()
         last.remove()
+
+
+def watch_features(network: nn.Module, layer: str, rows: int, run: Callable[[], object]) -> Tensor:
+    """What the submodule ``layer`` is called with in a forward pass, ``[rows, F]``.
+
+    Raises:
+        ConfigError: it is not called once with a row for each example.
+    """
+    with watching(network.get_submodule(layer)) as calls:
+        run()
+    args = calls.inputs[0][0] if len(calls.inputs) == 1 else ()
+    if not args or not isinstance(args[0], Tensor) or args[0].ndim != 2 or len(args[0]) != rows:
+        raise ConfigError(
+            f"adapter starts the head {layer!r} from its features [examples, features], but it is not called once with such a "
+            "tensor; name another layer, or leave the adapter out"
+        )
+    return args[0]
 
 
 def same(a: Tensor, b: Tensor, tolerance: float = 0.0) -> bool:

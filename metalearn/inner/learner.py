@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -16,14 +17,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metalearn.errors import ShapeError
-from metalearn.inner.ambient import statistics
+from metalearn.inner.adapters.base import AdapterPart, Task
+from metalearn.inner.ambient import recording, statistics
+from metalearn.inner.head_calls import watch_features
 from metalearn.inner.network.structure import Mode, Structure
 from metalearn.inner.norm.calls import ForwardPass
 from metalearn.inner.norm.policies import NormPolicy, Policy, Support, Transductive
 from metalearn.inner.norm.task_norm import TaskNorm
 from metalearn.inner.rules import Params
+from metalearn.inner.tensors import Tensors, as_double
 
-__all__ = ["Learner", "PlainLearner", "evaluating"]
+__all__ = ["Learner", "evaluating"]
 
 Self = TypeVar("Self", bound="Learner")
 
@@ -60,10 +64,13 @@ class Learner:
     Args:
         backbone: the caller's network, which stays as it is.
         norm: the statistics policy; ``"support"`` passes the support set along with every query set.
+        adapter: tensors that an adapter adds to the network's, see :class:`~metalearn.inner.AdapterPart`.
 
     Attributes:
         backbone: the caller's network.
+        adapter: as it was passed.
         structure: its layers.
+        tensors: its tensors and those of the adapter, by name.
         policy: what batch normalisation normalises by; the only place that says so.
 
     Example:
@@ -79,8 +86,10 @@ class Learner:
 
     encodes = False
 
-    def __init__(self, backbone: nn.Module, norm: TaskNorm) -> None:
+    def __init__(self, backbone: nn.Module, norm: TaskNorm, adapter: AdapterPart | None = None) -> None:
         self.backbone = backbone
+        self.adapter = adapter
+        self.tensors = Tensors(backbone, adapter)
         self.policy: Policy = norm.policy
         self.structure = Structure(backbone, norm.replace)
         self._as_given = self._in_double = self._evaluates = False
@@ -106,11 +115,11 @@ class Learner:
         moving = self.moving()
         tensors: Params = {
             name: value if value.requires_grad else value.detach().requires_grad_()
-            for name, value in self.backbone.named_parameters()
+            for name, value in self.tensors.named()
             if value.requires_grad or name in moving
         }
         return (
-            {name: _double(value).requires_grad_() for name, value in tensors.items()} if self._in_double else tensors
+            {name: as_double(value).requires_grad_() for name, value in tensors.items()} if self._in_double else tensors
         )
 
     def moving(self) -> Params:
@@ -120,15 +129,14 @@ class Learner:
         a network needs no training of it.
         """
         able = {name: value for name, value in self.able().items() if value.is_floating_point() or value.is_complex()}
-        trainable = {name: value for name, value in able.items() if value.requires_grad}
+        trainable = {name for name, value in able.items() if value.requires_grad}
         if trainable:
-            self._moved = frozenset(trainable)
-            return trainable
+            self._moved = frozenset(trainable | self.tensors.starts().keys())
         return {name: value for name, value in able.items() if name in self._moved} or able
 
     def able(self) -> Params:
-        """Every tensor that adapts by the algorithm, trainable or frozen."""
-        return {name: value for name, value in self.backbone.named_parameters() if self.adapts(name)}
+        """Every tensor that adapts by the algorithm, trainable or frozen; of one that starts anew in each task, one like it."""
+        return {name: value for name, value in self.tensors.named() if self.adapts(name)} | self.tensors.starts()
 
     def for_worker(self: Self, worker: int) -> Self:
         """The same strategy over layers of a thread's own."""
@@ -153,6 +161,11 @@ class Learner:
     def under(self: Self, policy: Policy) -> Self:
         """The same strategy under another policy of batch normalisation."""
         return self._varied(policy=policy)
+
+    @property
+    def widens(self) -> bool:
+        """Whether it makes a head for any number of classes."""
+        return self.adapter is not None and self.adapter.widens
 
     @property
     def needs_many_queries(self) -> bool:
@@ -235,6 +248,30 @@ class Learner:
             )
         return output
 
+    def begin(self, params: Params, support: Tensor, targets: Tensor, ways: int | None) -> Params:
+        """The tensors that start anew in this task, where they start.
+
+        Args:
+            params: the outer tensors by name.
+            support: the encoded support set.
+            targets: of it.
+            ways: the classes of the task; ``None`` for as many as the network has outputs.
+        """
+        if self.adapter is None:
+            return {}
+
+        read = self.tensors.reader(params, self._in_double)
+        return self.adapter.begin(Task(read, partial(self.features, params, support), targets, ways))
+
+    def features(self, params: Params, support: Tensor, layer: str) -> Tensor:
+        """What the submodule ``layer`` is called with for the encoded support set, ``[n, F]``, before any inner step.
+
+        Raises:
+            ConfigError: it is not called once with a row for each example.
+        """
+        with recording(False):  # the pass of the first step is the one whose statistics are kept
+            return watch_features(self.network, layer, len(support), partial(self.support_logits, params, support))
+
     def buffers(self) -> Params:
         """Copies of the buffers of the network as it is now."""
         return {name: value.detach().clone() for name, value in self.structure.buffers(self.network)}
@@ -249,42 +286,11 @@ class Learner:
 
         That is ``params``, buffers perhaps among them, and buffers of this call alone.
         """
+        params = self.tensors.merge(params, self._in_double)
         # a layer that writes its buffers in forward (spectral norm, say) writes to copies: tasks must not see each other
         buffers = {name: value for name, value in self.buffers().items() if name.startswith(within)}
         if not self._in_double:
             return {**buffers, **params}
-        buffers = {name: _double(buffer) for name, buffer in buffers.items()}
-        frozen = {name: _double(value) for name, value in network.named_parameters() if name not in params}
+        buffers = {name: as_double(buffer) for name, buffer in buffers.items()}
+        frozen = {name: as_double(value) for name, value in network.named_parameters() if name not in params}
         return {**frozen, **buffers, **params}
-
-
-def _double(value: Tensor) -> Tensor:
-    return value.detach().double() if value.is_floating_point() else value
-
-
-class PlainLearner(Learner):
-    """The network as it is given, called on each set as a whole, without anything of ours: what other ways are compared with.
-
-    Its batch normalisation is torch's own, which in training is that of the policy ``"transductive"``.
-    """
-
-    def __init__(self, learner: Learner) -> None:
-        self.__dict__.update(learner.as_given().__dict__)
-        self._adapts = learner.adapts
-
-    def adapts(self, name: str) -> bool:
-        return self._adapts(name)
-
-    def query_logits(self, params: Params, support: Tensor, query: Tensor, step: int = 0) -> Tensor:
-        return self._call(params, query)
-
-    def _call(self, params: Params, x: Tensor) -> Tensor:
-        return self._one_tensor(self.call(params, x))
-
-    def call(self, params: Params, x: Tensor) -> object:
-        """Whatever the network gives."""
-        own = x.clone()
-        output: object = self.structure.call(self.backbone, self._tensors(self.backbone, params), (own,))
-        if own._version:
-            self.structure.keeps_input[self._evaluates] = False
-        return output

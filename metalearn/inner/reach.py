@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn.errors import ConfigError
+from metalearn.inner.adapters.base import PREFIX
 from metalearn.inner.ambient import own_kernels
 from metalearn.inner.learner import Learner
 from metalearn.inner.network.layers import name_layers
@@ -41,7 +42,9 @@ def check_reach(learner: Learner, sets: list[Tensor], mode: Mode) -> list[str]:
         ConfigError: it uses reentrant activation checkpointing, or an adapted tensor is out of reach.
     """
     params, moving = learner.outer(), learner.moving()
-    unreached = list(params) if mode != "evaluating" else []
+    # of an adapter only what moves has to be reached by this pass, which is before the start of a task
+    names = [name for name in params if name in moving or not name.startswith(PREFIX)]
+    unreached = names if mode != "evaluating" else []
     device = sets[0].device
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),

@@ -45,7 +45,7 @@ def widen_head(
             f"no torch.nn.Linear with {outputs} outputs that could be widened; use at most {outputs} classes, or train with more"
         )
     name, layer = heads[-1]
-    _check_head(learner.backbone, name, layer, params, ways)
+    _check_head(learner, name, layer, params, ways)
     shapes = {f"{name}.{part}": value.shape for part, value in layer.named_parameters(recurse=False)}
 
     rows = {key: _widen(value, ways) if key in shapes else value for key, value in params.items()}
@@ -82,8 +82,9 @@ def check_widened(learner: Learner, params: Params, support: Tensor, ways: int) 
         )
 
 
-def _check_head(network: nn.Module, name: str, layer: nn.Linear, params: Params, ways: int) -> None:
+def _check_head(learner: Learner, name: str, layer: nn.Linear, params: Params, ways: int) -> None:
     """Raise unless the layer is a plain one, whose tensors are its own and adapt."""
+    network = learner.backbone
     own = {id(value) for value in layer.parameters()}
     shared = any(
         id(value) in own
@@ -97,6 +98,8 @@ def _check_head(network: nn.Module, name: str, layer: nn.Linear, params: Params,
         why = f"has {', '.join(parts)} in the place of a weight"
     if why is None and any(f"{name}.{part}" not in params for part in parts):
         why = "has a frozen tensor"
+    if why is None and not learner.adapts(f"{name}.weight"):
+        why = "does not adapt, so that its rows would stay alike"
     if why is not None:
         raise ConfigError(
             f"the task has {ways} classes, and the head {name!r} would have to be widened from {layer.out_features}, but it "

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
-from metalearn.inner import MemoryMode, NormPolicy, UpdateRule
-from metalearn.inner.inner_loop import ExecutionName, InnerLoop
+from metalearn.inner import Adapter, MemoryMode, NormPolicy, UpdateRule, make_learner
+from metalearn.inner.adapters import get_adapter
+from metalearn.inner.inner_loop import ExecutionName, InnerLoop, optional, setting
 from metalearn.inner.losses import LossFunction
+from metalearn.inner.parts import Patterns, check_patterns
 from metalearn.inner.step_sizes import InnerLR
 from metalearn.inner.task_types import TaskType
 from metalearn.modules.episodic.base import MetaModule
@@ -16,7 +22,33 @@ from metalearn.modules.episodic.joining import join_options
 from metalearn.modules.episodic.scores import Metrics
 from metalearn.modules.training.outer import Scheduler
 
-__all__ = ["MAML"]
+__all__ = ["MAML", "PartLoop"]
+
+
+@dataclass(frozen=True)
+class PartLoop(InnerLoop):
+    """The options of :class:`MAML`."""
+
+    adapts: Patterns | None = setting(
+        None,
+        "what the inner loop moves: a tensor's or a submodule's name, a pattern such as ``'layer4.*'``, or ``\"head\"``, "
+        '``"body"``, ``"norm"``, ``"bias"`` or ``"all"``. A list joins several, and ``!`` takes out. ``None`` is all, or the '
+        "adapter alone.",
+        optional(check_patterns),
+    )
+    adapter: Adapter | None = setting(
+        None,
+        "what moves in the place of weights, or where the head starts: a ``LoRA``, ``Context``, ``SharedHead`` or "
+        "``PrototypeHead``.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "adapter", get_adapter(self.adapter))
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        values = super().hyper_parameters()
+        return values if self.adapter is None else {**values, "adapter": self.adapter.describe()}
 
 
 class MAML(MetaModule):
@@ -25,6 +57,8 @@ class MAML(MetaModule):
     With support loss ``l_S``, query loss ``l_Q`` and ``w_{j+1} = w_j - inner_lr * grad l_S(w_j)``, the meta-gradient of
     ``l_Q(w_N)`` is ``prod_j (I - inner_lr * H_j) grad l_Q(w_N)`` with ``H_j`` the Hessian of ``l_S`` at ``w_j``;
     ``first_order=True`` drops the product (FOMAML).
+
+    With ``adapts`` only a part of ``w`` moves. ``"head"`` is ANIL (Raghu et al. 2020), ``"body"`` is BOIL (Oh et al. 2021).
 
     Raises:
         ConfigError: an argument is out of range.
@@ -39,7 +73,9 @@ class MAML(MetaModule):
         torch.Size([4, 5])
     """
 
-    @join_options(InnerLoop)
+    options_class = PartLoop
+
+    @join_options(PartLoop)
     def __init__(
         self,
         backbone: nn.Module,
@@ -64,8 +100,15 @@ class MAML(MetaModule):
         kernels: bool = True,
         metrics: Metrics = None,
         task: TaskType | None = None,
+        adapts: Patterns | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
-        options = InnerLoop.of(locals())
+        options = PartLoop.of(locals())
         super().__init__(
-            backbone, options, outer_optimizer=outer_optimizer, outer_scheduler=outer_scheduler, metrics=metrics
+            backbone,
+            options,
+            learner=partial(make_learner, adapts=options.adapts, adapter=options.adapter),
+            outer_optimizer=outer_optimizer,
+            outer_scheduler=outer_scheduler,
+            metrics=metrics,
         )

@@ -44,7 +44,7 @@ def restore(path: str | Path, learner: Learner) -> tuple[Restored, Description]:
         CheckpointError: the file is damaged or none of ours, or belongs to another meta-model.
     """
     tensors, saved = read_adapted(path)
-    base = {**dict(learner.backbone.named_parameters()), **learner.outer()}
+    base = {**learner.tensors.starts(), **dict(learner.tensors.named()), **learner.outer()}
     device = next(iter(base.values())).device
     pairs = {name: name_statistics(name) for name in saved.normalisations}
     absent = [name for pair in pairs.values() for name in pair if name not in tensors]

@@ -97,7 +97,7 @@ def register_network(table: TensorTable, learner: Learner, params: Params, share
     """
     network = learner.backbone
     moving = learner.moving()
-    shapes = {name: value.shape for name, value in network.named_parameters()}
+    shapes = {name: value.shape for name, value in learner.tensors.named()}
     kept = network.state_dict().keys()
     for name, value in params.items():
         if name in moving or shapes.get(name) != value.shape:  # a head for more classes is another one

@@ -59,7 +59,7 @@ def test_the_overview_has_an_example_for_every_command(capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize(
     ("name", "first"),
-    [("MAML", ["inner_steps", "inner_lr", "first_order"]), ("ANIL", ["head", "head_solver"]), ("Pooled", ["inner_steps"]),
+    [("MAML", ["adapts", "adapter", "inner_steps", "inner_lr"]), ("ANIL", ["head", "head_solver"]), ("Pooled", ["inner_steps"]),
      ("IMAML", ["inner_steps", "inner_lr", "lam", "cg_steps"]), ("HyperCleaning", ["examples"])],
 )  # fmt: skip
 def test_the_help_of_a_class_begins_with_its_own_arguments(

@@ -139,6 +139,8 @@ class _Normalise(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
         tasks = info.batch_size
         x, weight, bias = (merge(args[i], in_dims[i], tasks) for i in range(3))
+        if len(weight) != len(bias):  # where one of them adapts alone: their gradients are of one shape
+            weight, bias = weight.expand(tasks, -1), bias.expand(tasks, -1)
         outputs = _Normalise.apply(x.expand(tasks, *x.shape[1:]), weight, bias, *args[3:])
         return tuple(output.unsqueeze(1) for output in outputs), (0,) * len(outputs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -118,7 +119,8 @@ class TaskAdapter:
         settings = runner.fixed_settings()
         if ways is None or ways <= outputs:
             return _Start(params, settings, labels, None)
-        params, settings = widen_head(runner.learner, outputs, ways, params, settings)
+        if not runner.learner.widens:
+            params, settings = widen_head(runner.learner, outputs, ways, params, settings)
         return _Start(params, settings, labels.clamp(max=outputs - 1), ways)
 
 
@@ -127,7 +129,8 @@ def _iterate(adaptation: Adaptation, start: _Start, x: Tensor, y: Tensor, steps:
     with torch.no_grad():
         encoded, _ = adaptation.encode(start.params, x, x)
         if start.widened is not None:
-            first = encoded[0] if adaptation.stacked else encoded
-            check_widened(adaptation.learner, start.params, first, start.widened)
+            first, labels = (encoded[0], y[0]) if adaptation.stacked else (encoded, y)
+            begun = replace(adaptation, stacked=False).begin(start.params, first, labels)
+            check_widened(adaptation.learner, start.params | begun, first, start.widened)
     *_, adapted = adaptation.iterates(start.params, encoded, y, steps, start.settings, order=0)
     return adapted

@@ -112,7 +112,7 @@ class MetaModule(ModuleFacts, OwnModule):
         strategy = learner(backbone, TaskNorm(backbone, options.norm, statistics))
         task_solver = solver(options, strategy)
         loss = get_loss(options.loss, backbone)
-        register_parts(self, backbone, statistics, options.loss, task_solver)
+        register_parts(self, backbone, statistics, options.loss, task_solver, strategy.adapter)
         self._runner = InnerRunner(type(self).__name__, options, strategy, loss, task_solver)
         self._reader = TaskReader(self._runner, loss_order)
         self._evaluator = Evaluator(self._runner, self._reader, read_metrics(metrics))

@@ -31,6 +31,7 @@ class ModuleFacts:
 
     backbone: nn.Module
     solver: TaskSolver
+    adapter: nn.Module | None
     _runner: InnerRunner
     _reader: TaskReader
     _evaluator: Evaluator

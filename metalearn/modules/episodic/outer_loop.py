@@ -75,7 +75,12 @@ class OuterLoop:
 
 
 def register_parts(
-    module: Any, backbone: nn.Module, statistics: nn.Module | None, loss: Any, solver: TaskSolver
+    module: Any,
+    backbone: nn.Module,
+    statistics: nn.Module | None,
+    loss: Any,
+    solver: TaskSolver,
+    adapter: nn.Module | None,
 ) -> None:
     """Own what is moved, cast, trained and saved, in the order in which optimisers of older checkpoints know it."""
     if solver.comes_first:
@@ -85,3 +90,4 @@ def register_parts(
     if isinstance(loss, nn.Module):
         module.loss = loss
     module.solver = solver
+    module.adapter = adapter

@@ -23,9 +23,10 @@ from metalearn.inner.execution.probe.noise import make_noise, shorten
 from metalearn.inner.execution.probe.undrawn import WithoutDropout
 from metalearn.inner.execution.schedule import Schedule
 from metalearn.inner.execution.way import Way
-from metalearn.inner.learner import Learner, PlainLearner
+from metalearn.inner.learner import Learner
 from metalearn.inner.losses import double_loss
 from metalearn.inner.network.structure import Mode
+from metalearn.inner.plain_learner import PlainLearner
 
 __all__ = ["TOLERANCE", "Probe"]
 

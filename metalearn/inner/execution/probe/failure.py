@@ -13,9 +13,10 @@ from metalearn.errors import ConfigError
 from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.execution.probe.layers import note_inputs
 from metalearn.inner.execution.probe.undrawn import WithoutDropout
-from metalearn.inner.learner import Learner, PlainLearner
+from metalearn.inner.learner import Learner
 from metalearn.inner.losses import double_loss
 from metalearn.inner.network.structure import Mode
+from metalearn.inner.plain_learner import PlainLearner
 
 __all__ = ["check_second_derivative", "explain_failure", "first_line"]
 

@@ -11,8 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from metalearn.errors import ConfigError
 from metalearn.inner.execution.probe.layers import watching_calls
 from metalearn.inner.execution.probe.undrawn import WithoutDropout
-from metalearn.inner.learner import Learner, PlainLearner
+from metalearn.inner.learner import Learner
 from metalearn.inner.network.structure import Mode
+from metalearn.inner.plain_learner import PlainLearner
 
 __all__ = ["draws_random_numbers", "find_frozen", "uses_saved_tensor_hooks"]
 
