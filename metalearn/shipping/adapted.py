@@ -19,7 +19,7 @@ from metalearn.inner.norm.moments import Moments
 from metalearn.inner.norm.policies import PerStep
 from metalearn.inner.rules import Params
 from metalearn.shipping.checksum import find_network_checksum
-from metalearn.shipping.description import Description
+from metalearn.shipping.description import Description, check_names
 from metalearn.shipping.export import export_onnx, export_program
 from metalearn.shipping.files import write_adapted
 from metalearn.shipping.loading import find_learner
@@ -280,6 +280,7 @@ class AdaptedModel(nn.Module):
         return other
 
     def _describe(self, policy: str) -> Description:
+        check_names(self.names)
         return Description(
             algorithm=self._algorithm, network=type(self._learner.backbone).__name__, policy=policy, steps=self._steps,
             ways=self._ways, classes=self._classes, names=self.names, preprocessing=self.preprocessing,

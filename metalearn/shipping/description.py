@@ -12,10 +12,10 @@ import torch
 
 from metalearn.carried import KEY, read_entry
 from metalearn.carried.classes import short
-from metalearn.checks import MOST_OF_A_TASK, MOST_STEPS
-from metalearn.errors import CheckpointError
+from metalearn.checks import MOST_OF_A_TASK, MOST_STEPS, quote_value
+from metalearn.errors import CheckpointError, ConfigError
 
-__all__ = ["Description", "damaged"]
+__all__ = ["Description", "check_names", "damaged"]
 
 FORMAT = 1
 POLICIES = ("independent", "transductive")
@@ -82,6 +82,18 @@ class Description:
                 raise damaged(path, f"its {name} is {short(values[name])}")
         spec = read_entry({KEY: {"image_spec": values["preprocessing"]}}, path).image_spec
         return cls(**{**values, "preprocessing": spec})
+
+
+def check_names(names: Any) -> None:
+    """Raise unless the names of classes are a list of texts, or ``None``.
+
+    Raises:
+        ConfigError: they are anything else.
+    """
+    if names is not None and not _are_names(names):
+        raise ConfigError(
+            f"names is {quote_value(names)}, but it must be a list of texts of one line; use names=['cat', 'dog'], or None"
+        )
 
 
 def damaged(path: str | Path, what: str) -> CheckpointError:

@@ -166,3 +166,12 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
         make("anil").adapt(draw(seed=1)).save(path)
     assert path.read_bytes() == before
     assert [each.name for each in path.parent.iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), "cat", [1, 2], ["a\nb"]])
+def test_names_that_are_no_texts_are_one_line(names: Any, tmp_path: Path) -> None:
+    adapted = make("anil").adapt(draw())
+    adapted.names = names
+    with pytest.raises(ConfigError, match="names is .*, but it must be a list of texts"):
+        adapted.save(tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
