@@ -3,9 +3,9 @@
 Sinusoids with uncertainty
 ==========================
 
-A loss of your own: the network gives a mean and a spread, and learns how noisy each place is.
+The network gives a mean and a spread, and learns how noisy each place is.
 
-The tasks are sinusoids whose noise grows from left to right. The network has two outputs, the mean and the logarithm of the
+The tasks are sinusoids whose noise grows from left to right. The network has two outputs, which the loss reads as a mean and a
 variance. The loss is the negative logarithm of a Gaussian's density, in the inner loop as in the outer one.
 """
 
@@ -19,6 +19,7 @@ import torch
 
 from metalearn import MAML, MLP
 from metalearn.datamodules import FunctionEpisodes
+from metalearn.inner import GaussianNLL
 
 STEPS = 1200  # the tests run 2
 TASKS = 200  # the tests run 3
@@ -38,23 +39,19 @@ def noisy_sinusoid(generator: np.random.Generator):
     return (x[:20], y[:20]), (x[20:], y[20:])
 
 
-def gaussian_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    mean, log_variance = outputs[..., :1], outputs[..., 1:].clamp(-8, 8)
-    return (log_variance + (targets - mean) ** 2 / log_variance.exp()).mean() / 2
-
-
 # %% [markdown]
-# Any function of outputs and targets that gives a number is a loss.
+# ``GaussianNLL`` also reads the outputs: as a mean, a spread, or a band.
 
 # %%
 L.seed_everything(0, verbose=False)
+loss = GaussianNLL()
 data = FunctionEpisodes(noisy_sinusoid, train_tasks=10 * STEPS, test_tasks=TASKS, tasks_per_batch=10)
 module = MAML(
     MLP(outputs=2, inputs=1, hidden=[40, 40]),
     inner_steps=2,
     inner_lr="learn_per_element",
     initial_inner_lr=0.02,
-    loss=gaussian_loss,
+    loss=loss,
     inner_clip_norm=10.0,
     outer_optimizer=lambda params: torch.optim.Adam(params, lr=2e-3),
 )
@@ -68,8 +65,8 @@ trainer.fit(module, datamodule=data)
 
 # %%
 def predict(support, x, steps=None):
-    mean, log_variance = module.adapt(support, steps=steps)(x).unbind(1)
-    return mean, (log_variance / 2).exp()
+    outputs = module.adapt(support, steps=steps)(x)
+    return loss.point(outputs)[:, 0], loss.deviation(outputs)[:, 0]
 
 
 inside = []
