@@ -44,7 +44,7 @@ class LoRA(Adapter):
         >>> from metalearn import MAML, MLP, LoRA
         >>> module = MAML(MLP(outputs=5, inputs=8), adapter=LoRA(rank=2, targets="body"), inner_lr=0.1)
         >>> [name for name, _ in module.adapter.named_parameters()]
-        ['body.1:a', 'body.1:b', 'body.3:a', 'body.3:b']
+        ['body/1:a', 'body/1:b', 'body/3:a', 'body/3:b']
     """
 
     alone: ClassVar[bool] = True
@@ -78,7 +78,7 @@ class LoRA(Adapter):
 
 
 class LowRank(AdapterPart):
-    """The factors of each weight, ``<layer>:a`` and ``<layer>:b`` with the dots of the layer's name."""
+    """The factors of each weight, ``<layer>:a`` and ``<layer>:b`` with / for the dots of the layer's name."""
 
     def __init__(self, network: nn.Module, layers: dict[str, nn.Module], rank: int, scale: float) -> None:
         super().__init__()
