@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two test pr
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.made import make_folder, make_omniglot
 
@@ -20,6 +21,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METALEARN_CACHE", str(cache))
+
+
+@pytest.fixture(autouse=True)
+def _own_random_numbers() -> None:
+    """A test draws the same numbers, whichever tests ran before it in its process."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
