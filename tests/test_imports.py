@@ -81,7 +81,7 @@ def test_ours_load_little_beyond_lightning() -> None:
         "names = set(sys.modules) - before; tops = {name.split('.')[0] for name in names}\n"
         "print(*tops - set(sys.stdlib_module_names) - {'metalearn'}, *(name for name in names if 'datasets' in name))"
     )
-    assert set(added.split()) <= {"PIL", "filelock", "platformdirs"}
+    assert set(added.split()) <= {"PIL", "filelock", "platformdirs", "safetensors"}
 
 
 @pytest.mark.parametrize("package", LAZY)

@@ -55,7 +55,7 @@ class TransformerClassifier(nn.Module):
         super().__init__()
         check_whole("ways", ways, 1, 100_000)
         check_whole("vocabulary", vocabulary, 2, 10_000_000)
-        check_whole("width", width, 2, MOST_OF_A_WIDTH)
+        check_whole("width", width, 2, MOST_OF_A_WIDTH, "use 64")
         check_whole("heads", heads, 1, MOST_OF_A_WIDTH)
         check_whole("layers", layers, 1, 100)
         check_number("dropout", dropout, "use 0.1", least=0, below=1)

@@ -83,7 +83,7 @@ def find_classes(hint: Any) -> list[type]:
 def list_names(bases: Sequence[type]) -> tuple[list[str], list[str]]:
     """The names under which a command line knows the classes below these: ours, and torch's and Lightning's, both sorted."""
     ours = {kind.__name__ for kind in find_ours(bases)}
-    others = {kind.__name__ for kind in _find_below(bases) if kind.__module__.split(".")[0] in OTHERS}
+    others = {kind.__name__ for kind in _find_below(bases) if str(kind.__module__).split(".")[0] in OTHERS}
     return sorted(ours), sorted(others - ours)
 
 
@@ -91,7 +91,7 @@ def find_ours(bases: Sequence[type]) -> list[type]:
     """Our public classes below these."""
     names = ("metalearn.backbones",) if nn.Module in bases else ROOMS
     rooms = [sys.modules.get(room) for room in names]
-    below = [kind for kind in _find_below(bases) if kind.__module__.startswith("metalearn.")]
+    below = [kind for kind in _find_below(bases) if _is_ours(kind)]
     return [kind for kind in below if any(getattr(room, kind.__name__, None) is kind for room in rooms)]
 
 
@@ -108,9 +108,14 @@ def _find_below(bases: Sequence[type]) -> list[type]:
     return below
 
 
+def _is_ours(kind: type) -> bool:
+    """Whether a class is of this package; one that C code makes may have no module."""
+    return str(kind.__module__).startswith("metalearn.")
+
+
 def _is_base(kind: type) -> bool:
     """Whether a class of ours is there to be derived from: it says of a method that subclasses must have it."""
-    methods = [each for owner in kind.__mro__ if owner.__module__.startswith("metalearn.") for each in vars(owner)]
+    methods = [each for owner in kind.__mro__ if _is_ours(owner) for each in vars(owner)]
     codes = (getattr(getattr(kind, name), "__code__", None) for name in methods)
     return (
         kind.__name__ in BASES

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -108,9 +107,9 @@ class AdaptedModel(nn.Module):
         return f"AdaptedModel({type(self._learner.backbone).__name__}, {moved:,} of {total:,} numbers adapted)"
 
     @property
-    def params(self) -> Mapping[str, Tensor]:
+    def params(self) -> dict[str, Tensor]:
         """The tensors of the network by name, after adaptation. They are those that a call uses, not copies."""
-        return MappingProxyType(self._table.read(self._called[0]))
+        return dict(self._table.read(self._called[0]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[n, N]`` of queries ``x`` ``[n, ...]``.

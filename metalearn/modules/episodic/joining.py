@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, cast, get_type_hints
 
+from metalearn.errors import ConfigError
 from metalearn.inner.inner_loop import InnerLoop
 
 __all__ = ["join_inherited", "join_options", "save_options", "take_joined"]
@@ -72,11 +73,22 @@ def _join(init: Init, options_class: type[InnerLoop], names: set[str]) -> Init:
 
 
 def join_inherited(kind: Any) -> None:
-    """Let the inherited constructor of a class take the options that the class has beyond those of its bases."""
-    inherited = [base.options_class for base in kind.__mro__[1:] if hasattr(base, "options_class")]
-    if "__init__" in vars(kind) or not inherited or not issubclass(kind.options_class, inherited[0]):
+    """Let the inherited constructor of a class take the options that the class has beyond those of its bases.
+
+    Raises:
+        ConfigError: its options lack those that the constructor spells out.
+    """
+    inherited = [(base, base.options_class) for base in kind.__mro__[1:] if hasattr(base, "options_class")]
+    if "__init__" in vars(kind) or not inherited:
         return
-    names = _names(kind.options_class) - _names(inherited[0])
+    base, taken = inherited[0]
+    if not issubclass(kind.options_class, taken):
+        name = kind.options_class.__name__
+        raise ConfigError(
+            f"{kind.__name__}.options_class is {name}, but it must derive from {taken.__name__}, which {base.__name__} takes; "
+            f"write class {name}({base.__name__}.options_class)"
+        )
+    names = _names(kind.options_class) - _names(taken)
     if names:
         kind.__init__ = _join(kind.__init__, kind.options_class, names)
 

@@ -350,7 +350,10 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
             lambda: MAML(TinyConv(), inner_optimizer=AdamW(weight_decay=0.5), inner_weight_decay=0.1),
             "inner_weight_decay is 0.1, but AdamW's own weight_decay is 0.5; leave one of them out",
         ),
-        (lambda: ANIL(TwoHeads(), head_solver="ridge"), "the head 'head' is a Sequential"),
+        (
+            lambda: ANIL(TwoHeads(), head_solver="ridge"),
+            "'head' is a Sequential, and only a torch.nn.Linear is solved for",
+        ),
         (lambda: ANIL(TinyConv(), head_solver="ridge", inner_lr="learn"), "inner_lr is given with head_solver='ridge'"),
         (lambda: ANIL(TinyConv(), head_solver="ridge", initial_ridge=0.0), "initial_ridge is 0.0"),
     ],

@@ -38,6 +38,7 @@ from metalearn.inner.inner_loop import InnerLoop, setting
 from metalearn.modules.anil import HeadLoop
 from metalearn.modules.episodic.joining import join_options
 from metalearn.modules.imaml import ImplicitLoop
+from metalearn.modules.maml import PartLoop
 from tests.algorithms import KINDS
 from tests.modules.episodic.test_evaluation import trainer
 from tests.networks import noise_episode
@@ -158,10 +159,21 @@ def test_an_option_made_on_the_spot(tmp_path: Path, capsys: pytest.CaptureFixtur
     )
 
 
+@dataclass(frozen=True)
+class NoisyPartLoop(PartLoop):
+    """One option more than MAML's."""
+
+    input_noise: float = setting(
+        0.5,
+        "the deviation of the noise that the support set gets.",
+        partial(check_number, remedy="use 0.5", least=0.0),
+    )
+
+
 class NoisyMAML(MAML):
     """An option more than MAML's, and no constructor."""
 
-    options_class = NoisyLoop
+    options_class = NoisyPartLoop
 
     def meta_loss(self, episode: Any, ways: int | None = None) -> Any:
         return super().meta_loss(add_noise(episode, self.options), ways)
@@ -189,7 +201,7 @@ def test_an_option_joins_the_arguments(kind: Any, tmp_path: Path, capsys: pytest
         kind(network(), input_noize=1)
     module = kind(network(), inner_steps=2, input_noise=0.25)
     assert dict(kind(network()).hparams)["input_noise"] == 0.5
-    assert dict(module.hparams).keys() == {field.name for field in fields(NoisyLoop)}
+    assert dict(module.hparams).keys() == {field.name for field in fields(kind.options_class)}
     run = trainer(tmp_path, max_steps=1, limit_val_batches=0)
     loader: Any = DataLoader([noise_episode(4, shape=(4,), dtype=torch.float32)], batch_size=None)  # type: ignore[arg-type]
     run.fit(module, loader, loader)
@@ -253,6 +265,15 @@ def test_an_inherited_constructor_takes_no_more_than_the_new_option() -> None:
     }
 
 
+def test_options_that_lack_those_of_the_algorithm_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"NoisyLoop, but it must derive from PartLoop.*NoisyLoop\(MAML.options_class\)"
+    ):
+
+        class Foreign(MAML):
+            options_class = NoisyLoop
+
+
 def test_a_joined_option_is_used() -> None:
     episode = noise_episode(4, shape=(4,))
     net = network().double()
@@ -267,7 +288,7 @@ def test_hyper_parameters_are_the_options_in_plain_types() -> None:
         network(), inner_lr=(0.1, 0.2), inner_steps=2, inner_optimizer=Momentum(0.5), loss=nn.CrossEntropyLoss()
     )  # type: ignore[arg-type]
     saved = dict(module.hparams)
-    assert saved.keys() == {field.name for field in fields(InnerLoop)} - {"loss"}
+    assert saved.keys() == {field.name for field in fields(PartLoop)} - {"loss"}
     assert saved["inner_lr"] == [0.1, 0.2]
     assert saved["inner_optimizer"] == {"class_path": "Momentum", "init_args": {"momentum": 0.5, "nesterov": False}}
     assert dict(IMAML(network()).hparams).keys() == {field.name for field in fields(IMAML.options_class)}
