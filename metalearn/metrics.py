@@ -10,15 +10,11 @@ from torchmetrics.utilities import dim_zero_cat
 from metalearn.intervals import Interval, interval
 
 __all__ = [
-    "Calibration",
     "EpisodeAccuracy",
     "EpisodeMean",
     "Interval",
     "count_right",
     "interval",
-    "measure_classes",
-    "measure_labels",
-    "measure_values",
 ]
 
 BINS = 15

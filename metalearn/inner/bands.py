@@ -78,7 +78,7 @@ class GaussianNLL(BandLoss):
         >>> outputs = torch.tensor([[2.0, 0.5413]])  # a mean of 2 and a variance of 1
         >>> loss.point(outputs), loss.deviation(outputs)
         (tensor([[2.]]), tensor([[1.0000]]))
-        >>> [bound.item() for bound in loss.band(outputs).round(decimals=2)]
+        >>> [round(bound.item(), 2) for bound in loss.band(outputs)]
         [0.04, 3.96]
     """
 

@@ -27,7 +27,7 @@ def load(checkpoint: str | Path, backbone: nn.Module | None = None, loss: Any = 
         map_location: the device, as in ``torch.load``.
 
     Returns:
-        the module: a ``MAML``, an ``ANIL``, or whatever was trained.
+        A ``MAML``, an ``ANIL``, or whatever was trained.
 
     Raises:
         CheckpointError: the file cannot be read, or is of a class of your own.

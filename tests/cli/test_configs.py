@@ -8,7 +8,6 @@ import statistics
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from metalearn.cli import main
@@ -47,8 +46,8 @@ ON_ONE_PROBLEM = {
 def test_config_fits_and_tests(name: str, omniglot: Path, miniimagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    torch.set_num_threads(2)
     data = ["--data.root", str(omniglot)] if "omniglot" in name else []
+    data += ["--data.queries", "2"] if "omniglot" in name or "glyphs" in name else []
     if "miniimagenet" in name:
         data = ["--data.root", str(miniimagenet), *MINI]
     small = [] if "sinusoid" in name else SMALL

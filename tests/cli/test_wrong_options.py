@@ -68,11 +68,11 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 
 @pytest.mark.usefixtures("one_parser")
 def test_every_wrong_value_is_one_line(refused: Refused) -> None:
-    """500 options with wrong values, before or behind what is right."""
+    """250 options with wrong values, before or behind what is right."""
     right = [[], ["--trainer.log_every_n_steps", "1"], ["--trainer.max_steps=3"], ["--config", "maml_glyphs_5w1s"]]
 
     @settings(
-        max_examples=500, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
+        max_examples=250, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(st.sampled_from(wrong_values()), st.sampled_from(right), st.booleans(), st.booleans())

@@ -42,10 +42,10 @@ def main(folder: Path, devices: int, test_tasks: int, poison: bool) -> None:
     trainer = L.Trainer(
         accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=2, logger=False,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, callbacks=[table],
-        num_sanity_val_steps=0, limit_train_batches=0 if test_tasks > 100 else 1.0, default_root_dir=folder,
+        num_sanity_val_steps=0, limit_train_batches=0 if test_tasks > 50 else 1.0, default_root_dir=folder,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
-    trained = {name: float(trainer.callback_metrics[name]) for name in ("train/loss", "train/acc") if test_tasks <= 100}
+    trained = {name: float(trainer.callback_metrics[name]) for name in ("train/loss", "train/acc") if test_tasks <= 50}
     (found,) = trainer.test(module, datamodule=data, verbose=False)
     weights = torch.cat([value.detach().flatten() for value in module.parameters()])
     report = {"drawn": data.drawn, "test": found, "weights": weights.tolist(), "trained": trained}

@@ -21,6 +21,7 @@ INTERNAL = {
     "metalearn.bilevel.estimators": "its names are those of metalearn.bilevel",
     "metalearn.carried": "what checkpoints may carry; nobody imports it",
     "metalearn.cli": "the command line",
+    "metalearn.inner.adapters": "its names are those of metalearn.inner",
     "metalearn.inner.execution.probe": "a part of metalearn.inner",
     "metalearn.inner.kernels": "the operators behind metalearn.inner",
     "metalearn.inner.solvers": "its names are those of metalearn.inner",

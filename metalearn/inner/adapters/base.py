@@ -41,6 +41,13 @@ class Task:
 class AdapterPart(nn.Module):
     """The tensors that an adapter adds to a network. Its functions are pure: they write nothing.
 
+    Example:
+        >>> import torch
+        >>> from metalearn.inner import AdapterPart, LoRA
+        >>> part = LoRA(rank=2).build(torch.nn.Sequential(torch.nn.Linear(8, 5)))
+        >>> isinstance(part, AdapterPart), part.moving()
+        (True, ['adapter:0:a', 'adapter:0:b'])
+
     Attributes:
         touches: the tensors of the network that it stands for or changes.
         widens: whether it makes a head for any number of classes.
