@@ -90,7 +90,8 @@ print(f"{len(set(trained[0]) & set(trained[1]))} tasks were seen by both process
 plt.style.use("metalearn.reports.plain")
 figure, axis = plt.subplots()
 for rank, (points, marker) in enumerate(zip(trained, "os", strict=True)):
-    axis.plot(*zip(*points, strict=True), marker, markersize=5, label=f"process {rank}")
+    steps, numbers = zip(*points, strict=True)
+    axis.plot([step + 0.16 * rank - 0.08 for step in steps], numbers, marker, markersize=3.5, label=f"process {rank}")
 axis.set(xlabel="outer step", ylabel="number of the task", title="No task is trained on twice")
 axis.set_xticks(range(STEPS))
 axis.legend()
