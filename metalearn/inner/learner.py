@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metalearn.errors import ShapeError
-from metalearn.inner.adapters.base import AdapterPart, Task
+from metalearn.inner.adapters.base import PREFIX, AdapterPart, Task
 from metalearn.inner.ambient import recording, statistics
 from metalearn.inner.head_calls import watch_features
 from metalearn.inner.network.structure import Mode, Structure
@@ -116,7 +116,7 @@ class Learner:
         tensors: Params = {
             name: value if value.requires_grad else value.detach().requires_grad_()
             for name, value in self.tensors.named()
-            if value.requires_grad or name in moving
+            if (value.requires_grad and self.trains(name)) or name in moving
         }
         return (
             {name: as_double(value).requires_grad_() for name, value in tensors.items()} if self._in_double else tensors
@@ -133,6 +133,10 @@ class Learner:
         if trainable:
             self._moved = frozenset(trainable | self.tensors.starts().keys())
         return {name: value for name, value in able.items() if name in self._moved} or able
+
+    def trains(self, name: str) -> bool:
+        """Whether the outer loop trains the tensor of this name, unless it is frozen."""
+        return self.adapter is None or self.adapter.trains_network or name.startswith(PREFIX) or self.adapts(name)
 
     def able(self) -> Params:
         """Every tensor that adapts by the algorithm, trainable or frozen; of one that starts anew in each task, one like it."""

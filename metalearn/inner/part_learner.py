@@ -60,7 +60,7 @@ def make_learner(
     Where all that adapts lies in one submodule, that is tried as a head is: what comes before it may be computed once.
 
     Args:
-        backbone: the caller's network. Where the adapter alone is trained, all else but what ``adapts`` names is frozen here.
+        backbone: the caller's network.
         norm: the statistics policy.
         adapts: patterns; ``None`` for all, or for nothing beside an adapter that moves alone.
         adapter: as it was described.
@@ -73,10 +73,7 @@ def make_learner(
     patterns = adapts if adapts is not None else None if adapter is not None and adapter.alone else "all"
     part = None if patterns is None else Part.of(patterns)
     moving = MovingPart(part, None if adapter is None else adapter.build(backbone))
-    names = moving.names(backbone)
-    if adapter is not None and not adapter.trains_network:
-        for name, value in backbone.named_parameters():
-            value.requires_grad_(value.requires_grad and name in names)
+    moving.names(backbone)
     scope = moving.scope(backbone)
     if scope:
         return HeadLearner(backbone, norm, scope, part=moving, adapter=moving.adapter)

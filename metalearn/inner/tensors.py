@@ -51,6 +51,9 @@ class Tensors:
         """The tensors of the network alone, with what the adapter makes of them."""
         if self._adapter is None:
             return params
+        if not self._adapter.trains_network:  # no graph is kept to what nothing trains
+            fixed = {name: value.detach() for name, value in self._network.named_parameters()}
+            params = {name: as_double(value) if in_double else value for name, value in fixed.items()} | params
         own = {name: value for name, value in params.items() if not name.startswith(PREFIX)}
         return own | self._adapter.merge(self.reader(params, in_double))
 

@@ -5,17 +5,26 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 
-from metalearn import MAML, Batch, Episode
+from metalearn import MAML, Batch, Context, Episode, LoRA
 from metalearn.datamodules.episodes.base import EpisodicDataModule
 from metalearn.modules.callbacks.tables import TaskTable
 from tests.algorithms import ALGORITHMS, Smooth
 from tests.networks import TinyConv, noise_episode
+
+MAKERS: dict[str, Any] = {
+    **{name: algorithm.make_cheap for name, algorithm in ALGORITHMS.items()},
+    "lora": partial(MAML, inner_steps=2, adapter=LoRA(2)),
+    "lora_factors": partial(MAML, inner_steps=2, adapter=LoRA(2, trains="factors")),
+    "context": partial(MAML, inner_steps=2, adapter=Context(2, "body.1")),
+}
+"""What makes a module of a network: every algorithm, and adapters."""
 
 
 class Recorded(EpisodicDataModule):
@@ -53,11 +62,11 @@ def main(folder: Path, devices: int, test_tasks: int, poison: bool) -> None:
 
 
 def train(name: str, devices: int, folder: Path) -> dict[str, Any]:
-    """Two steps of an algorithm on 8 tasks each, however many ranks share them."""
+    """Two steps of a module on 8 tasks each, however many ranks share them."""
     L.seed_everything(0, verbose=False)
     data = Recorded(8 // devices, 16, 4, 7, 0, 0)
     data.drawn = []
-    module = ALGORITHMS[name].make_cheap(
+    module = MAKERS[name](
         Smooth(),  # of pooled tasks each rank would normalise its own batch
         execution="sequential",
         outer_optimizer=lambda params: torch.optim.SGD(params, lr=0.1),  # no division by gradients near 0
@@ -74,10 +83,10 @@ def train(name: str, devices: int, folder: Path) -> dict[str, Any]:
 
 
 def train_all(folder: Path, devices: int) -> None:
-    """Every algorithm in turn; what each rank has at the end."""
+    """Every module in turn; what each rank has at the end."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    results = {name: train(name, devices, folder) for name in ALGORITHMS}
+    results = {name: train(name, devices, folder) for name in MAKERS}
     (folder / f"rank{results['maml']['rank']}.json").write_text(json.dumps(results))
 
 

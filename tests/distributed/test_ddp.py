@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.algorithms import ALGORITHMS
-from tests.distributed.run import train
+from tests.distributed.run import MAKERS, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,11 +53,11 @@ def test_two_ranks_report_what_one_reports(test_tasks: int, tmp_path: Path) -> N
 
 
 def test_two_ranks_train_as_one_does_on_all_tasks(tmp_path: Path) -> None:
-    """Of every algorithm 8 tasks on one rank and 2 x 4 tasks give the same weights, and log the same numbers, up to rounding."""
+    """8 tasks on one rank and 2 x 4 tasks give the same weights, and log the same numbers, up to rounding."""
     done = launch(tmp_path, 2, 7, "algorithms")
     assert done.returncode == 0, done.stderr[-3000:]
     pair = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
-    for name in ALGORITHMS:
+    for name in MAKERS:
         alone, first, second = train(name, 1, tmp_path), pair[0][name], pair[1][name]
         assert first["weights"] == second["weights"], name
         assert first["logged"] == second["logged"] == pytest.approx(alone["logged"], rel=1e-3), name

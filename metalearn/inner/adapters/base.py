@@ -51,10 +51,12 @@ class AdapterPart(nn.Module):
     Attributes:
         touches: the tensors of the network that it stands for or changes.
         widens: whether it makes a head for any number of classes.
+        trains_network: whether the outer loop trains the network too, or what adapts alone.
     """
 
     touches: tuple[str, ...] = ()
     widens: bool = False
+    trains_network: bool = True
 
     def moving(self) -> list[str]:
         """The names of the tensors that the inner loop moves, the network's or its own with :data:`PREFIX`."""
@@ -83,7 +85,6 @@ class Adapter(ABC):
 
     Attributes:
         alone: whether nothing else moves unless ``adapts`` names it.
-        trains_network: whether the outer loop trains the network too.
 
     Example:
         >>> from metalearn.inner import Adapter, LoRA
@@ -92,10 +93,6 @@ class Adapter(ABC):
     """
 
     alone: ClassVar[bool] = False
-
-    @property
-    def trains_network(self) -> bool:
-        return True
 
     def describe(self) -> dict[str, Any]:
         """The adapter in plain types, as checkpoints keep it."""

@@ -34,8 +34,8 @@ class LoRA(Adapter):
         rank: of each change, at most the smaller side of each weight.
         targets: names or patterns of the layers, as in ``adapts``; ``"all"`` for every linear and convolutional one.
         alpha: ``alpha / rank`` multiplies the change; ``None`` for ``alpha = rank``.
-        trains: what the outer loop trains: the factors and the network (``"all"``), or ``"factors"`` alone. The latter freezes
-            the network but for what ``adapts`` names, as ``requires_grad_(False)`` does.
+        trains: what the outer loop trains: the factors and the network (``"all"``), or ``"factors"`` and what
+            ``adapts`` names alone. The network then keeps its weights, and stays as trainable as it is.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -61,10 +61,6 @@ class LoRA(Adapter):
             check_number("alpha", self.alpha, "use alpha=1.0", above=0)
         check_choice("trains", self.trains, get_args(Trains))
 
-    @property
-    def trains_network(self) -> bool:
-        return self.trains == "all"
-
     def build(self, network: nn.Module) -> AdapterPart:
         layers = find_layers(network, self.targets, "targets", find_fault)
         for name, layer in layers.items():
@@ -74,7 +70,9 @@ class LoRA(Adapter):
                     f"rank is {self.rank}, but the weight of layer {name!r} is {outputs} x {inputs}; use at most "
                     f"{min(outputs, inputs)}, or leave the layer out with targets=['all', '!{name}']"
                 )
-        return LowRank(network, layers, self.rank, (self.alpha or self.rank) / self.rank)
+        part = LowRank(network, layers, self.rank, (self.alpha or self.rank) / self.rank)
+        part.trains_network = self.trains == "all"
+        return part
 
 
 class LowRank(AdapterPart):

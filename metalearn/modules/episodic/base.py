@@ -27,7 +27,7 @@ from metalearn.modules.episodic.evaluation import Evaluator, Outcome
 from metalearn.modules.episodic.facts import ModuleFacts
 from metalearn.modules.episodic.gradient_steps import make_gradient_steps
 from metalearn.modules.episodic.joining import join_inherited, save_options, take_joined
-from metalearn.modules.episodic.outer_loop import OuterLoop, register_parts
+from metalearn.modules.episodic.outer_loop import OuterLoop, list_trained, register_parts
 from metalearn.modules.episodic.reading import TaskReader, check_data
 from metalearn.modules.episodic.runner import InnerRunner
 from metalearn.modules.episodic.saving import check_loss_is_given, describe_module, read_images, restore_module
@@ -157,7 +157,7 @@ class MetaModule(ModuleFacts, OwnModule):
             for each trainable parameter, under its name in ``named_parameters()``, a tensor of its shape.
         """
         episode, _ = self._reader.prepare(episode)
-        outer = {name: value for name, value in self.named_parameters() if value.requires_grad}
+        outer = list_trained(self)
         with torch.enable_grad():
             loss = self.meta_loss(episode).loss
             grads = torch.autograd.grad(loss, list(outer.values()), materialize_grads=True) if outer else ()

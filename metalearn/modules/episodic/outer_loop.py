@@ -14,7 +14,7 @@ from metalearn.errors import ConfigError
 from metalearn.inner.solvers import TaskSolver
 from metalearn.modules.training.outer import NEVER, make_optimizer, read_schedule
 
-__all__ = ["OuterLoop", "register_parts"]
+__all__ = ["OuterLoop", "list_trained", "register_parts"]
 
 
 class OuterLoop:
@@ -29,7 +29,7 @@ class OuterLoop:
 
     def configure(self, module: Any) -> Any:
         """The optimiser over all parameters that are trainable now, and its schedule, as Lightning takes them."""
-        trainable: list[Any] = [value for value in module.parameters() if value.requires_grad]
+        trainable: list[Any] = list(list_trained(module).values())
         if not trainable:
             rank_zero_info(
                 f"{type(module).__name__}: no parameter is trainable, so nothing is trained until a callback unfreezes some"
@@ -72,6 +72,16 @@ class OuterLoop:
                         "use one of these as monitor"
                     )
                 module.lr_scheduler_step(config.scheduler, metrics[config.monitor])
+
+
+def list_trained(module: Any) -> dict[str, nn.Parameter]:
+    """The parameters of a module that are trainable now and that its learner trains, by name."""
+    learner, beginning = module.adaptation.learner, "backbone."
+    return {
+        name: value
+        for name, value in module.named_parameters()
+        if value.requires_grad and (not name.startswith(beginning) or learner.trains(name.removeprefix(beginning)))
+    }
 
 
 def register_parts(

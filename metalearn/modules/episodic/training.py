@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metalearn.episode import Episode
-from metalearn.inner import MetaLoss, recording
+from metalearn.inner import Learner, MetaLoss, recording
 from metalearn.metrics import count_right
 from metalearn.modules.episodic.batches import as_groups
 from metalearn.modules.episodic.reading import TaskReader
@@ -79,6 +79,8 @@ class TrainingStep:
                 right.append(count_right(logits[:, :, : group.ways], episode.query.y, labels).sum())
         tasks = sum(shares)
         mean = losses[0] if len(losses) == 1 else _mean(losses, shares)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            mean = _reach(mean, self._runner.learner)
         return StepResult(mean, torch.stack(right).sum() / tasks if right else None, tasks, episodes)
 
     def write_buffers(self, episodes: list[Episode], trainer: Any) -> None:
@@ -88,6 +90,12 @@ class TrainingStep:
         self._written.update(
             learner.as_given() if choice is not None and choice.as_given else learner, episodes, trainer
         )
+
+
+def _reach(loss: Tensor, learner: Learner) -> Tensor:
+    """The loss with a gradient of 0 for what could be trained and is not: several processes wait for all of them."""
+    left = [value for name, value in learner.tensors.named() if value.requires_grad and not learner.trains(name)]
+    return loss + sum(value.flatten()[:0].sum() for value in left)
 
 
 def _mean(values: list[Tensor], weights: list[int]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.optim import AdamW
 
 from metalearn import MAML, Batch, ConfigError, Context, Episode, LoRA, MetaModule, PrototypeHead, SharedHead
 from metalearn.inner import Adapter
@@ -160,13 +162,23 @@ def test_convolutional_networks_run_vectorised(adapter: Adapter) -> None:
 
 
 def test_factors_alone_are_trained() -> None:
+    """The caller's network stays as trainable as it was, and no step of the outer loop moves it."""
     net = Smooth()
-    before = copy.deepcopy(net.state_dict())
-    module = MAML(net, adapter=LoRA(2, trains="factors"), adapts="head.bias")
-    trained = {name for name, value in module.named_parameters() if value.requires_grad}
-    assert trained == {"backbone.head.bias", *(f"adapter.{name}" for name in CASES["lora"][3])}
-    assert all(torch.equal(net.state_dict()[name], value) for name, value in before.items())
-    assert module.meta_gradient(noise_episode(2, dtype=torch.float32)).keys() == trained
+    net.body[1].bias.requires_grad_(False)
+    before, flags = copy.deepcopy(net.state_dict()), [value.requires_grad for value in net.parameters()]
+    module = MAML(net, adapter=LoRA(2, trains="factors"), adapts="head.bias", outer_optimizer=partial(AdamW, lr=0.1))
+    trained = {"backbone.head.bias", *(f"adapter.{name}" for name in CASES["lora"][3])}
+    episode = noise_episode(2, dtype=torch.float32)
+    assert module.meta_gradient(episode).keys() == trained
+    assert [value.requires_grad for value in net.parameters()] == flags
+    names = {id(value): name for name, value in module.named_parameters()}
+    optimizer = module.configure_optimizers()
+    assert {names[id(value)] for group in optimizer.param_groups for value in group["params"]} == trained
+    module.training_step(episode, 0).backward()
+    optimizer.step()
+    moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"head.bias"}
+    assert [value.requires_grad for value in net.parameters()] == flags
 
 
 def test_an_adapted_model_says_what_moved() -> None:
