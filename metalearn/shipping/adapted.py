@@ -17,7 +17,7 @@ from metalearn.inner.network.copying import deepcopy_state
 from metalearn.inner.norm.moments import Moments
 from metalearn.inner.norm.policies import PerStep
 from metalearn.inner.rules import Params
-from metalearn.shipping.checksum import find_network_checksum
+from metalearn.shipping.checksum import find_meta_checksum
 from metalearn.shipping.description import Description, check_names
 from metalearn.shipping.export import export_onnx, export_program
 from metalearn.shipping.files import write_adapted
@@ -72,7 +72,7 @@ class AdaptedModel(nn.Module):
         super().__init__()
         self.names: list[str] | None = None
         self.preprocessing = preprocessing
-        self._algorithm, self._meta_model = algorithm, find_network_checksum(learner.backbone)
+        self._algorithm, self._meta_model = algorithm, find_meta_checksum(learner)
         self._ways, self._classes, self._steps = ways, classes, steps
         self._operators = tuple(operators)
         self._statistics: dict[str, tuple[str, str]] | None = None

@@ -10,7 +10,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-__all__ = ["find_checksum", "find_network_checksum"]
+from metalearn.inner.adapters.base import PREFIX
+from metalearn.inner.learner import Learner
+
+__all__ = ["find_checksum", "find_meta_checksum"]
 
 _KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 """The checksum of a network, and the versions of its tensors that it is of."""
@@ -26,9 +29,14 @@ def find_checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
     return digest.hexdigest()
 
 
-def find_network_checksum(network: nn.Module) -> str:
-    """The checksum of all tensors that a network's state dict holds. It stays the same when they are saved and loaded."""
-    tensors = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+def find_meta_checksum(learner: Learner) -> str:
+    """The checksum of a meta-model: of all tensors in the state dicts of its network and its adapter.
+
+    It stays the same when they are saved and loaded.
+    """
+    network = learner.backbone
+    adapter = {} if learner.adapter is None else learner.adapter.state_dict(prefix=PREFIX)
+    tensors = {name: value for name, value in (network.state_dict() | adapter).items() if isinstance(value, Tensor)}
     if any(value.is_inference() for value in tensors.values()):  # nobody counts their versions
         return find_checksum(tensors)
     versions = [(name, value.data_ptr(), value._version, value.dtype) for name, value in tensors.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,8 @@ __all__ = ["Description", "check_names", "damaged"]
 FORMAT = 1
 POLICIES = ("independent", "transductive")
 MOST_NORMALISATIONS = 10_000
+MOST_NUMBERS = 1 << 26
+"""Of an example: a quarter of a gigabyte."""
 DTYPES = ("float16", "bfloat16", "float32", "float64", "int32", "int64", "uint8", "bool", "complex64", "complex128")
 
 
@@ -115,6 +118,11 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= MOST_OF_A_TASK and all(_is_text(name, 1000) for name in value)
 
 
+def _are_sizes(value: list[Any]) -> bool:
+    """Whether these are the sizes of an example that a network may be tried on."""
+    return all(_is_count(size, 0, MOST_NUMBERS) for size in value) and math.prod(value) <= MOST_NUMBERS
+
+
 _CHECKS = {
     "algorithm": _is_text,
     "network": _is_text,
@@ -125,7 +133,7 @@ _CHECKS = {
     "names": lambda value: value is None or _are_names(value),
     "preprocessing": lambda value: value is None or isinstance(value, dict),
     "meta_model": _is_text,
-    "shape": lambda value: isinstance(value, list) and len(value) < 10 and all(_is_count(n, 0, 1 << 31) for n in value),
+    "shape": lambda value: isinstance(value, list) and len(value) < 10 and _are_sizes(value),
     "dtype": lambda value: value in DTYPES,
     "normalisations": lambda value: _are_names(value) and len(value) <= MOST_NORMALISATIONS,
 }

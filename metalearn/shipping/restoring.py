@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from metalearn.errors import CheckpointError
+from metalearn.inner.ambient import own_kernels
 from metalearn.inner.learner import Learner
 from metalearn.inner.norm.moments import Moments
 from metalearn.inner.rules import Params
-from metalearn.shipping.checksum import find_network_checksum
+from metalearn.shipping.checksum import find_meta_checksum
 from metalearn.shipping.description import Description, damaged
 from metalearn.shipping.files import read_adapted
 from metalearn.shipping.statistics import name_statistics
@@ -52,7 +53,7 @@ def restore(path: str | Path, learner: Learner) -> tuple[Restored, Description]:
         raise damaged(path, f"it lacks {absent[0]}")
     moments = {name: (tensors.pop(mean).to(device), tensors.pop(var).to(device)) for name, (mean, var) in pairs.items()}
     _check_shapes(path, tensors, base, saved)
-    checksum = find_network_checksum(learner.backbone)
+    checksum = find_meta_checksum(learner)
     if saved.meta_model != checksum:
         raise CheckpointError(
             f"adapted model {path} was adapted from another meta-model, whose checksum is {saved.meta_model[:12]} and not "
@@ -64,8 +65,22 @@ def restore(path: str | Path, learner: Learner) -> tuple[Restored, Description]:
         raise damaged(path, f"it has {still[0]}, which does not adapt in this module")
     params = {name: tensors.get(name, value).detach().to(device) for name, value in base.items()}
     support = torch.zeros(0, *saved.shape, dtype=getattr(torch, saved.dtype), device=device)
-    learner = learner.specialised(learner.outer(), _draw_examples(support), "evaluating")
-    return Restored(params, moments, support, learner), saved
+    examples = _draw_examples(support)
+    _try(path, learner, examples)
+    own = learner.under(learner.policy)  # what a file makes it learn of its network is not the module's
+    return Restored(params, moments, support, own.specialised(own.outer(), examples, "evaluating")), saved
+
+
+def _try(path: str | Path, learner: Learner, examples: Tensor) -> None:
+    """Raise unless the network takes examples of the shape that the file says."""
+    try:
+        with torch.no_grad(), learner.running("evaluating") as running, own_kernels():
+            running.predict(learner.outer(), examples)
+    except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        shape = list(examples.shape[1:])
+        raise damaged(path, f"its examples are of shape {shape}, which the network does not take") from error
 
 
 def _draw_examples(like: Tensor) -> Tensor:

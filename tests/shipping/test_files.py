@@ -14,7 +14,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from metalearn import ANIL, MAML, AdaptedModel, CheckpointError, ConfigError, DataError
+from metalearn import ANIL, MAML, AdaptedModel, CheckpointError, ConfigError, Context, DataError, LoRA, SharedHead
+from metalearn.inner import Adapter
+from metalearn.shipping.checksum import find_checksum
 from tests.shipping.made import MODULES, STEPS, Normed, draw, draw_queries, make
 
 
@@ -96,13 +98,32 @@ def test_another_meta_model_is_refused(tmp_path: Path) -> None:
     assert "does not adapt in this module" in refused(path, make("anil"))
 
 
+@pytest.mark.parametrize(
+    "adapter",
+    [Context(2, "body.1"), LoRA(1, "head", trains="factors"), SharedHead()],
+    ids=["context", "lora", "shared"],
+)
+def test_another_adapter_is_another_meta_model(adapter: Adapter, tmp_path: Path) -> None:
+    """Of two modules over the same network only the one that was adapted takes the file."""
+    torch.manual_seed(0)
+    network = Normed()
+    module, other = MAML(network, adapter=adapter), MAML(network, adapter=adapter)
+    with torch.no_grad():
+        for value in other.adapter.parameters():
+            value += 0.1
+    path = module.adapt(draw()).save(tmp_path / "x.safetensors")
+    AdaptedModel.load(path, module)
+    assert "was adapted from another meta-model" in refused(path, other)
+
+
 def rewritten(path: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
-    """The file with another description."""
+    """The file with another description, and with the checksum that fits it: whoever writes a file can compute that."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         described = json.loads(file.metadata()["metalearn"])
-    text = change(described)
-    save_file(tensors, path, {"metalearn": text if isinstance(text, str) else json.dumps(described)})
+    changed = change(described)
+    text = changed if isinstance(changed, str) else json.dumps(described)
+    save_file(tensors, path, {"metalearn": text, "sha256": find_checksum(tensors, text)})
     return path
 
 
@@ -120,16 +141,31 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "preprocessing": lambda d: d.update(preprocessing={"size": 10**9}),
     "dtype": lambda d: d.update(dtype="__import__"),
     "shape": lambda d: d.update(shape=[-1]),
+    "large shape": lambda d: d.update(shape=[1 << 30]),
+    "large shape of many axes": lambda d: d.update(shape=[1 << 14] * 3),
+    "shape without numbers": lambda d: d.update(shape=[1.5]),
+    "other shape": lambda d: d.update(shape=[7]),
     "policy": lambda d: d.update(policy="evil"),
-    "nothing": lambda d: None,  # its checksum is missing
+    "normalisations": lambda d: d.update(normalisations=["none"]),
+    "normalisations as text": lambda d: d.update(normalisations="norm"),
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["anil", "ridge"])
 @pytest.mark.parametrize("change", list(CHANGES))
-def test_a_description_of_anyones_is_one_line(change: str, tmp_path: Path) -> None:
+def test_a_description_of_anyones_is_one_line(change: str, name: str, tmp_path: Path) -> None:
+    """The module goes on as before."""
+    module, queries = make(name), draw_queries()
+    adapted = module.adapt(draw())
+    path = adapted.save(tmp_path / "x.safetensors")
+    assert str(path) in refused(rewritten(path, CHANGES[change]), module)
+    assert torch.equal(module.adapt(draw())(queries), adapted(queries))
+
+
+def test_a_description_that_was_not_changed_is_taken(tmp_path: Path) -> None:
     module = make("anil")
     path = module.adapt(draw()).save(tmp_path / "x.safetensors")
-    assert str(path) in refused(rewritten(path, CHANGES[change]), module)
+    AdaptedModel.load(rewritten(path, lambda d: None), module)
 
 
 def test_damaged_files_are_one_line(tmp_path: Path) -> None:
