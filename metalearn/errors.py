@@ -121,3 +121,14 @@ FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")}
 def suggest_space(error: OSError) -> str:
     """What a user can do about a file that cannot be written."""
     return "free space there" if error.errno in FULL else "make its folder one that can be written"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's error says, as a part of a line of ours; its class where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:200].rstrip(".")
+
+
+def on_one_line(error: BaseException) -> str:
+    """The beginning of all that an error says, without its line breaks; its class where it says nothing."""
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metalearn.errors import ConfigError, DataError, MetalearnError
+from metalearn.errors import ConfigError, DataError, MetalearnError, first_line
 
 __all__ = ["Encoder"]
 
@@ -67,7 +67,7 @@ class Encoder:
             except MetalearnError:
                 raise
             except NOT_TAKEN as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+                reason = first_line(error)
                 raise ConfigError(
                     f"encoder {name} cannot take the examples, of shape {list(examples.shape)} ({reason}); build it for them"
                 ) from error

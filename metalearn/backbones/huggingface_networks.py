@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from metalearn.backbones.pooling import average_tokens
 from metalearn.backbones.pretrained import load_weights, log_head, read_weights, repeat_grey
 from metalearn.checks import check_whole
-from metalearn.errors import ConfigError
+from metalearn.errors import ConfigError, on_one_line
 
 __all__ = ["HuggingFace"]
 
@@ -114,7 +114,7 @@ def _read_config(config: object) -> tuple[dict[str, Value], str | None]:
             ).to_diff_dict()
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise ConfigError(
-                f"config {file} cannot be read ({_line(error)}); give the config.json that save_pretrained writes"
+                f"config {file} cannot be read ({on_one_line(error)}); give the config.json that save_pretrained writes"
             ) from error
         names = ("model.safetensors", "pytorch_model.bin") if path.is_dir() else ()
         beside = next((str(path / name) for name in names if (path / name).is_file()), None)
@@ -151,7 +151,7 @@ def _build(fields: Mapping[str, Value]) -> nn.Module:
         pools = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
         network: nn.Module = kind(config, add_pooling_layer=False) if pools else kind(config)
     except (ValueError, RuntimeError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
-        raise ConfigError(f"config gives no {fields['model_type']} ({_line(error)}); mend that field") from error
+        raise ConfigError(f"config gives no {fields['model_type']} ({on_one_line(error)}); mend that field") from error
     return network.train()
 
 
@@ -173,7 +173,3 @@ def _import() -> None:
         raise ConfigError(
             'HuggingFace needs transformers, which is not installed; run: pip install "metalearn-lightning[huggingface]"'
         ) from error
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

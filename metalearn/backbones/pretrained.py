@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from metalearn.errors import CheckpointError, ConfigError, ShapeError
+from metalearn.errors import CheckpointError, ConfigError, ShapeError, first_line
 
 __all__ = ["load_weights", "log_head", "read_weights", "repeat_grey", "take_head"]
 
@@ -80,7 +82,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise CheckpointError(
-            f"weights {file} cannot be read as plain tensors ({_first_line(error)}); save them with "
+            f"weights {file} cannot be read as plain tensors ({first_line(error)}); save them with "
             "torch.save(network.state_dict(), path)"
         ) from error
     for wrapper in WRAPPERS:
@@ -150,17 +152,10 @@ def repeat_grey(x: Tensor, channels: int, name: str) -> Tensor:
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ConfigError(
-            f"weights is {file}, but safetensors is not installed, which reads such files; run: pip install safetensors"
-        ) from error
-    try:
         tensors: dict[str, Tensor] = load_file(file)
     except (SafetensorError, *UNREADABLE) as error:
         raise CheckpointError(
-            f"weights {file} cannot be read ({_first_line(error)}); it is truncated or no .safetensors file: fetch it again"
+            f"weights {file} cannot be read ({first_line(error)}); it is truncated or no .safetensors file: fetch it again"
         ) from error
     return tensors
 
@@ -169,7 +164,3 @@ def _list(names: list[str], what: str) -> str:
     more = ", ..." if len(names) > SHOWN else ""
     shown = f" ({', '.join(names[:SHOWN])}{more})" if names else ""
     return f"{len(names)} tensors are {what}{shown}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")

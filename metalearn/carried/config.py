@@ -12,7 +12,7 @@ from metalearn.carried.classes import DATA_MODULES, MODULES, NETWORKS, short
 from metalearn.carried.entry import Entry, check_sizes
 from metalearn.carried.networks import check_network
 from metalearn.carried.values import ADD_CONFIG, USE_ANOTHER, check_arguments, check_class, class_path, signature
-from metalearn.errors import CheckpointError
+from metalearn.errors import CheckpointError, on_one_line
 
 __all__ = ["carried_config"]
 
@@ -75,7 +75,7 @@ def _parse(text: str, here: str) -> Any:
         _check_events(text, loader, here)
         return yaml.load(text, loader)
     except (yaml.YAMLError, RecursionError, ValueError, OverflowError, TypeError, AttributeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = on_one_line(error)
         raise CheckpointError(f"{here} is no YAML that is read ({reason}); {USE_ANOTHER}") from error
 
 

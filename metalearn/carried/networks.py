@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from metalearn.carried.classes import LAYERS, NETWORKS, find_class, short
 from metalearn.carried.values import check_arguments, check_class, class_path, signature
-from metalearn.errors import CheckpointError
+from metalearn.errors import CheckpointError, on_one_line
 
 __all__ = ["build_network", "check_network"]
 
@@ -53,7 +53,7 @@ def check_network(description: object, elements: int, where: str) -> dict[str, A
         OverflowError,
     ) as error:
         raise CheckpointError(
-            f"{where}: a {kind.__name__} of these arguments cannot be built ({_line(error)})"
+            f"{where}: a {kind.__name__} of these arguments cannot be built ({on_one_line(error)})"
         ) from error
     size = sum(value.numel() for value in network.parameters())
     if size > elements:
@@ -105,7 +105,3 @@ class _Bounded(TorchFunctionMode):
                 f"{self.where} describes a network of too many layers; use a checkpoint as a run wrote it"
             )
         return func(*args, **(kwargs or {}))
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

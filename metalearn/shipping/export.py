@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metalearn.errors import ConfigError, DataError, suggest_space
+from metalearn.errors import ConfigError, DataError, first_line, suggest_space
 from metalearn.shipping.description import Description
 
 __all__ = ["export_onnx", "export_program"]
@@ -38,7 +38,7 @@ def export_program(model: nn.Module, example: Tensor) -> torch.export.ExportedPr
             return torch.export.export(model, (example,), dynamic_shapes={INPUT: {0: batch}}, strict=False)
     except Exception as error:  # what a network raises while it is traced is any of dozens of classes
         raise ConfigError(
-            f"the network cannot be exported, for torch.export cannot trace it ({_first_line(error)}); use operations of torch "
+            f"the network cannot be exported, for torch.export cannot trace it ({first_line(error)}); use operations of torch "
             "alone, and none whose course depends on the values or the number of the queries"
         ) from error
 
@@ -118,9 +118,4 @@ def _find_cause(error: BaseException) -> str:
     """The line that names the operation: of the innermost error, which torch wraps in long ones."""
     while error.__cause__ is not None and isinstance(error.__cause__, torch.onnx.OnnxExporterError):
         error = error.__cause__
-    return _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:200].rstrip(".")
+    return first_line(error)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from metalearn.errors import CheckpointError
+from metalearn.errors import CheckpointError, on_one_line
 from metalearn.reports.tables import write_atomically
 from metalearn.shipping.checksum import find_checksum
 from metalearn.shipping.description import Description
@@ -45,7 +45,7 @@ def read_adapted(path: str | Path) -> tuple[dict[str, Tensor], Description]:
             texts = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = on_one_line(error)
         raise CheckpointError(
             f"adapted model {path} cannot be read ({reason}); use a file as AdaptedModel.save wrote it"
         ) from error

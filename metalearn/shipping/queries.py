@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metalearn.errors import ShapeError
+from metalearn.errors import ShapeError, first_line
 
 __all__ = ["check_queries", "explain_queries"]
 
@@ -33,7 +33,7 @@ def check_queries(x: Tensor, like: Tensor) -> Tensor:
 
 def explain_queries(x: Tensor, like: Tensor, error: Exception) -> ShapeError:
     """What to say of queries for which the network has raised an error."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+    reason = first_line(error)
     count = str(len(like)) if len(like) else "n"
     shape = f"[{', '.join([count, *map(str, like.shape[1:])])}]"
     return ShapeError(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metalearn.errors import ConfigError, DivergenceError, MetalearnError, ShapeError
+from metalearn.errors import ConfigError, DivergenceError, MetalearnError, ShapeError, first_line
 from metalearn.inner import Adaptation, ModuleLoss
 
 __all__ = ["check_loss", "name_loss"]
@@ -73,7 +73,7 @@ def _try(name: str, shapes: str, adaptation: Adaptation, outputs: Tensor, target
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         if isinstance(error, MetalearnError):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+        reason = first_line(error)
         raise ShapeError(
             f"{name} cannot take {shapes} ({_types(outputs, targets)}): {reason}; {_remedy(error, targets)}"
         ) from error

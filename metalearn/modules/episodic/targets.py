@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn.episode import Batch
-from metalearn.errors import MetalearnError, ShapeError
+from metalearn.errors import MetalearnError, ShapeError, first_line
 from metalearn.inner import Adaptation, BandLoss, ModuleLoss
 from metalearn.inner.task_types import TaskType
 from metalearn.modules.episodic.loss_checks import check_loss, name_loss
@@ -148,7 +148,7 @@ def _try_network(
     except NOT_TAKEN as error:
         if isinstance(error, (MetalearnError, torch.OutOfMemoryError)):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+        reason = first_line(error)
         raise ShapeError(
             f"{role}: the backbone {name} cannot take x of shape {list(x.shape)} ({_short(x.dtype)}, {x.device.type}) "
             f"({reason}); {_remedy(x, network)}"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metalearn.carried import check_arguments, read_entry
 from metalearn.carried.classes import short
-from metalearn.errors import CheckpointError
+from metalearn.errors import CheckpointError, on_one_line
 from metalearn.modules.training.checkpoint import check_state, rename_old_keys
 
 __all__ = ["check_before", "check_progress"]
@@ -215,7 +215,7 @@ def rehearse(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         if not all(bool(value.isfinite().all()) for value in (*params, *values)):
             raise ValueError("it is not finite")
     except Exception as error:  # what optimisers raise on a foreign state is any of a dozen classes
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = on_one_line(error)
         raise CheckpointError(
             f"the checkpoint's optimizer_states are not of this {name} ({reason}); {_REMEDY}"
         ) from error

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metalearn.episode import Episode
+from metalearn.errors import first_line
 from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.ambient import own_kernels
 from metalearn.inner.execution.meta_loss import evaluate, meta_loss
 from metalearn.inner.execution.plan import Plan
-from metalearn.inner.execution.probe.failure import check_second_derivative, first_line
+from metalearn.inner.execution.probe.failure import check_second_derivative
 from metalearn.inner.execution.probe.forward_pass import find_frozen, uses_saved_tensor_hooks
 from metalearn.inner.execution.probe.layers import find_written, note_open, note_outputs, read_attributes
 from metalearn.inner.execution.probe.noise import make_noise, shorten

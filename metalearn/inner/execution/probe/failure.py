@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metalearn.episode import Episode
-from metalearn.errors import ConfigError
+from metalearn.errors import ConfigError, first_line
 from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.execution.probe.layers import note_inputs
 from metalearn.inner.execution.probe.undrawn import WithoutDropout
@@ -18,12 +18,7 @@ from metalearn.inner.losses import double_loss
 from metalearn.inner.network.structure import Mode
 from metalearn.inner.plain_learner import PlainLearner
 
-__all__ = ["check_second_derivative", "explain_failure", "first_line"]
-
-
-def first_line(error: Exception) -> str:
-    """The beginning of what an error says."""
-    return str(error).strip().splitlines()[0][:160]
+__all__ = ["check_second_derivative", "explain_failure"]
 
 
 def explain_failure(adaptation: Adaptation, episode: Episode, error: Exception) -> str:
