@@ -125,8 +125,9 @@ class FeatureEpisodes(ClassEpisodes):
         total = int(pool.counts.sum())
         if not total:
             raise ConfigError(f"data has no examples, but features are made of them; give {kind} some")
+        checksum = self._encoder.checksum()
         width = self._encoder.measure(self.data.take(np.arange(min(2, total)), None))
-        source = fingerprint([self._encoder.checksum(), self._identify(), width])
+        source = fingerprint([checksum, self._identify(), width])
 
         def encode() -> Iterator[RowClass]:
             log.info(

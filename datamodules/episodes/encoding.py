@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 from collections.abc import Iterator
 from typing import Any
@@ -42,11 +43,11 @@ class Encoder:
                 "the layer whose inputs are the features"
             )
         try:
-            self.device = torch.device(device)
-            torch.empty(0, device=self.device)
+            self.device = torch.empty(0, device=torch.device(device)).device  # with its number
         except (RuntimeError, AssertionError, TypeError) as error:
             raise ConfigError(f"device is {device!r}, but this machine has none such; use device='cpu'") from error
         self.network, self.batch_size = network, batch_size
+        self._there: nn.Module | None = None
         self.layer = layer if layer is not None else HEAD if HEAD in names else None
 
     def measure(self, examples: Tensor) -> int:
@@ -61,9 +62,9 @@ class Encoder:
             DataError: a feature is not finite.
         """
         name = type(self.network).__name__
-        with self._running():
+        with self._running() as network:
             try:
-                features = self._run(examples.to(self.device))
+                features = self._run(network, examples.to(self.device))
             except MetalearnError:
                 raise
             except NOT_TAKEN as error:
@@ -83,7 +84,8 @@ class Encoder:
         return rows
 
     def checksum(self) -> str:
-        """A checksum of the encoder's layers, of their arguments as they are printed, and of its weights."""
+        """A checksum of the encoder's layers, of their arguments as they are printed, and of its weights as they are now."""
+        self._there = None
         digest = hashlib.sha256(f"{type(self.network).__qualname__}\n{self.network!r}\n{self.layer}".encode())
         for name, value in self.network.state_dict().items():
             if isinstance(value, Tensor):
@@ -91,15 +93,13 @@ class Encoder:
                 digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def _run(self, examples: Tensor) -> Any:
+    def _run(self, network: nn.Module, examples: Tensor) -> Any:
         if self.layer is None:
-            return self.network(examples)
+            return network(examples)
         seen: list[Any] = []
-        hook = self.network.get_submodule(self.layer).register_forward_pre_hook(
-            lambda _, inputs: seen.append(inputs[0])
-        )
+        hook = network.get_submodule(self.layer).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
-            self.network(examples)
+            network(examples)
         finally:
             hook.remove()
         if len(seen) != 1:
@@ -109,16 +109,16 @@ class Encoder:
         return seen[0]
 
     @contextlib.contextmanager
-    def _running(self) -> Iterator[None]:
-        """The network in ``eval()`` on the device, put back afterwards."""
-        modes = [(layer, layer.training) for layer in self.network.modules()]
-        homes = {value.device for value in self.network.parameters()}
-        self.network.eval().to(self.device)
+    def _running(self) -> Iterator[nn.Module]:
+        """The network in ``eval()`` on the device: the caller's, with its modes put back afterwards, or a copy of it there."""
+        network = self.network
+        if {value.device for value in (*network.parameters(), *network.buffers())} - {self.device}:
+            network = self._there = self._there or copy.deepcopy(network).to(self.device)
+        modes = [(layer, layer.training) for layer in network.modules()]
+        network.eval()
         try:
             with torch.no_grad():
-                yield
+                yield network
         finally:
             for layer, mode in modes:
                 layer.training = mode
-            if len(homes) == 1:
-                self.network.to(homes.pop())

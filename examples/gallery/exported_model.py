@@ -5,12 +5,11 @@ An exported model
 
 A model that was adapted to one task, saved as a program that needs torch alone.
 
-The network is adapted first. Its adapted parameters go into a plain copy of it. ``torch.export`` makes a program of that
-copy. It runs where this package is not installed.
+The network is adapted first. ``adapted.exported()`` makes a program of ``torch.export`` of it. That runs where this
+package is not installed. ``adapted.export("sinusoid.onnx")`` writes an ONNX file in the same way.
 """
 
 # %%
-import copy
 import logging
 import tempfile
 from pathlib import Path
@@ -35,24 +34,14 @@ trainer = L.Trainer(max_steps=STEPS, limit_val_batches=0, accelerator="cpu", **q
 trainer.fit(module, datamodule=data)
 
 # %% [markdown]
-# Adapt to a test task, and load the adapted parameters into a copy of the network. This network has no batch normalisation.
-# One with it would need its statistics, too.
+# Adapt to a test task, and export what came of it. The number of queries may differ from call to call.
 
 # %%
 support, query = data.episode(seed=0, split="test", index=1)
 adapted = module.adapt(support)
-plain = copy.deepcopy(network).eval()
-plain.load_state_dict(adapted.params)
-
-# %% [markdown]
-# The number of queries may differ from call to call, which ``Dim`` says.
-
-# %%
-queries = torch.export.Dim("queries", min=1)
-program = torch.export.export(plain, (query.x,), dynamic_shapes=({0: queries},))
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "sinusoid.pt2"
-    torch.export.save(program, path)
+    torch.export.save(adapted.exported(), path)
     print(f"{path.name}: {path.stat().st_size / 1024:.0f} KiB")
     loaded = torch.export.load(path).module()
 

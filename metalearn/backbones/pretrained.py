@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from metalearn.errors import CheckpointError, ConfigError, ShapeError, first_line
 
-__all__ = ["load_weights", "log_head", "read_weights", "repeat_grey", "take_head"]
+__all__ = ["HeadedNetwork", "load_weights", "log_head", "read_weights", "repeat_grey", "take_head"]
 
 log = logging.getLogger("lightning.pytorch.backbones")  # below Lightning's, which shows what is said of a run
 
@@ -56,6 +56,36 @@ def take_head(network: nn.Module, outputs: int, name: str) -> tuple[str, nn.Line
     assert isinstance(head, nn.Linear)
     network.set_submodule(linear[-1], nn.Identity())
     return linear[-1], head
+
+
+class HeadedNetwork(nn.Module):
+    """A network of images without its last linear layer, and that layer as its head.
+
+    Args:
+        network: as the library builds it, with ``ways`` outputs; it is changed.
+        name: what the library calls it.
+        ways: how many outputs there are.
+        weights: a file of pretrained weights; ``None`` for those that the network has.
+        image_size: the size of images that it was built for; ``None`` for the library's own.
+
+    Raises:
+        ConfigError: it has no linear head.
+        CheckpointError: the weights are missing, or of another network.
+    """
+
+    def __init__(self, network: nn.Module, name: str, ways: int, weights: str | None, image_size: int | None) -> None:
+        super().__init__()
+        place, self.head = take_head(network, ways, name)
+        if weights is not None:
+            load_weights(network, read_weights(weights), weights, place)
+        self.name, self.network = name, network
+        log_head(name, place, self.head)
+        # a checkpoint holds the weights themselves
+        self.init_args = {"name": name, "ways": ways, "weights": None, "image_size": image_size}
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.network(repeat_grey(x, 3, self.name)))
+        return logits
 
 
 def log_head(name: str, place: str, head: nn.Linear) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from metalearn.backbones.pretrained import load_weights, log_head, read_weights, repeat_grey, take_head
+from metalearn.backbones.pretrained import HeadedNetwork
 from metalearn.checks import MOST_OF_A_WIDTH, check_whole, find_nearest
 from metalearn.errors import ConfigError
 
@@ -19,7 +19,7 @@ SIZES = {"vit": "image_size", "maxvit": "input_size"}
 """The argument for the size of the images, by the first part of a network's name."""
 
 
-class Torchvision(nn.Module):
+class Torchvision(HeadedNetwork):
     """A network of torchvision by name, with its last linear layer as the head.
 
     Nothing is downloaded. That layer, such as ``fc`` in a ResNet, is called ``head`` here, and has ``ways`` outputs. Grey images
@@ -57,20 +57,8 @@ class Torchvision(nn.Module):
     def __init__(
         self, name: str = "resnet18", ways: int = 5, weights: str | None = None, image_size: int | None = None
     ) -> None:
-        super().__init__()
         check_whole("ways", ways, 1, 100_000)
-        network = _build(name, ways, image_size)
-        place, self.head = take_head(network, ways, name)
-        if weights is not None:
-            load_weights(network, read_weights(weights), weights, place)
-        self.name, self.network = name, network
-        log_head(name, place, self.head)
-        # a checkpoint holds the weights themselves
-        self.init_args = {"name": name, "ways": ways, "weights": None, "image_size": image_size}
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.network(repeat_grey(x, 3, self.name)))
-        return logits
+        super().__init__(_build(name, ways, image_size), name, ways, weights, image_size)
 
 
 def _build(name: str, ways: int, image_size: int | None) -> nn.Module:

@@ -15,6 +15,7 @@ from metalearn.inner.learner import Learner
 from metalearn.inner.moving_part import MovingPart
 from metalearn.inner.network.structure import Mode
 from metalearn.inner.norm.task_norm import TaskNorm
+from metalearn.inner.parts import get_head
 from metalearn.inner.rules import Params
 from metalearn.inner.tensors import Tensors
 
@@ -117,17 +118,7 @@ class HeadLearner(Learner):
         return f"the whole network is run at every inner step, because of head {self.head_name!r}: {self.coupling}"
 
     def _head(self) -> nn.Module:
-        try:
-            head = self.backbone.get_submodule(self.head_name) if self.head_name else None
-        except AttributeError:
-            head = None
-        if head is None:
-            names = ", ".join(name for name, _ in self.backbone.named_children()) or "none"
-            raise ConfigError(
-                f"head is {self.head_name!r}, but {type(self.backbone).__name__} has no submodule of that name (it has: "
-                f"{names}); name the layer that maps features to logits"
-            )
-        return head
+        return get_head(self.backbone, self.head_name)
 
     def _own(self) -> dict[str, str]:
         """For each adapted tensor's name in the network, its name in the head."""

@@ -13,7 +13,17 @@ from torch.nn.modules.batchnorm import _NormBase
 from metalearn.checks import find_nearest, quote_value
 from metalearn.errors import ConfigError
 
-__all__ = ["WORDS", "Part", "Patterns", "check_patterns", "find_head", "find_scope", "matches", "spell_head"]
+__all__ = [
+    "WORDS",
+    "Part",
+    "Patterns",
+    "check_patterns",
+    "find_head",
+    "find_scope",
+    "get_head",
+    "matches",
+    "spell_head",
+]
 
 WORDS = ("all", "head", "body", "norm", "bias")
 """Patterns that are no names: a network's own submodule of such a name is ``"body.*"``, say."""
@@ -142,6 +152,25 @@ def find_head(network: nn.Module, argument: str = "adapts", word: str = "head") 
             f"name the submodule that gives the outputs, one of {names}"
         )
     return linear[-1]
+
+
+def get_head(network: nn.Module, name: str) -> nn.Module:
+    """The submodule of a name that a user has given as the head's.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        head = network.get_submodule(name) if name else None
+    except AttributeError:
+        head = None
+    if head is None:
+        names = ", ".join(name for name, _ in network.named_children()) or "none"
+        raise ConfigError(
+            f"head is {name!r}, but {type(network).__name__} has no submodule of that name (it has: {names}); name the layer "
+            "that maps features to logits"
+        )
+    return head
 
 
 def spell_head(network: nn.Module) -> str | None:

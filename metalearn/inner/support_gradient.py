@@ -13,7 +13,7 @@ from metalearn.inner.ambient import twice_differentiable
 from metalearn.inner.memory import MemoryMode, gradient
 from metalearn.inner.rules import Params
 
-__all__ = ["StepwiseMethod", "SupportGradient"]
+__all__ = ["StepwiseMethod", "SupportGradient", "as_leaves"]
 
 
 @dataclass(frozen=True)
@@ -97,3 +97,8 @@ class StepwiseMethod(InnerMethod):
         method: Any = self
         changed: InnerMethod = replace(method, gradient=replace(self.gradient, memory=memory))
         return changed
+
+
+def as_leaves(params: Params) -> Params:
+    """The tensors without their graph, each a leaf that asks for a gradient."""
+    return {name: value.detach().requires_grad_() for name, value in params.items()}

@@ -101,15 +101,11 @@ class ContextPart(AdapterPart):
 
 
 def _find_swallowed(network: nn.Module) -> dict[int, str]:
-    """For a layer that comes right before a batch normalisation of its outputs, the name of that."""
-    layers = [(name, layer) for name, layer in network.named_modules() if layer._parameters]
+    """Of a layer whose outputs a batch normalisation takes at once, which is seen in a ``Sequential``, the name of that."""
+    blocks = [(path, block) for path, block in network.named_modules() if isinstance(block, nn.Sequential)]
     return {
-        id(layer): name
-        for (_, layer), (name, norm) in pairwise(layers)
-        if isinstance(norm, _BatchNorm) and _outputs(layer) == norm.num_features and not isinstance(layer, _BatchNorm)
+        id(layer): f"{path}.{name}".lstrip(".")
+        for path, block in blocks
+        for (_, layer), (name, norm) in pairwise(block.named_children())
+        if isinstance(norm, _BatchNorm) and not isinstance(layer, _BatchNorm)
     }
-
-
-def _outputs(layer: nn.Module) -> int | None:
-    bias = layer._parameters.get("bias")
-    return None if bias is None else len(bias)

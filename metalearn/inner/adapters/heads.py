@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from metalearn.errors import ConfigError
 from metalearn.inner.adapters.base import PREFIX, Adapter, AdapterPart, Task
 from metalearn.inner.adapters.layers import find_own_name
-from metalearn.inner.parts import find_head
+from metalearn.inner.class_means import average_classes
+from metalearn.inner.parts import find_head, get_head
 from metalearn.inner.rules import Params
 
 __all__ = ["PrototypeHead", "SharedHead"]
@@ -121,26 +122,14 @@ class Prototypes(AdapterPart):
             )
         features = task.features(self._head)
         with torch.autocast(features.device.type, enabled=False):
-            means = _average(features.to(task.read(self._weight).dtype), task.targets, max(task.ways or 0, self._ways))
+            features = features.to(task.read(self._weight).dtype)
+            means, _ = average_classes(features, task.targets, max(task.ways or 0, self._ways))
             return {self._weight: 2 * means, self._bias: -means.square().sum(-1)}
-
-
-def _average(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """The mean feature of every class, 0 where a class has no examples; a label that is no class is left out."""
-    members = (labels == torch.arange(classes, device=labels.device).unsqueeze(-1)).to(features.dtype)
-    return members @ features / members.sum(-1, keepdim=True).clamp(min=1)
 
 
 def _find_linear(network: nn.Module, head: str | None, adapter: str) -> tuple[str, nn.Linear]:
     name = find_head(network, "adapter", "head") if head is None else head
-    try:
-        layer = network.get_submodule(name)
-    except AttributeError:
-        names = ", ".join(name for name, _ in network.named_children()) or "none"
-        raise ConfigError(
-            f"head is {head!r}, but {type(network).__name__} has no submodule of that name (it has: {names}); name the layer "
-            "that maps features to logits"
-        ) from None
+    layer = get_head(network, name)
     if not isinstance(layer, nn.Linear) or "weight" not in layer._parameters:
         raise ConfigError(
             f"adapter is {adapter}, but the head {name!r} is a {type(layer).__name__}, and only a torch.nn.Linear has a row for "

@@ -14,7 +14,7 @@ from metalearn.inner.inner_loop import InnerLoop
 from metalearn.inner.learner import Learner
 from metalearn.inner.rules import Params
 from metalearn.inner.solvers.base import TaskSolver
-from metalearn.inner.support_gradient import StepwiseMethod, SupportGradient
+from metalearn.inner.support_gradient import StepwiseMethod, SupportGradient, as_leaves
 
 __all__ = ["GeneratedMethod", "GeneratedSteps"]
 
@@ -46,7 +46,7 @@ class GeneratedMethod(StepwiseMethod):
         """Yield ``w_0, w_1, ..., w_steps``; ``settings`` hold ``a_0j``, ``b_0j`` and the tensors of the MLP."""
         adapted, others = adaptation.start(params, len(support))
         if order == 0:
-            adapted = _leaves(adapted)
+            adapted = as_leaves(adapted)
         yield adapted
         axes = 1 if adaptation.stacked else 0
         for step in range(steps):
@@ -58,7 +58,7 @@ class GeneratedMethod(StepwiseMethod):
                     shape = (-1, *(1,) * (adapted[name].ndim - 1)) if axes else ()
                     rate, decay = rates[..., index].reshape(shape), decays[..., index].reshape(shape)
                     moved[name] = decay * adapted[name] - rate * grads[name]
-            adapted = _leaves(moved) if order == 0 else moved
+            adapted = as_leaves(moved) if order == 0 else moved
             yield adapted
 
     def _generate(
@@ -131,7 +131,3 @@ class GeneratedSteps(TaskSolver):
         self.generator.to(like.device)
         for value in self.generator[2].parameters():
             nn.init.zeros_(value)
-
-
-def _leaves(params: Params) -> Params:
-    return {name: value.detach().requires_grad_() for name, value in params.items()}

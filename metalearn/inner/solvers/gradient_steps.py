@@ -15,7 +15,7 @@ from metalearn.inner.learner import Learner
 from metalearn.inner.rules import RULES, Params, UpdateRule
 from metalearn.inner.solvers.base import TaskSolver
 from metalearn.inner.step_sizes import InnerStepSizes
-from metalearn.inner.support_gradient import StepwiseMethod, SupportGradient
+from metalearn.inner.support_gradient import StepwiseMethod, SupportGradient, as_leaves
 
 __all__ = ["GradientMethod", "GradientSteps"]
 
@@ -59,7 +59,7 @@ class GradientMethod(StepwiseMethod):
         """Yield ``w_0, w_1, ..., w_steps``; ``settings`` hold the step size of each tensor."""
         adapted, others = adaptation.start(params, len(support))
         if order == 0:
-            adapted = _leaves(adapted)
+            adapted = as_leaves(adapted)
         state = self.rule.start(adapted)
         yield adapted
         for step in range(steps):
@@ -68,7 +68,7 @@ class GradientMethod(StepwiseMethod):
             sizes = settings[min(step, len(settings) - 1)]
             adapted, state = self.rule.step(adapted, direction, state, sizes)
             if order == 0:
-                adapted = _leaves(adapted)
+                adapted = as_leaves(adapted)
             yield adapted
 
     def _shape(self, adapted: Params, grads: Params, stacked: bool) -> Params:
@@ -130,10 +130,6 @@ class GradientSteps(TaskSolver):
 
     def follow(self, tensors: Mapping[str, Tensor]) -> None:
         self.step_sizes.follow(tensors)
-
-
-def _leaves(params: Params) -> Params:
-    return {name: value.detach().requires_grad_() for name, value in params.items()}
 
 
 def _clip(grads: Params, bound: float, stacked: bool) -> Params:

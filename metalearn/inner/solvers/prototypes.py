@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from metalearn.inner.class_means import average_classes
 from metalearn.inner.solvers.solved_head import SupportFeatures, check_labels, mark_absent
 
 __all__ = ["fit_prototypes"]
@@ -27,10 +27,8 @@ def fit_prototypes(support: SupportFeatures, settings: Mapping[str, Tensor | flo
     """
     x, y = support.x, support.y
     check_labels(support)
-    members = F.one_hot(y, support.ways).to(x.dtype).transpose(-1, -2)
-    counts = members.sum(-1, keepdim=True)
     middle = x.mean(-2, keepdim=True)
-    means = members @ x / counts.clamp(min=1)
+    means, counts = average_classes(x, y, support.ways)
     apart = means - middle
     bias = -(apart * (means + middle)).sum(-1)
-    return 2 * apart, bias.where(counts.squeeze(-1) > 0, mark_absent(counts.squeeze(-1)))
+    return 2 * apart, bias.where(counts > 0, mark_absent(counts))

@@ -181,6 +181,12 @@ def test_factors_alone_are_trained() -> None:
     assert [value.requires_grad for value in net.parameters()] == flags
 
 
+@pytest.mark.parametrize("layer", ["conv", "block.2", "block.1"])
+def test_a_shift_that_is_not_taken_out_at_once_is_not_refused(layer: str) -> None:
+    """Of layers outside of a ``Sequential`` nobody knows the order; a ReLU between the two keeps a part of the shift."""
+    assert len(list(Context(2, layer).build(Grouped()).parameters())) == 1
+
+
 def test_an_adapted_model_says_what_moved() -> None:
     module = make(network(), Context(2, "body.1"))
     support = noise_episode(1).support
@@ -198,6 +204,9 @@ class Grouped(nn.Module):
         self.up = nn.ConvTranspose2d(4, 4, 3)
         self.conv = nn.Conv2d(4, 4, 3)
         self.norm = nn.BatchNorm2d(4)
+        self.block = nn.Sequential(
+            nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)
+        )
         self.bare = nn.Conv2d(4, 4, 1, bias=False)
         self.out = nn.Linear(4, 5, bias=False)
 
@@ -213,7 +222,7 @@ class Grouped(nn.Module):
         (LoRA(5), "rank is 5, but the weight of layer 'conv' is 4 x 36; use at most 4"),
         (LoRA(2, ["out", "!all"]), "that leaves no layer"),
         (Context(2, "bare"), "layer 'bare' has no bias"),
-        (Context(2, "conv"), "is followed by the batch normalisation 'norm'"),
+        (Context(2, "block.0"), "is followed by the batch normalisation 'block.1'"),
         (Context(2, "hed"), "did you mean 'head'"),
         (PrototypeHead(), "the head 'out' has no bias"),
         (PrototypeHead("conv"), "the head 'conv' is a Conv2d"),
