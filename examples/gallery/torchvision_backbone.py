@@ -5,7 +5,7 @@ A torchvision model as the network
 
 Any network will do: here a ResNet-18 with its batch normalisation, of which ANIL adapts the last layer.
 
-The network stays as it is. ``head`` names the layer that adapts, which torchvision's ResNets call ``fc``. Here the network is
+The network stays as it is. Its last linear layer is the head, and the log says so; ``head`` names another. Here the network is
 wrapped, since letters are grey and a ResNet expects three channels.
 """
 
@@ -40,7 +40,7 @@ class Grey(torch.nn.Module):
 
 # %%
 L.seed_everything(0, verbose=False)
-module = ANIL(Grey(resnet18(num_classes=5)), head="network.fc", inner_steps=5, inner_lr=0.1, execution="sequential")
+module = ANIL(Grey(resnet18(num_classes=5)), inner_steps=5, inner_lr=0.1, execution="sequential")
 data = GlyphsDataModule(ways=5, shots=5, queries=5, tasks_per_batch=2, test_tasks=TEST_TASKS)
 trainer = L.Trainer(max_steps=STEPS, limit_val_batches=0, accelerator="cpu", **quiet)
 trainer.fit(module, datamodule=data)

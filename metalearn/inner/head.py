@@ -15,7 +15,7 @@ from metalearn.inner.learner import Learner
 from metalearn.inner.moving_part import MovingPart
 from metalearn.inner.network.structure import Mode
 from metalearn.inner.norm.task_norm import TaskNorm
-from metalearn.inner.parts import get_head
+from metalearn.inner.parts import choose_head, get_head, spell_head
 from metalearn.inner.rules import Params
 from metalearn.inner.tensors import Tensors
 
@@ -31,12 +31,13 @@ class HeadLearner(Learner):
     Args:
         backbone: the caller's network, as for :class:`Learner`.
         norm: the statistics policy, as for :class:`Learner`.
-        head: the name of the submodule.
+        head: the name of the submodule; ``"head"`` for that, or else the last ``torch.nn.Linear``.
         needed_by: the argument that needs the head alone; ``None`` if passes of the whole network will do.
         part: the tensors that adapt, all of them within ``head``; ``None`` for all of that.
         adapter: as for :class:`Learner`; what it changes lies within ``head``.
 
     Attributes:
+        head_name: the name of the submodule.
         coupling: a clause that says why the head alone would not do, as :meth:`specialised` found last; ``None`` if it does.
 
     Raises:
@@ -60,7 +61,8 @@ class HeadLearner(Learner):
         adapter: AdapterPart | None = None,
     ) -> None:
         super().__init__(backbone, norm, adapter)
-        self.head_name = head
+        self.head_name = choose_head(backbone, head)
+        self._chose = None if self.head_name == head else spell_head(self.head_name)
         self._needed_by = needed_by
         self._part = part
         self.coupling: str | None = None
@@ -113,9 +115,12 @@ class HeadLearner(Learner):
     def note(self) -> str | None:
         if self._part is not None:
             return self._part.note(self.backbone)
-        if self.coupling is None:
-            return None
-        return f"the whole network is run at every inner step, because of head {self.head_name!r}: {self.coupling}"
+        lines = [self._chose] if self._chose else []
+        if self.coupling is not None:
+            lines.append(
+                f"the whole network is run at every inner step, because of head {self.head_name!r}: {self.coupling}"
+            )
+        return "; ".join(lines) or None
 
     def _head(self) -> nn.Module:
         return get_head(self.backbone, self.head_name)

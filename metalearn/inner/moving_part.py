@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from metalearn.inner.adapters.base import AdapterPart
-from metalearn.inner.parts import Part, find_scope, spell_head
+from metalearn.inner.parts import Part, find_head, find_scope, spell_head
 
 __all__ = ["MovingPart"]
 
@@ -56,5 +56,5 @@ class MovingPart:
             f"{count:,} of the network's {total:,} weights adapt" + (f", and {added:,} of the adapter" if added else "")
         ]
         if self.part is not None and self.part.names_head():
-            lines += filter(None, [spell_head(network)])
+            lines += filter(None, [spell_head(find_head(network))])
         return "; ".join(lines)

@@ -14,10 +14,12 @@ from metalearn.checks import find_nearest, quote_value
 from metalearn.errors import ConfigError
 
 __all__ = [
+    "HEAD_TEXT",
     "WORDS",
     "Part",
     "Patterns",
     "check_patterns",
+    "choose_head",
     "find_head",
     "find_scope",
     "get_head",
@@ -32,6 +34,9 @@ Patterns = str | list[str]
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 OUT = "!"
+
+HEAD_TEXT = 'the layer that gives the outputs. ``"head"`` is the one called so, or else the last ``torch.nn.Linear``.'
+"""What the help says of an argument ``head``."""
 
 
 def check_patterns(name: str, value: Any) -> None:
@@ -100,7 +105,7 @@ class Part:
         """The names that one pattern fits, without its mark."""
         names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
         if pattern in ("head", "body"):
-            head = find_head(network, self.argument, pattern)
+            head = find_head(network, f"{self.argument} has {pattern!r}")
             inside = {name for name in names if not head or name.startswith(f"{head}.")}
             fitting = inside if pattern == "head" else set(names) - inside
         elif pattern == "norm":
@@ -135,8 +140,12 @@ def advise(pattern: str, names: Iterable[str]) -> str:
     return f"there are {', '.join([*tops][:8])}"
 
 
-def find_head(network: nn.Module, argument: str = "adapts", word: str = "head") -> str:
+def find_head(network: nn.Module, asked: str = "head is 'head'") -> str:
     """The name of the layer that maps features to outputs: the submodule ``head``, or else the last ``torch.nn.Linear``.
+
+    Args:
+        network: of the user.
+        asked: a clause that says which argument asks for it, for the message.
 
     Raises:
         ConfigError: there is neither.
@@ -148,7 +157,7 @@ def find_head(network: nn.Module, argument: str = "adapts", word: str = "head") 
     if not linear:
         names = ", ".join(name for name, _ in network.named_children()) or "none"
         raise ConfigError(
-            f"{argument} has {word!r}, but {type(network).__name__} has neither a submodule called head nor a torch.nn.Linear; "
+            f"{asked}, but {type(network).__name__} has neither a submodule called head nor a torch.nn.Linear; "
             f"name the submodule that gives the outputs, one of {names}"
         )
     return linear[-1]
@@ -173,9 +182,26 @@ def get_head(network: nn.Module, name: str) -> nn.Module:
     return head
 
 
-def spell_head(network: nn.Module) -> str | None:
+def choose_head(network: nn.Module, head: str) -> str:
+    """The name of the layer that an argument ``head`` means: as it is, but ``"head"`` is what :func:`find_head` says.
+
+    Raises:
+        ConfigError: there is no such layer, or the network is that layer.
+    """
+    if head != "head":
+        get_head(network, head)
+        return head
+    name = find_head(network)
+    if not name:
+        raise ConfigError(
+            f"head is 'head', but the network is a {type(network).__name__} itself, with no layer before it; use "
+            "torch.nn.Sequential(network), whose features are the examples"
+        )
+    return name
+
+
+def spell_head(head: str) -> str | None:
     """A clause that says which layer was taken for the head; ``None`` where it is called so."""
-    head = find_head(network)
     return None if head == "head" else f"the head is {head!r}, the last torch.nn.Linear"
 
 

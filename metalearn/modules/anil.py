@@ -15,6 +15,7 @@ from metalearn.errors import ConfigError
 from metalearn.inner import HeadLearner, Learner, MemoryMode, NormPolicy, UpdateRule
 from metalearn.inner.inner_loop import ExecutionName, InnerLoop, setting
 from metalearn.inner.losses import LossFunction
+from metalearn.inner.parts import HEAD_TEXT
 from metalearn.inner.solvers import RidgeSolver
 from metalearn.inner.step_sizes import InnerLR
 from metalearn.inner.task_types import TaskType
@@ -33,7 +34,7 @@ HeadSolver = Literal["gradient", "ridge"]
 class HeadLoop(InnerLoop):
     """The options of :class:`ANIL`."""
 
-    head: str = setting("head", 'the submodule that adapts, such as ``"fc"`` in torchvision\'s ResNets.')
+    head: str = setting("head", HEAD_TEXT)
     head_solver: HeadSolver = setting(
         "gradient",
         '``"gradient"`` takes inner steps. ``"ridge"`` solves the head, a ``torch.nn.Linear``, in closed '
@@ -71,7 +72,7 @@ class ANIL(MetaModule):
     that of R2-D2 (Bertinetto et al. 2019).
 
     Args:
-        backbone: any network ``[n, ...] -> [n, ways]`` with such a head. Features are computed once per episode where the head
+        backbone: any network ``[n, ...] -> [n, ways]`` with a head. Features are computed once per episode where the head
             comes last. Else the whole network runs at every inner step.
 
     Raises:

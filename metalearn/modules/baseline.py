@@ -20,6 +20,7 @@ from metalearn.inner.ambient import current
 from metalearn.inner.head_calls import watching
 from metalearn.inner.inner_loop import ExecutionName, InnerLoop, check_steps, optional, setting
 from metalearn.inner.losses import LossFunction
+from metalearn.inner.parts import HEAD_TEXT, choose_head
 from metalearn.inner.solvers import FittedHead
 from metalearn.inner.solvers.prototypes import fit_prototypes
 from metalearn.inner.solvers.softmax_heads import fit_cosine, fit_logistic, fit_softmax
@@ -57,9 +58,7 @@ class BaselineLoop(InnerLoop):
         "how many classes the training split has. ``None`` for as many as the network has outputs, whose head then tells them.",
         optional(partial(check_whole, least=2, most=MOST_OF_A_WIDTH**2)),
     )
-    head: str = setting(
-        "head", 'the last layer, such as ``"fc"`` in torchvision\'s ResNets. Its input are the features.'
-    )
+    head: str = setting("head", HEAD_TEXT)
     unit_features: bool = setting(False, "divide the features of a new task by their norm; cosines always do.")
     head_steps: int = setting(100, "how many gradient steps a linear or cosine head takes.", check_steps)
     head_lr: float = setting(0.1, "the size of these steps.", partial(check_number, remedy="use 0.1", above=0))
@@ -141,7 +140,7 @@ class Baseline(MetaModule):
             metrics=metrics,
             loss_order=1,
         )
-        self._head, self._scale = head, scale if classifier == "cosine" else None
+        self._head, self._scale = choose_head(backbone, head), scale if classifier == "cosine" else None
         self.training_head = None if classes is None else nn.Linear(self._find_head().in_features, classes)
         self._training = TrainingStep(self._runner, self._reader, classes)
 

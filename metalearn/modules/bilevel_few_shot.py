@@ -17,6 +17,7 @@ from metalearn.errors import ConfigError
 from metalearn.inner import MEMORY_MODES, HeadLearner, Learner, MemoryMode, NormPolicy
 from metalearn.inner.inner_loop import ExecutionName, InnerLoop, check_steps, setting
 from metalearn.inner.losses import LossFunction
+from metalearn.inner.parts import HEAD_TEXT, choose_head
 from metalearn.inner.support_gradient import SupportGradient
 from metalearn.inner.task_types import TaskType
 from metalearn.modules.episodic.base import MetaModule
@@ -46,7 +47,7 @@ class HeadProblem(InnerLoop):
         "least, by forward-over-reverse products.",
         partial(check_choice, choices=MEMORY_MODES),
     )
-    head: str = setting("head", 'the name of the submodule that adapts, such as ``"fc"`` in torchvision\'s ResNets.')
+    head: str = setting("head", HEAD_TEXT)
     head_loss: HeadLoss = setting(
         "softmax",
         'the loss of the support set. ``"softmax"`` is the loss of the query set. ``"ridge"`` is half the squared error to the '
@@ -151,8 +152,9 @@ class BilevelFewShot(MetaModule):
             metrics=metrics,
         )
         self.head_loss, self.l2, self.estimator = head_loss, l2, estimator
-        layer = self.backbone.get_submodule(head)
-        check_zeroed(self.backbone, layer, head)
+        name = choose_head(self.backbone, head)
+        layer = self.backbone.get_submodule(name)
+        check_zeroed(self.backbone, layer, name)
         with torch.no_grad():
             for value in layer.parameters():
                 value.zero_()

@@ -12,6 +12,7 @@ from torch import nn
 from metalearn.inner import HeadLearner, Learner, NormPolicy
 from metalearn.inner.inner_loop import ExecutionName, InnerLoop, setting
 from metalearn.inner.losses import LossFunction
+from metalearn.inner.parts import HEAD_TEXT
 from metalearn.inner.solvers import FittedHead
 from metalearn.inner.solvers.prototypes import fit_prototypes
 from metalearn.modules.episodic.base import MetaModule
@@ -26,9 +27,7 @@ class PrototypeLoop(InnerLoop):
     """The options of :class:`ProtoNet`."""
 
     inner_steps: int = setting(1, "class means are there after one step.")
-    head: str = setting(
-        "head", 'the last layer, such as ``"fc"`` in torchvision\'s ResNets. Its input are the features.'
-    )
+    head: str = setting("head", HEAD_TEXT)
 
 
 class ProtoNet(MetaModule):

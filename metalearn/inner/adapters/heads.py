@@ -128,7 +128,7 @@ class Prototypes(AdapterPart):
 
 
 def _find_linear(network: nn.Module, head: str | None, adapter: str) -> tuple[str, nn.Linear]:
-    name = find_head(network, "adapter", "head") if head is None else head
+    name = find_head(network, f"adapter is {adapter}") if head is None else head
     layer = get_head(network, name)
     if not isinstance(layer, nn.Linear) or "weight" not in layer._parameters:
         raise ConfigError(

@@ -54,7 +54,7 @@ def _find_meant(network: nn.Module, layers: Layers, pattern: str, argument: str)
     if pattern == "all":
         return layers
     if pattern in ("head", "body"):
-        head = find_head(network, argument, pattern)
+        head = find_head(network, f"{argument} has {pattern!r}")
         meant = {
             path: layer
             for path, layer in layers.items()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from metalearn.errors import ConfigError, ShapeError
 from metalearn.inner.adaptation import Adaptation, InnerMethod, Settings
 from metalearn.inner.learner import Learner
+from metalearn.inner.parts import choose_head
 from metalearn.inner.rules import Params
 from metalearn.inner.solvers.base import TaskSolver
 
@@ -93,11 +94,12 @@ class SolvedHead(InnerMethod):
 
 
 def name_tensors(learner: Learner, head: str, needed_by: str, remedy: str) -> tuple[str, str | None]:
-    """The names of the weight and the bias of a head.
+    """The names of the weight and the bias of a head, which an argument ``head`` means.
 
     Raises:
         ConfigError: it is no plain ``torch.nn.Linear``.
     """
+    head = choose_head(learner.backbone, head)
     layer = learner.backbone.get_submodule(head)
     if type(layer) is not nn.Linear:
         raise ConfigError(
@@ -135,8 +137,9 @@ class FittedHead(TaskSolver):
         remedy = "use ANIL, whose head takes gradient steps"
         weight, bias = name_tensors(learner, head, needed_by, remedy)
         if bias is None:
+            name = weight.removesuffix(".weight")
             raise ConfigError(
-                f"{needed_by} solves for the head, but {head!r} has no bias, which its solution needs; build it with bias=True"
+                f"{needed_by} solves for the head, but {name!r} has no bias, which its solution needs; build it with bias=True"
             )
         self._method = SolvedHead(fit, needed_by, remedy, weight, bias)
 
