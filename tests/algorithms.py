@@ -23,6 +23,7 @@ from metalearn import (
     Baseline,
     BilevelFewShot,
     Episode,
+    MeTAL,
     MetaModule,
     Pooled,
     ProtoNet,
@@ -77,6 +78,11 @@ def fomaml(net: nn.Module, start: Params, task: Task, moving: list[str]) -> Tens
 def alfa(net: nn.Module, start: Params, task: Task, moving: list[str]) -> Tensor:
     """As it starts: MAML. Its step sizes are in float32, which has no 0.3."""
     return query_loss(net, descend(net, start, task, moving, 2, 0.25), task)
+
+
+def metal(net: nn.Module, start: Params, task: Task, moving: list[str]) -> Tensor:
+    """As it starts: MAML, since its learned loss starts at 0."""
+    return maml(net, start, task, moving)
 
 
 def imaml(net: nn.Module, start: Params, task: Task, moving: list[str]) -> Tensor:
@@ -187,6 +193,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "maml": Algorithm(MAML, TWO, maml),
     "fomaml": Algorithm(MAML, {**TWO, "first_order": True}, fomaml),
     "alfa": Algorithm(ALFA, {"inner_steps": 2, "inner_lr": 0.25}, alfa),
+    "metal": Algorithm(MeTAL, TWO, metal),
     "boil": Algorithm(MAML, {**TWO, "adapts": "body"}, maml, "body"),
     "proto_maml": Algorithm(MAML, {**TWO, "adapter": PrototypeHead()}, proto_maml),
     "anil": Algorithm(ANIL, TWO, maml, "head"),

@@ -30,7 +30,7 @@ def _homes(package: str, **names: str) -> dict[str, tuple[str, ...]]:
 
 MODULES: Homes = _homes(
     "metalearn.modules", ALFA="alfa", ANIL="anil", Baseline="baseline", BilevelFewShot="bilevel_few_shot",
-    HyperCleaning="hyper_cleaning", IMAML="imaml", MAML="maml", Pooled="pooled", ProtoNet="protonet",
+    HyperCleaning="hyper_cleaning", IMAML="imaml", MAML="maml", MeTAL="metal", Pooled="pooled", ProtoNet="protonet",
     RegularizationTuning="regularization_tuning", Reptile="reptile",
 )  # fmt: skip
 DATA_MODULES: Homes = _homes(

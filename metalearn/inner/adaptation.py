@@ -168,7 +168,15 @@ class Adaptation:
             name: value if value.requires_grad else value.detach().requires_grad_() for name, value in begun.items()
         }
 
-    def support_loss(self, adapted: Params, others: Params, support: Tensor, targets: Tensor, step: int) -> Tensor:
+    def support_loss(
+        self,
+        adapted: Params,
+        others: Params,
+        support: Tensor,
+        targets: Tensor,
+        step: int,
+        term: Callable[[Params, Tensor, Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """The support loss after ``step`` inner steps, a scalar, or ``[B]`` where tasks are stacked.
 
         Args:
@@ -177,11 +185,13 @@ class Adaptation:
             support: the encoded support set, or a part of it.
             targets: its targets.
             step: the inner steps behind ``adapted``.
+            term: ``term(adapted, outputs, targets, loss)`` is added to the loss of a task.
         """
 
         def run(adapted: Params, others: Params, x: Tensor, y: Tensor) -> Tensor:
             outputs = self.learner.support_logits(network_tensors({**others, **adapted}), x, step)
-            return self.task_loss(others, outputs, y)
+            loss = self.task_loss(others, outputs, y)
+            return loss if term is None else loss + term(adapted, self._cut(outputs), y, loss)
 
         return self.map(run, in_dims=(0, None, 0, 0))(adapted, others, support, targets)
 
@@ -205,7 +215,11 @@ class Adaptation:
 
     def task_loss(self, params: Params, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of one task's outputs ``[n, ...]``, those of its ways alone, in float32 where they are shorter."""
-        return compute_loss(self.loss, params, outputs[:, : self.ways] if self.ways else outputs, targets)
+        return compute_loss(self.loss, params, self._cut(outputs), targets)
+
+    def _cut(self, outputs: Tensor) -> Tensor:
+        """The outputs of the task's ways alone."""
+        return outputs[:, : self.ways] if self.ways else outputs
 
     def split(self, params: Params) -> tuple[Params, Params]:
         """The tensors that the inner loop moves, and the others, those of the loss among them."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -13,7 +14,19 @@ from metalearn.inner.ambient import twice_differentiable
 from metalearn.inner.memory import MemoryMode, gradient
 from metalearn.inner.rules import Params
 
-__all__ = ["StepwiseMethod", "SupportGradient", "as_leaves"]
+__all__ = ["StepwiseMethod", "SupportGradient", "Term", "as_leaves"]
+
+Setting = Mapping[str, Tensor | float]
+
+
+class Term(Protocol):
+    """What is added to the support loss of a task; a pure function."""
+
+    def tensors(self, setting: Setting) -> Params:
+        """What of a step's setting it is a function of."""
+
+    def __call__(self, own: Params, adapted: Params, outputs: Tensor, targets: Tensor, loss: Tensor) -> Tensor:
+        """A scalar of its own tensors, the weights of the task, its outputs ``[n, ...]``, targets and support loss."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +36,12 @@ class SupportGradient:
     Attributes:
         memory: what is kept for the meta-gradient.
         chunk: examples whose gradient is taken at once; ``None`` for all.
+        term: what is added to the loss; ``None`` for nothing.
     """
 
     memory: MemoryMode = "store"
     chunk: int | None = None
+    term: Term | None = None
 
     def take(
         self,
@@ -37,6 +52,7 @@ class SupportGradient:
         targets: Tensor,
         step: int,
         order: int,
+        setting: Setting | None = None,
     ) -> Params:
         """The gradient, of each task where tasks are stacked, since no task's tensors are in another's loss.
 
@@ -48,8 +64,10 @@ class SupportGradient:
             targets: its targets.
             step: the inner steps behind ``adapted``.
             order: see :meth:`Adaptation.iterates`.
+            setting: what the solver hands to this step, of which a term takes its tensors.
         """
-        names, other_names = list(adapted), list(others)
+        own = {} if self.term is None else self.term.tensors(setting or {})
+        names, other_names, own_names = list(adapted), list(others), list(own)
         axis = 1 if adaptation.stacked else 0
         count = support.shape[axis]
         size = self.chunk or count
@@ -59,11 +77,14 @@ class SupportGradient:
             def objective(values: Sequence[Tensor], rest: Sequence[Tensor], y: Tensor = y) -> Tensor:
                 moved = dict(zip(names, values, strict=True))
                 fixed = dict(zip(other_names, rest, strict=False))
-                return adaptation.support_loss(moved, fixed, rest[-1], y, step).sum()
+                of_term = dict(zip(own_names, rest[len(other_names) :], strict=False))
+                term = None if self.term is None else partial(self.term, of_term)
+                return adaptation.support_loss(moved, fixed, rest[-1], y, step, term).sum()
 
             share = x.shape[axis] / count
+            inputs = [*others.values(), *own.values(), x]
             with twice_differentiable(order == 2):
-                grads = gradient(objective, list(adapted.values()), [*others.values(), x], order, self.memory)
+                grads = gradient(objective, list(adapted.values()), inputs, order, self.memory)
             if total is None and share == 1:
                 total = list(grads)
             else:
@@ -94,8 +115,15 @@ class StepwiseMethod(InnerMethod):
 
     def with_memory(self, memory: MemoryMode) -> InnerMethod:
         """The same method in another memory mode."""
+        return self._varied(memory=memory)
+
+    def with_term(self, term: Term) -> InnerMethod:
+        """The same method on the support loss plus this."""
+        return self._varied(term=term)
+
+    def _varied(self, **changes: Any) -> InnerMethod:
         method: Any = self
-        changed: InnerMethod = replace(method, gradient=replace(self.gradient, memory=memory))
+        changed: InnerMethod = replace(method, gradient=replace(self.gradient, **changes))
         return changed
 
 

@@ -7,6 +7,7 @@ from metalearn.modules.episodic.base import MetaModule as MetaModule
 from metalearn.modules.hyper_cleaning import HyperCleaning as HyperCleaning
 from metalearn.modules.imaml import IMAML as IMAML
 from metalearn.modules.maml import MAML as MAML
+from metalearn.modules.metal import MeTAL as MeTAL
 from metalearn.modules.pooled import Pooled as Pooled
 from metalearn.modules.protonet import ProtoNet as ProtoNet
 from metalearn.modules.regularization_tuning import RegularizationTuning as RegularizationTuning

@@ -3,6 +3,7 @@
 from metalearn.inner.solvers.alfa import GeneratedSteps
 from metalearn.inner.solvers.base import Costs, TaskSolver
 from metalearn.inner.solvers.gradient_steps import GradientMethod, GradientSteps
+from metalearn.inner.solvers.learned_loss import LearnedLossSteps
 from metalearn.inner.solvers.reptile import ReptileMethod, ReptileSolver
 from metalearn.inner.solvers.ridge import RidgeSolver
 from metalearn.inner.solvers.solved_head import FittedHead, SolvedHead
@@ -13,6 +14,7 @@ __all__ = [
     "GeneratedSteps",
     "GradientMethod",
     "GradientSteps",
+    "LearnedLossSteps",
     "ReptileMethod",
     "ReptileSolver",
     "RidgeSolver",

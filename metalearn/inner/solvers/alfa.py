@@ -50,8 +50,9 @@ class GeneratedMethod(StepwiseMethod):
         yield adapted
         axes = 1 if adaptation.stacked else 0
         for step in range(steps):
-            grads = self.gradient.take(adaptation, adapted, others, support, targets, step, order)
-            rates, decays = self._generate(adapted, grads, settings[min(step, len(settings) - 1)], axes)
+            setting = settings[min(step, len(settings) - 1)]
+            grads = self.gradient.take(adaptation, adapted, others, support, targets, step, order, setting)
+            rates, decays = self._generate(adapted, grads, setting, axes)
             moved = {}
             for index, name in enumerate(self.names):
                 if name in adapted:

@@ -63,9 +63,9 @@ class GradientMethod(StepwiseMethod):
         state = self.rule.start(adapted)
         yield adapted
         for step in range(steps):
-            grads = self.gradient.take(adaptation, adapted, others, support, targets, step, order)
-            direction = self._shape(adapted, grads, adaptation.stacked)
             sizes = settings[min(step, len(settings) - 1)]
+            grads = self.gradient.take(adaptation, adapted, others, support, targets, step, order, sizes)
+            direction = self._shape(adapted, grads, adaptation.stacked)
             adapted, state = self.rule.step(adapted, direction, state, sizes)
             if order == 0:
                 adapted = as_leaves(adapted)

@@ -26,6 +26,7 @@ from metalearn import (
     BilevelFewShot,
     ConfigError,
     Episode,
+    MeTAL,
     MetaModule,
     Pooled,
     ProtoNet,
@@ -55,6 +56,7 @@ LEFT_OUT: dict[type, set[str]] = {
     BilevelFewShot: GRADIENT_STEPS,
     ProtoNet: GRADIENT_STEPS - {"compile"} | NO_STEPS,
     Baseline: GRADIENT_STEPS | NO_STEPS,
+    MeTAL: {"first_order", "support_chunk"},
     Reptile: {"first_order", "memory", "initial_inner_lr", "multi_step_loss"},
 }
 """The options that an algorithm has no use for."""
