@@ -1,6 +1,7 @@
 from metalearn.datamodules.arrays import ArrayEpisodes as ArrayEpisodes
 from metalearn.datamodules.cifar import CIFARFSDataModule as CIFARFSDataModule
 from metalearn.datamodules.cifar import FC100DataModule as FC100DataModule
+from metalearn.datamodules.completion import ImageCompletionEpisodes as ImageCompletionEpisodes
 from metalearn.datamodules.cub import CUB200DataModule as CUB200DataModule
 from metalearn.datamodules.episodes.base import EpisodicDataModule as EpisodicDataModule
 from metalearn.datamodules.episodes.classes import ClassEpisodes as ClassEpisodes

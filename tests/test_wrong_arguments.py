@@ -42,6 +42,7 @@ NEEDED: dict[Callable[..., Any], dict[str, Any]] = {
         "data": datamodules.ArrayEpisodes(torch.rand(120, 4).numpy(), [0, 1, 2, 3, 4, 5] * 20), "encoder": network,
     },
     datamodules.FunctionEpisodes: {"function": lambda generator: None},
+    datamodules.ImageCompletionEpisodes: {"images": datamodules.GlyphsDataModule()},
     datamodules.ImageFolderEpisodes: {"root": "images"},
     datamodules.MNISTCleaningDataModule: {"root": "mnist"},
     datamodules.NewsgroupsDataModule: {"root": "news"},

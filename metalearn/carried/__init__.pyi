@@ -5,8 +5,8 @@ from metalearn.carried.entry import check_sizes as check_sizes
 from metalearn.carried.entry import count_elements as count_elements
 from metalearn.carried.entry import read_entry as read_entry
 from metalearn.carried.files import read_checkpoint as read_checkpoint
+from metalearn.carried.names import check_name as check_name
+from metalearn.carried.names import class_path as class_path
+from metalearn.carried.names import is_name as is_name
 from metalearn.carried.networks import build_network as build_network
 from metalearn.carried.values import check_arguments as check_arguments
-from metalearn.carried.values import check_name as check_name
-from metalearn.carried.values import class_path as class_path
-from metalearn.carried.values import is_name as is_name

@@ -15,6 +15,7 @@ __all__ = [
     "MODULES",
     "NETWORKS",
     "RULES",
+    "Homes",
     "find_class",
     "is_torch_optimizer",
     "short",
@@ -35,7 +36,8 @@ MODULES: Homes = _homes(
 )  # fmt: skip
 DATA_MODULES: Homes = _homes(
     "metalearn.datamodules", ArrayEpisodes="arrays", CIFARFSDataModule="cifar", CUB200DataModule="cub",
-    FC100DataModule="cifar", GlyphsDataModule="glyphs", ImageFolderEpisodes="folder", MiniImageNetDataModule="miniimagenet",
+    FC100DataModule="cifar", GlyphsDataModule="glyphs", ImageCompletionEpisodes="completion",
+    ImageFolderEpisodes="folder", MiniImageNetDataModule="miniimagenet",
     MNISTCleaningDataModule="mnist_cleaning", NewsgroupsDataModule="newsgroups",
     NewsgroupTopicsDataModule="topics", OmniglotDataModule="omniglot",
     SinusoidDataModule="sinusoid", TieredImageNetDataModule="tiered",

@@ -10,8 +10,9 @@ import yaml
 
 from metalearn.carried.classes import DATA_MODULES, MODULES, NETWORKS, short
 from metalearn.carried.entry import Entry, check_sizes
+from metalearn.carried.names import ADD_CONFIG, USE_ANOTHER, class_path
 from metalearn.carried.networks import check_network
-from metalearn.carried.values import ADD_CONFIG, USE_ANOTHER, check_arguments, check_class, class_path, signature
+from metalearn.carried.values import check_arguments, check_class, leave_to_user, signature
 from metalearn.errors import CheckpointError, on_one_line
 
 __all__ = ["carried_config"]
@@ -111,11 +112,7 @@ class _Tree:
 
 def _take_data(node: Any, where: str) -> dict[str, Any]:
     kind, arguments = check_class(node, DATA_MODULES, where)
-    hints = signature(kind)
-    taken = check_arguments(kind, arguments, where)
-    taken.pop("cache_dir", None)  # where packed images are written is the user's to say
-    if "download" in hints:
-        taken["download"] = False
+    taken = leave_to_user(kind, check_arguments(kind, arguments, where))
     _check_batch(taken, where)
     return {"class_path": class_path(kind), "init_args": taken}
 
@@ -124,7 +121,10 @@ def _check_batch(arguments: Mapping[str, Any], where: str) -> None:
     """Raise if a batch of tasks would not fit into memory."""
     ways, shots, queries, more = (_most(arguments.get(name, 1)) for name in ("ways", "shots", "queries", "unlabeled"))
     images = arguments.get("tasks_per_batch", 1) * ways * (shots + queries + more)
-    need = images * 3 * 4 * arguments.get("image_size", 84) ** 2
+    size = arguments.get("image_size", 84)
+    if "images" in arguments:  # a task is the pixels of one
+        images, size = arguments.get("tasks_per_batch", 1), arguments["images"]["init_args"].get("image_size", 84)
+    need = images * 3 * 4 * size**2
     if need > MOST_BYTES:
         raise CheckpointError(f"{where} makes batches of {images:,} images, which no run's fits; {USE_ANOTHER}")
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from metalearn.carried.classes import short
-from metalearn.carried.values import USE_ANOTHER, check_name, check_value
+from metalearn.carried.names import USE_ANOTHER, check_name
+from metalearn.carried.values import check_value
 from metalearn.errors import CheckpointError
 
 __all__ = ["KEY", "Entry", "check_sizes", "count_elements", "read_entry"]

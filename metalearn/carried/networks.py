@@ -10,7 +10,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from metalearn.carried.classes import LAYERS, NETWORKS, find_class, short
-from metalearn.carried.values import check_arguments, check_class, class_path, signature
+from metalearn.carried.names import class_path
+from metalearn.carried.values import check_arguments, check_class, signature
 from metalearn.errors import CheckpointError, on_one_line
 
 __all__ = ["build_network", "check_network"]

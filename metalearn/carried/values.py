@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import math
 import re
-import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +13,27 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from torch import nn
 
-from metalearn.carried.classes import ADAPTERS, LAYERS, LOSSES, NETWORKS, RULES, find_class, is_torch_optimizer, short
+from metalearn.carried.classes import (
+    ADAPTERS,
+    DATA_MODULES,
+    LAYERS,
+    LOSSES,
+    NETWORKS,
+    RULES,
+    Homes,
+    find_class,
+    is_torch_optimizer,
+    short,
+)
+from metalearn.carried.names import ADD_CONFIG, USE_ANOTHER, class_path
 from metalearn.errors import CheckpointError
 from metalearn.inner import RULES as RULE_NAMES
 from metalearn.inner import Adapter
 
 __all__ = [
-    "ADD_CONFIG", "USE_ANOTHER", "check_arguments", "check_class", "check_name", "check_value", "class_path", "is_name",
-    "signature",
+    "check_arguments", "check_class", "check_value", "leave_to_user", "signature",
 ]  # fmt: skip
 
-ADD_CONFIG = "add --config with the run's config.yaml"
-USE_ANOTHER = "use a checkpoint as a run wrote it, or " + ADD_CONFIG
 STEPS = 10_000
 MOST = {
     **dict.fromkeys(("inner_steps", "eval_inner_steps", "cg_steps", "linear_steps"), STEPS),
@@ -38,40 +46,16 @@ MOST_OTHERS = 1_000_000_000
 MOST_SEED = (1 << 63) - 1
 LONGEST = STEPS
 TEXT = 1024
+OBJECTS = {nn.Module: NETWORKS, Adapter: ADAPTERS}
+"""The closed list for each kind of object that an argument may be."""
+DATA = "metalearn.datamodules."
+"""Where data modules are from; they are known by that, since Lightning's classes are not imported here."""
 EVALUATION_IGNORES = ("outer_optimizer", "outer_scheduler")
 """Evaluating needs no optimiser: those of a newer torch may have arguments that are unknown here."""
 
 
 class _Unlike(Exception):
     """A value is not of the type that an argument has."""
-
-
-def is_name(name: object) -> bool:
-    """Whether it names one folder and is no path: up to 200 bytes that can be printed, without separators."""
-    if not isinstance(name, str) or not name.isprintable() or len(name.encode()) > 200:
-        return False
-    return bool(name.strip()) and name not in (".", "..") and not set(name) & set("/\\")
-
-
-def check_name(name: object, what: str) -> str:
-    """A name that is no path.
-
-    Raises:
-        CheckpointError: it is anything else.
-    """
-    if not isinstance(name, str) or not is_name(name):
-        raise CheckpointError(
-            f"{what} is {short(name)}, but it names one folder, with letters and digits and without /; {USE_ANOTHER}"
-        )
-    return name
-
-
-def class_path(kind: type[Any]) -> str:
-    """The name of a class that stays when its file moves: in the first package above the file that offers the class."""
-    parts = kind.__module__.split(".")
-    packages = [".".join(parts[:depth]) for depth in range(1, len(parts))]
-    public = (name for name in packages if vars(sys.modules.get(name, object)).get(kind.__qualname__) is kind)
-    return f"{next(public, kind.__module__)}.{kind.__qualname__}"
 
 
 def check_class(node: object, homes: Mapping[str, tuple[str, ...]], where: str) -> tuple[type[Any], dict[str, Any]]:
@@ -125,6 +109,12 @@ def check_arguments(kind: type[Any], arguments: Mapping[str, Any], where: str, s
         else:
             taken[name] = check_value(value, hints[name], name, inside)
     return taken
+
+
+def leave_to_user(kind: type[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments without what writes where a file says, or downloads."""
+    left = {name: value for name, value in arguments.items() if name != "cache_dir"}
+    return {**left, "download": False} if "download" in signature(kind) else left
 
 
 def signature(kind: type[Any]) -> dict[str, Any]:
@@ -186,17 +176,19 @@ def _take(value: Any, hint: Any, name: str, where: str) -> Any:
         return _mapping(value, inner, name, where)
     if origin is type or (origin is Callable and inner[-1:] == (nn.Module,)):
         return _layer(value, where)
-    if isinstance(hint, type) and issubclass(hint, nn.Module):
-        if not isinstance(value, (Mapping, str)):
-            raise _Unlike
-        return _object(value, NETWORKS, where)
-    if isinstance(hint, type) and issubclass(hint, Adapter):
-        if not isinstance(value, (Mapping, str)):
-            raise _Unlike
-        return _object(value, ADAPTERS, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _options(value, hint, where)
-    raise _Unlike
+    homes = _find_list(hint) if isinstance(hint, type) else None
+    if homes is None or not isinstance(value, (Mapping, str)):
+        raise _Unlike
+    return _object(value, homes, where)
+
+
+def _find_list(hint: type[Any]) -> Homes | None:
+    """The closed list of the objects of a type."""
+    if hint.__module__.startswith(DATA):
+        return DATA_MODULES
+    return next((homes for base, homes in OBJECTS.items() if issubclass(hint, base)), None)
 
 
 def _scalar(value: Any, name: str, where: str, hint: Any = None) -> Any:
@@ -262,7 +254,8 @@ def _layer(value: Any, where: str) -> Any:
 
 def _object(value: Any, homes: Mapping[str, tuple[str, ...]], where: str) -> dict[str, Any]:
     kind, arguments = check_class(value, homes, where)
-    return {"class_path": class_path(kind), "init_args": check_arguments(kind, arguments, where)}
+    taken = check_arguments(kind, arguments, where)
+    return {"class_path": class_path(kind), "init_args": leave_to_user(kind, taken)}
 
 
 def _options(value: Any, kind: type[Any], where: str) -> dict[str, Any]:

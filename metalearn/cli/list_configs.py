@@ -16,10 +16,11 @@ FILES = {
     "none": "none: the data come with the package, or are made",
     "yours": "yours: give their folder as --data.root DIR",
     "fetch": "fetch: those that are missing in --data.root DIR are downloaded to it",
+    "images": "images: give a data set of images as --data.images CLASS, and its folder as --data.images.root DIR",
     "python": "python: none; the data are arguments, given in Python",
 }
 """Which files data need, and what that means."""
-GIVEN_IN_PYTHON = ("x", "function")
+GIVEN_IN_PYTHON = ("x", "function", "encoder")
 """Arguments of a data module that hold the data, or make them."""
 
 
@@ -68,6 +69,8 @@ def find_files(kind: SourceClass) -> str:
         return "fetch"
     if "root" in kind.arguments:
         return "yours"
+    if "images" in kind.arguments:
+        return "images"
     return "python" if set(GIVEN_IN_PYTHON) & set(kind.arguments) else "none"
 
 

@@ -51,6 +51,9 @@ def test_config_fits_and_tests(name: str, omniglot: Path, miniimagenet: Path, tm
     if "miniimagenet" in name:
         data = ["--data.root", str(miniimagenet), *MINI]
     small = [] if "sinusoid" in name else SMALL
+    if "completion" in name:
+        data = ["--data.images.root", str(miniimagenet), "--data.images.image_size", "12", "--data.shots", "20"]
+        data, small = [*data, "--data.train_queries", "30"], []
     if "newsgroups" in name:
         topics = [topic for topics in TOPICS.values() for topic in topics]
         data = ["--data.root", str(make_topics(tmp_path / "data", topics, each=7)), "--data.queries", "2"]
@@ -70,10 +73,11 @@ def test_config_fits_and_tests(name: str, omniglot: Path, miniimagenet: Path, tm
     assert [path.name for path in run.parent.iterdir()] == [run.name]
     with (run / "test_tasks.csv").open() as file:
         rows = list(csv.DictReader(file))
-    column = next(key for key in reversed(rows[0]) if key.startswith("loss" if "sinusoid" in name else "acc"))
+    regression = "sinusoid" in name or "completion" in name
+    column = next(key for key in reversed(rows[0]) if key.startswith("loss" if regression else "acc"))
     values = [float(row[column]) for row in rows]
     ci = 1.96 * statistics.stdev(values) / math.sqrt(3)
-    if "sinusoid" in name:
+    if regression:
         assert f"{statistics.fmean(values):.4f} ± {ci:.4f}" in printed
     else:
         assert f"{100 * statistics.fmean(values):.2f} % ± {100 * ci:.2f}" in printed

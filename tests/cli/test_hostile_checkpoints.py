@@ -101,6 +101,13 @@ def data(**values: Any) -> Callable[[Checkpoint], None]:
     return in_config(lambda config: config["data"]["init_args"].update(values))
 
 
+def completion(images: Any, **values: Any) -> Callable[[Checkpoint], None]:
+    arguments = {"images": images, **values}
+    return in_config(
+        lambda config: config.update(data={"class_path": "ImageCompletionEpisodes", "init_args": arguments})
+    )
+
+
 def entry(**values: Any) -> Callable[[Checkpoint], None]:
     return lambda checkpoint: checkpoint["metalearn"].update(values)
 
@@ -123,6 +130,12 @@ ATTACKS: dict[str, Callable[[Checkpoint], Any]] = {
     "data by name": in_config(lambda config: config.update(data=f"{EVIL}.X")),
     "data with a function": in_config(
         lambda config: config.update(data={"class_path": "FunctionEpisodes", "init_args": {"function": f"{EVIL}.f"}})
+    ),
+    "data within data": completion(NAMED), "data within data by name": completion(f"{EVIL}.X"),
+    "images within data": completion({"class_path": "GlyphsDataModule", "init_args": {"options": NAMED}}),
+    "size of images within data": completion({"class_path": "CUB200DataModule", "init_args": {"image_size": 10**6}}),
+    "images of a batch within data": completion(
+        {"class_path": "CUB200DataModule", "init_args": {"image_size": 1000}}, tasks_per_batch=9000
     ),
     "backbone": backbone(class_path=f"{EVIL}.X"),
     "backbone by name": model(backbone=f"{EVIL}.X"),
@@ -295,13 +308,14 @@ def test_what_writes_and_downloads_is_left_out(
     )
     assert not (folder / "written").exists()
     config = {"class_path": "OmniglotDataModule", "init_args": {"root": "nowhere", "ways": 5, "download": True}}
-    in_config(lambda given: given.update(data=config))(good)
-    torch.save(good, "x.ckpt")
-    capsys.readouterr()
-    with pytest.raises(SystemExit):
-        main(["test", "--ckpt_path", "x.ckpt", "--trainer.accelerator", "cpu"])
-    assert "images_background is not in nowhere" in capsys.readouterr().err
-    assert not (folder / "nowhere").exists()
+    for change in (in_config(lambda given: given.update(data=config)), completion(config)):
+        change(good)
+        torch.save(good, "x.ckpt")
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            main(["test", "--ckpt_path", "x.ckpt", "--trainer.accelerator", "cpu"])
+        assert "images_background is not in nowhere" in capsys.readouterr().err
+        assert not (folder / "nowhere").exists()
 
 
 def test_a_torchvision_network_given_by_its_class(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from metalearn import MAML, Batch, Episode
 from metalearn.metrics import Interval
+from metalearn.modules.episodic import task_picture
 from metalearn.modules.episodic.outcome import find_better_steps
 from metalearn.modules.episodic.task_picture import draw_task
+from metalearn.reports.completion import find_pixels
 from metalearn.reports.gallery import Gallery
 from metalearn.reports.outcome import Fact, Picture
 
 WAYS = 3
+SEEDED = torch.Generator().manual_seed(0)
 
 
 class Flat(nn.Module):
@@ -94,6 +97,50 @@ def test_a_picture_that_fits_the_data_or_none(
 def test_a_module_in_another_precision_draws(kind: torch.dtype, tmp_path: Path) -> None:
     module = MAML(Flat(81, (WAYS,)), inner_steps=1, inner_lr=0.01).to(kind)
     assert draw_task(tmp_path / "episode.png", Data((1, 9, 9), None, False), module, "run") is not None
+
+
+@pytest.mark.parametrize(("channels", "loss"), [(1, "mse"), (3, "mse"), (3, "gaussian_nll")])
+def test_pixels_of_one_image_are_drawn_as_an_image(
+    channels: int, loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = torch.cartesian_prod(torch.arange(5.0), torch.arange(4.0))[torch.randperm(20, generator=SEEDED)]
+    colours = torch.rand(20, channels, generator=SEEDED)
+    task = Episode(Batch(places[:6], colours[:6]), Batch(places[6:], colours[6:]))
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(task_picture, "draw_completion", lambda *values: drawn.update(enumerate(values)))
+    module = MAML(Flat(2, (channels * (1 + (loss == "gaussian_nll")),)), inner_steps=2, inner_lr=0.01, loss=loss)
+
+    class Pixels:
+        def episode(self, seed: int, split: str, index: int) -> Episode:
+            return task
+
+    draw_task(tmp_path / "a.png", Pixels(), module, "run")
+    monkeypatch.undo()
+    _, shape, (known, other), _, fits, _, spread = drawn.values()
+    assert shape == (5, 4)
+    assert torch.equal(torch.tensor([*known, *other]), (places[:, 0] * 4 + places[:, 1]).long())
+    expected = module.adapt(task.support, steps=2)(task.query.x).detach()[:, :channels]
+    torch.testing.assert_close(torch.from_numpy(fits[2][1]), expected)
+    assert (spread is not None) == (loss == "gaussian_nll")
+    path = draw_task(tmp_path / "a.png", Pixels(), module, "run")
+    assert path is not None
+    with Image.open(path) as picture:
+        assert picture.width > 2.5 * picture.height
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        torch.cartesian_prod(torch.arange(5.0), torch.arange(4.0))[1:],  # a pixel is missing
+        torch.cartesian_prod(torch.arange(5.0), torch.arange(4.0))[[0, *range(19)]],  # one is there twice
+        torch.cartesian_prod(torch.arange(20.0), torch.arange(3.0)),  # no image
+        torch.rand(20, 2),
+        torch.rand(20, 3),
+        torch.rand(20),
+    ],
+)
+def test_other_points_are_no_image(places: Tensor) -> None:
+    assert find_pixels(places.numpy()) is None
 
 
 def test_a_picture_that_fails_is_told(tmp_path: Path) -> None:

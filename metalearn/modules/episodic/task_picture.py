@@ -15,10 +15,15 @@ from metalearn.inner import Adaptation
 from metalearn.inner.bands import BandLoss
 from metalearn.modules.episodic.measures import predict_values
 from metalearn.reports import pictures
+from metalearn.reports.completion import draw_completion, find_pixels
 from metalearn.reports.points import draw_agreement, draw_points
 from metalearn.shipping import AdaptedModel
 
 __all__ = ["AdaptsToTasks", "draw_task"]
+
+
+COLOURS = (torch.Size([1]), torch.Size([3]))
+"""The shapes of a pixel's target: grey, or red, green and blue."""
 
 
 class AdaptsToTasks(Protocol):
@@ -48,7 +53,7 @@ class AdaptsToTasks(Protocol):
 
 
 def draw_task(path: Path, data: Any, model: AdaptsToTasks, title: str) -> Path | None:
-    """Draw the first test task: examples in a grid, vectors in a plane, a curve, or predictions against targets.
+    """Draw the first test task: examples in a grid, vectors in a plane, a curve, an image, or predictions against targets.
 
     Args:
         path: the PNG file.
@@ -85,11 +90,19 @@ def _draw_classes(path: Path, support: Batch, query: Batch, model: AdaptsToTasks
 
 def _draw_targets(path: Path, support: Batch, query: Batch, model: AdaptsToTasks, title: str) -> Path | None:
     loss, steps = model.adaptation.loss, sorted({0, 1, model.eval_inner_steps})
-    outputs = {step: model.adapt(support, steps=step)(query.x).detach() for step in steps}
+    adapted = {step: model.adapt(support, steps=step) for step in steps}
+    outputs = {step: network(query.x).detach() for step, network in adapted.items()}
     fits = {step: _array(predict_values(loss, output)) for step, output in outputs.items()}
     targets = _array(query.y)
     if any(fit.size != targets.size for fit in fits.values()):
         return None
+    grid = find_pixels(np.concatenate([_array(support.x), _array(query.x)])) if query.y.shape[1:] in COLOURS else None
+    if grid is not None:
+        numbers, shape = grid
+        pixels, colours = (numbers[: len(support.y)], numbers[len(support.y) :]), (_array(support.y), targets)
+        known = {step: _array(predict_values(loss, network(support.x).detach())) for step, network in adapted.items()}
+        painted = {step: (known[step], fit) for step, fit in fits.items()}
+        return draw_completion(path, shape, pixels, colours, painted, title, _find_spread(loss, outputs[steps[-1]]))
     if all(part.ndim == 1 or part[0].numel() == 1 for part in (query.x, query.y)) and query.x.is_floating_point():
         points = [(_array(role.x).ravel(), _array(role.y).ravel()) for role in (support, query)]
         band = None
@@ -100,6 +113,14 @@ def _draw_targets(path: Path, support: Batch, query: Batch, model: AdaptsToTasks
             path, points[0], points[1], {step: fit.ravel() for step, fit in fits.items()}, title, band
         )
     return draw_agreement(path, targets.ravel(), {step: fit.ravel() for step, fit in fits.items()}, title)
+
+
+def _find_spread(loss: Any, outputs: torch.Tensor) -> tuple[np.ndarray, str] | None:
+    """How wide the band of each output is, and the band's name; ``None`` where there is none."""
+    if not isinstance(loss, BandLoss) or loss.share == 0:
+        return None
+    low, high = (_array(bound) for bound in loss.band(outputs))
+    return high - low, f"width of the {100 * loss.share:.4g} % band"
 
 
 def _ready(value: torch.Tensor, model: AdaptsToTasks) -> torch.Tensor:
