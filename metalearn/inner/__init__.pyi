@@ -13,6 +13,7 @@ from metalearn.inner.bands import BandLoss as BandLoss
 from metalearn.inner.bands import GaussianNLL as GaussianNLL
 from metalearn.inner.bands import Quantiles as Quantiles
 from metalearn.inner.execution.meta_loss import MetaLoss as MetaLoss
+from metalearn.inner.execution.meta_loss import QueryOutputs as QueryOutputs
 from metalearn.inner.execution.meta_loss import evaluate as evaluate
 from metalearn.inner.execution.meta_loss import meta_loss as meta_loss
 from metalearn.inner.execution.plan import Plan as Plan

@@ -74,7 +74,7 @@ def test_config_fits_and_tests(name: str, omniglot: Path, miniimagenet: Path, tm
     with (run / "test_tasks.csv").open() as file:
         rows = list(csv.DictReader(file))
     regression = "sinusoid" in name or "completion" in name
-    column = next(key for key in reversed(rows[0]) if key.startswith("loss" if regression else "acc"))
+    column = next(key for key in reversed(rows[0]) if key.startswith("loss_step" if regression else "acc_step"))
     values = [float(row[column]) for row in rows]
     ci = 1.96 * statistics.stdev(values) / math.sqrt(3)
     if regression:

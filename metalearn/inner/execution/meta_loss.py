@@ -15,13 +15,14 @@ from torch import Tensor
 
 from metalearn.episode import Batch, Episode
 from metalearn.inner.adaptation import Adaptation, Settings
+from metalearn.inner.execution.alone import answer_alone
 from metalearn.inner.execution.differentiate import Differentiate, Part, differentiate
 from metalearn.inner.execution.plan import Plan
 from metalearn.inner.execution.schedule import Schedule
 from metalearn.inner.execution.threads import run_parts
 from metalearn.inner.rules import Params
 
-__all__ = ["MetaLoss", "evaluate", "meta_loss"]
+__all__ = ["MetaLoss", "QueryOutputs", "evaluate", "meta_loss"]
 
 
 class MetaLoss(NamedTuple):
@@ -42,6 +43,24 @@ class MetaLoss(NamedTuple):
 
     loss: Tensor
     logits: Tensor
+
+
+class QueryOutputs(NamedTuple):
+    """The query outputs of some tasks, without a graph.
+
+    Attributes:
+        together: for each number of inner steps, ``[B, n, N]``.
+        alone: after the last of them, ``[B, n, N]``, where each query is answered by itself; ``None`` if that was not asked for.
+
+    Example:
+        >>> import torch
+        >>> from metalearn.inner import QueryOutputs
+        >>> QueryOutputs({0: torch.zeros(1, 5, 3)}).alone is None
+        True
+    """
+
+    together: dict[int, Tensor]
+    alone: Tensor | None = None
 
 
 def meta_loss(
@@ -101,12 +120,25 @@ def meta_loss(
 
 
 def evaluate(
-    adaptation: Adaptation, params: Params, episode: Episode, steps: Iterable[int], settings: Settings, plan: Plan
-) -> dict[int, Tensor]:
+    adaptation: Adaptation,
+    params: Params,
+    episode: Episode,
+    steps: Iterable[int],
+    settings: Settings,
+    plan: Plan,
+    alone: bool = False,
+) -> QueryOutputs:
     """Query outputs after some numbers of inner steps, without any graph.
 
-    Returns:
-        for each number of steps, ``[B, n, N]``.
+    Args:
+        adaptation: the inner loop.
+        params: all tensors by name.
+        episode: ``B`` tasks.
+        steps: after how many inner steps.
+        settings: what the solver hands to its method.
+        plan: how many tasks are executed at once, and by how many threads.
+        alone: whether queries are answered one by one too, after the last step. It makes a difference where the policy
+            ``"transductive"`` normalises them together.
 
     Example:
         >>> import torch
@@ -119,7 +151,7 @@ def evaluate(
         >>> x, settings = torch.randn(4, 10, 1), solver.settings(learner.moving())
         >>> episode = Episode(Batch(x, 2 * x), Batch(x, 2 * x))
         >>> outputs = evaluate(adaptation, adaptation.outer(), episode, [0, 5], settings, Plan())
-        >>> {steps: values.shape for steps, values in outputs.items()}
+        >>> {steps: values.shape for steps, values in outputs.together.items()}
         {0: torch.Size([4, 10, 1]), 5: torch.Size([4, 10, 1])}
     """
     wanted = sorted(set(steps))
@@ -137,12 +169,17 @@ def evaluate(
                 with torch.no_grad():
                     logits = adaptation.query_logits(params, adapted, support, query, step)
                 outputs.append(logits if adaptation.stacked else logits[None])
+        if alone:
+            with torch.no_grad():
+                logits = answer_alone(adaptation, params, adapted, xs, xq, wanted[-1])
+            outputs.append(logits if adaptation.stacked else logits[None])
         return outputs
 
     if plan.tasks is not None and plan.queries is not None:
         plan = plan._replace(tasks=min(plan.tasks, plan.queries))
     rows = run_parts(run_part, adaptation, len(episode.support.x), plan)
-    return {step: torch.cat(column) for step, column in zip(wanted, zip(*rows, strict=True), strict=True)}
+    columns = [torch.cat(column) for column in zip(*rows, strict=True)]
+    return QueryOutputs(dict(zip(wanted, columns, strict=False)), columns[-1] if alone else None)
 
 
 def _without_hooks(value: Tensor) -> Tensor:

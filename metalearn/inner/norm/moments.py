@@ -39,8 +39,10 @@ def scale_and_shift(x: Tensor, moments: Moments, weight: Tensor | None, bias: Te
     shift = -mean * scale
     if bias is not None:
         shift = shift + bias
-    shape = (1, -1) + (1,) * (x.ndim - 2)
-    return (x * scale.view(shape) + shift.view(shape)).to(x.dtype)
+    scale, shift = (value.view((1, -1) + (1,) * (x.ndim - 2)) for value in (scale, shift))
+    if scale.dtype == shift.dtype == x.dtype:  # in one pass
+        return torch.addcmul(shift, x, scale)
+    return (x * scale + shift).to(x.dtype)
 
 
 def finish_block(x: Tensor, pools: bool, rectifies: bool) -> Tensor:

@@ -16,7 +16,7 @@ from metalearn.episode import Episode
 from metalearn.errors import DivergenceError
 from metalearn.inner.grad_mode import evaluation_gradients
 from metalearn.inner.losses import evaluating_loss
-from metalearn.intervals import Interval
+from metalearn.intervals import Interval, interval
 from metalearn.modules.episodic.batches import as_tasks
 from metalearn.modules.episodic.measures import KINDS, MEASURES, Kind, find_kind, measure
 from metalearn.modules.episodic.reading import TaskReader, check_data
@@ -35,12 +35,14 @@ class Evaluated(NamedTuple):
     Attributes:
         episode: the tasks.
         outputs: of the queries, ``[B, n, ...]``, after each number of inner steps.
+        alone: after the last step, where each query is answered by itself; ``None`` where that was not asked for.
         numbers: the tasks' numbers ``[B]``.
         kind: which metrics they have.
     """
 
     episode: Episode
     outputs: dict[int, Tensor]
+    alone: Tensor | None
     numbers: Tensor
     kind: Kind
 
@@ -84,7 +86,8 @@ class Evaluator:
         steps = range(last + 1) if stage == "test" else [last]
         scores = self._scores_of(stage, index)
         tasks, totals = 0, dict[str, Tensor]()
-        for evaluated in self._evaluate(module, batch, steps, scores):
+        alone = stage == "test" and self._tests_alone(module)
+        for evaluated in self._evaluate(module, batch, steps, scores, alone):
             tasks += len(evaluated.numbers)
             for step, outputs in evaluated.outputs.items():
                 end = f"_step_{step}" if stage == "test" else ""
@@ -94,6 +97,8 @@ class Evaluator:
                         self._measure(scores, evaluated, outputs, module.device)
                     scores.update(outputs, evaluated.episode.query.y)
                     totals = {key: totals.get(key, 0.0) + value.sum() for key, value in values.items()}
+            if evaluated.alone is not None:
+                self._score_outputs(scores, evaluated, evaluated.alone, "_independent", module.device)
         return {key: value / tasks for key, value in totals.items()}
 
     def finish_validation(self, module: L.LightningModule) -> None:
@@ -113,12 +118,14 @@ class Evaluator:
             values: dict[str, float] = {}
             measured = self._agree_on_kind(module, scores)
             for kind in ("loss", "acc") if measured == "classes" else ("loss",):
+                if self._tests_alone(module):
+                    values |= self._finish_alone(module, scores, kind, index)
                 for step in range(last + 1):
                     # a rank without tasks has made no metric yet, and all ranks gather alike
-                    interval = scores.mean(f"{kind}_step_{step}", module.device).compute()
-                    self._results[index, kind, step] = interval
-                    values[f"{kind}_step_{step}"] = interval.mean
-                values[kind], values[f"{kind}_ci95"] = interval.mean, interval.ci95
+                    mean = scores.mean(f"{kind}_step_{step}", module.device).compute()
+                    self._results[index, kind, step] = mean
+                    values[f"{kind}_step_{step}"] = mean.mean
+                values[kind], values[f"{kind}_ci95"] = mean.mean, mean.ci95
             values |= self._finish_measures(module, scores, measured, index)
             self._log(module, "test", values | scores.compute(module.device), index, end)
 
@@ -201,8 +208,8 @@ class Evaluator:
         last, values = self._runner.options.steps_in_evaluation, dict[str, float]()
         for name in MEASURES[kind]:
             if name not in self.metrics:
-                interval = self._results[index, name, last] = scores.mean(name, module.device).compute()
-                values[name], values[f"{name}_ci95"] = interval.mean, interval.ci95
+                mean = self._results[index, name, last] = scores.mean(name, module.device).compute()
+                values[name], values[f"{name}_ci95"] = mean.mean, mean.ci95
         if kind == "classes" and "calibration_error" not in self.metrics:
             with warnings.catch_warnings():  # a rank without tasks takes part in gathering
                 warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
@@ -221,8 +228,23 @@ class Evaluator:
         largest = float(module.trainer.strategy.reduce(seen, reduce_op="max"))
         return known if largest < 0 else KINDS[int(largest)]
 
+    def _tests_alone(self, module: Any) -> bool:
+        """Whether a test answers queries one by one too: where that makes a difference, unless the user has turned it off."""
+        return bool(module.tests_independently) and self._runner.learner.needs_many_queries
+
+    def _finish_alone(self, module: L.LightningModule, scores: Scores, kind: str, index: int) -> dict[str, float]:
+        """The metric of queries that are answered one by one, and what it is more than that of queries together, by task."""
+        last = self._runner.options.steps_in_evaluation
+        alone, together = (scores.mean(f"{kind}{end}", module.device) for end in ("_independent", f"_step_{last}"))
+        measured, _ = alone.compute(), together.compute()
+        assert alone.gathered is not None
+        assert together.gathered is not None
+        self._results[index, f"{kind}_independent", last] = measured
+        self._results[index, f"{kind}_difference", last] = interval(alone.gathered[1] - together.gathered[1])
+        return {f"{kind}_independent": measured.mean, f"{kind}_independent_ci95": measured.ci95}
+
     def _evaluate(
-        self, module: L.LightningModule, batch: Any, steps: Iterable[int], scores: Scores
+        self, module: L.LightningModule, batch: Any, steps: Iterable[int], scores: Scores, alone: bool = False
     ) -> Iterator[Evaluated]:
         """Tasks that are alike, one after another in the order of their numbers."""
         steps = list(steps)
@@ -231,12 +253,12 @@ class Evaluator:
             numbers = _number_tasks(module, scores, len(episode.support.x))
             with evaluation_gradients():
                 episode = make_usable(episode)
-                outputs = self._runner.evaluate(episode, ways, steps)
+                outputs, one_by_one = self._runner.evaluate(episode, ways, steps, alone)
             for logits in outputs.values():
                 self._check_outputs(module, episode, logits, numbers)
             sure, some = self._reader.measures, next(iter(outputs.values()))
             scores.kind = find_kind(reading, self._runner.loss, sure, some, episode.query.y)
-            yield Evaluated(episode, outputs, numbers, scores.kind)
+            yield Evaluated(episode, outputs, one_by_one, numbers, scores.kind)
 
     def _check_outputs(self, module: L.LightningModule, episode: Episode, logits: Tensor, numbers: Tensor) -> None:
         finite = logits.isfinite().flatten(1).all(1)

@@ -37,6 +37,9 @@ class ModuleFacts:
     _evaluator: Evaluator
     _costs: CostLog | None
 
+    tests_independently: bool = True
+    """Whether a test also answers each query alone, as a deployed model does, where batch normalisation makes a difference."""
+
     inner_steps = Option[int]()
     eval_inner_steps = Option[int](read="steps_in_evaluation")
     first_order = Option[bool]()

@@ -94,6 +94,7 @@ def _list_test_facts(module: ReportedModule) -> list[Fact]:
     if not results:
         return [Fact("test", "no task was tested", {"notes": ["no task was tested"]})]
     facts = _list_accuracies(results, last) if module.classifies else _list_losses(results, last)
+    facts[1:1] = _list_independent(results, last, module.classifies)
     facts += _list_measures(results, last, module.adaptation.loss)
     facts += find_better_steps(results, last, module.classifies)
     text = f"{module.inner_steps} in training, {last} at test"
@@ -111,6 +112,20 @@ def _list_accuracies(results: Mapping[tuple[str, int], Interval], last: int) -> 
     return [Fact("test accuracy", text, data), Fact("before adaptation", format_share(before))]
 
 
+def _list_independent(results: Mapping[tuple[str, int], Interval], last: int, classifies: bool) -> list[Fact]:
+    """What a test has measured where each query is answered by itself, and how much that is more than in company."""
+    kind, name = ("acc", "accuracy") if classifies else ("loss", "loss")
+    if (f"{kind}_independent", last) not in results:
+        return []
+    alone, gap = results[f"{kind}_independent", last], results[f"{kind}_difference", last]
+    unit, scale, digits = ("points ", 100, 2) if classifies else ("", 1, 4)
+    size = f"{scale * abs(gap.mean):.{digits}f}" + (f" ± {scale * gap.ci95:.{digits}f}" if gap.tasks > 1 else "")
+    value = (format_share if classifies else format_loss)(alone)
+    text = f"{value}, each query alone: {size} {unit}{'more' if gap.mean > 0 else 'less'}"
+    data = {"test": {f"{name}_independent": as_data(alone), f"{name}_difference": as_data(gap)}}
+    return [Fact("independent", text, data)]
+
+
 def _list_losses(results: Mapping[tuple[str, int], Interval], last: int) -> list[Fact]:
     facts = []
     for step in sorted({0, 1, last}):
@@ -124,7 +139,7 @@ def _list_losses(results: Mapping[tuple[str, int], Interval], last: int) -> list
 
 def _list_measures(results: Mapping[tuple[str, int], Interval], last: int, loss: Any) -> list[Fact]:
     """The further metrics of a test, in a line or two."""
-    values = {name: interval for (name, _), interval in results.items() if name not in ("acc", "loss")}
+    values = {name: interval for (name, _), interval in results.items() if not name.startswith(("acc", "loss"))}
     data = {"test": {name: as_data(interval) for name, interval in values.items()}}
     shares = {name: f"{100 * interval.mean:.1f} %" for name, interval in values.items()}
     if "macro_f1" in values and "calibration_error" in values:

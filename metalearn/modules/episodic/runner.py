@@ -19,6 +19,7 @@ from metalearn.inner import (
     Loss,
     MetaLoss,
     Plan,
+    QueryOutputs,
     Schedule,
     evaluate,
     meta_loss,
@@ -116,12 +117,22 @@ class InnerRunner:
             with advising_on_memory(adaptation.memory, plan, len(episode.support.x)):
                 return meta_loss(adaptation, params, solver.learned(), episode, schedule, plan, self.compiled)
 
-    def evaluate(self, episode: Episode, ways: int | None, steps: Iterable[int]) -> dict[int, Tensor]:
-        """Query outputs ``[B, n, N]`` after each number of inner steps, without a graph; tensors must be usable."""
+    def evaluate(self, episode: Episode, ways: int | None, steps: Iterable[int], alone: bool = False) -> QueryOutputs:
+        """Query outputs ``[B, n, N]`` after each number of inner steps, without a graph; tensors must be usable.
+
+        Args:
+            episode: ``B`` tasks.
+            ways: how many of the network's outputs the tasks use; ``None`` for all.
+            steps: after how many inner steps.
+            alone: whether queries are answered one by one too.
+        """
         with self.running(episode, ways, evaluating=True) as (adaptation, plan, _):
             params = {name: usable(value) for name, value in adaptation.outer().items()}
-            outputs = evaluate(adaptation, params, episode, steps, self.fixed_settings(), plan)
-        return outputs if ways is None else {step: logits[:, :, :ways] for step, logits in outputs.items()}
+            outputs = evaluate(adaptation, params, episode, steps, self.fixed_settings(), plan, alone)
+        if ways is None:
+            return outputs
+        together = {step: logits[:, :, :ways] for step, logits in outputs.together.items()}
+        return QueryOutputs(together, None if outputs.alone is None else outputs.alone[:, :, :ways])
 
     def fixed_settings(self) -> Settings:
         """What the solver hands to its method, without a graph."""

@@ -194,7 +194,7 @@ class Probe:
         params = adaptation.outer()
         steps, sizes, order, _ = self._schedule
         if order == 0:
-            return {}, evaluate(adaptation, params, self._episode, [steps], sizes, plan)[steps]
+            return {}, evaluate(adaptation, params, self._episode, [steps], sizes, plan).together[steps]
         loss, logits = meta_loss(adaptation, params, [], self._episode, self._schedule, plan)
         grads = torch.autograd.grad(loss, list(params.values()))
         return dict(zip(params, grads, strict=True)), logits
