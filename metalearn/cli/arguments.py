@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +12,12 @@ from metalearn.carried import carried_config, count_elements, read_checkpoint, r
 from metalearn.checks import find_nearest
 from metalearn.cli.commands import LIGHTNING_COMMANDS
 from metalearn.cli.config_files import check_config, check_value, read_config
+from metalearn.cli.repeats import warn_of_repeats
 from metalearn.cli.run_files import NAMES, name_run
 from metalearn.cli.shipped import DEFAULT_CONFIG, config_path
 from metalearn.errors import ConfigError
 
 __all__ = ["option", "prepare_arguments"]
-
-log = logging.getLogger(__name__)
 
 MAY_BE_FILES = ("--model", "--data", "--trainer")
 """Options besides ``--config`` whose value may be the path of a YAML file."""
@@ -105,7 +103,7 @@ def _resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
     configs: list[str] = []
     name = "custom"
     waiting = [part for arg in args for part in _split(arg)]
-    seen: dict[str, str] = {}
+    warn_of_repeats(waiting)
     while waiting:
         arg = waiting.pop(0)
         flag, equals, value = arg.partition("=")
@@ -122,8 +120,6 @@ def _resolve_configs(args: Sequence[str]) -> tuple[list[str], str]:
             name, value = name_run(path), str(path)
         elif flag in MAY_BE_FILES and os.path.exists(value):
             check_config(Path(value))
-        if flag.startswith("--") and seen.setdefault(flag, value) != value and flag != "--config":
-            log.warning("%s is given twice; %r counts, which stands last", flag, value)
         if not equals:
             waiting.pop(0)
         kept = configs if flag in ("--config", "-c") and resolved else resolved

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from metalearn.checks import find_nearest, quote_value
 from metalearn.cli.parse_errors import explain
+from metalearn.cli.repeats import drop_repeats
 from metalearn.cli.shipped import DEFAULT_CONFIG
 from metalearn.errors import ConfigError
 
@@ -55,7 +56,7 @@ class Request:
     Attributes:
         options: its own.
         config: name or path of the configuration.
-        words: the options of ``fit`` beside it.
+        words: the options of ``fit`` beside it, each once.
     """
 
     options: argparse.Namespace
@@ -101,7 +102,7 @@ def read_request(parser: Options, args: Sequence[str], taken: Mapping[str, str] 
                 else "see --help for those that do"
             )
             raise ConfigError(f"option {word.split('=')[0]} does not exist; {remedy}")
-    return Request(options, config, rest)
+    return Request(options, config, drop_repeats(rest))
 
 
 def read_count(name: str, text: str) -> int:
