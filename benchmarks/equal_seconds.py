@@ -1,8 +1,8 @@
 """All few-shot algorithms on Omniglot, each trained for as many CPU seconds, by the same network, tasks and outer optimiser.
 
-A row is one process of one thread. Its seconds are those of the processor, so that other work on the machine makes it no shorter. The
-outer step size is annealed to 0 over these seconds, and the weights are averaged over about 50 steps. Steps, step sizes and loss are
-those of the shipped configs; no row was tuned for this. Each row writes one JSON file, and rows that have one are not run again.
+A row is one process of one thread. Its seconds are those of the processor, so that other work on the machine makes it no shorter.
+The outer step size is annealed to 0 over these seconds, and the weights are averaged over about 50 steps. Steps, step sizes and
+loss are those of the shipped configs; no row was tuned for this. Each row writes one JSON file. A row that has one is not run again.
 
 python benchmarks/equal_seconds.py --root DIR --ways 5 --shots 1 --seconds 600 --output rows --at_once 2
 python benchmarks/equal_seconds.py --output rows --table
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from machine import describe
 from torch.optim.lr_scheduler import LambdaLR
 
 import metalearn
-from metalearn import Conv4, Context, LoRA, PrototypeHead, SharedHead
+from metalearn import Context, Conv4, LoRA, PrototypeHead, SharedHead
 from metalearn.datamodules import EpisodeOptions, OmniglotDataModule
 
 CLASSIFIERS = ("linear", "cosine", "logistic_regression", "nearest_centroid")
@@ -49,7 +49,10 @@ def list_rows(shots: int) -> dict[str, tuple[str, dict[str, Any]]]:
     rows: dict[str, tuple[str, dict[str, Any]]] = {
         "MAML": ("MAML", learned),
         "first-order MAML": ("MAML", {**learned, "first_order": True}),
-        "MAML++ (sizes and statistics per step)": ("MAML", {**learned, "inner_lr": "learn_per_step", "norm": "per_step"}),
+        "MAML++ (sizes and statistics per step)": (
+            "MAML",
+            {**learned, "inner_lr": "learn_per_step", "norm": "per_step"},
+        ),
         "Meta-SGD": ("MAML", {**learned, "inner_lr": "learn_per_element"}),
         "ANIL": ("ANIL", learned),
         "ANIL, ridge head (R2-D2)": ("ANIL", {"head_solver": "ridge"}),
@@ -68,6 +71,9 @@ def list_rows(shots: int) -> dict[str, tuple[str, dict[str, Any]]]:
         "Baseline++": ("Baseline", {"classes": TRAINING_CLASSES, "classifier": "cosine"}),
     }
     return {name: row for name, row in rows.items() if hasattr(metalearn, row[0])}
+
+
+PASSED_ON = ("root", "ways", "shots", "seconds", "seed", "test_tasks", "output")
 
 
 class Budget(L.Callback):
@@ -156,8 +162,8 @@ def run_row(options: argparse.Namespace) -> list[dict[str, Any]]:
         begun = time.process_time()
         (scores,) = make_trainer().test(tested, datamodule=data, verbose=False)
         lines.append({
-            "row": name, "ways": options.ways, "shots": options.shots, "steps": trainer.global_step, "train_seconds": budget.spent,
-            "test_seconds": time.process_time() - begun, "tasks_per_step": tasks, "seed": options.seed,
+            "row": name, "ways": options.ways, "shots": options.shots, "tasks_per_step": tasks, "seed": options.seed,
+            "steps": trainer.global_step, "train_seconds": budget.spent, "test_seconds": time.process_time() - begun,
             "accuracy": scores["test/acc"], "interval": scores["test/acc_ci95"], **measure_adapted(tested, data),
             "machine": describe(),
         })  # fmt: skip
@@ -170,7 +176,7 @@ def run_all(options: argparse.Namespace) -> None:
     running: list[subprocess.Popen[bytes]] = []
     while waiting or running:
         while waiting and len(running) < options.at_once:
-            more = [f"--{key}={getattr(options, key)}" for key in ("root", "ways", "shots", "seconds", "output", "seed", "test_tasks")]
+            more = [f"--{key}={getattr(options, key)}" for key in PASSED_ON]
             running.append(subprocess.Popen([sys.executable, __file__, *more, f"--row={waiting.pop(0)}"]))
         time.sleep(1)
         running = [process for process in running if process.poll() is None]
