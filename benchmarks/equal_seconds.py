@@ -2,7 +2,7 @@
 
 A row is one process of one thread. Its seconds are those of the processor, so that other work on the machine makes it no shorter.
 The outer step size is annealed to 0 over these seconds, and the weights are averaged over about 50 steps. Steps, step sizes and
-loss are those of the shipped configs; no row was tuned for this. Each row writes one JSON file. A row that has one is not run again.
+loss are those of the shipped configs; no row was tuned. Each row writes one JSON file, and one that has it is not run again.
 
 python benchmarks/equal_seconds.py --root DIR --ways 5 --shots 1 --seconds 600 --output rows --at_once 2
 python benchmarks/equal_seconds.py --output rows --table
