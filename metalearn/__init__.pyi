@@ -54,5 +54,6 @@ from metalearn.modules import RegularizationTuning as RegularizationTuning
 from metalearn.modules import Reptile as Reptile
 from metalearn.shipping import AdaptedModel as AdaptedModel
 from metalearn.shipping import load as load
+from metalearn.shipping import start_from as start_from
 
 __version__: str

@@ -38,7 +38,7 @@ def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], st
     """Resolve config names, and supply the config that is left unsaid.
 
     ``fit`` without a config or a model runs :data:`DEFAULT_CONFIG`; the other subcommands take the config that the
-    checkpoint carries.
+    checkpoint carries. So do all where a checkpoint is started from; a model or data of the command line change it.
 
     Args:
         args: what follows ``python -m metalearn``.
@@ -55,13 +55,15 @@ def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], st
     resolved, name = _resolve_configs(args)
     command = next((arg for arg in resolved if arg in LIGHTNING_COMMANDS), None)
     asks_help = any(arg.split("=")[0].endswith((".help", "--print_config")) for arg in resolved)
-    says_what = any(arg.split("=")[0] in ("--config", "-c", "--model", "--data") for arg in resolved)
+    start = option(resolved, "--start_from")
+    whole = ("--config", "-c") if start is not None else ("--config", "-c", "--model", "--data")
+    says_what = any(arg.split("=")[0] in whole for arg in resolved)
     if command is None or says_what or (asks_help and command != "fit"):
         return resolved, name
     where = resolved.index(command) + 1
-    if command == "fit":
+    if command == "fit" and start is None:
         return [*resolved[:where], "--config", str(config_path(DEFAULT_CONFIG)), *resolved[where:]], DEFAULT_CONFIG
-    checkpoint = option(resolved, "--ckpt_path")
+    checkpoint = start or option(resolved, "--ckpt_path")
     if checkpoint is None:
         for word in (arg.split("=")[0] for arg in resolved if arg.startswith("--")):
             if near := find_nearest(word, ("--ckpt_path", "--config"), 1):
@@ -80,7 +82,8 @@ def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], st
     config = carried_config(entry, count_elements(contents), checkpoint)
     path = scratch / "carried.yaml"
     path.write_text(yaml.safe_dump(config))
-    return [*resolved[:where], "--config", str(path), *resolved[where:]], entry.run
+    name = entry.run if start is None else f"from_{entry.run}"
+    return [*resolved[:where], "--config", str(path), *resolved[where:]], name
 
 
 def _check_config_before_command(args: Sequence[str]) -> None:

@@ -46,6 +46,7 @@ ROWS = {
         Row("config NAME", f"A shipped configuration or a YAML file; metalearn list configs. [default {DEFAULT_CONFIG}]", FIT),
         Row("ckpt_path PATH", "Go on from this checkpoint; last or best for the newest run of the configuration.", FIT),
         Row("ckpt_path PATH", "A checkpoint, or the name of a shipped one. It brings its configuration along.", EVALUATE),
+        Row("start_from PATH", "Take the network's weights from this checkpoint, of whatever algorithm."),
         Row("config NAME", "Use this configuration instead of the checkpoint's.", EVALUATE),
     ),
     "Data": (

@@ -32,6 +32,7 @@ from metalearn.cli.run_loggers import join_loggers, log_pictures, name_loggers
 from metalearn.cli.run_place import RunPlace
 from metalearn.cli.screen import print_screen
 from metalearn.cli.shipped import DEFAULT_CONFIG
+from metalearn.cli.starting import begin
 from metalearn.cli.trainer_checks import check_monitors, check_optimizer, check_run_name, check_trainer
 from metalearn.cli.trainer_options import (
     check_finders,
@@ -122,6 +123,7 @@ class MetaCLI(LightningCLI):
         parser.link_arguments("data.init_args.ways", "model.init_args.backbone.init_args.ways", compute_fn=most_ways)
         parser.add_argument("--test_after_fit", type=bool, default=True)
         parser.add_argument("--run_name", type=str, default=None)
+        parser.add_argument("--start_from", type=str, default=None)
         parser.add_argument("--trainer.help", action=TrainerHelp)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -225,7 +227,9 @@ class MetaCLI(LightningCLI):
             raise
 
     def after_instantiate_classes(self) -> None:
-        """Give the model what it writes into its checkpoints: the run's name, its configuration, and its network's."""
+        """Give the model the weights that it starts from, and what it writes into its checkpoints: the run's name, its
+        configuration, and its network's."""
+        begin(self.model, str(self.subcommand), self.config[self.subcommand])
         self.run_name = self.place.choose_name()
         dump = partial(self._parser(self.subcommand).dump, self.config[self.subcommand])
         self.arguments_log.choose(yaml.safe_load(dump(skip_none=False)))
