@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,6 +65,69 @@ class ImageClassifier:
         """
         images, paths = read_queries(Path(folder), self.spec)
         return {path: self.names[index] for path, index in zip(paths, self(images).argmax(-1), strict=True)}
+
+    def independent(self) -> ImageClassifier:
+        """The classifier whose answer to an image does not depend on the images that come with it.
+
+        See :meth:`AdaptedModel.independent`. What :meth:`save` and :meth:`export` write answers so.
+        """
+        return replace(self, adapted=self.adapted.independent())
+
+    def save(self, path: str | Path) -> Path:
+        """Write what adapted to a ``.safetensors`` file, with the classes' names and how images are read.
+
+        Returns:
+            the path.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        return self._labelled().save(path)
+
+    @classmethod
+    def load(cls, path: str | Path, source: Any = None) -> ImageClassifier:
+        """Read what :meth:`save` wrote. Nothing in the file is run.
+
+        Args:
+            path: of the file.
+            source: the module that was adapted, or its checkpoint. ``None`` will do for a file that holds the whole network.
+
+        Raises:
+            CheckpointError: the file is damaged or none of ours, was adapted from another meta-model, needs one, or is of no
+                classes of images.
+        """
+        adapted = AdaptedModel.load(path, source)
+        if adapted.preprocessing is None:
+            raise CheckpointError(
+                f"adapted model {path} does not say how images are read, so it is of other data; use AdaptedModel.load(path) "
+                "with tensors of your own"
+            )
+        spec = ImageSpec.from_dict(adapted.preprocessing)
+        unnamed = cls([], spec, adapted, adapted.examples or 0, adapted.image_statistics)
+        outputs = unnamed(np.zeros((1, spec.channels, spec.size, spec.size), np.uint8)).shape[1]
+        names = [f"class {index}" for index in range(outputs)] if adapted.names is None else adapted.names
+        if len(names) != outputs:
+            raise CheckpointError(
+                f"adapted model {path} has {len(names)} names of classes for {outputs} outputs; set adapted.names to a name for "
+                "each, and save it anew"
+            )
+        return replace(unnamed, names=names)
+
+    def export(self, path: str | Path) -> Path:
+        """Write the network as an ONNX file; see :meth:`AdaptedModel.export`.
+
+        Returns:
+            the path.
+
+        Raises:
+            ConfigError: a package is missing, or the network has an operator that ONNX lacks.
+            DataError: the file cannot be written.
+        """
+        return self._labelled().export(path)
+
+    def _labelled(self) -> AdaptedModel:
+        self.adapted.names, self.adapted.preprocessing = self.names, self.spec.to_dict()
+        return self.adapted
 
 
 def adapt_to_folder(checkpoint: str | Path, support: str | Path) -> ImageClassifier:

@@ -9,4 +9,5 @@ from metalearn.carried.names import check_name as check_name
 from metalearn.carried.names import class_path as class_path
 from metalearn.carried.names import is_name as is_name
 from metalearn.carried.networks import build_network as build_network
+from metalearn.carried.networks import check_network as check_network
 from metalearn.carried.values import check_arguments as check_arguments

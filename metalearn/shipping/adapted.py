@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,15 @@ from metalearn.inner.norm.moments import Moments
 from metalearn.inner.norm.policies import PerStep
 from metalearn.inner.rules import Params
 from metalearn.shipping.checksum import find_meta_checksum
-from metalearn.shipping.description import Description, check_names
-from metalearn.shipping.export import export_onnx, export_program
+from metalearn.shipping.description import Description, Origin, check_names
+from metalearn.shipping.export import export_onnx, export_program, make_example
 from metalearn.shipping.files import write_adapted
 from metalearn.shipping.loading import find_learner
 from metalearn.shipping.queries import check_queries, explain_queries
 from metalearn.shipping.restoring import restore
 from metalearn.shipping.statistics import choose_statistics, name_statistics, record_statistics, run_independently
 from metalearn.shipping.tensors import TensorTable, register_network
+from metalearn.shipping.whole import find_whole
 
 __all__ = ["AdaptedModel"]
 
@@ -42,6 +44,8 @@ class AdaptedModel(nn.Module):
     Attributes:
         names: of the classes, if somebody has said them: a list of texts, which ``save`` and ``export`` keep.
         preprocessing: how images are read, as ``ImageSpec.to_dict`` says it; ``None`` for other data.
+        image_statistics: what training images are like, where the module knows it.
+        examples: how many it was adapted to; ``None`` where a file does not say it.
 
     Example:
         >>> import torch
@@ -65,14 +69,15 @@ class AdaptedModel(nn.Module):
         ways: int | None = None,
         classes: bool = True,
         operators: Sequence[str] = (),
-        algorithm: str = "",
-        preprocessing: dict[str, Any] | None = None,
+        origin: Origin | None = None,
         shares: AdaptedModel | None = None,
     ) -> None:
         super().__init__()
         self.names: list[str] | None = None
-        self.preprocessing = preprocessing
-        self._algorithm, self._meta_model = algorithm, find_meta_checksum(learner)
+        self._origin = origin or Origin()
+        self.preprocessing, self.image_statistics = self._origin.preprocessing, self._origin.image_statistics
+        self.examples: int | None = len(support)
+        self._meta_model = find_meta_checksum(learner)
         self._ways, self._classes, self._steps = ways, classes, steps
         self._operators = tuple(operators)
         self._statistics: dict[str, tuple[str, str]] | None = None
@@ -181,7 +186,8 @@ class AdaptedModel(nn.Module):
         """Write what adapted to a ``.safetensors`` file, with all that is needed to use it: no code, and nothing pickled.
 
         Beside these tensors the file holds the statistics of batch normalisation, the classes' ``names``, ``preprocessing``, and
-        checksums of itself and of the meta-model. It appears whole or not at all.
+        checksums of itself and of the meta-model. It appears whole or not at all. Where all parameters of a network of ours
+        adapted, the file needs no checkpoint beside it.
 
         Args:
             path: of the file.
@@ -198,25 +204,29 @@ class AdaptedModel(nn.Module):
         policy = self._learner.norm if not independent and self._learner.norm == "transductive" else "independent"
         parameters = {name: value.detach() for name, value in model.named_parameters()}
         buffers = {name: model._table[name] for pair in (model._statistics or {}).values() for name in pair}
-        return write_adapted(Path(path), parameters | buffers, model._describe(policy))
+        whole = find_whole(self._learner.backbone, self._origin.backbone, parameters)
+        if whole is not None:
+            buffers |= {name: value for name, value in model.state_dict().items() if name not in parameters}
+        return write_adapted(Path(path), parameters | buffers, replace(model._describe(policy), backbone=whole))
 
     @classmethod
-    def load(cls, path: str | Path, source: Any) -> AdaptedModel:
+    def load(cls, path: str | Path, source: Any = None) -> AdaptedModel:
         """Read what :meth:`save` wrote. Nothing in the file is run.
 
         Args:
             path: of the file.
-            source: the module that was adapted, or its checkpoint: a file, or the name of a shipped one.
+            source: the module that was adapted, or its checkpoint: a file, or the name of a shipped one. ``None`` will do for a
+                file that holds the whole network.
 
         Raises:
-            CheckpointError: the file is damaged or none of ours, or was adapted from another meta-model.
+            CheckpointError: the file is damaged or none of ours, was adapted from another meta-model, or needs one.
         """
-        restored, saved = restore(path, find_learner(source))
+        restored, saved = restore(path, None if source is None else find_learner(source))
         model = cls(
-            restored.learner, restored.params, restored.support, saved.steps, saved.ways, saved.classes, (), saved.algorithm,
-            saved.preprocessing,
+            restored.learner, restored.params, restored.support, saved.steps, saved.ways, saved.classes, (), saved.origin()
         )  # fmt: skip
-        model._alone, model.names = saved.policy != "independent", saved.names
+        model._alone, model.names, model.examples = saved.policy != "independent", saved.names, saved.examples
+        model._meta_model = saved.meta_model
         model._take_statistics(restored.moments)
         return model
 
@@ -226,7 +236,7 @@ class AdaptedModel(nn.Module):
         Raises:
             ConfigError: torch cannot trace the network.
         """
-        return export_program(self.independent(), self._example())
+        return export_program(self.independent(), make_example(self._support))
 
     def export(self, path: str | Path) -> Path:
         """Write the network as an ONNX file, for any number of queries; it answers as :meth:`independent`.
@@ -242,7 +252,7 @@ class AdaptedModel(nn.Module):
             DataError: the file cannot be written.
         """
         model = self.independent()
-        return export_onnx(Path(path), model, self._example(), model._describe("independent"))
+        return export_onnx(Path(path), model, make_example(self._support), model._describe("independent"))
 
     def _take_statistics(self, moments: Mapping[str, Moments]) -> None:
         """Normalise queries by these from now on."""
@@ -281,13 +291,10 @@ class AdaptedModel(nn.Module):
     def _describe(self, policy: str) -> Description:
         check_names(self.names)
         return Description(
-            algorithm=self._algorithm, network=type(self._learner.backbone).__name__, policy=policy, steps=self._steps,
+            algorithm=self._origin.algorithm, network=type(self._learner.backbone).__name__, policy=policy, steps=self._steps,
             ways=self._ways, classes=self._classes, names=self.names, preprocessing=self.preprocessing,
             meta_model=self._meta_model, shape=list(self._support.shape[1:]),
             dtype=str(self._support.dtype).removeprefix("torch."),
             normalisations=list(self._statistics or {}),
+            image_statistics=self.image_statistics, examples=self.examples,
         )  # fmt: skip
-
-    def _example(self) -> Tensor:
-        """Queries to trace the network with: two, since torch takes a single one for a constant."""
-        return torch.zeros(2, *self._support.shape[1:], dtype=self._support.dtype, device=self._support.device)

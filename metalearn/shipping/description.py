@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from metalearn.carried.classes import short
 from metalearn.checks import MOST_OF_A_TASK, MOST_STEPS, quote_value
 from metalearn.errors import CheckpointError, ConfigError
 
-__all__ = ["Description", "check_names", "damaged"]
+__all__ = ["Description", "Origin", "check_names", "damaged"]
 
 FORMAT = 1
 POLICIES = ("independent", "transductive")
@@ -24,6 +24,23 @@ MOST_NORMALISATIONS = 10_000
 MOST_NUMBERS = 1 << 26
 """Of an example: a quarter of a gigabyte."""
 DTYPES = ("float16", "bfloat16", "float32", "float64", "int32", "int64", "uint8", "bool", "complex64", "complex128")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an adapted model knows of the module that it is from.
+
+    Attributes:
+        algorithm: the class of the module.
+        backbone: how its network is built, where that says it.
+        preprocessing: how images are read.
+        image_statistics: what training images are like, for warnings.
+    """
+
+    algorithm: str = ""
+    backbone: dict[str, Any] | None = None
+    preprocessing: dict[str, Any] | None = None
+    image_statistics: dict[str, list[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,9 @@ class Description:
         shape: of an example.
         dtype: of an example.
         normalisations: the names of those whose statistics are in the file.
+        backbone: how the network is built, of a file that holds it whole; else ``None``.
+        image_statistics: what training images are like.
+        examples: how many examples it was adapted to; ``None`` in older files.
     """
 
     algorithm: str
@@ -57,6 +77,13 @@ class Description:
     shape: list[int]
     dtype: str
     normalisations: list[str]
+    backbone: dict[str, Any] | None = None
+    image_statistics: dict[str, list[float]] | None = None
+    examples: int | None = None
+
+    def origin(self) -> Origin:
+        """What it says of the module."""
+        return Origin(self.algorithm, self.backbone, self.preprocessing, self.image_statistics)
 
     def to_json(self) -> str:
         """As one line of text, with the versions that wrote it."""
@@ -76,15 +103,16 @@ class Description:
             raise damaged(path, "its description is no JSON") from error
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             raise damaged(path, f"its format is {short(raw.get('format') if isinstance(raw, dict) else raw)}")
-        missing = [field.name for field in fields(cls) if field.name not in raw]
+        missing = [field.name for field in fields(cls) if field.name not in raw and field.default is MISSING]
         if missing:
             raise damaged(path, f"its description lacks {missing[0]}")
-        values = {field.name: raw[field.name] for field in fields(cls)}
+        values = {field.name: raw.get(field.name, field.default) for field in fields(cls)}
         for name, is_right in _CHECKS.items():
             if not is_right(values[name]):
                 raise damaged(path, f"its {name} is {short(values[name])}")
-        spec = read_entry({KEY: {"image_spec": values["preprocessing"]}}, path).image_spec
-        return cls(**{**values, "preprocessing": spec})
+        images = {"image_spec": values["preprocessing"], "image_statistics": values["image_statistics"]}
+        entry = read_entry({KEY: images}, path)
+        return cls(**{**values, "preprocessing": entry.image_spec, "image_statistics": entry.image_statistics})
 
 
 def check_names(names: Any) -> None:
@@ -135,6 +163,9 @@ _CHECKS = {
     "meta_model": _is_text,
     "shape": lambda value: isinstance(value, list) and len(value) < 10 and _are_sizes(value),
     "dtype": lambda value: value in DTYPES,
+    "backbone": lambda value: value is None or isinstance(value, dict),
+    "image_statistics": lambda value: value is None or isinstance(value, dict),
+    "examples": lambda value: value is None or _is_count(value, 1, MOST_OF_A_TASK**2),
     "normalisations": lambda value: _are_names(value) and len(value) <= MOST_NORMALISATIONS,
 }
 """What each part of a description must be, since a file may be anyone's."""

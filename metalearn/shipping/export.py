@@ -15,10 +15,15 @@ from torch import Tensor, nn
 from metalearn.errors import ConfigError, DataError, first_line, suggest_space
 from metalearn.shipping.description import Description
 
-__all__ = ["export_onnx", "export_program"]
+__all__ = ["export_onnx", "export_program", "make_example"]
 
 INPUT, OUTPUT, BATCH = "x", "logits", "batch"
 NEEDED = ("onnx", "onnxscript")
+
+
+def make_example(like: Tensor) -> Tensor:
+    """Queries to trace a network with: two, since torch takes a single one for a constant."""
+    return torch.zeros(2, *like.shape[1:], dtype=like.dtype, device=like.device)
 
 
 def export_program(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:

@@ -18,6 +18,7 @@ from metalearn.shipping.checksum import find_meta_checksum
 from metalearn.shipping.description import Description, damaged
 from metalearn.shipping.files import read_adapted
 from metalearn.shipping.statistics import name_statistics
+from metalearn.shipping.whole import build_learner
 
 __all__ = ["Restored", "restore"]
 
@@ -38,27 +39,29 @@ class Restored(NamedTuple):
     learner: Learner
 
 
-def restore(path: str | Path, learner: Learner) -> tuple[Restored, Description]:
+def restore(path: str | Path, learner: Learner | None) -> tuple[Restored, Description]:
     """Put the tensors of a file among those of the meta-model that it was adapted from.
+
+    Args:
+        path: of the file.
+        learner: of the meta-model; ``None`` for a file that holds the whole network.
 
     Raises:
         CheckpointError: the file is damaged or none of ours, or belongs to another meta-model.
     """
     tensors, saved = read_adapted(path)
+    moments = _take_moments(path, tensors, saved)
+    whole = learner is None
+    learner = build_learner(path, tensors, saved) if learner is None else learner
     base = {**learner.tensors.starts(), **dict(learner.tensors.named()), **learner.outer()}
     device = next(iter(base.values())).device
-    pairs = {name: name_statistics(name) for name in saved.normalisations}
-    absent = [name for pair in pairs.values() for name in pair if name not in tensors]
-    if absent:
-        raise damaged(path, f"it lacks {absent[0]}")
-    moments = {name: (tensors.pop(mean).to(device), tensors.pop(var).to(device)) for name, (mean, var) in pairs.items()}
+    moments = {name: (mean.to(device), var.to(device)) for name, (mean, var) in moments.items()}
+    if saved.backbone is not None:  # a file that holds the network whole has its buffers too
+        own = dict(learner.backbone.named_buffers())
+        tensors = {name: value for name, value in tensors.items() if name in base or name not in own}
     _check_shapes(path, tensors, base, saved)
-    checksum = find_meta_checksum(learner)
-    if saved.meta_model != checksum:
-        raise CheckpointError(
-            f"adapted model {path} was adapted from another meta-model, whose checksum is {saved.meta_model[:12]} and not "
-            f"{checksum[:12]}; load it with the checkpoint that it was adapted from"
-        )
+    if not whole:
+        _check_meta_model(path, learner, saved)
     able = learner.able()
     still = sorted(name for name, value in tensors.items() if name not in able and value.shape == base[name].shape)
     if still:
@@ -67,8 +70,26 @@ def restore(path: str | Path, learner: Learner) -> tuple[Restored, Description]:
     support = torch.zeros(0, *saved.shape, dtype=getattr(torch, saved.dtype), device=device)
     examples = _draw_examples(support)
     _try(path, learner, examples)
-    own = learner.under(learner.policy)  # what a file makes it learn of its network is not the module's
-    return Restored(params, moments, support, own.specialised(own.outer(), examples, "evaluating")), saved
+    other = learner.under(learner.policy)  # what a file makes it learn of its network is not the module's
+    return Restored(params, moments, support, other.specialised(other.outer(), examples, "evaluating")), saved
+
+
+def _check_meta_model(path: str | Path, learner: Learner, saved: Description) -> None:
+    checksum = find_meta_checksum(learner)
+    if saved.meta_model != checksum:
+        raise CheckpointError(
+            f"adapted model {path} was adapted from another meta-model, whose checksum is {saved.meta_model[:12]} and not "
+            f"{checksum[:12]}; load it with the checkpoint that it was adapted from"
+        )
+
+
+def _take_moments(path: str | Path, tensors: Params, saved: Description) -> dict[str, Moments]:
+    """The statistics of normalisations, which are taken out of the file's tensors."""
+    pairs = {name: name_statistics(name) for name in saved.normalisations}
+    absent = [name for pair in pairs.values() for name in pair if name not in tensors]
+    if absent:
+        raise damaged(path, f"it lacks {absent[0]}")
+    return {name: (tensors.pop(mean), tensors.pop(var)) for name, (mean, var) in pairs.items()}
 
 
 def _try(path: str | Path, learner: Learner, examples: Tensor) -> None:

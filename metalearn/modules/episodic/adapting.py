@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from metalearn.modules.episodic.reading import TaskReader
 from metalearn.modules.episodic.runner import InnerRunner, make_usable
 from metalearn.modules.episodic.targets import Reading
 from metalearn.shipping import AdaptedModel
+from metalearn.shipping.description import Origin
 
 __all__ = ["TaskAdapter"]
 
@@ -52,16 +53,12 @@ class TaskAdapter:
     def __init__(self, runner: InnerRunner, reader: TaskReader) -> None:
         self._runner, self._reader = runner, reader
 
-    def adapt(
-        self, support: Batch, steps: int | None, ways: int | None, preprocessing: dict[str, Any] | None
-    ) -> AdaptedModel:
+    def adapt(self, support: Batch, steps: int | None, ways: int | None, origin: Origin) -> AdaptedModel:
         """Adapt to one task without a task axis; see :meth:`MetaModule.adapt`."""
         support = check_batch(support, "support")
-        return self._adapt(Batch(support.x[None], support.y[None]), steps, ways, preprocessing)[0]
+        return self._adapt(Batch(support.x[None], support.y[None]), steps, ways, origin)[0]
 
-    def adapt_many(
-        self, support: Batch, steps: int | None, ways: int | None, preprocessing: dict[str, Any] | None
-    ) -> list[AdaptedModel]:
+    def adapt_many(self, support: Batch, steps: int | None, ways: int | None, origin: Origin) -> list[AdaptedModel]:
         """Adapt to ``B`` tasks; see :meth:`MetaModule.adapt_many`."""
         support = check_batch(support, "support")
         if support.x.ndim < 2 or support.y.ndim < 2 or support.x.shape[:2] != support.y.shape[:2]:
@@ -69,22 +66,19 @@ class TaskAdapter:
                 f"support: x has shape {list(support.x.shape)} and y {list(support.y.shape)}, but both must begin with the same "
                 "[tasks, examples]; stack the support sets of all tasks, or use adapt for a single one"
             )
-        return self._adapt(support, steps, ways, preprocessing)
+        return self._adapt(support, steps, ways, origin)
 
-    def _adapt(
-        self, support: Batch, steps: int | None, ways: int | None, preprocessing: dict[str, Any] | None
-    ) -> list[AdaptedModel]:
+    def _adapt(self, support: Batch, steps: int | None, ways: int | None, origin: Origin) -> list[AdaptedModel]:
         if steps is not None and steps != 0:
             check_whole("steps", steps, 1, MOST_STEPS)
         episode, reading = self._reader.prepare(Episode(support, support), ways)
         count = self._runner.options.steps_in_evaluation if steps is None else steps
         with evaluation_gradients():
-            models = self._run(make_usable(episode).support, reading, count, ways)
-        for model in models:
-            model.preprocessing = preprocessing
-        return models
+            return self._run(make_usable(episode).support, reading, count, ways, origin)
 
-    def _run(self, support: Batch, reading: Reading, steps: int, ways: int | None) -> list[AdaptedModel]:
+    def _run(
+        self, support: Batch, reading: Reading, steps: int, ways: int | None, origin: Origin
+    ) -> list[AdaptedModel]:
         """Adapt to tasks ``[B, n, ...]`` whose tensors are usable."""
         runner = self._runner
         start = self._start(support.y, reading.outputs, ways)
@@ -107,7 +101,7 @@ class TaskAdapter:
             tensors = {**fixed, **start.params, **adapted}
             models.append(
                 AdaptedModel(
-                    adaptation.learner, tensors, x, steps, ways, reading.classes, choice.operators, runner.name,
+                    adaptation.learner, tensors, x, steps, ways, reading.classes, choice.operators, origin,
                     shares=models[0] if models else None,
                 )
             )  # fmt: skip

@@ -180,7 +180,7 @@ class MetaModule(ModuleFacts, OwnModule):
             ConfigError: ``ways`` is more than the network's outputs, and no linear head could be widened.
             ShapeError: shapes disagree, an entry is not finite, or a label is not one of the network's outputs, or of ``ways``.
         """
-        return self._adapter.adapt(support, steps, ways, self.image_spec)
+        return self._adapter.adapt(support, steps, ways, self.origin)
 
     def adapt_many(self, support: Batch, steps: int | None = None, ways: int | None = None) -> list[AdaptedModel]:
         """Adapt to ``B`` tasks in one pass, with the same results as ``B`` calls of :meth:`adapt`.
@@ -197,7 +197,7 @@ class MetaModule(ModuleFacts, OwnModule):
             ConfigError: as for :meth:`adapt`.
             ShapeError: as for :meth:`adapt`.
         """
-        return self._adapter.adapt_many(support, steps, ways, self.image_spec)
+        return self._adapter.adapt_many(support, steps, ways, self.origin)
 
     def forward(self, support: Batch, query: Tensor) -> Tensor:
         """Logits ``[m, N]`` of one task's queries ``[m, ...]`` after adaptation to its support set."""

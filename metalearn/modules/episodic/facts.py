@@ -22,6 +22,7 @@ from metalearn.modules.episodic.outcome import list_facts, list_pictures
 from metalearn.modules.episodic.reading import TaskReader
 from metalearn.modules.episodic.runner import InnerRunner
 from metalearn.reports.outcome import Facts, Picture, RunRecord, Stage
+from metalearn.shipping.description import Origin
 
 __all__ = ["ModuleFacts"]
 
@@ -32,6 +33,9 @@ class ModuleFacts:
     backbone: nn.Module
     solver: TaskSolver
     adapter: nn.Module | None
+    image_spec: dict[str, Any] | None
+    image_statistics: dict[str, list[float]] | None
+    backbone_description: dict[str, Any] | None
     _runner: InnerRunner
     _reader: TaskReader
     _evaluator: Evaluator
@@ -61,6 +65,11 @@ class ModuleFacts:
     def norm(self) -> NormPolicy:
         """The name of the policy of batch normalisation."""
         return self._runner.learner.norm
+
+    @property
+    def origin(self) -> Origin:
+        """What an adapted model keeps of this module."""
+        return Origin(self._runner.name, self.backbone_description, self.image_spec, self.image_statistics)
 
     @property
     def adaptation(self) -> Adaptation:
