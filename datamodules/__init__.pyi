@@ -22,4 +22,5 @@ from metalearn.datamodules.omniglot import OmniglotDataModule as OmniglotDataMod
 from metalearn.datamodules.sinusoid import SinusoidDataModule as SinusoidDataModule
 from metalearn.datamodules.sources.images import ImageSpec as ImageSpec
 from metalearn.datamodules.tiered import TieredImageNetDataModule as TieredImageNetDataModule
+from metalearn.datamodules.tokens import TokenEpisodes as TokenEpisodes
 from metalearn.datamodules.topics import NewsgroupTopicsDataModule as NewsgroupTopicsDataModule

@@ -46,6 +46,7 @@ NEEDED: dict[Callable[..., Any], dict[str, Any]] = {
     datamodules.ImageFolderEpisodes: {"root": "images"},
     datamodules.MNISTCleaningDataModule: {"root": "mnist"},
     datamodules.NewsgroupsDataModule: {"root": "news"},
+    datamodules.TokenEpisodes: {"sequences": {str(number): [[1, 2], [3]] for number in range(6)}},
     inner.LoRA: {"rank": 2},
     inner.Context: {"size": 2, "layers": "all"},
     bilevel.GradientDescent: {"step_size": 0.1, "steps": 2},

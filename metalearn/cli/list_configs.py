@@ -20,7 +20,7 @@ FILES = {
     "python": "python: none; the data are arguments, given in Python",
 }
 """Which files data need, and what that means."""
-GIVEN_IN_PYTHON = ("x", "function", "encoder")
+GIVEN_IN_PYTHON = ("x", "function", "encoder", "sequences")
 """Arguments of a data module that hold the data, or make them."""
 
 

@@ -20,7 +20,7 @@ from metalearn.carried.classes import DATA_MODULES, LAYERS, LOSSES, MODULES, NET
 from metalearn.inner import BandLoss
 from metalearn.inner.rules import CLASSES
 
-PYTHON_ALONE = {"MetaModule", "BilevelModule", "FunctionEpisodes", "FeatureEpisodes"}
+PYTHON_ALONE = {"MetaModule", "BilevelModule", "FunctionEpisodes", "FeatureEpisodes", "TokenEpisodes"}
 """Made of objects that no configuration describes."""
 BASES = {"BilevelDataModule", "ClassEpisodes", "EpisodicDataModule", "ImageEpisodes"}
 

@@ -47,7 +47,8 @@ def test_datasets(capsys: pytest.CaptureFixture[str]) -> None:
     rows = read_list(capsys, "datasets")
     assert set(DATA_MODULES) <= set(rows)
     wanted = {"CIFARFSDataModule": "fetch", "FC100DataModule": "fetch", "CUB200DataModule": "yours", "ArrayEpisodes": "python",
-              "FunctionEpisodes": "python", "FeatureEpisodes": "python", "ImageCompletionEpisodes": "images",
+              "FunctionEpisodes": "python", "FeatureEpisodes": "python", "TokenEpisodes": "python",
+              "ImageCompletionEpisodes": "images",
               "SinusoidDataModule": "none", "ImageFolderEpisodes": "yours"}  # fmt: skip
     assert {name: rows[name]["files"] for name in wanted} == wanted
 
