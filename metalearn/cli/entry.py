@@ -29,14 +29,12 @@ def main(args: Sequence[str] | None = None) -> None:
         args: what follows ``python -m metalearn``; ``None`` for the process's own arguments.
     """
     words = list(sys.argv[1:] if args is None else args)
-    if args is None and "" not in sys.path:
-        sys.path.append("")  # a user's own classes are in the working folder: python -m looks there, a script does not
     messages = HeldMessages()
     call = Call(words, Signals(), messages.release)
     keep_buffers()
     with plain_output(), call.signals.installed(whole=args is None):
         try:
-            _run(call, messages, debug="--debug" in words)
+            _run(call, messages, debug="--debug" in words, alone=args is None)
         except BaseException as error:
             if call.signals.signum is not None:
                 sys.exit(_leave(call))  # whatever is raised after a signal comes of it
@@ -47,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> None:
             close_output()
 
 
-def _run(call: Call, messages: HeldMessages, debug: bool) -> None:
+def _run(call: Call, messages: HeldMessages, debug: bool, alone: bool) -> None:
     try:
         call.words, output = take_output(call.words)
         call.words = call.words or ["--help"]
@@ -57,7 +55,13 @@ def _run(call: Call, messages: HeldMessages, debug: bool) -> None:
             else:
                 print_screen(make_overview())
             sys.exit(0)
-        os.getcwd()  # a working folder that is gone is reported now: some libraries end the process at its first sum
+        here = (
+            os.getcwd()
+        )  # a working folder that is gone is reported now: some libraries end the process at its first sum
+        if alone and here not in sys.path:
+            # a user's own classes are here: python -m looks here, a script does not; by name, since the parser of a config enters
+            # the config's folder
+            sys.path.append(here)
         with call.signals.loading():
             function = COMMANDS[find_command(call.words)].load()
         _quieten_libraries()

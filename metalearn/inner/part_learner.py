@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from metalearn.inner.adapters.base import Adapter
+from metalearn.errors import ConfigError
+from metalearn.inner.adapters.base import Adapter, AdapterPart
 from metalearn.inner.head import HeadLearner
 from metalearn.inner.learner import Learner
 from metalearn.inner.moving_part import MovingPart
@@ -72,9 +73,20 @@ def make_learner(
         return Learner(backbone, norm)
     patterns = adapts if adapts is not None else None if adapter is not None and adapter.alone else "all"
     part = None if patterns is None else Part.of(patterns)
-    moving = MovingPart(part, None if adapter is None else adapter.build(backbone))
+    moving = MovingPart(part, None if adapter is None else _build(adapter, backbone))
     moving.names(backbone)
     scope = moving.scope(backbone)
     if scope:
         return HeadLearner(backbone, norm, scope, part=moving, adapter=moving.adapter)
     return PartLearner(backbone, norm, moving)
+
+
+def _build(adapter: Adapter, backbone: nn.Module) -> AdapterPart:
+    part = adapter.build(backbone)
+    if not isinstance(part, AdapterPart):
+        name = type(adapter).__name__
+        raise ConfigError(
+            f"adapter is {name}, whose build gives a {type(part).__name__}, but it must give an AdapterPart; return one from "
+            f"{name}.build"
+        )
+    return part

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metalearn.checks import check_flag, check_number, check_numbers, find_nearest
 from metalearn.errors import ConfigError
+from metalearn.inner.described import describe_object, is_ours
 
 __all__ = ["RULES", "SGD", "Adam", "AdamW", "Momentum", "Params", "UpdateRule", "get_rule"]
 
@@ -42,8 +43,7 @@ class UpdateRule(ABC):
 
     def describe(self) -> dict[str, Any]:
         """The rule in plain types, from which :func:`get_rule` makes it again."""
-        arguments = dataclasses.asdict(self)  # type: ignore[call-overload]  # every rule is a dataclass
-        return {"class_path": type(self).__name__, "init_args": arguments}
+        return describe_object(self)
 
     def with_decay(self, rate: float) -> UpdateRule:
         """The rule with a rate of weight decay above 0: itself, unless its decay is decoupled and so part of its own step."""
@@ -224,8 +224,9 @@ def get_rule(rule: str | UpdateRule | Mapping[str, Any]) -> UpdateRule:
     if isinstance(rule, UpdateRule):
         return rule
     if isinstance(rule, Mapping):
-        name = str(rule.get("class_path")).rpartition(".")[2]
-        if name in CLASSES:
+        spelled = str(rule.get("class_path"))
+        name = spelled.rpartition(".")[2]
+        if name in CLASSES and is_ours(spelled):
             arguments = dict(rule.get("init_args") or {})
             return CLASSES[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()})
     elif rule in RULES:

@@ -12,12 +12,19 @@ from metalearn.carried.classes import MODULES, find_class, short
 from metalearn.checks import quote_value
 from metalearn.errors import CheckpointError, ConfigError
 from metalearn.inner.adaptation import Adaptation
+from metalearn.inner.adapters import Adapter
 from metalearn.inner.learner import Learner
 
 __all__ = ["find_learner", "load"]
 
 
-def load(checkpoint: str | Path, backbone: nn.Module | None = None, loss: Any = None, map_location: Any = "cpu") -> Any:
+def load(
+    checkpoint: str | Path,
+    backbone: nn.Module | None = None,
+    loss: Any = None,
+    map_location: Any = "cpu",
+    adapter: Adapter | None = None,
+) -> Any:
     """Build the module that a checkpoint holds, in ``eval()``. Nothing in the file is run.
 
     Args:
@@ -25,6 +32,7 @@ def load(checkpoint: str | Path, backbone: nn.Module | None = None, loss: Any = 
         backbone: the network, where it is one of your own; ``None`` for the one that the checkpoint describes.
         loss: the loss, where it was a function; ``None`` for the one that the checkpoint names.
         map_location: the device, as in ``torch.load``.
+        adapter: the adapter, where it is one of your own; ``None`` for the one that the checkpoint describes.
 
     Returns:
         A ``MAML``, an ``ANIL``, or whatever was trained.
@@ -45,7 +53,11 @@ def load(checkpoint: str | Path, backbone: nn.Module | None = None, loss: Any = 
             f"checkpoint {checkpoint} is of {short(name) if name else 'no class of ours'}, which is not built from a "
             "file unasked; use YourModule.load_from_checkpoint(path)"
         )
-    parts = {name: value for name, value in (("backbone", backbone), ("loss", loss)) if value is not None}
+    parts = {
+        name: value
+        for name, value in (("backbone", backbone), ("loss", loss), ("adapter", adapter))
+        if value is not None
+    }
     return kind.load_from_checkpoint(checkpoint, map_location=map_location, **parts).eval()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from metalearn.inner.described import describe_object
 from metalearn.inner.rules import Params
 
 __all__ = ["PREFIX", "Adapter", "AdapterPart", "Read", "Task"]
@@ -96,8 +96,7 @@ class Adapter(ABC):
 
     def describe(self) -> dict[str, Any]:
         """The adapter in plain types, as checkpoints keep it."""
-        arguments = dataclasses.asdict(self)  # type: ignore[call-overload]  # every adapter is a dataclass
-        return {"class_path": type(self).__name__, "init_args": arguments}
+        return describe_object(self)
 
     @abstractmethod
     def build(self, network: nn.Module) -> AdapterPart:

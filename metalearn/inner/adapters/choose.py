@@ -11,6 +11,7 @@ from metalearn.inner.adapters.base import Adapter
 from metalearn.inner.adapters.context import Context
 from metalearn.inner.adapters.heads import PrototypeHead, SharedHead
 from metalearn.inner.adapters.lora import LoRA
+from metalearn.inner.described import is_ours
 
 __all__ = ["get_adapter"]
 
@@ -26,9 +27,14 @@ def get_adapter(adapter: Adapter | Mapping[str, Any] | None) -> Adapter | None:
     if adapter is None or isinstance(adapter, Adapter):
         return adapter
     if isinstance(adapter, Mapping):
-        kind = CLASSES.get(str(adapter.get("class_path")).rpartition(".")[2])
+        spelled = str(adapter.get("class_path"))
+        kind = CLASSES.get(spelled.rpartition(".")[2]) if is_ours(spelled) else None
         if kind is not None:
             return kind(**dict(adapter.get("init_args") or {}))
+    if isinstance(adapter, type) and issubclass(adapter, Adapter):
+        raise ConfigError(
+            f"adapter is the class {adapter.__name__}, but it must be an instance; use adapter={adapter.__name__}(...)"
+        )
     raise ConfigError(
         f"adapter is {quote_value(adapter)}, but it must be an instance of {', '.join(CLASSES)}; use adapter=LoRA(rank=4), or "
         "leave it out"

@@ -12,6 +12,7 @@ from lightning.pytorch.core.saving import load_hparams_from_tags_csv, load_hpara
 
 from metalearn.carried import check_arguments, count_elements, read_entry
 from metalearn.carried.files import read_file
+from metalearn.carried.names import ADD_CONFIG
 from metalearn.errors import CheckpointError, ConfigError
 from metalearn.modules.training.checkpoint import build_backbone
 
@@ -54,7 +55,9 @@ def load_module(
             name: value for name, value in contents.get("hyper_parameters", {}).items() if name in names or takes_all
         }
         held = {name: value for name, value in held.items() if name not in overrides and not str(name).startswith("_")}
-        arguments = check_arguments(kind, held, f"checkpoint {path}: its hyper_parameters", strict=False)
+        arguments = {}
+        for name, value in held.items():
+            arguments.update(_check_argument(kind, name, value, path))
     else:
         read = load_hparams_from_tags_csv if Path(hparams_file).suffix == ".csv" else load_hparams_from_yaml
         arguments = {name: value for name, value in read(hparams_file).items() if name in names or takes_all}
@@ -71,6 +74,21 @@ def load_module(
     module.on_load_checkpoint(contents)
     module.load_state_dict(contents["state_dict"], strict=module.strict_loading if strict is None else strict)
     return module.to(_device(map_location, devices))
+
+
+def _check_argument(kind: type[Any], name: str, value: Any, path: str | Path) -> dict[str, Any]:
+    """An argument that a checkpoint holds, by its name.
+
+    Raises:
+        CheckpointError: it is of a class of the user's own, who can pass it, or wrong.
+    """
+    try:
+        return check_arguments(kind, {name: value}, f"checkpoint {path}: its hyper_parameters", strict=False)
+    except CheckpointError as error:
+        line, _, remedy = str(error).rpartition("; ")
+        if remedy != ADD_CONFIG:
+            raise
+        raise CheckpointError(f"{line}; pass it: load_from_checkpoint(path, {name}=...)") from error
 
 
 def _device(map_location: Any, devices: set[str]) -> torch.device:

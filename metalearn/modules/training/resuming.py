@@ -15,6 +15,7 @@ from torch import Tensor
 from metalearn.carried import check_arguments, read_entry
 from metalearn.carried.classes import short
 from metalearn.errors import CheckpointError, on_one_line
+from metalearn.inner.described import is_ours
 from metalearn.modules.training.checkpoint import check_state, rename_old_keys
 
 __all__ = ["check_before", "check_progress"]
@@ -55,9 +56,13 @@ def check_before(module: L.LightningModule, trainer: L.Trainer, checkpoint: dict
         CheckpointError: a part is missing, of another type or shape, or not finite.
     """
     read_entry(checkpoint)
-    check_arguments(
-        type(module), checkpoint.get("hyper_parameters", {}), "the checkpoint's hyper_parameters", strict=False
-    )
+    own = dict(module.hparams)
+    held = {
+        name: value
+        for name, value in checkpoint.get("hyper_parameters", {}).items()
+        if not _is_users_own(value, own.get(name))
+    }
+    check_arguments(type(module), held, "the checkpoint's hyper_parameters", strict=False)
     rename_old_keys(module, checkpoint["state_dict"])
     check_state(module, checkpoint["state_dict"])
     check_callbacks(trainer, checkpoint)
@@ -65,6 +70,16 @@ def check_before(module: L.LightningModule, trainer: L.Trainer, checkpoint: dict
     if trains:
         check_loops(trainer, checkpoint)
         check_optimizers(module, trainer.callbacks, checkpoint)  # type: ignore[attr-defined]
+
+
+def _is_users_own(value: Any, own: Any) -> bool:
+    """Whether a checkpoint names the class of a user's own that the module was given; it is not built from the file."""
+    names = [part.get("class_path") if isinstance(part, Mapping) else None for part in (value, own)]
+    if not all(isinstance(name, str) for name in names):
+        return False
+    spelled, here = map(str, names)
+    # earlier versions wrote the name alone
+    return not is_ours(here) and spelled in (here, here.rpartition(".")[2])
 
 
 def check_callbacks(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
