@@ -17,7 +17,7 @@ from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.episodes.pool import Pool
 from metalearn.datamodules.episodes.room import Room
 from metalearn.datamodules.episodes.sampling import Recipe, TaskRows, draw_episodes, draw_order, draw_task
-from metalearn.datamodules.episodes.task_table import read_tasks
+from metalearn.datamodules.episodes.task_table import name_classes, read_tasks
 from metalearn.datamodules.sources.listing import SPLITS
 from metalearn.episode import Batch, Episode, SemiSupervisedEpisode
 from metalearn.errors import ConfigError
@@ -163,6 +163,15 @@ class ClassEpisodes(EpisodicDataModule):
         if split == "test" and self._listed is not None:
             return self._look_up_task(index)
         return self._draw_one(seed, split, index, False)[0]
+
+    def task_classes(self, split: str, indices: Sequence[int]) -> list[list[str]] | None:
+        """The names of the classes of test or validation tasks with these numbers, for each task in the order of its labels.
+
+        ``None`` where a subclass has loaders of its own, whose tasks may have other numbers.
+        """
+        hook = f"{split}_dataloader"
+        own = getattr(type(self), hook) is not getattr(EpisodicDataModule, hook)
+        return None if own else [name_classes(self, split, index) for index in indices]
 
     def _look_up_task(self, index: int) -> TaskRows:
         assert self._listed is not None

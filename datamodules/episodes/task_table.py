@@ -16,7 +16,7 @@ from metalearn.datamodules.episodes.pool import Pool
 from metalearn.datamodules.episodes.sampling import TaskRows
 from metalearn.errors import ConfigError, DataError
 
-__all__ = ["HEADER", "list_task_lines", "read_tasks"]
+__all__ = ["HEADER", "list_task_lines", "name_classes", "read_tasks"]
 
 HEADER = ("task", "role", "label", "class", "image")
 ROLES = ("support", "query", "unlabeled")
@@ -63,6 +63,14 @@ def list_task_lines(data: TaskSource, split: str, count: int) -> Iterator[tuple[
                 names = data.example_names(number)
                 place = int(row - pool.offsets[number])
                 yield task, role, int(label), pool.names[number], str(place) if names is None else names[place]
+
+
+def name_classes(data: TaskSource, split: str, index: int) -> list[str]:
+    """The names of the classes of a task in the order of their labels."""
+    rows, pool = data.task_rows(data.seed, split, index), data.pool
+    owners = np.searchsorted(pool.offsets, rows.support, side="right") - 1
+    names = dict(zip(rows.support_y.tolist(), owners.tolist(), strict=True))
+    return [pool.names[names[label]] for label in sorted(names)]
 
 
 def read_tasks(path: str, pool: Pool, splits: dict[str, np.ndarray], example_names: ExampleNames) -> list[TaskRows]:

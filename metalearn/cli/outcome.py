@@ -251,6 +251,9 @@ def list_files(run: FinishedRun, where: Path, trained: bool, tested: bool) -> li
         facts.append(Fact("metrics", str(metrics), {"metrics": str(metrics)}))
     if tested and run.tasks.path is not None:
         facts.append(Fact("per-task results", str(run.tasks.path), {"test_tasks": str(run.tasks.path)}))
+    if tested and run.tasks.classes is not None:
+        path = str(run.tasks.classes)
+        facts.append(Fact("per-class results", path, {run.tasks.classes.stem: path}))
     if not isinstance(run.model, ReportsOutcome):
         return facts
     rows = read_csv(metrics) if trained and is_logged else []

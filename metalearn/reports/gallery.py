@@ -10,7 +10,9 @@ from metalearn.reports.own_facts import describe_error
 
 __all__ = ["Gallery"]
 
-OTHER_FILES = ("", "..", "checkpoints", "config.yaml", "metrics.csv", "predictions.csv", "test_tasks.csv")
+OTHER_FILES = (
+    "", "..", "checkpoints", "classes.csv", "config.yaml", "labels.csv", "metrics.csv", "predictions.csv", "test_tasks.csv",
+)  # fmt: skip
 """Names in a run's folder that are no picture's."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from metalearn.reports.fonts import fit_name, list_families
 from metalearn.reports.tables import write_atomically
 from metalearn.reports.text import escape_for_figure
 
@@ -167,7 +168,8 @@ def draw_predictions(
         axis.set_axis_off()
     for axis, image, label, share in zip(axes.flat, images, labels, shares, strict=False):
         _show(axis, image)
-        axis.set_title(f"{escape_for_figure(label[:14])}\n{100 * share:.0f} %", fontsize=8, color=INK)
+        text = f"{fit_name(label, 14)}\n{100 * share:.0f} %"
+        axis.set_title(text, fontsize=8, color=INK, fontfamily=list_families())
     title = escape_for_figure(title)
     figure.suptitle(title if count == len(images) else f"{title} (the first {count} of {len(images)})", fontsize=9)
     return save_figure(figure, path)

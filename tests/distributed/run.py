@@ -57,6 +57,10 @@ def main(folder: Path, devices: int, test_tasks: int, poison: bool) -> None:
     trained = {name: float(trainer.callback_metrics[name]) for name in ("train/loss", "train/acc") if test_tasks <= 50}
     (found,) = trainer.test(module, datamodule=data, verbose=False)
     weights = torch.cat([value.detach().flatten() for value in module.parameters()])
+    records = module.test_records()
+    assert records.confusions is not None
+    assert records.bins is not None
+    found |= {"confusions": records.confusions.tolist(), "bins": records.bins.mul(1e6).round().tolist()}
     report = {"drawn": data.drawn, "test": found, "weights": weights.tolist(), "trained": trained}
     (folder / f"rank{trainer.global_rank}of{devices}.json").write_text(json.dumps(report))
 

@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from metalearn.modules.callbacks.run_folder import find_run_folder
+from metalearn.modules.episodic.class_report import write_records
+from metalearn.modules.episodic.facts import ModuleFacts
 from metalearn.reports.tables import write_csv
 
 __all__ = ["PredictionTable", "TaskTable"]
@@ -22,11 +24,16 @@ class TaskTable(L.Callback):
     Further test loaders have ``test_tasks_1.csv``, ``test_tasks_2.csv``, ... The module gives the rows by its
     ``test_table(index)``, see :class:`~metalearn.reports.outcome.ReportsOutcome`.
 
+    Where the data module names the classes of tasks, ``classes.csv`` has a line for each; tasks with several labels an example
+    have ``labels.csv``.
+
     Attributes:
         path: the file, once it is written.
+        classes: the table of classes or labels of the first loader, once it is written.
     """
 
     path: Path | None = None
+    classes: Path | None = None
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not hasattr(pl_module, "test_table"):
@@ -38,6 +45,13 @@ class TaskTable(L.Callback):
             if trainer.is_global_zero:
                 path = write_csv(where / (f"test_tasks_{index}.csv" if index else "test_tasks.csv"), header, rows)
                 self.path = self.path if index else path
+                if isinstance(module, ModuleFacts):
+                    self._write_classes(trainer, module, where, index)
+
+    def _write_classes(self, trainer: Any, module: ModuleFacts, where: Path, index: int) -> None:
+        data = trainer.datamodule if len(trainer.num_test_batches) == 1 else None
+        path = write_records(module.test_records(index), data, where, f"_{index}" if index else "")
+        self.classes = self.classes if index else path
 
 
 class PredictionTable(BasePredictionWriter):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -18,8 +17,9 @@ from metalearn.inner.grad_mode import evaluation_gradients
 from metalearn.inner.losses import evaluating_loss
 from metalearn.intervals import Interval, interval
 from metalearn.modules.episodic.batches import as_tasks
-from metalearn.modules.episodic.measures import KINDS, MEASURES, Kind, find_kind, measure
+from metalearn.modules.episodic.measures import KINDS, MEASURES, Kind, find_kind, find_threshold, measure
 from metalearn.modules.episodic.reading import TaskReader, check_data
+from metalearn.modules.episodic.records import QueryRecords
 from metalearn.modules.episodic.runner import InnerRunner, make_usable
 from metalearn.modules.episodic.scores import Scores
 from metalearn.modules.episodic.trainers import get_step, is_run, may_log
@@ -142,6 +142,10 @@ class Evaluator:
         """The mean and interval of each metric of a test, as :meth:`MetaModule.test_results` gives them."""
         return {(kind, step): value for (loader, kind, step), value in self._results.items() if loader == index}
 
+    def records(self, index: int) -> QueryRecords:
+        """What the queries of a test were answered, as :meth:`MetaModule.test_records` gives it."""
+        return self._scores_of("test", index).records
+
     def table(self, index: int) -> tuple[list[str], list[list[float]]]:
         """A header, and the metrics of every task of a test, as :meth:`MetaModule.test_table` gives them."""
         means = self._scores_of("test", index).means
@@ -200,8 +204,8 @@ class Evaluator:
         for name, values in measure(kind, self._runner.loss, outputs, targets, ignored).items():
             if name not in self.metrics:
                 scores.mean(name, device).update(values, evaluated.numbers)
-        if kind == "classes":
-            scores.calibration.to(device).update(outputs, targets, ignored)
+        threshold = find_threshold(self._runner.loss)
+        scores.records.update(kind, outputs, targets, evaluated.numbers, ignored, threshold)
 
     def _finish_measures(self, module: L.LightningModule, scores: Scores, kind: Kind, index: int) -> dict[str, float]:
         """The further metrics over all tasks of all ranks, which are kept for the summary too."""
@@ -210,10 +214,8 @@ class Evaluator:
             if name not in self.metrics:
                 mean = self._results[index, name, last] = scores.mean(name, module.device).compute()
                 values[name], values[f"{name}_ci95"] = mean.mean, mean.ci95
-        if kind == "classes" and "calibration_error" not in self.metrics:
-            with warnings.catch_warnings():  # a rank without tasks takes part in gathering
-                warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
-                error = float(scores.calibration.to(module.device).compute())
+        error = scores.records.finish(kind, module.device)
+        if error is not None and "calibration_error" not in self.metrics:
             tasks = self._results[index, "acc", last].tasks
             self._results[index, "calibration_error", last] = Interval(error, math.nan, tasks)
             values["calibration_error"] = error

@@ -20,6 +20,7 @@ from metalearn.modules.episodic.multi_step import weigh_steps
 from metalearn.modules.episodic.option import Option
 from metalearn.modules.episodic.outcome import list_facts, list_pictures
 from metalearn.modules.episodic.reading import TaskReader
+from metalearn.modules.episodic.records import QueryRecords
 from metalearn.modules.episodic.runner import InnerRunner
 from metalearn.reports.outcome import Facts, Picture, RunRecord, Stage
 from metalearn.shipping.description import Origin
@@ -111,6 +112,10 @@ class ModuleFacts:
     def test_table(self, dataloader_idx: int = 0) -> tuple[list[str], list[list[float]]]:
         """The last test's metrics: a header, and a row for every task of every rank in ascending order of task."""
         return self._evaluator.table(dataloader_idx)
+
+    def test_records(self, dataloader_idx: int = 0) -> QueryRecords:
+        """What the queries of the last test were answered: counts of classes taken for others, of labels, and of confidences."""
+        return self._evaluator.records(dataloader_idx)
 
     @property
     def checkpoint_monitor(self) -> tuple[str, str]:

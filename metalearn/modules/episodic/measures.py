@@ -13,7 +13,7 @@ from metalearn.inner.task_types import gives_probabilities, presume_task_type
 from metalearn.metrics import measure_classes, measure_labels, measure_values
 from metalearn.modules.episodic.targets import Reading
 
-__all__ = ["KINDS", "MEASURES", "Kind", "find_kind", "measure", "predict_values"]
+__all__ = ["KINDS", "MEASURES", "Kind", "find_kind", "find_threshold", "measure", "predict_values"]
 
 Kind = Literal["none", "classes", "labels", "values", "band"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -58,10 +58,15 @@ def measure(kind: Kind, loss: Any, outputs: Tensor, targets: Tensor, ignored: in
         return measure_classes(outputs, targets, ignored)
     outputs = outputs.float() if outputs.dtype in HALVES else outputs
     if kind == "labels":
-        return measure_labels(outputs, targets, 0.5 if gives_probabilities(loss) else 0.0)
+        return measure_labels(outputs, targets, find_threshold(loss))
     points = predict_values(loss, outputs)
     targets = targets.unsqueeze(-1) if targets.ndim < points.ndim else targets
     return measure_values(points, targets, loss.band(outputs) if kind == "band" else None)
+
+
+def find_threshold(loss: Any) -> float:
+    """The score above which a label is predicted: one half for probabilities, 0 for logits."""
+    return 0.5 if gives_probabilities(loss) else 0.0
 
 
 def predict_values(loss: Any, outputs: Tensor) -> Tensor:

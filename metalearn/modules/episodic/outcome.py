@@ -11,6 +11,8 @@ from metalearn.bilevel.counts import OracleCounts
 from metalearn.inner.bands import BandLoss
 from metalearn.inner.norm.policies import has_batch_norm
 from metalearn.intervals import Interval
+from metalearn.modules.episodic.class_report import draw_records
+from metalearn.modules.episodic.records import QueryRecords
 from metalearn.modules.episodic.task_picture import AdaptsToTasks, draw_task
 from metalearn.reports.bilevel_pictures import draw_costs
 from metalearn.reports.facts import as_data, as_result, describe_interval, format_loss, format_share, list_oracle_calls
@@ -40,6 +42,9 @@ class ReportedModule(AdaptsToTasks, Protocol):
     def test_results(self) -> dict[tuple[str, int], Interval]:
         """Mean and interval of ``"acc"`` and ``"loss"`` after each number of inner steps."""
 
+    def test_records(self) -> QueryRecords:
+        """What the queries of the last test were answered."""
+
 
 def list_facts(module: ReportedModule, stage: Stage) -> list[Fact]:
     """The lines of the summary: what the last test has measured, or the oracle calls of a training."""
@@ -58,6 +63,8 @@ def list_pictures(module: ReportedModule, run: RunRecord) -> list[Picture]:
         pictures.append(
             Picture("inner_steps.png", lambda path: draw_steps(path, values, module.inner_steps, label, run.name))
         )
+    if run.tested:
+        pictures += draw_records(module.test_records(), run)
     if run.has_losses:
         pictures.append(Picture("training.png", lambda path: draw_curve(path, run.rows, run.name)))
         if module.counts is not None:

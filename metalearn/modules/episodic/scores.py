@@ -12,8 +12,9 @@ from torchmetrics import Metric, MetricCollection
 
 from metalearn.errors import ConfigError
 from metalearn.inner.losses import HALVES
-from metalearn.metrics import Calibration, EpisodeAccuracy, EpisodeMean
+from metalearn.metrics import EpisodeAccuracy, EpisodeMean
 from metalearn.modules.episodic.measures import Kind
+from metalearn.modules.episodic.records import QueryRecords
 
 __all__ = ["Metrics", "Scores", "read_metrics"]
 
@@ -64,7 +65,7 @@ class Scores:
         seen: the tasks so far on this rank.
         kind: which metrics they have; ``None`` before the first.
         means: our metrics by name.
-        calibration: of their class probabilities.
+        records: what their queries were answered, in a test.
     """
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
@@ -76,7 +77,7 @@ class Scores:
         self.seen = 0
         self.kind: Kind | None = None
         self.means: dict[str, EpisodeMean] = {}
-        self.calibration = Calibration()
+        self.records = QueryRecords()
         for metric in self._metrics.values():
             metric.reset()
 
