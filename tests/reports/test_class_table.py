@@ -62,7 +62,7 @@ def test_shares_are_of_the_tasks_that_have_both_classes() -> None:
     assert [line[3] for line in table.lines()] == sorted(line[3] for line in table.lines())
     both = {(pair.true, pair.taken): pair for pair in table.pair_up()}
     for (first, second), pair in both.items():
-        parts = [pairs[key].count for key in ((first, second), (second, first)) if key in pairs]
+        parts = [pairs[key].confused for key in ((first, second), (second, first)) if key in pairs]
         assert pair.confused == sum(parts)
     assert sum(pair.confused for pair in both.values()) == sum(true != taken for _, true, taken in answers)
 
