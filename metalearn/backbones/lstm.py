@@ -105,7 +105,7 @@ class LSTMLayer(nn.Module):
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
         gates = self.from_input(x)
-        state = cell = x.new_zeros(len(x), self.hidden)
+        state = cell = x.new_zeros(x.shape[0], self.hidden)  # len() would bind an export to one number
         states = []
         for position in range(x.shape[1]):
             entry, forget, new, out = (gates[:, position] + self.from_state(state)).chunk(4, 1)

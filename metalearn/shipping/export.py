@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from contextlib import suppress
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def export_program(model: nn.Module, example: Tensor) -> torch.export.ExportedPr
     except Exception as error:  # what a network raises while it is traced is any of dozens of classes
         raise ConfigError(
             f"the network cannot be exported, for torch.export cannot trace it ({first_line(error)}); use operations of torch "
-            "alone, and none whose course depends on the values or the number of the queries"
+            "alone, and none whose course depends on the values or the number of the queries: "
+            "x.shape[0] is traced, len(x) is not"
         ) from error
 
 
@@ -59,7 +61,7 @@ def export_onnx(path: Path, model: nn.Module, example: Tensor, description: Desc
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(
-            f"ONNX files need {' and '.join(missing)}, which is not installed; pip install 'metalearn-lightning[onnx]'"
+            f"ONNX files need {' and '.join(missing)}, not installed here; pip install 'metalearn-lightning[onnx]'"
         )
     program = export_program(model, example)
     try:
@@ -68,12 +70,19 @@ def export_onnx(path: Path, model: nn.Module, example: Tensor, description: Desc
             translated: Any = torch.onnx.export(
                 program, (example,), input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False
             )
+            _label(translated.model, description)
+            return _write(path, translated)
     except torch.onnx.OnnxExporterError as error:
         raise ConfigError(
             f"the network cannot be written as ONNX ({_find_cause(error)}); replace that operation, or use exported()"
         ) from error
-    _label(translated.model, description)
-    return _write(path, translated)
+    except DataError:
+        raise
+    except Exception as error:  # torch and the packages of ONNX are of versions that do not go together
+        raise ConfigError(
+            f"the network cannot be written as ONNX ({_find_cause(error)}), with torch {torch.__version__} and onnxscript "
+            f"{version('onnxscript')}; bring both to their newest versions, or with torch 2.6 pip install 'protobuf<7'"
+        ) from error
 
 
 def _label(model: Any, description: Description) -> None:
@@ -111,16 +120,19 @@ def _write(path: Path, translated: Any) -> Path:
         translated.save(temporary, external_data=False)
         os.replace(temporary, path)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise DataError(
             f"{path} cannot be written ({error.strerror}); {suggest_space(error)}, or choose another folder"
         ) from error
+    finally:
+        with suppress(OSError):  # it is there only where something failed
+            temporary.unlink()
     return path
 
 
 def _find_cause(error: BaseException) -> str:
-    """The line that names the operation: of the innermost error, which torch wraps in long ones."""
-    while error.__cause__ is not None and isinstance(error.__cause__, torch.onnx.OnnxExporterError):
+    """The line that names the operation: of the innermost error, which torch and others wrap in long ones."""
+    while error.__cause__ is not None and (
+        isinstance(error.__cause__, torch.onnx.OnnxExporterError) or not isinstance(error, torch.onnx.OnnxExporterError)
+    ):
         error = error.__cause__
     return first_line(error)

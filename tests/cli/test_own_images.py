@@ -24,16 +24,21 @@ SPEC = ImageSpec(channels=1, size=28, mean=[0.0], std=[1.0])
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with three classes of two images each in ``S``, three queries in ``Q``, and a checkpoint of ANIL."""
-    rng = np.random.default_rng(0)
-    for place in ("S/bar", "S/cross", "S/dot", "Q"):
-        (tmp_path / place).mkdir(parents=True)
-        for index in range(3 if place == "Q" else 2):
-            pixels = rng.integers(0, 255, (30, 30), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / place / f"{index}.png")
-    write(ANIL, tmp_path / "anil.ckpt")
+    """The working folder."""
+    fill(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def fill(folder: Path) -> None:
+    """Put three classes of two images each into ``S``, three queries into ``Q``, and a checkpoint of ANIL beside them."""
+    rng = np.random.default_rng(0)
+    for place in ("S/bar", "S/cross", "S/dot", "Q"):
+        (folder / place).mkdir(parents=True)
+        for index in range(3 if place == "Q" else 2):
+            pixels = rng.integers(0, 255, (30, 30), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / place / f"{index}.png")
+    write(ANIL, folder / "anil.ckpt")
 
 
 def write(kind: type[MetaModule], path: Path, seed: int = 0) -> None:

@@ -5,14 +5,30 @@ from __future__ import annotations
 import importlib.util
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from metalearn import ANIL, MAML, ConfigError
+from metalearn import (
+    ANIL,
+    MAML,
+    MLP,
+    AdaptedModel,
+    ConfigError,
+    Context,
+    LoRA,
+    LSTMClassifier,
+    PrototypeHead,
+    TransformerClassifier,
+)
+from metalearn.cli import main
+from tests.cli.test_own_images import fill
 from tests.shipping.made import STEPS, Normed, draw, draw_queries, make
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
@@ -49,9 +65,81 @@ def test_onnx_files_answer_as_the_independent_model(tmp_path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == ["x.onnx"]
 
 
+def draw_tokens(count: int, seed: int = 0) -> Tensor:
+    tokens = torch.randint(1, 20, (count, 6), generator=torch.Generator().manual_seed(seed))
+    return tokens.where(torch.arange(6) < torch.arange(count)[:, None] % 6 + 1, 0)
+
+
+def adapt(network: nn.Module, x: Tensor | None = None, y: Tensor | None = None, **options: Any) -> AdaptedModel:
+    support = draw()
+    module = MAML(network, **{**STEPS, **options})  # type: ignore[arg-type]
+    return module.adapt((support.x if x is None else x, support.y if y is None else y))
+
+
+def adapt_values() -> AdaptedModel:
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    return adapt(MLP(2, 4, hidden=[8]), x, x[:, :1], loss="gaussian_nll", inner_lr=0.1)
+
+
+MODELS: dict[str, Callable[[], AdaptedModel]] = {
+    "lora": lambda: adapt(Normed(), adapter=LoRA(2)),
+    "context": lambda: adapt(Normed(), adapter=Context(3, layers="norm")),
+    "prototypes": lambda: adapt(Normed(), adapter=PrototypeHead()),
+    "lstm": lambda: adapt(LSTMClassifier(3, 20, 4, 4), draw_tokens(6)),
+    "transformer": lambda: adapt(TransformerClassifier(3, 20, width=8, heads=2, layers=1), draw_tokens(6)),
+    "gaussian": adapt_values,
+}
+QUERIES: dict[str, Callable[[int], Tensor]] = {
+    **dict.fromkeys(("lstm", "transformer"), lambda count: draw_tokens(count, 1)),
+    "gaussian": lambda count: torch.randn(count, 4, generator=torch.Generator().manual_seed(1)),
+}
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", ["anil", "ridge", "group", "support", *MODELS])
+def test_exported_networks_are_within_the_rounding_of_the_model(name: str, tmp_path: Path) -> None:
+    """On 1,000 random queries, one by one and together, by onnxruntime and by torch."""
+    import onnxruntime
+
+    torch.manual_seed(0)
+    adapted = MODELS[name]() if name in MODELS else make(name).adapt(draw())
+    model, program = adapted.independent(), adapted.exported().module()
+    session = onnxruntime.InferenceSession(str(adapted.export(tmp_path / "x.onnx")))
+    queries = QUERIES.get(name, draw_queries)(1000)
+    for x in (queries, queries[:1], queries[1:4]):
+        expected = model(x)
+        scale = max(1.0, float(expected.abs().max()))
+        for outputs in (torch.from_numpy(session.run(["logits"], {"x": x.numpy()})[0]), program(x)):
+            torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-5 * scale)
+
+
 class Branching(Normed):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if float(x.sum()) > 0 else -super().forward(x)
+
+
+@needs_onnx
+def test_an_exported_classifier_answers_as_the_table_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For images that are read as the file's description says."""
+    import onnxruntime
+
+    fill(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    main(["predict", "--ckpt_path", "anil.ckpt", "--support", "S", "--query", "Q", "--export", "a.onnx"])
+    table = np.genfromtxt("predictions/predictions.csv", delimiter=",", skip_header=1)[:, 2:]
+    images = [np.asarray(Image.open(f"Q/{index}.png").resize((28, 28), Image.Resampling.LANCZOS)) for index in range(3)]
+    x = (np.stack(images)[:, None] / 255).astype(np.float32)
+    (logits,) = onnxruntime.InferenceSession("a.onnx").run(["logits"], {"x": x})
+    np.testing.assert_allclose(torch.from_numpy(logits).softmax(1).numpy(), table, rtol=0, atol=1e-5)
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.flatten(1)) + x.new_zeros(len(x), 3)
 
 
 class Special(nn.Module):
@@ -69,6 +157,8 @@ def test_what_cannot_be_exported_is_one_line(tmp_path: Path) -> None:
     ) as caught:
         MAML(Branching(), **STEPS).adapt(draw()).exported()
     assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"the number of the queries: x\.shape\[0\] is traced, len\(x\) is not"):
+        MAML(Counting(), **STEPS).adapt(draw()).exported()
 
 
 @needs_onnx
@@ -88,8 +178,26 @@ def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
         make("anil").adapt(draw()).export(tmp_path / "x.onnx")
 
 
-def test_a_compiled_model_answers_alike() -> None:
-    adapted, queries = make("maml").adapt(draw()), draw_queries()
+class Refusing:
+    """Stands for packages of ONNX that cannot write what torch has made."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("Error calling serialize_model") from TypeError("Expected an int, got a boolean")
+
+
+@needs_onnx
+def test_versions_that_do_not_go_together_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **options: Refusing())
+    with pytest.raises(
+        ConfigError, match=r"\(Expected an int, got a boolean\), with torch .* and onnxscript .*; bring both"
+    ):
+        make("anil").adapt(draw()).export(tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["maml", "lora", "context"])
+def test_a_compiled_model_answers_alike(name: str) -> None:
+    adapted, queries = (MODELS[name] if name in MODELS else lambda: make(name).adapt(draw()))(), draw_queries()
     for model in (adapted, adapted.independent()):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, of the parts that it leaves alone
