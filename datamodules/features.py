@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +16,7 @@ from metalearn.datamodules.episodes.arguments import check_cache
 from metalearn.datamodules.episodes.classes import ClassEpisodes, Pool
 from metalearn.datamodules.episodes.encoding import Encoder
 from metalearn.datamodules.episodes.options import refuse_image_options
+from metalearn.datamodules.episodes.remainder import take_remainder
 from metalearn.datamodules.store.header import fingerprint
 from metalearn.datamodules.store.rows import RowClass, open_rows, view_rows
 from metalearn.datamodules.store.store import ImageStore
@@ -22,6 +24,9 @@ from metalearn.errors import ConfigError
 from metalearn.progress import Progress
 
 __all__ = ["FeatureEpisodes"]
+
+TRIED = 8
+"""Examples that show whether a network can be taken apart."""
 
 log = logging.getLogger("lightning.pytorch.datamodules")  # below Lightning's, which shows what is said of a run
 
@@ -45,9 +50,10 @@ class FeatureEpisodes(ClassEpisodes):
 
     Attributes:
         width: how many features an example has, ``F``; after ``setup``.
+        shape: the shape of an example's features: ``(F,)``, or ``(C, H, W)`` of a map.
 
     Shape:
-        ``x`` ``[B, n, F]`` float32 and ``y`` ``[B, n]`` int64.
+        ``x`` ``[B, n, F]`` float32, or ``[B, n, C, H, W]`` where ``layer`` gets maps, and ``y`` ``[B, n]`` int64.
 
     Raises:
         ConfigError: an argument is out of range, or the encoder cannot take the examples.
@@ -86,6 +92,7 @@ class FeatureEpisodes(ClassEpisodes):
         self.data, self.cache_dir = data, cache_dir
         self._encoder = Encoder(encoder, layer, batch_size, device)
         self._store: ImageStore | None = None
+        self._shape: tuple[int, ...] = ()
 
     @property
     def meant_empty(self) -> set[str]:
@@ -98,9 +105,33 @@ class FeatureEpisodes(ClassEpisodes):
     @property
     def width(self) -> int:
         """How many features an example has, ``F``."""
+        return math.prod(self.shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an example's features."""
         self.ready()
-        assert self._store is not None
-        return int(view_rows(self._store, np.float32).shape[1])
+        return self._shape
+
+    def remaining_network(self) -> nn.Module:
+        """A copy of the encoder from ``layer`` on: features in, the encoder's outputs out. The names of its layers stay.
+
+        With it the end of a network is trained on the features of its beginning: ``MAML(data.remaining_network(),
+        adapter=LoRA(rank=4, targets="layer4"))``.
+
+        Raises:
+            ConfigError: the features are the encoder's outputs; or after ``layer`` the encoder does more than run its layers in
+                their order, as a float64 trial shows.
+        """
+        self.ready()
+        if self._encoder.layer is None:
+            raise ConfigError(
+                "layer is None, and the encoder has no head, so its outputs are the features and nothing remains; set layer to "
+                "the first layer that is to be trained"
+            )
+        total = int(self.data.pool.counts.sum())
+        examples = self.data.take(np.unique(np.linspace(0, total - 1, TRIED).astype(np.int64)), None)
+        return take_remainder(self._encoder.network, self._encoder.layer, examples)
 
     def example_names(self, number: int) -> list[str] | None:
         return self.data.example_names(number)
@@ -118,7 +149,8 @@ class FeatureEpisodes(ClassEpisodes):
 
     def take(self, rows: np.ndarray, turns: np.ndarray | None) -> Tensor:
         assert self._store is not None
-        return torch.from_numpy(np.take(view_rows(self._store, np.float32), rows, axis=0))
+        features = np.take(view_rows(self._store, np.float32), rows, axis=0)
+        return torch.from_numpy(features.reshape(*rows.shape, *self._shape))
 
     def _open(self) -> ImageStore:
         pool, kind = self.data.pool, type(self.data).__name__
@@ -126,7 +158,8 @@ class FeatureEpisodes(ClassEpisodes):
         if not total:
             raise ConfigError(f"data has no examples, but features are made of them; give {kind} some")
         checksum = self._encoder.checksum()
-        width = self._encoder.measure(self.data.take(np.arange(min(2, total)), None))
+        self._shape = self._encoder.measure(self.data.take(np.arange(min(2, total)), None))
+        width = math.prod(self._shape)
         source = fingerprint([checksum, self._identify(), width])
 
         def encode() -> Iterator[RowClass]:
@@ -141,7 +174,7 @@ class FeatureEpisodes(ClassEpisodes):
                     for part in parts:
                         encoded.append(self._encoder.encode(self.data.take(part, None)))
                         progress.advance(len(part))
-                    yield name, np.concatenate(encoded), group
+                    yield name, np.concatenate(encoded).reshape(count, width), group
 
         return open_rows(f"features-{width}-{source[:8]}", source, width, np.float32, encode, self.cache_dir)
 

@@ -50,12 +50,12 @@ class Encoder:
         self._there: nn.Module | None = None
         self.layer = layer if layer is not None else HEAD if HEAD in names else None
 
-    def measure(self, examples: Tensor) -> int:
-        """How many features an example has."""
-        return int(self.encode(examples).shape[1])
+    def measure(self, examples: Tensor) -> tuple[int, ...]:
+        """The shape of an example's features."""
+        return tuple(self.encode(examples).shape[1:])
 
     def encode(self, examples: Tensor) -> np.ndarray:
-        """The features ``[n, F]`` float32 of examples ``[n, ...]``.
+        """The features ``[n, F]`` or maps ``[n, C, H, W]``, float32 of examples ``[n, ...]``.
 
         Raises:
             ConfigError: the network cannot take them, or gives no features of each.
@@ -78,7 +78,7 @@ class Encoder:
                 f"encoder {name} gives features of {what} for {len(examples)} examples, but each needs its own row; set layer to "
                 "the submodule whose inputs are the features"
             )
-        rows: np.ndarray = features.flatten(1).float().cpu().numpy()
+        rows: np.ndarray = features.float().cpu().numpy()
         if not np.isfinite(rows).all():
             raise DataError(f"encoder {name} gives features that are not finite; check its weights and the examples")
         return rows
