@@ -18,6 +18,13 @@ __all__ = ["build_network", "check_network"]
 
 MOST_CALLS = 20_000
 """Calls of torch in a constructor; a DenseNet-201 makes some 7,000."""
+NOT_BUILT = (
+    TypeError, ValueError, RuntimeError, ZeroDivisionError, IndexError, KeyError, AssertionError, OverflowError,
+)  # fmt: skip
+"""What constructors raise for arguments that do not fit."""
+COUNTING = (torch.arange, torch.linspace, torch.tensor)
+MOST_COUNTED = 10_000
+"""Numbers that a constructor may compute its widths from, as that of a RegNet does."""
 
 
 def check_network(description: object, elements: int, where: str) -> dict[str, Any]:
@@ -41,18 +48,8 @@ def check_network(description: object, elements: int, where: str) -> dict[str, A
             "run wrote it"
         )
     try:
-        with torch.device("meta"), _Bounded(where):
-            network = kind(**_resolve(checked, signature(kind)))
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        ZeroDivisionError,
-        IndexError,
-        KeyError,
-        AssertionError,
-        OverflowError,
-    ) as error:
+        network = _lay_out(kind, _resolve(checked, signature(kind)), where)
+    except NOT_BUILT as error:
         raise CheckpointError(
             f"{where}: a {kind.__name__} of these arguments cannot be built ({on_one_line(error)})"
         ) from error
@@ -77,6 +74,19 @@ def build_network(description: object, elements: int, where: str) -> nn.Module:
     return network
 
 
+def _lay_out(kind: type[Any], arguments: Mapping[str, Any], where: str) -> nn.Module:
+    """The network without memory for its weights."""
+    try:
+        with torch.device("meta"), _Bounded(where):
+            network: nn.Module = kind(**arguments)
+    except NOT_BUILT as error:
+        if "meta tensor" not in str(error):
+            raise
+        with torch.device("meta"), _Bounded(where, counts=True):
+            network = kind(**arguments)
+    return network
+
+
 def _resolve(arguments: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
     """Checked arguments with the classes that they name."""
 
@@ -91,11 +101,16 @@ def _resolve(arguments: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str
 
 
 class _Bounded(TorchFunctionMode):
-    """Raises where a constructor makes more layers than a network has."""
+    """Raises where a constructor makes more layers than a network has.
 
-    def __init__(self, where: str) -> None:
+    Args:
+        where: how messages call the network.
+        counts: whether short ranges have values, although all else is on the device ``meta``.
+    """
+
+    def __init__(self, where: str, counts: bool = False) -> None:
         super().__init__()
-        self.where, self.left = where, MOST_CALLS
+        self.where, self.left, self.counts = where, MOST_CALLS, counts
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -105,4 +120,8 @@ class _Bounded(TorchFunctionMode):
             raise CheckpointError(
                 f"{self.where} describes a network of too many layers; use a checkpoint as a run wrote it"
             )
-        return func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        made = func(*args, **named)
+        if self.counts and func in COUNTING and made.is_meta and made.numel() <= MOST_COUNTED:
+            return func(*args, **{**named, "device": "cpu"})
+        return made

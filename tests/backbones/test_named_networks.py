@@ -7,11 +7,13 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
 
+import metalearn
 from metalearn import (
     MAML,
     Batch,
@@ -136,6 +138,26 @@ def test_a_checkpoint_describes_them_without_files(tmp_path: Path) -> None:
     build_network(hostile, 10**9, "the backbone")
     if build(HuggingFace, BERT) is not None:
         build_network({"class_path": "HuggingFace", "init_args": {"config": BERT}}, 10**9, "the backbone")
+
+
+@pytest.mark.parametrize("name", ["regnet_x_400mf", "regnet_y_400mf"])
+def test_a_network_that_computes_its_widths_is_built_from_a_checkpoint(name: str) -> None:
+    """Its size is known before it takes any memory, although its constructor reads numbers out of tensors."""
+    description = {"class_path": "metalearn.Torchvision", "init_args": {"name": name, "ways": 3}}
+    size = sum(value.numel() for value in Torchvision(name, ways=3).parameters())
+    assert sum(value.numel() for value in build_network(description, size, "the backbone").parameters()) == size
+    with pytest.raises(CheckpointError, match=f"describes a network of {size:,} weights, but there are {size - 1:,}"):
+        build_network(description, size - 1, "the backbone")
+
+
+def test_a_network_whose_layers_have_versions_is_loaded(tmp_path: Path) -> None:
+    """MNASNet loads nothing without the version of its layers, which a file of plain types has not."""
+    module = MAML(Torchvision("mnasnet0_5", ways=3), norm="running")
+    run = L.Trainer(logger=False, accelerator="cpu", default_root_dir=tmp_path, enable_checkpointing=False)
+    run.strategy.connect(module)
+    run.save_checkpoint(tmp_path / "versions.ckpt")
+    again = metalearn.load(tmp_path / "versions.ckpt")
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in module.state_dict().items())
 
 
 class Evil:

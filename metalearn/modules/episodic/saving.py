@@ -9,7 +9,7 @@ import torch
 
 from metalearn.carried import Entry, class_path, read_entry
 from metalearn.errors import CheckpointError
-from metalearn.modules.training.checkpoint import check_state, rename_old_keys
+from metalearn.modules.training.checkpoint import check_state, rename_old_keys, with_versions
 from metalearn.modules.training.resuming import check_progress
 
 __all__ = ["check_loss_is_given", "describe_module", "read_images", "restore_module"]
@@ -63,6 +63,7 @@ def restore_module(module: Any, checkpoint: dict[str, Any]) -> Entry:
     """Check the weights against the module before any of them is loaded, and take up what stands beside them."""
     rename_old_keys(module, checkpoint["state_dict"])
     check_state(module, checkpoint["state_dict"])
+    checkpoint["state_dict"] = with_versions(module, checkpoint["state_dict"])
     check_progress(module, checkpoint)
     entry = read_entry(checkpoint)
     module.image_spec, module.image_statistics = entry.image_spec, entry.image_statistics

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from metalearn.carried.files import is_extra_state
 from metalearn.errors import CheckpointError
 from metalearn.inner import StepStatistics
 
-__all__ = ["build_backbone", "check_state", "describe_backbone", "rename_old_keys"]
+__all__ = ["build_backbone", "check_state", "describe_backbone", "rename_old_keys", "with_versions"]
 
 STATISTICS = ("running_mean", "running_var")
 
@@ -98,6 +99,16 @@ def check_state(module: nn.Module, state: dict[str, Any]) -> None:
                 f"the checkpoint's weights are not finite: {int(bad.sum())} of the {value.numel()} numbers of {name}; use an "
                 "earlier checkpoint of the run"
             )
+
+
+def with_versions(module: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
+    """The weights of a checkpoint with the versions of the layers that they fit, which a file of plain types has not.
+
+    Some layers, such as torchvision's MNASNet, load nothing without them.
+    """
+    versioned: Any = OrderedDict(state)
+    versioned._metadata = cast(Any, module.state_dict())._metadata
+    return cast("dict[str, Any]", versioned)
 
 
 def _kind(value: Tensor) -> str:
