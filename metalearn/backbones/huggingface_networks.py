@@ -121,8 +121,8 @@ def _read_config(config: object) -> tuple[dict[str, Value], str | None]:
     kind = fields.get("model_type")
     if kind not in ENCODERS:
         raise ConfigError(
-            f"config has model_type {kind!r}, but it must be one of {', '.join(ENCODERS)}; wrap another network in a module of "
-            "your own"
+            f"config has model_type {kind!r}, but it must be one of {', '.join(ENCODERS)}; build another one in Python, and "
+            "wrap it in a torch.nn.Module whose forward gives self.head of its features"
         )
     plain = (int, float, bool, str, type(None))
     return {name: value for name, value in fields.items() if isinstance(value, plain) and _is_a_size(name)}, beside

