@@ -9,13 +9,15 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
-from metalearn.checks import check_whole
+from metalearn.checks import check_whole, quote_value
+from metalearn.errors import ConfigError
 from metalearn.inner import Learner, MemoryMode, NormPolicy, UpdateRule
 from metalearn.inner.inner_loop import ExecutionName, InnerLoop, optional, setting
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.solvers import LearnedLossSteps
 from metalearn.inner.step_sizes import InnerLR
 from metalearn.inner.task_types import TaskType
+from metalearn.modules.alfa import make_generated_steps
 from metalearn.modules.episodic.base import MetaModule
 from metalearn.modules.episodic.gradient_steps import make_gradient_steps
 from metalearn.modules.episodic.scores import Metrics
@@ -28,11 +30,32 @@ __all__ = ["LearnedLossLoop", "MeTAL"]
 class LearnedLossLoop(InnerLoop):
     """The options of :class:`MeTAL`."""
 
+    generates_steps: bool = setting(
+        False,
+        "generate step sizes and decays from the task as well, as :class:`ALFA` does. They start at ``inner_lr``, a number.",
+    )
+
     outputs: int | None = setting(
         None,
         "how many outputs of the network the learned loss reads; ``None`` for those of its last linear layer.",
         optional(partial(check_whole, least=1)),
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.generates_steps:
+            return
+        if not isinstance(self.inner_lr, (int, float)):
+            raise ConfigError(
+                f"inner_lr is {quote_value(self.inner_lr)} with generates_steps, but generated step sizes start at one number; "
+                "use inner_lr=0.01, or generates_steps=False"
+            )
+        for name in ("inner_optimizer", "inner_weight_decay", "inner_clip_norm"):
+            if getattr(self, name) != getattr(InnerLoop, name):
+                raise ConfigError(
+                    f"{name} is {quote_value(getattr(self, name))} with generates_steps, but generated steps have sizes and "
+                    f"decays alone; leave {name} out, or use generates_steps=False"
+                )
 
 
 class MeTAL(MetaModule):
@@ -44,7 +67,8 @@ class MeTAL(MetaModule):
     two. Their gradients are second derivatives, so there is no first-order form.
 
     The paper's learned loss has a second part, on the query inputs. It is left out here: a module adapts before it sees queries.
-    The learned loss starts at 0, so that training starts as that of MAML.
+    The learned loss starts at 0, so that training starts as that of MAML. With ``generates_steps`` the steps are those of ALFA,
+    which was best in the paper.
 
     Args:
         backbone: any network ``[n, ...] -> [n, ways]``. Its batch normalisation is that of one task, as ``norm`` says.
@@ -70,6 +94,7 @@ class MeTAL(MetaModule):
         inner_lr: InnerLR = 0.4,
         eval_inner_steps: int | None = None,
         loss: LossFunction = "cross_entropy",
+        generates_steps: bool = False,
         outputs: int | None = None,
         inner_optimizer: str | UpdateRule = "sgd",
         execution: ExecutionName = "auto",
@@ -99,5 +124,6 @@ class MeTAL(MetaModule):
 
 def make_learned_loss(options: InnerLoop, learner: Learner) -> LearnedLossSteps:
     """The solver of :class:`MeTAL`."""
-    outputs = options.outputs if isinstance(options, LearnedLossLoop) else None
-    return LearnedLossSteps(options, make_gradient_steps(options, learner), learner, outputs)
+    generates = isinstance(options, LearnedLossLoop) and options.generates_steps
+    steps = make_generated_steps(options, learner) if generates else make_gradient_steps(options, learner)
+    return LearnedLossSteps(options, steps, learner, getattr(options, "outputs", None))

@@ -44,6 +44,17 @@ def learned_loss(step: Any, state: Tensor, outputs: Tensor, wanted: Tensor) -> T
     return ((rows @ fitted[0].T + fitted[1]).relu() @ fitted[2].T + fitted[3]).mean()
 
 
+def move(module: MeTAL, step: int, params: Params, grads: Params) -> Params:
+    """The weights after a step of 0.3, or one whose sizes and decays are generated."""
+    if not module.options.generates_steps:  # type: ignore[attr-defined]
+        return {name: params[name] - 0.3 * grad for name, grad in grads.items()}
+    steps: Any = module.solver.steps
+    means = [values[name].mean() for values in (grads, params) for name in params]
+    factors = 1 + steps.generator(torch.stack(means))
+    rates, decays = factors[: len(params)] * steps.rates[step], factors[len(params) :] * steps.decays[step]
+    return {name: decays[i] * params[name] - rates[i] * grads[name] for i, name in enumerate(params)}
+
+
 def loop(
     module: MeTAL, task: tuple[Tensor, ...], loss: Any, wanted: Tensor, frozen: str = "", rows: Any = lambda made: made
 ) -> Tensor:
@@ -58,7 +69,7 @@ def loop(
         state = torch.stack([of_support, *means])
         total = of_support + learned_loss(solver.losses[step], state, rows(outputs), wanted)  # type: ignore[index, union-attr]
         grads = torch.autograd.grad(total, [params[n] for n in names], create_graph=True)
-        params |= {n: params[n] - 0.3 * grad for n, grad in zip(names, grads, strict=True)}
+        params |= move(module, step, params, dict(zip(names, grads, strict=True)))
     return loss(functional_call(net, params, (task[2],)), task[3])
 
 
@@ -85,6 +96,15 @@ def test_the_meta_gradient_is_that_of_a_plain_loop(execution: Any, memory: str, 
     (xs, ys), (xq, yq) = episode
     tasks = zip(xs, ys, xq, yq, strict=True)
     check(module, episode, [loop(module, t, F.cross_entropy, F.one_hot(t[1], 3).double(), frozen) for t in tasks])
+
+
+@pytest.mark.parametrize("execution", ["sequential", "vectorized"])
+def test_steps_may_be_generated_too(execution: Any) -> None:
+    module, episode = make(execution=execution, generates_steps=True), noise_episode(2)
+    (xs, ys), (xq, yq) = episode
+    tasks = zip(xs, ys, xq, yq, strict=True)
+    check(module, episode, [loop(module, t, F.cross_entropy, F.one_hot(t[1], 3).double()) for t in tasks])
+    assert module.step_sizes is None
 
 
 @pytest.mark.parametrize("loss", ["mse", "gaussian_nll"])
@@ -159,6 +179,19 @@ def test_more_classes_than_outputs_are_refused_and_other_layers_followed() -> No
     module.configure_optimizers()
     assert module.double().adapt(Batch(support.x[0], support.y[0]))(query.x[0]).shape == (len(query.x[0]), 5)
     assert module.solver.losses[0].loss[0].in_features == 1 + 6 + 2 * 5  # type: ignore[index, union-attr]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"inner_lr": "learn"}, "inner_lr is 'learn' with generates_steps.*use inner_lr=0.01"),
+        ({"inner_optimizer": "adam"}, "inner_optimizer is 'adam' with generates_steps.*leave inner_optimizer out"),
+        ({"inner_clip_norm": 1.0}, "inner_clip_norm is 1.0 with generates_steps"),
+    ],
+)
+def test_what_generated_steps_do_not_take(options: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        MeTAL(MLP(), generates_steps=True, **options)
 
 
 def test_outputs_that_cannot_be_counted() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,6 @@ from metalearn.inner.inner_loop import InnerLoop
 from metalearn.inner.learner import Learner
 from metalearn.inner.rules import Params
 from metalearn.inner.solvers.base import TaskSolver
-from metalearn.inner.solvers.gradient_steps import GradientSteps
 from metalearn.inner.step_sizes import InnerStepSizes
 from metalearn.inner.support_gradient import Setting, StepwiseMethod
 
@@ -119,7 +119,7 @@ class LearnedLossSteps(TaskSolver):
 
     Args:
         options: says how many steps there are.
-        steps: takes the steps.
+        steps: takes the steps, by a method that is a :class:`StepwiseMethod`.
         learner: says which tensors adapt.
         outputs: how many outputs the network has; ``None`` for those of its last linear layer.
 
@@ -137,7 +137,7 @@ class LearnedLossSteps(TaskSolver):
         (2, Linear(in_features=7, out_features=7, bias=True))
     """
 
-    def __init__(self, options: InnerLoop, steps: GradientSteps, learner: Learner, outputs: int | None = None) -> None:
+    def __init__(self, options: InnerLoop, steps: TaskSolver, learner: Learner, outputs: int | None = None) -> None:
         super().__init__()
         self.steps = steps
         self._learner, self._count, self._asked = learner, options.inner_steps, outputs
@@ -145,8 +145,8 @@ class LearnedLossSteps(TaskSolver):
 
     @property
     def step_sizes(self) -> InnerStepSizes:
-        """The sizes of every step for every tensor."""
-        return self.steps.step_sizes
+        """The sizes of every step for every tensor; where they are generated there are none."""
+        return cast(InnerStepSizes, self.steps.step_sizes)
 
     def method(self) -> InnerMethod:
         steps = self.steps.method()
@@ -154,7 +154,7 @@ class LearnedLossSteps(TaskSolver):
         return steps.with_term(self._term)
 
     def settings(self, tensors: Params) -> Settings:
-        """The step size of each tensor, and the tensors of the loss network, at every step."""
+        """What takes each step, such as its sizes, and the tensors of its loss network."""
         sizes = self.steps.settings(tensors)
         return [
             {**sizes[min(step, len(sizes) - 1)], **{PREFIX + name: value for name, value in loss.named_parameters()}}
