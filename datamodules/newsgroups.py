@@ -13,7 +13,7 @@ import torch
 from metalearn.checks import check_choice, check_flag, check_number, check_seed, check_whole, read_path
 from metalearn.datamodules.episodes.randomness import CONSTANT, make_generator
 from metalearn.datamodules.levels.base import BilevelDataModule, Examples
-from metalearn.datamodules.sources.posts import PARTS, read_posts
+from metalearn.datamodules.sources.posts import PARTS, download_posts, read_posts
 from metalearn.errors import ConfigError, DataError
 
 __all__ = ["Cut", "NewsgroupsDataModule"]
@@ -30,7 +30,8 @@ class NewsgroupsDataModule(BilevelDataModule):
 
     Args:
         root: ``20news-bydate.tar.xz`` (or ``.tar.gz``, ``.tar``), the folder that it is in, or that of
-            ``20news-bydate-train`` and ``20news-bydate-test``. An archive is read in place.
+            ``20news-bydate-train`` and ``20news-bydate-test``. An archive is read in place. Where ``root`` is missing or empty,
+            the archive is downloaded to it.
         vocabulary: how many of the most frequent words are used, at most; ``None`` for all, some 130,000.
         val_share: which share of the training part's posts is for validation. The outer loss gets them, but for the
             held out.
@@ -43,6 +44,7 @@ class NewsgroupsDataModule(BilevelDataModule):
         sublinear: whether the count ``c`` of a word enters as ``1 + log c``.
         seed: the seed of training batches; here each of them is all examples, so nothing depends on it.
         steps_per_epoch: how many training batches make an epoch, on each rank.
+        download: fetch the archive where ``root`` holds nothing.
 
     Attributes:
         classes: the groups' names, in the order of their numbers.
@@ -77,6 +79,7 @@ class NewsgroupsDataModule(BilevelDataModule):
         sublinear: bool = True,
         seed: int = 0,
         steps_per_epoch: int = 100,
+        download: bool = True,
     ) -> None:
         super().__init__(None, None, steps_per_epoch, 1 << 30, seed, 0)
         if vocabulary is not None:
@@ -87,10 +90,16 @@ class NewsgroupsDataModule(BilevelDataModule):
         check_number("used_share", used_share, "use 1.0", above=0, most=1)
         check_choice("cut", cut, get_args(Cut))
         check_flag("sublinear", sublinear)
+        check_flag("download", download)
         check_seed("split_seed", split_seed)
         self.root, self.vocabulary, self.val_share = root, vocabulary, val_share
         self.held_share, self.cut, self.used_share = held_share, cut, used_share
-        self.split_seed, self.sublinear = split_seed, sublinear
+        self.split_seed, self.sublinear, self.download = split_seed, sublinear, download
+
+    def prepare_data(self) -> None:
+        """Download the posts, if they are missing."""
+        if self.download:
+            download_posts(Path(self.root))
 
     def load(self) -> dict[str, Examples]:
         try:

@@ -15,7 +15,7 @@ from metalearn.datamodules.episodes.arguments import ClassArguments, Unpack, che
 from metalearn.datamodules.episodes.classes import ClassEpisodes, Pool
 from metalearn.datamodules.episodes.options import refuse_image_options
 from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, find_empty_splits, number_splits
-from metalearn.datamodules.sources.posts import PARTS, read_posts, stamp_posts
+from metalearn.datamodules.sources.posts import PARTS, download_posts, read_posts, stamp_posts
 from metalearn.datamodules.sources.words import encode_texts, make_vocabulary, split_words
 from metalearn.datamodules.store.header import fingerprint
 from metalearn.datamodules.store.rows import RowClass, open_rows, view_rows
@@ -49,15 +49,16 @@ class NewsgroupTopicsDataModule(ClassEpisodes):
 
     A post is the sequence of its words: first those of its subject, then those of its text. Tokens are numbered by frequency from
     2 on. Token 0 is padding, and token 1 is every word outside the vocabulary. The vocabulary is that of the training topics
-    alone. Posts of both published parts are used. Nothing is downloaded.
+    alone. Posts of both published parts are used.
 
     Args:
         root: ``20news-bydate.tar.xz`` (or ``.tar.gz``, ``.tar``), the folder that it is in, or that of
-            ``20news-bydate-train`` and ``20news-bydate-test``.
+            ``20news-bydate-train`` and ``20news-bydate-test``. Where it is missing or empty, the archive is downloaded to it.
         length: how many tokens a post has, ``L``. Longer posts are cut, shorter ones are padded.
         vocabulary: how many tokens there are at most, padding included. Build the network with the same number.
         headers: whether a post's further header lines are kept, such as its writer's address. They tell topics apart without
             a look at the text.
+        download: fetch the archive where ``root`` holds nothing.
         splits: the topics of ``train``, ``val`` and ``test`` by name, or three fractions, by which they are cut in the order of a
             hash of their names. ``None`` for ``sci`` and ``rec`` in training, ``comp`` in validation, the others in test.
         cache_dir: where the tokens are kept; ``None`` for METALEARN_CACHE or the user's cache folder.
@@ -89,6 +90,7 @@ class NewsgroupTopicsDataModule(ClassEpisodes):
         length: int = 64,
         vocabulary: int = 20_000,
         headers: bool = False,
+        download: bool = True,
         splits: ClassSplit | None = None,
         cache_dir: str | None = None,
         **arguments: Unpack[ClassArguments],
@@ -99,7 +101,7 @@ class NewsgroupTopicsDataModule(ClassEpisodes):
         check_whole("vocabulary", vocabulary, 3, 10_000_000, "use 20000")
         check_cache("cache_dir", cache_dir)
         refuse_image_options(self.options, "posts", ("rotations", "augment", "normalize", "skip_broken"))
-        self.length, self.vocabulary, self.headers = length, vocabulary, headers
+        self.length, self.vocabulary, self.headers, self.download = length, vocabulary, headers, download
         self.splits_by: ClassSplit = TOPICS if splits is None else splits
         self.splits_are_own = splits is not None
         self.cache_dir = cache_dir
@@ -122,7 +124,9 @@ class NewsgroupTopicsDataModule(ClassEpisodes):
         return words
 
     def prepare_data(self) -> None:
-        """Read the posts and keep their tokens, if they are not kept yet."""
+        """Download the posts, if they are missing, and keep their tokens, if they are not kept yet."""
+        if self.download:
+            download_posts(self.root)
         self._open().verify()
 
     def open_pool(self) -> tuple[Pool, dict[str, np.ndarray]]:

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metalearn.datamodules.sources.archives import stream_archive
+from metalearn.datamodules.sources.downloads import download_by_sha256
 from metalearn.errors import DataError
 
-__all__ = ["PARTS", "Posts", "read_posts", "stamp_posts"]
+__all__ = ["PARTS", "Posts", "download_posts", "read_posts", "stamp_posts"]
 
 ARCHIVES = ("20news-bydate.tar.xz", "20news-bydate.tar.gz", "20news-bydate.tar")
+URL = "https://ndownloader.figshare.com/files/5975967"
+"""Where scikit-learn keeps the archive of people.csail.mit.edu/jrennie/20Newsgroups, and fetches it."""
+SHA256 = "8f1b2514ca22a5ade8fbb9cfa5727df95fa587f4c87b786e15c759fa66d95610"
 PARTS = ("train", "test")
 LARGEST_POST = 4 << 20
 LARGEST_TOTAL = 1 << 29
@@ -30,6 +34,16 @@ class Posts(NamedTuple):
     texts: list[str]
     groups: list[str]
     names: list[str]
+
+
+def download_posts(root: Path) -> None:
+    """Fetch the archive, 14 MB, into a folder that is missing or empty; one that holds anything is left alone.
+
+    Raises:
+        DataError: it cannot be fetched, or is not the official file.
+    """
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        download_by_sha256("20 Newsgroups", root / ARCHIVES[1], URL, SHA256)
 
 
 def read_posts(root: Path) -> dict[str, Posts]:
