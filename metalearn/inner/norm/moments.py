@@ -40,7 +40,8 @@ def scale_and_shift(x: Tensor, moments: Moments, weight: Tensor | None, bias: Te
     if bias is not None:
         shift = shift + bias
     scale, shift = (value.view((1, -1) + (1,) * (x.ndim - 2)) for value in (scale, shift))
-    if scale.dtype == shift.dtype == x.dtype:  # in one pass
+    # in one pass; torch 2.6 cannot export that
+    if scale.dtype == shift.dtype == x.dtype and not torch.compiler.is_compiling():
         return torch.addcmul(shift, x, scale)
     return (x * scale + shift).to(x.dtype)
 
