@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from metalearn.cli.config_files import check_config, check_value, read_config
 from metalearn.cli.repeats import warn_of_repeats
 from metalearn.cli.run_files import NAMES, name_run
 from metalearn.cli.shipped import DEFAULT_CONFIG, config_path
+from metalearn.cli.starting import naming_start
 from metalearn.errors import ConfigError
 
 __all__ = ["option", "prepare_arguments"]
@@ -63,7 +65,7 @@ def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], st
     where = resolved.index(command) + 1
     if command == "fit" and start is None:
         return [*resolved[:where], "--config", str(config_path(DEFAULT_CONFIG)), *resolved[where:]], DEFAULT_CONFIG
-    checkpoint = start or option(resolved, "--ckpt_path")
+    checkpoint = option(resolved, "--ckpt_path") if start is None else start
     if checkpoint is None:
         for word in (arg.split("=")[0] for arg in resolved if arg.startswith("--")):
             if near := find_nearest(word, ("--ckpt_path", "--config"), 1):
@@ -77,9 +79,10 @@ def prepare_arguments(args: Sequence[str], scratch: Path) -> tuple[list[str], st
             f"ckpt_path is {checkpoint!r}, but without --config nothing says of which run; name the file, or add --config with "
             "the run's configuration"
         )
-    contents = read_checkpoint(checkpoint)
-    entry = read_entry(contents, checkpoint)
-    config = carried_config(entry, count_elements(contents), checkpoint)
+    with contextlib.nullcontext() if start is None else naming_start():
+        contents = read_checkpoint(checkpoint)
+        entry = read_entry(contents, checkpoint)
+        config = carried_config(entry, count_elements(contents), checkpoint)
     path = scratch / "carried.yaml"
     path.write_text(yaml.safe_dump(config))
     name = entry.run if start is None else f"from_{entry.run}"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
-from metalearn.errors import ConfigError
+from metalearn.errors import CheckpointError, ConfigError
 from metalearn.shipping.starting import lacks_statistics, start_from
 
-__all__ = ["begin"]
+__all__ = ["begin", "naming_start"]
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +40,19 @@ def begin(model: Any, command: str, options: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"start_from is {checkpoint}, but {type(model).__name__} has no network in its attribute backbone; leave it out"
         )
-    start_from(network, checkpoint)
+    with naming_start():
+        start_from(network, checkpoint)
     if command != "fit" and getattr(model, "norm", None) == "running" and lacks_statistics(network):
         raise ConfigError(
             f"norm is 'running', but the network of {checkpoint} was trained without running statistics; use --model.norm "
             "transductive, or the norm that it was trained with"
         )
+
+
+@contextlib.contextmanager
+def naming_start() -> Iterator[None]:
+    """Have messages about a checkpoint say which option has named it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"start_from: {error}") from error

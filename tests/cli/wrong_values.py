@@ -63,7 +63,7 @@ OTHERS = {
     "trainer.gradient_clip_algorithm": ("foo", ""),
     "trainer": ("3", "[]", "{max_step: 3}", "nofile.yaml", "["),
     "run_name": ("", "../../x", "a/b", "x" * 300, "\x1b[31m", "..", "a\nb", "\udcff"),
-    "start_from": ("", "nope.ckpt", "..", "/dev/zero", "maml_glyphs", "maml_omniglot_5w1s"),
+    "start_from": ("", "nope.ckpt", "..", "/dev/zero", "maml_glyphs", "3"),
     "config": ("nope", "", "x" * 300, "maml_glyphs", "..", "/dev/zero", "a\x00b"),
 }  # fmt: skip
 MISSPELT = ("trainer.max_step", "trainer.max_epoch", "trainer.Max_steps", "max_steps", "data.way", "data.shot", "data.waays",
