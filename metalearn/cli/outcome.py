@@ -154,7 +154,8 @@ def after_predict(run: FinishedRun) -> Summary | None:
     if not run.trainer.is_global_zero:
         return None
     path = run.predictions.path
-    facts: list[Fact] = [] if path is None else [Fact("probabilities", str(path), {"predictions": str(path)})]
+    name = "probabilities" if getattr(run.model, "classifies", True) else "predictions"
+    facts: list[Fact] = [] if path is None else [Fact(name, str(path), {"predictions": str(path)})]
     return Summary(f"predict: {run.name}", facts, data=run.describe(where))
 
 

@@ -57,6 +57,8 @@ class TaskTable(L.Callback):
 class PredictionTable(BasePredictionWriter):
     """Writes ``predictions.csv`` (per rank under DDP): a row per query with its probability for every class.
 
+    Targets that are values have the predicted ones beside them, and the bounds of their band; labels have their probabilities.
+
     Attributes:
         path: the file, once it is written.
     """
@@ -80,6 +82,9 @@ class PredictionTable(BasePredictionWriter):
         where = find_run_folder(trainer)
         tasks = [outputs.float().cpu() for outputs in _list_tasks(predictions)]
         classifies = getattr(pl_module, "classifies", True) and all(outputs.ndim == 2 for outputs in tasks)
+        names = ["p"]
+        if not classifies:
+            names, tasks = _read_values(pl_module, tasks)
         # values of any shape, and the classes of places, are written as one row of numbers for every query
         tasks = [outputs.flatten(1) if outputs.ndim > 1 else outputs.unsqueeze(1) for outputs in tasks]
         truths = [truth.flatten(1) if truth.ndim > 1 else truth.unsqueeze(1) for truth in self._truth]
@@ -94,10 +99,20 @@ class PredictionTable(BasePredictionWriter):
         if not rows:
             return
         columns = ["class", "predicted", *(f"p{i}" for i in range(width))] if classifies else [
-            *(f"target{i}" for i in range(truths[0].shape[1])), *(f"predicted{i}" for i in range(width))
+            *(f"target{i}" for i in range(truths[0].shape[1])),
+            *(f"{name}{i}" for name in names for i in range(width // len(names))),
         ]  # fmt: skip
         name = "predictions.csv" if trainer.world_size == 1 else f"predictions_rank{trainer.global_rank}.csv"
         self.path = write_csv(where / name, ["task", "query", *columns], rows)
+
+
+def _read_values(module: Any, tasks: list[torch.Tensor]) -> tuple[list[str], list[torch.Tensor]]:
+    """The names of columns, and for each task its columns side by side."""
+    if not isinstance(module, ModuleFacts):
+        return ["predicted"], tasks
+    parts = [module.read_outputs(outputs) for outputs in tasks]
+    wide = [{name: part.reshape(len(part), -1) for name, part in columns.items()} for columns in parts]
+    return list(parts[0]) if parts else ["predicted"], [torch.cat(list(columns.values()), 1) for columns in wide]
 
 
 def _list_tasks(predictions: Any) -> list[torch.Tensor]:

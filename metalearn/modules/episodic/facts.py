@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from metalearn.bilevel.counts import OracleCounts
 from metalearn.inner import Adaptation, NormPolicy
@@ -16,6 +16,7 @@ from metalearn.inner.step_sizes import InnerStepSizes
 from metalearn.intervals import Interval
 from metalearn.modules.episodic.cost_log import CostLog
 from metalearn.modules.episodic.evaluation import Evaluator
+from metalearn.modules.episodic.measures import read_outputs
 from metalearn.modules.episodic.multi_step import weigh_steps
 from metalearn.modules.episodic.option import Option
 from metalearn.modules.episodic.outcome import list_facts, list_pictures
@@ -112,6 +113,13 @@ class ModuleFacts:
     def test_table(self, dataloader_idx: int = 0) -> tuple[list[str], list[list[float]]]:
         """The last test's metrics: a header, and a row for every task of every rank in ascending order of task."""
         return self._evaluator.table(dataloader_idx)
+
+    def read_outputs(self, outputs: Tensor) -> dict[str, Tensor]:
+        """What outputs ``[n, w]`` of targets that are no class labels say, by the names of columns; each ``[n, k]``.
+
+        Values are ``"predicted"``, a band has ``"lower"`` and ``"upper"`` bounds, and labels have probabilities ``"p"``.
+        """
+        return read_outputs(self.adaptation.loss, outputs)
 
     def test_records(self, dataloader_idx: int = 0) -> QueryRecords:
         """What the queries of the last test were answered: counts of classes taken for others, of labels, and of confidences."""

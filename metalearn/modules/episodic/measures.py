@@ -13,7 +13,7 @@ from metalearn.inner.task_types import gives_probabilities, presume_task_type
 from metalearn.metrics import measure_classes, measure_labels, measure_values
 from metalearn.modules.episodic.targets import Reading
 
-__all__ = ["KINDS", "MEASURES", "Kind", "find_kind", "find_threshold", "measure", "predict_values"]
+__all__ = ["KINDS", "MEASURES", "Kind", "find_kind", "find_threshold", "measure", "predict_values", "read_outputs"]
 
 Kind = Literal["none", "classes", "labels", "values", "band"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -76,3 +76,12 @@ def predict_values(loss: Any, outputs: Tensor) -> Tensor:
     if presume_task_type(loss) == "multilabel" and not gives_probabilities(loss):
         return torch.sigmoid(outputs)
     return outputs
+
+
+def read_outputs(loss: Any, outputs: Tensor) -> dict[str, Tensor]:
+    """What a network says by its outputs ``[..., w]``, by the names of columns: predictions, bands, or probabilities."""
+    values = predict_values(loss, outputs)
+    if isinstance(loss, BandLoss) and loss.share > 0:
+        low, high = loss.band(outputs)
+        return {"predicted": values, "lower": low, "upper": high}
+    return {"p" if presume_task_type(loss) == "multilabel" else "predicted": values}
