@@ -206,7 +206,10 @@ class AdaptedModel(nn.Module):
         buffers = {name: model._table[name] for pair in (model._statistics or {}).values() for name in pair}
         whole = find_whole(self._learner.backbone, self._origin.backbone, parameters)
         if whole is not None:
-            buffers |= {name: value for name, value in model.state_dict().items() if name not in parameters}
+            own = self._learner.backbone.state_dict()  # the tensors of an adapter are the meta-model's
+            buffers |= {
+                name: value for name, value in model.state_dict().items() if name in own.keys() - parameters.keys()
+            }
         return write_adapted(Path(path), parameters | buffers, replace(model._describe(policy), backbone=whole))
 
     @classmethod

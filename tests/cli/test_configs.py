@@ -1,4 +1,4 @@
-"""Every shipped configuration runs fit, then test, on tiny made data."""
+"""Every shipped configuration runs fit, then test, on tiny made data; its checkpoint adapts, predicts, and its model ships."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import math
 import statistics
 from pathlib import Path
 
+import lightning as L
 import pytest
+import torch
 import yaml
+from torch.utils.data import DataLoader
 
+import metalearn
+from metalearn import AdaptedModel, Batch, Episode, MetaModule
 from metalearn.cli import main
 from metalearn.cli.shipped import shipped_configs
 from metalearn.datamodules.topics import TOPICS
@@ -82,6 +87,33 @@ def test_config_fits_and_tests(name: str, omniglot: Path, miniimagenet: Path, tm
     else:
         assert f"{100 * statistics.fmean(values):.2f} % ± {100 * ci:.2f}" in printed
     assert first == (run / "test_tasks.csv").read_text()  # the same tasks, the same answers
+    check_that_it_ships(run / "checkpoints" / "best.ckpt", make_support(name), tmp_path)
+
+
+def make_support(name: str) -> Batch:
+    """The support set of a task like those of a configuration, as the test above makes them small."""
+    if "sinusoid" in name or "completion" in name:
+        inputs, outputs = (1, 1) if "sinusoid" in name else (2, 3)
+        return Batch(torch.rand(10, inputs), torch.rand(10, outputs))
+    labels = torch.arange(20 if "20w" in name else 5).repeat(2)
+    if "newsgroups" in name:
+        return Batch(torch.randint(2, 50, (len(labels), 5)), labels)
+    shape = (3, 32, 32) if "miniimagenet" in name else (1, 28, 28)
+    return Batch(torch.randn(len(labels), *shape), labels)
+
+
+def check_that_it_ships(checkpoint: Path, support: Batch, folder: Path) -> None:
+    """A checkpoint alone predicts tasks under a trainer, and adapts; what adapted is saved, and loaded again."""
+    module = metalearn.load(checkpoint)
+    assert isinstance(module, MetaModule)
+    tasks = Batch(support.x[None], support.y[None])
+    run = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    (predicted,) = run.predict(module, dataloaders=DataLoader([Episode(tasks, tasks)], batch_size=None)) or []
+    assert predicted is not None
+    adapted = module.adapt(support)
+    file = adapted.save(folder / "adapted.safetensors")
+    again = AdaptedModel.load(file, module)
+    torch.testing.assert_close(again(support.x), adapted.independent()(support.x))
 
 
 @pytest.mark.parametrize("name", ON_ONE_PROBLEM)
