@@ -34,7 +34,7 @@ class ImageCompletionEpisodes(EpisodicDataModule):
     training, validation and test are those of the classes of ``images``, so test images show classes that are new.
 
     Args:
-        images: where the images are from, such as ``MiniImageNetDataModule``. Its ``image_size`` says how many pixels a task has.
+        images: a data module of images, such as that of miniImageNet. Its ``image_size`` says how many pixels a task has.
             What it says of ways, shots, queries and numbers of tasks is not used.
         shots: how many pixels of an image are known, ``K``.
         train_queries: how many of the other pixels a training task asks for; ``None`` for all. Validation and test ask for all.

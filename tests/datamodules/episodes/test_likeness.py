@@ -14,7 +14,7 @@ from PIL import Image
 
 from metalearn import MAML
 from metalearn.backbones import Conv4
-from metalearn.cli.predict import predict_folder
+from metalearn.cli import main
 from metalearn.datamodules import GlyphsDataModule
 from metalearn.datamodules.episodes.likeness import describe_images
 from metalearn.errors import CheckpointError
@@ -74,12 +74,10 @@ def test_statistics_are_those_of_the_pixels_in_plain_floats(checkpoint: Path) ->
 
 def run_predict(checkpoint: Path, folder: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
     caplog.clear()
-    with caplog.at_level(logging.WARNING, logger="metalearn.cli.predict"):
-        predict_folder([
-            "--ckpt_path", str(checkpoint), "--support", str(folder / "support"), "--query", str(folder / "query"), "--output",
-            str(folder / "out"),
-        ])  # fmt: skip
-    return [record.getMessage() for record in caplog.records if record.name == "metalearn.cli.predict"]
+    with caplog.at_level(logging.WARNING, logger="metalearn.cli.own_images"):
+        folders = [word for part in ("support", "query") for word in (f"--{part}", str(folder / part))]
+        main(["predict", "--ckpt_path", str(checkpoint), *folders, "--output", str(folder / "out")])
+    return [record.getMessage() for record in caplog.records if record.name == "metalearn.cli.own_images"]
 
 
 def test_photographs_are_told_from_glyphs(checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
