@@ -82,8 +82,7 @@ class AdaptedModel(nn.Module):
         self._operators = tuple(operators)
         self._statistics: dict[str, tuple[str, str]] | None = None
         """Under which names the statistics stand that a query is normalised by; ``None`` if they are taken from examples."""
-        self._alone = False
-        """Whether they serve a query that comes alone, and no others."""
+        self._alone = False  # whether they serve a query that comes alone, and no others
         if isinstance(learner.policy, PerStep):  # which training would go on to write
             self.norm_statistics = copy.deepcopy(learner.policy.kept)
             learner = learner.under(PerStep(self.norm_statistics))
@@ -206,10 +205,8 @@ class AdaptedModel(nn.Module):
         buffers = {name: model._table[name] for pair in (model._statistics or {}).values() for name in pair}
         whole = find_whole(self._learner.backbone, self._origin.backbone, parameters)
         if whole is not None:
-            own = self._learner.backbone.state_dict()  # the tensors of an adapter are the meta-model's
-            buffers |= {
-                name: value for name, value in model.state_dict().items() if name in own.keys() - parameters.keys()
-            }
+            own = self._learner.backbone.state_dict().keys()  # without the tensors of an adapter
+            buffers |= {name: value for name, value in model.state_dict().items() if name in own - parameters.keys()}
         return write_adapted(Path(path), parameters | buffers, replace(model._describe(policy), backbone=whole))
 
     @classmethod
