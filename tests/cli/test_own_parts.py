@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from metalearn.cli import main
+from metalearn.early_signals import ENDING
 from tests.cli.test_own_classes import HERE, RUN
 
 CONFIG = {
@@ -41,6 +44,16 @@ def test_an_adapter_is_tested_and_goes_on_by_the_runs_own_configuration(
     assert "which is not built from a file unasked; add --config" in capsys.readouterr().err
 
 
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """A command without words of its own is the whole process: it lets signals end this one, and tests to come send some."""
+    before = {signum: signal.getsignal(signum) for signum in ENDING}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.usefixtures("own_signals")
 def test_the_working_folder_is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parser of a config goes to the config's folder, and classes are where the command was given."""
     monkeypatch.chdir(tmp_path)
