@@ -12,7 +12,7 @@ from torch import Tensor
 from metalearn.datamodules.episodes.arguments import ClassArguments, Unpack, spell_out
 from metalearn.datamodules.episodes.classes import ClassEpisodes, Pool
 from metalearn.datamodules.episodes.options import refuse_image_options
-from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, find_empty_splits, number_splits
+from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, number_splits
 from metalearn.errors import ConfigError, DataError
 
 __all__ = ["ArrayEpisodes"]
@@ -53,7 +53,7 @@ class ArrayEpisodes(ClassEpisodes):
     ) -> None:
         super().__init__(**arguments)
         refuse_image_options(self.options, "arrays", ("rotations", "augment", "skip_broken"))
-        self.splits_by = splits
+        self.splits_by: ClassSplit = splits
         if y is None:
             x, y = _read_pair(x)
         self.x, labels = _read(x, "x"), _read(y, "y")
@@ -77,14 +77,6 @@ class ArrayEpisodes(ClassEpisodes):
         self._order = np.argsort(numbers, kind="stable")
         self._counts = np.bincount(numbers)
         self._mean, self._std = np.zeros((), np.float32), np.ones((), np.float32)
-
-    @property
-    def meant_empty(self) -> set[str]:
-        return find_empty_splits(self.splits_by)
-
-    @property
-    def splits_are_chosen(self) -> bool:
-        return True
 
     def open_pool(self) -> tuple[Pool, dict[str, np.ndarray]]:
         split = assign_splits(self._names, self.splits_by)

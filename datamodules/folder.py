@@ -8,7 +8,7 @@ from pathlib import Path
 
 from metalearn.datamodules.episodes.arguments import FileArguments, Unpack, spell_out
 from metalearn.datamodules.episodes.listed import ListedImages
-from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, find_empty_splits
+from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits
 from metalearn.datamodules.sources.folders import find_split_folders, list_images
 from metalearn.datamodules.sources.images import ImageSpec
 from metalearn.datamodules.sources.listing import SPLITS, ListedClass, check_classes, enter_file
@@ -64,13 +64,13 @@ class ImageFolderEpisodes(ListedImages):
             raise ConfigError(f"channels is {channels!r}, but images are grey (1) or coloured (3); use channels=3")
         self.title = re.sub(r"[^\w.-]", "_", self.root.resolve().name, flags=re.ASCII)[:60] or "images"
         self.labels = labels
-        self.splits_by = splits
+        self.splits_by: ClassSplit = splits
         self._empty: set[str] | None = None
         self.image_spec = ImageSpec(channels=channels, size=arguments["image_size"], invert=invert)
 
     @property
     def meant_empty(self) -> set[str]:
-        return find_empty_splits(self.splits_by) if self._empty is None else self._empty
+        return super().meant_empty if self._empty is None else self._empty
 
     @property
     def splits_are_chosen(self) -> bool:

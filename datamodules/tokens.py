@@ -14,7 +14,7 @@ from metalearn.checks import MOST_OF_A_WIDTH, check_whole, quote_value
 from metalearn.datamodules.episodes.arguments import ClassArguments, Unpack, spell_out
 from metalearn.datamodules.episodes.classes import ClassEpisodes, Pool
 from metalearn.datamodules.episodes.options import refuse_image_options
-from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, find_empty_splits, number_splits
+from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, number_splits
 from metalearn.datamodules.sources.words import PADDING, encode_texts, make_vocabulary, pad_sequences, split_words
 from metalearn.errors import ConfigError, DataError
 
@@ -79,7 +79,7 @@ class TokenEpisodes(ClassEpisodes):
         refuse_image_options(self.options, "tokens", ("rotations", "augment", "normalize", "skip_broken"))
         examples = _check_classes(sequences)
         self._names = sorted(examples)
-        self.splits_by = splits
+        self.splits_by: ClassSplit = splits
         self._split = assign_splits(self._names, splits)
         are_texts = isinstance(examples[self._names[0]][0], str)
         tokens = _split_texts(examples) if are_texts else _check_tokens(examples, vocabulary)
@@ -96,14 +96,6 @@ class TokenEpisodes(ClassEpisodes):
         )
         self._tokens = np.concatenate(parts)
         self._counts = np.asarray([len(part) for part in parts])
-
-    @property
-    def meant_empty(self) -> set[str]:
-        return find_empty_splits(self.splits_by)
-
-    @property
-    def splits_are_chosen(self) -> bool:
-        return True
 
     def open_pool(self) -> tuple[Pool, dict[str, np.ndarray]]:
         return Pool.of(self._names, self._counts), number_splits(self._names, self._split)

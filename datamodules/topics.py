@@ -14,7 +14,7 @@ from metalearn.checks import MOST_OF_A_WIDTH, check_whole, read_path
 from metalearn.datamodules.episodes.arguments import ClassArguments, Unpack, check_cache, spell_out
 from metalearn.datamodules.episodes.classes import ClassEpisodes, Pool
 from metalearn.datamodules.episodes.options import refuse_image_options
-from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, find_empty_splits, number_splits
+from metalearn.datamodules.episodes.splits import ClassSplit, assign_splits, number_splits
 from metalearn.datamodules.sources.posts import PARTS, download_posts, read_posts, stamp_posts
 from metalearn.datamodules.sources.words import encode_texts, make_vocabulary, split_words
 from metalearn.datamodules.store.header import fingerprint
@@ -106,10 +106,6 @@ class NewsgroupTopicsDataModule(ClassEpisodes):
         self.splits_are_own = splits is not None
         self.cache_dir = cache_dir
         self._store: ImageStore | None = None
-
-    @property
-    def meant_empty(self) -> set[str]:
-        return find_empty_splits(self.splits_by)
 
     @property
     def splits_are_chosen(self) -> bool:

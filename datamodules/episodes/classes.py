@@ -17,6 +17,7 @@ from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.episodes.pool import Pool
 from metalearn.datamodules.episodes.room import Room
 from metalearn.datamodules.episodes.sampling import Recipe, TaskRows, draw_episodes, draw_order, draw_task
+from metalearn.datamodules.episodes.splits import ClassSplit, find_empty_splits
 from metalearn.datamodules.episodes.task_table import name_classes, read_tasks
 from metalearn.datamodules.sources.listing import SPLITS
 from metalearn.episode import Batch, Episode, SemiSupervisedEpisode
@@ -42,6 +43,9 @@ class ClassEpisodes(EpisodicDataModule):
         (True, 13)
     """
 
+    splits_by: ClassSplit | None = None
+    """How classes are split, where an argument of the subclass says it."""
+
     @spell_out(ClassArguments, last=("num_workers", "options", "train_seed"))
     def __init__(self, **arguments: Unpack[ClassArguments]) -> None:
         super().__init__(**select(arguments, LoaderArguments))
@@ -64,12 +68,12 @@ class ClassEpisodes(EpisodicDataModule):
     @property
     def meant_empty(self) -> set[str]:
         """The splits that are meant to have no classes."""
-        return set()
+        return set() if self.splits_by is None else find_empty_splits(self.splits_by)
 
     @property
     def splits_are_chosen(self) -> bool:
         """Whether the argument ``splits`` says which classes are in which split."""
-        return False
+        return self.splits_by is not None
 
     def open_anyhow(self) -> None:
         """Open the data whatever tasks are asked for, so that it can be looked at."""

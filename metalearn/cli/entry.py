@@ -55,12 +55,11 @@ def _run(call: Call, messages: HeldMessages, debug: bool, alone: bool) -> None:
             else:
                 print_screen(make_overview())
             sys.exit(0)
-        here = (
-            os.getcwd()
-        )  # a working folder that is gone is reported now: some libraries end the process at its first sum
+        # a working folder that is gone is reported now: some libraries end the process at its first sum
+        here = os.getcwd()
         if alone and here not in sys.path:
-            # a user's own classes are here: python -m looks here, a script does not; by name, since the parser of a config enters
-            # the config's folder
+            # a user's own classes are here, where python -m looks and a script does not. The folder is named, since the parser
+            # of a config enters the config's
             sys.path.append(here)
         with call.signals.loading():
             function = COMMANDS[find_command(call.words)].load()

@@ -36,13 +36,9 @@ def _plain(value: Any) -> Any:
         return _plain(value.item())
     if isinstance(value, (list, tuple)):
         entries = [_plain(entry) for entry in value]
-        return (
-            LEFT_OUT
-            if any(entry is LEFT_OUT for entry in entries)
-            else entries
-            if isinstance(value, list)
-            else tuple(entries)
-        )
+        if any(entry is LEFT_OUT for entry in entries):
+            return LEFT_OUT
+        return entries if isinstance(value, list) else tuple(entries)
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         plain = {str(key): _plain(entry) for key, entry in value.items()}
         return LEFT_OUT if any(entry is LEFT_OUT for entry in plain.values()) else plain

@@ -21,6 +21,7 @@ from metalearn import (
     LSTMClassifier,
     MetaModule,
     PrototypeHead,
+    SharedHead,
     Torchvision,
 )
 from tests.shipping.test_files import rewritten
@@ -50,6 +51,15 @@ def adapt(name: str, ways: int = 3) -> tuple[MetaModule, AdaptedModel, Tensor]:
     build, shape, options = NETWORKS[name]
     module = MAML(build(), inner_steps=1, inner_lr=0.1, **options)
     return module, module.adapt(draw(shape, ways), ways=ways), draw(shape, seed=1)[0]
+
+
+def test_the_start_of_a_shared_head_stays_with_the_module(tmp_path: Path) -> None:
+    """The file holds the network whole, and not the row that all classes start from."""
+    module = MAML(Conv4(3, hidden=4, image_size=16), inner_steps=1, inner_lr=0.1, adapter=SharedHead())
+    adapted, queries = module.adapt(draw(IMAGES)), draw(IMAGES, seed=1)[0]
+    path = adapted.save(tmp_path / "x")
+    for loaded in (AdaptedModel.load(path), AdaptedModel.load(path, module)):
+        assert torch.equal(loaded(queries), adapted.independent()(queries))
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))

@@ -40,8 +40,8 @@ def check_trainer(trainer: L.Trainer) -> None:
     precision = str(trainer.precision)
     if precision.startswith("16"):
         raise ConfigError(
-            f"precision is {precision}, but fp16 gradients of the inner loop underflow, since only the outer loss is "
-            "scaled; use precision=bf16-mixed or 32-true"
+            f"precision is {precision}, but no algorithm here runs in fp16, where gradients of inner loops underflow, since only "
+            "the outer loss is scaled; use precision=bf16-mixed or 32-true"
         )
     strategy = type(trainer.strategy).__name__
     if "FSDP" in strategy or "DeepSpeed" in strategy or "ModelParallel" in strategy:
