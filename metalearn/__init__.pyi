@@ -14,6 +14,7 @@ from metalearn import modules as modules
 from metalearn import reports as reports
 from metalearn import shipping as shipping
 from metalearn import studies as studies
+from metalearn import theory as theory
 from metalearn.backbones import MLP as MLP
 from metalearn.backbones import Conv4 as Conv4
 from metalearn.backbones import HuggingFace as HuggingFace

@@ -23,7 +23,7 @@ ORDER: dict[str, Layers] = {
     "metalearn": [
         {"errors", "early_signals", "intervals"}, {"episode"}, {"checks", "docstrings", "progress"}, {"lazy"},
         {"backbones", "metrics", "datamodules"}, {"inner"},
-        {"compat.higher"}, {"bilevel"}, {"reports"}, {"carried"}, {"shipping"}, {"modules"}, {"image_classifier"},
+        {"compat.higher"}, {"bilevel"}, {"reports"}, {"carried"}, {"shipping"}, {"modules"}, {"image_classifier", "theory"},
         {"studies", "compat.learn2learn"}, {"experiments"}, {"cli"}, {"*"},
     ],
     "metalearn.datamodules": [{"sources", "store"}, {"episodes"}, {"levels"}, {"*"}],
@@ -45,7 +45,7 @@ ONLY: dict[str, set[str]] = {
     "reports": {"errors", "checks", "intervals", "inner", "bilevel"},
 }
 """Rooms that import nothing of ours but these."""
-LIGHTNING = {"modules", "datamodules", "cli", "compat", "studies", "image_classifier"}
+LIGHTNING = {"modules", "datamodules", "cli", "compat", "studies", "theory", "image_classifier"}
 VAGUE = {"found", "told", "given", "each", "one"}
 """Names that say nothing of what they stand for."""
 NOT_OURS = {
