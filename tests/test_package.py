@@ -24,7 +24,7 @@ ORDER: dict[str, Layers] = {
         {"errors", "early_signals", "intervals"}, {"episode"}, {"checks", "docstrings", "progress"}, {"lazy"},
         {"backbones", "metrics", "datamodules"}, {"inner"},
         {"compat.higher"}, {"bilevel"}, {"reports"}, {"carried"}, {"shipping"}, {"modules"}, {"image_classifier", "theory"},
-        {"studies", "compat.learn2learn"}, {"experiments"}, {"cli"}, {"*"},
+        {"experiments"}, {"studies", "compat.learn2learn"}, {"cli"}, {"*"},
     ],
     "metalearn.datamodules": [{"sources", "store"}, {"episodes"}, {"levels"}, {"*"}],
     "metalearn.inner": [{"ambient"}, {"kernels"}, {"norm"}, {"network"}, {"*"}, {"solvers"}, {"execution"}],

@@ -34,7 +34,22 @@ def _few_shot() -> Callable[..., list[Path]]:
     return study_few_shot
 
 
-STUDIES = {"hyper_cleaning": _hyper_cleaning, "newsgroups": _newsgroups, "few_shot": _few_shot}
+def _step_size() -> Callable[..., list[Path]]:
+    from metalearn.studies.step_size import study_step_size
+
+    return study_step_size
+
+
+def _inner_steps() -> Callable[..., list[Path]]:
+    from metalearn.studies.inner_steps import study_inner_steps
+
+    return study_inner_steps
+
+
+STUDIES = {
+    "hyper_cleaning": _hyper_cleaning, "newsgroups": _newsgroups, "few_shot": _few_shot, "inner_steps": _inner_steps,
+    "step_size": _step_size,
+}  # fmt: skip
 """What loads each study, since only the one that runs is needed."""
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,15 @@ from metalearn.modules import ANIL, BilevelFewShot, MetaModule
 from metalearn.progress import Progress
 from metalearn.studies.curves import Trace, draw_bands
 from metalearn.studies.few_shot_runs import SETTINGS, Run, Setting
-from metalearn.studies.results import PointsFile, format_spread, mean_of, print_gain, print_rows, run_named
+from metalearn.studies.results import (
+    PointsFile,
+    format_spread,
+    mean_of,
+    print_gain,
+    print_rows,
+    run_named,
+    say_execution_once,
+)
 
 __all__ = ["METHODS", "study_few_shot"]
 
@@ -88,7 +94,7 @@ def study_few_shot(
     folder, files = Path(output), []
     table = PointsFile(folder / "few_shot.csv", ["data", "method", "seed"])
     traces: dict[str, dict[str, list[Trace]]] = {}
-    with _say_execution_once(), Progress("runs", len(roots) * seeds * len(METHODS) * seconds) as progress:
+    with say_execution_once(), Progress("runs", len(roots) * seeds * len(METHODS) * seconds) as progress:
         for name, root in roots.items():
             setting = SETTINGS[name]
             data = setting.data(root, **setting.episodes)
@@ -172,24 +178,6 @@ class _Race:
 
     def _show(self, what: str) -> None:
         self._progress.describe(f"{self._title}, seed {self._seed}, {what}")
-
-
-@contextmanager
-def _say_execution_once() -> Iterator[None]:
-    """Within it, how tasks are executed is logged once, not again for every seed."""
-    messages: set[str] = set()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        before = len(messages)
-        messages.add(record.getMessage())
-        return len(messages) > before
-
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    logger.addFilter(is_new)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_new)
 
 
 def _draw(path: Path, title: str, traces: Mapping[str, Sequence[Trace]], plan: _Plan) -> Path:

@@ -76,7 +76,14 @@ class Run:
         steps: outer steps.
     """
 
-    def __init__(self, module: MetaModule, data: ImageEpisodes, seed: int, outer_lr: float) -> None:
+    def __init__(
+        self,
+        module: MetaModule,
+        data: ImageEpisodes,
+        seed: int,
+        outer_lr: float,
+        count: Callable[[int, int], OracleCounts] | None = None,
+    ) -> None:
         """Take a first step that changes nothing and counts nowhere: it chooses how tasks are executed.
 
         Args:
@@ -84,8 +91,10 @@ class Run:
             data: draws the tasks.
             seed: of the training tasks.
             outer_lr: Adam's.
+            count: gives what a number of tasks and of inner steps cost; :func:`anil_calls` where nothing is said.
         """
         self.module, self.data, self.seed = module, data, seed
+        self._count = count or anil_calls
         self.optimizer = torch.optim.Adam(module.parameters(), lr=outer_lr)
         self.seconds, self.steps = 0.0, 0
         self._find_gradients()
@@ -95,19 +104,23 @@ class Run:
     def train(self, until: float) -> None:
         """Go on for a turn, or until the seconds are spent."""
         first = self.seconds
-        begun = time.process_time()
         while self.seconds < until and self.seconds - first < TURN:
-            self._find_gradients()
-            self.optimizer.step()
-            self.steps += 1
-            self.seconds = first + time.process_time() - begun
+            self.take_step()
+
+    def take_step(self) -> None:
+        """Take one outer step."""
+        begun = time.process_time()
+        self._find_gradients()
+        self.optimizer.step()
+        self.steps += 1
+        self.seconds += time.process_time() - begun
 
     @property
     def counts(self) -> OracleCounts:
         """Oracle calls of these steps."""
         if self.module.counts is not None:
             return self.module.counts
-        return anil_calls(self.steps * self.data.tasks_per_batch, self.module.inner_steps)
+        return self._count(self.steps * self.data.tasks_per_batch, self.module.inner_steps)
 
     def accuracy(self, tasks: int) -> float:
         """Return the mean accuracy (%) over the first ``tasks`` test tasks, which are the same for all runs."""

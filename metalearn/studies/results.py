@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,17 @@ from rich.text import Text
 from metalearn.errors import MetalearnError
 from metalearn.reports.tables import write_csv
 
-__all__ = ["PointsFile", "format_points", "format_spread", "mean_of", "print_gain", "print_rows", "run_named", "spread"]
+__all__ = [
+    "PointsFile",
+    "format_points",
+    "format_spread",
+    "mean_of",
+    "print_gain",
+    "print_rows",
+    "run_named",
+    "say_execution_once",
+    "spread",
+]
 
 WIDEST = 10_000
 """Columns of a table on the screen: it is never folded, so that it can be copied."""
@@ -76,6 +87,24 @@ def run_named(name: str) -> Iterator[None]:
         yield
     except MetalearnError as error:
         raise type(error)(f"{name}: {error}") from error
+
+
+@contextmanager
+def say_execution_once() -> Iterator[None]:
+    """Within it, how tasks are executed is logged once, not again for every run."""
+    messages: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        before = len(messages)
+        messages.add(record.getMessage())
+        return len(messages) > before
+
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:

@@ -1,0 +1,36 @@
+"""The process of one case of a study: ``python -m metalearn.studies.work FUNCTION ARGUMENTS PATH THREADS``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from metalearn.errors import MetalearnError
+from metalearn.studies.cases import ShareFile, run_case
+
+__all__ = ["main"]
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the case, and return the exit code: 2 for what a user can put right, 130 where Ctrl-C has ended it."""
+    function, arguments, path, threads = words
+    torch.set_num_threads(int(threads))
+    share = ShareFile(Path(path).with_name("share"))
+    try:
+        run_case(function, json.loads(arguments), Path(path), share.note)
+    except MetalearnError as error:
+        print(f"metalearn: error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        share.remove()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
