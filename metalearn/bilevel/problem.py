@@ -68,6 +68,13 @@ class Constants:
                 check_number(f"constants.{name}", value, remedy, above=above, least=least, finite=False, loose=True)
         if self.mu is not None and self.L is not None and self.mu > self.L * (1 + 1e-9):
             raise ConfigError(f"constants.mu is {self.mu:g}, above constants.L = {self.L:g}; swap them")
+        for small, large in (("mu_x", "L_phi"), ("mu", "L_upper"), ("L", "L_upper")):
+            least, most = getattr(self, small), getattr(self, large)
+            if least is not None and most is not None and least > most * (1 + 1e-9):
+                raise ConfigError(
+                    f"constants.{small} is {least:g}, above constants.{large} = {most:g}, but it is the smaller by "
+                    f"definition; leave {large} None if unknown"
+                )
 
     def need(self, purpose: str, *names: str) -> tuple[float, ...]:
         """The constants of these names.

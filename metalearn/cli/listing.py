@@ -1,4 +1,4 @@
-"""``metalearn list KIND``: the configurations, models, data sets and checkpoints that there are."""
+"""``metalearn list KIND``: the configurations, models, data sets, bounds and checkpoints that there are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from metalearn.checks import find_nearest, quote_value
 from metalearn.cli.light_parser import LightParser
+from metalearn.cli.list_bounds import list_bounds
 from metalearn.cli.list_checkpoints import list_checkpoints
 from metalearn.cli.list_configs import list_configs, list_datasets, list_models
 from metalearn.errors import ConfigError
@@ -18,6 +19,10 @@ KINDS: dict[str, tuple[str, Callable[[Path], Listing]]] = {
     "configs": ("configurations that metalearn fit --config takes by name", lambda runs: list_configs()),
     "models": ("algorithms, for --model", lambda runs: list_models()),
     "datasets": ("data sets, for --data", lambda runs: list_datasets()),
+    "bounds": (
+        "how many oracle calls methods need in theory, and how many any method needs",
+        lambda runs: list_bounds(),
+    ),
     "checkpoints": ("checkpoints that are shipped, and those of your runs", list_checkpoints),
 }
 """What each kind is, and what lists it; it is given the folder of the runs."""
@@ -30,7 +35,7 @@ def run(args: Sequence[str]) -> Listing:
         ConfigError: there is no such kind, or an option is wrong.
     """
     parser = LightParser(
-        "list", "List what there is by name: configurations, models, data sets, checkpoints.",
+        "list", "List what there is by name: configurations, models, data sets, bounds, checkpoints.",
         "  metalearn list configs\n  metalearn list checkpoints --runs runs/maml_glyphs_5w1s",
     )  # fmt: skip
     parser.add_argument("kind", nargs="?", metavar="KIND", help=f"{', '.join(KINDS)}; without it, what each is")

@@ -44,6 +44,12 @@ class Listing:
         """The rows by the kind, whole."""
         return {"command": "list", self.kind: as_plain(list(self.rows))}
 
+    def __str__(self) -> str:
+        """The columns that are shown, as a table in Markdown."""
+        header = list(self.columns.values())
+        body = [[_show(row.get(key)).replace("|", "\\|") for key in self.columns] for row in self.rows]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *body))
+
     def show(self) -> None:
         """Print the rows as a table that is as wide as the terminal; elsewhere every row is one line without colours."""
         console = Console(highlight=False, soft_wrap=False)

@@ -53,6 +53,15 @@ def test_datasets(capsys: pytest.CaptureFixture[str]) -> None:
     assert {name: rows[name]["files"] for name in wanted} == wanted
 
 
+def test_bounds(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = read_list(capsys, "bounds")
+    row = rows["AID-BiO"]
+    assert row["calls"] == "gc_f, jvp k^3/eps; gc_g k^4/eps; hvp k^3.5/eps"
+    assert (row["bound"], row["status"], row["setting"]) == ("upper", "confirmed", "nonconvex")
+    assert rows["lower bound, Ji"]["bound"] == "lower"
+    assert rows["ANIL, nonconvex"]["calls"].startswith("more inner steps make it slower")
+
+
 def test_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     run = Path("my runs/mine/version_0")
@@ -88,7 +97,10 @@ def test_the_kinds(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "line"),
     [
         (["cofigs"], "kind is 'cofigs', .*; did you mean configs[?]"),
-        (["runs"], "kind is 'runs', but it must be one of configs, models, datasets, checkpoints; see metalearn list"),
+        (
+            ["runs"],
+            "kind is 'runs', but it must be one of configs, models, datasets, bounds, checkpoints; see metalearn list",
+        ),
         (["checkpoints", "--runs", "nowhere"], "runs is 'nowhere', but there is no such folder; give"),
         (["checkpoints", "--run", "."], "--run is no option of metalearn list; did you mean --runs[?]"),
         (["configs", "models"], "models is no option of metalearn list"),

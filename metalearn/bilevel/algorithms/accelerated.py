@@ -91,8 +91,8 @@ class AccBiOBG(Algorithm):
     """Nesterov's method on ``Phi`` from three points, each hypergradient from where the last one ended.
 
     ``w = h x + (1 - h) z; x+ = t w + (1 - t) x - b G(w); z+ = w - a G(w)`` with ``a <= 1/(2 L_phi)``,
-    ``h = sqrt(a mu_x)/(sqrt(a mu_x) + 2)``, ``t = sqrt(a mu_x)/2``, ``b = sqrt(a/mu_x)``. No bound on the gradient of ``f`` is
-    needed. The solution is ``z``.
+    ``h = sqrt(a mu_x)/(sqrt(a mu_x) + 2)``, ``t = sqrt(a mu_x)/2``, ``b = sqrt(a/mu_x)``. Its better rate is proved where the
+    gradient of ``f`` is bounded. The solution is ``z``.
 
     Attributes:
         estimator: how the hypergradient is estimated. The thesis takes that of :func:`accelerated_aid`.

@@ -22,7 +22,16 @@ __all__ = ["StocBiONeumann", "shrinking_sizes"]
 
 
 def shrinking_sizes(batch: int, terms: int, contraction: float) -> list[int]:
-    """``|B_{Q+1-j}| = B Q (1 - eta mu)^{j-1}`` for ``j = 1..Q``, in the order of their use, each at least 1.
+    """Compute the sizes of stocBiO's batches for the Hessian, in the order of their use.
+
+    ``|B_{Q+1-j}| = B Q (1 - eta mu)^{j-1}`` for ``j = 1..Q``, each at least 1
+
+    Source: Ji, Yang and Liang 2021 (arXiv 2010.07962); thesis theorem 4.1: recalled.
+
+    Args:
+        batch: the number ``B``.
+        terms: the number of products ``Q``.
+        contraction: ``1 - eta mu``.
 
     Example:
         >>> from metalearn.bilevel import shrinking_sizes

@@ -19,13 +19,21 @@ class MomentumStep(NamedTuple):
 
 
 def smoothness_of_phi(constants: Constants) -> float:
-    """``L_Phi``: that of the constants, or a bound.
+    """Bound the smoothness of ``Phi``, where the constants do not have it.
 
-    Of a quadratic ``g`` (``rho_J = rho_H = 0``) ``L_fxx + 2 L_fxy L_xy/mu + L_fyy L_xy^2/mu^2``; else, with ``L`` for every first
-    Lipschitz constant, ``L + (2 L^2 + rho_J M)/mu + (rho_H L M + L^3 + rho_J M L)/mu^2 + rho_H L^2 M/mu^3``: that of ``J v*``
-    with ``|v*| <= M/mu``, where ``y*`` has ``L/mu`` and ``v*`` has ``(L + rho_H M/mu)(1 + L/mu)/mu``. Lemma 2.1 there prints
-    ``rho_J M^2`` for ``rho_J M``, which is of another unit in ``f`` and too small where ``M < 1``. Here ``rho_J`` and ``rho_H``
-    are Lipschitz constants in ``x`` and ``y`` together, not in ``y`` alone, and ``g`` is quadratic in both.
+    ``L_Phi = L_fxx + 2 L_fxy l + L_fyy l^2 + (1 + l)(rho_J + rho_H l) M/mu`` with ``l = L_xy/mu``
+
+    Here ``y*`` has the Lipschitz constant ``l``, and ``|v*| <= M/mu``. ``rho_J`` and ``rho_H`` are Lipschitz constants in ``x``
+    and ``y`` together. ``L`` stands for each of ``L_xy``, ``L_fxx``, ``L_fxy`` and ``L_fyy`` that is unknown, so it must bound
+    these too. ``M`` is not needed where ``rho_J = rho_H = 0``.
+
+    With ``L`` for all of them it is ``L + (2 L^2 + rho_J M)/mu + (rho_H L M + L^3 + rho_J M L)/mu^2 + rho_H L^2 M/mu^3``. Lemma
+    2.1 of the thesis prints ``rho_J M^2`` for ``rho_J M``, which is of another unit in ``f`` and too small where ``M < 1``.
+
+    Source: thesis arXiv 2108.00330, lemma 2.1, for the form; the constant is derived here.
+
+    Args:
+        constants: the problem's constants. ``mu``, ``rho_J`` and ``rho_H`` must be known, and ``L`` where one is left out.
 
     Raises:
         ConfigError: a constant is unknown.
@@ -38,20 +46,31 @@ def smoothness_of_phi(constants: Constants) -> float:
     """
     if constants.L_phi is not None:
         return constants.L_phi
-    if constants.rho_J == 0 and constants.rho_H == 0 and constants.knows("mu", "L_xy", "L_fxx", "L_fxy", "L_fyy"):
-        mu, l_xy, l_fxx, l_fxy, l_fyy = constants.need("L_phi", "mu", "L_xy", "L_fxx", "L_fxy", "L_fyy")
-        return l_fxx + 2 * l_fxy * l_xy / mu + l_fyy * (l_xy / mu) ** 2
-    mu, smooth, m, rho_j, rho_h = constants.need("L_phi", "mu", "L", "M", "rho_J", "rho_H")
-    return (
-        smooth
-        + (2 * smooth**2 + rho_j * m) / mu
-        + (rho_h * smooth * m + smooth**3 + rho_j * m * smooth) / mu**2
-        + rho_h * smooth**2 * m / mu**3
-    )
+    parts = ("L_xy", "L_fxx", "L_fxy", "L_fyy")
+    if constants.L is None:
+        mu, rho_j, rho_h, *_ = constants.need("L_phi", "mu", "rho_J", "rho_H", *parts)
+    else:
+        mu, rho_j, rho_h = constants.need("L_phi", "mu", "rho_J", "rho_H")
+    values = (getattr(constants, name) for name in parts)
+    l_xy, l_fxx, l_fxy, l_fyy = (float(constants.L if value is None else value) for value in values)  # type: ignore[arg-type]
+    response = l_xy / mu
+    of_quadratic = l_fxx + 2 * l_fxy * response + l_fyy * response**2
+    if rho_j == rho_h == 0:
+        return of_quadratic
+    (largest,) = constants.need("L_phi", "M")
+    return of_quadratic + (1 + response) * (rho_j + rho_h * response) * largest / mu
 
 
 def nesterov(mu: float, L: float) -> MomentumStep:
-    """``1/L`` and ``(sqrt(k) - 1)/(sqrt(k) + 1)`` with ``k = L/mu``.
+    """Compute the step size and the momentum of Nesterov's method.
+
+    ``a = 1/L`` and ``m = (sqrt(k) - 1)/(sqrt(k) + 1)`` with ``k = L/mu``
+
+    Source: Nesterov 2004, (2.2.22).
+
+    Args:
+        mu: the strong convexity of the loss.
+        L: the smoothness of the loss.
 
     Example:
         >>> from metalearn.bilevel import nesterov
@@ -68,7 +87,15 @@ def extrapolation(mu: float, L: float) -> float:
 
 
 def heavy_ball(mu: float, L: float) -> MomentumStep:
-    """``a = 4/(sqrt(L) + sqrt(mu))^2`` and ``max((1 - sqrt(a mu))^2, (1 - sqrt(a L))^2)`` (Polyak 1964).
+    """Compute the step size and the momentum of Polyak's heavy ball.
+
+    ``a = 4/(sqrt(L) + sqrt(mu))^2`` and ``m = max((1 - sqrt(a mu))^2, (1 - sqrt(a L))^2)``
+
+    Source: Polyak 1964.
+
+    Args:
+        mu: the strong convexity of the loss.
+        L: the smoothness of the loss.
 
     Example:
         >>> from metalearn.bilevel import heavy_ball
