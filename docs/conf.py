@@ -50,8 +50,8 @@ napoleon_use_ivar = True
 
 # gallery: the scripts are run, with the numbers that stand in them; -D plot_gallery=0 makes the pages without pictures
 sphinx_gallery_conf = {
-    "examples_dirs": ["../examples/gallery"],
-    "gallery_dirs": ["gallery"],
+    "examples_dirs": ["../examples/gallery", "../examples/bilevel"],
+    "gallery_dirs": ["gallery", "bilevel_examples"],
     "filename_pattern": "/",
     "within_subsection_order": "reading_order.ReadingOrder",
     "parallel": 2,  # scripts at a time, of one thread each

@@ -1,4 +1,4 @@
-"""Notebooks of the gallery: jupytext makes them of the scripts, beside the pages that link to them."""
+"""Notebooks of the galleries: jupytext makes them of the scripts, beside the pages that link to them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def make_notebook(script: Path) -> NotebookNode:
 
 
 def write_notebooks(app: Sphinx) -> None:
-    """Write a notebook for every page of the gallery, in the place of the one that sphinx-gallery made."""
-    (gallery,) = app.config.sphinx_gallery_conf["gallery_dirs"]
-    for script in sorted((Path(app.srcdir) / gallery).glob("*.py")):
-        jupytext.write(make_notebook(script), script.with_suffix(".ipynb"), fmt="ipynb")
+    """Write a notebook for every page of the galleries, in the place of the one that sphinx-gallery made."""
+    for gallery in app.config.sphinx_gallery_conf["gallery_dirs"]:
+        for script in sorted((Path(app.srcdir) / gallery).glob("*.py")):
+            jupytext.write(make_notebook(script), script.with_suffix(".ipynb"), fmt="ipynb")
 
 
 def leave_archive_out(app: Sphinx, page: str, source: list[str]) -> None:
     """Take the link to an archive of script and notebook from a page, since both have links of their own."""
-    if page.startswith("gallery/"):
+    if page.split("/")[0] in app.config.sphinx_gallery_conf["gallery_dirs"]:
         source[0] = ARCHIVE.sub("\n", source[0])
 
 

@@ -1,4 +1,4 @@
-"""The order of the gallery's pages."""
+"""The order of the pages of each gallery."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ ORDER = [
     "own_data", "torchvision_backbone", "own_module", "own_algorithm",
     "hyper_cleaning", "hypergradient_error",
     "exported_model", "several_processes", "torchrun_slurm", "sweep",
+    "quantum_state",
 ]  # fmt: skip
-"""First what the methods do, then what is your own, bilevel problems, and what comes after a first training."""
+"""First what the methods do, then what is your own, bilevel problems, and what comes after a first training. Then the
+bilevel examples."""
 
 
 class ReadingOrder:

@@ -104,7 +104,7 @@ def _first_program(text: str) -> str:
 
 def pages() -> list[Path]:
     """The README, and every page of the site that is written by hand."""
-    folders = ("reference", "gallery", "_build", "auto_examples")
+    folders = ("reference", "gallery", "bilevel_examples", "_build", "auto_examples")
     written = [
         page
         for page in sorted((ROOT / "docs").rglob("*.md"))

@@ -1,4 +1,4 @@
-"""The scripts of the gallery, and the same with the small numbers that they name for the tests."""
+"""The scripts of the galleries, and the same with the small numbers that they name for the tests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from tests.house import ROOT
 
 sys.path.append(str(ROOT / "docs" / "extensions"))  # where the site's own extensions are
 
-GALLERY = ROOT / "examples" / "gallery"
-SCRIPTS = sorted(GALLERY.glob("*.py"))
+SCRIPTS = sorted((ROOT / "examples").glob("*/*.py"))
 BUDGET = re.compile(r"^([A-Z_]+) = (.+?)  # the tests run (.+)$", re.MULTILINE)
 
 

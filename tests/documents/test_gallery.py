@@ -1,4 +1,4 @@
-"""What every script of the gallery has, and that it runs as it stands."""
+"""What every script of the galleries has, and that it runs as it stands."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import pytest
 from tests.documents.gallery import BUDGET, SCRIPTS, names, shorten
 
 pytestmark = pytest.mark.documents
+
+LONGEST = {"gallery": 130, "bilevel": 190}
+"""Lines that a script may have. A bilevel one says what a paper says, too."""
 
 every_script = pytest.mark.parametrize("script", SCRIPTS, ids=names(SCRIPTS))
 
@@ -35,14 +38,14 @@ def test_it_writes_one_picture_that_has_its_name(script: Path) -> None:
 @every_script
 def test_it_is_small_and_says_its_budgets(script: Path) -> None:
     code = script.read_text()
-    assert len(code.splitlines()) <= 130
+    assert len(code.splitlines()) <= LONGEST[script.parent.name]
     constants = re.findall(r"^([A-Z][A-Z_]+) = (?:\d|\[)", code, re.MULTILINE)
     assert constants == [name for name, _, _ in BUDGET.findall(code)]
 
 
 def test_every_script_has_its_place_in_the_order_of_pages() -> None:
     order = pytest.importorskip("reading_order").ORDER
-    assert sorted(order) == names(SCRIPTS)
+    assert sorted(order) == sorted(names(SCRIPTS))
 
 
 @pytest.mark.parametrize("name", ["hypergradient_error", "own_data"])

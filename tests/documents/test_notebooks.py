@@ -1,4 +1,4 @@
-"""The notebook of every script of the gallery runs in a fresh kernel, and draws its picture."""
+"""The notebook of every script of the galleries runs in a fresh kernel, and draws its picture."""
 
 from __future__ import annotations
 

@@ -40,8 +40,9 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "html" / "index.html").is_file()
     assert not read_external_sources(tmp_path / "html")
-    for script in (ROOT / "examples" / "gallery").glob("*.py"):
-        assert f"{script.stem}.ipynb" in (tmp_path / "html" / "gallery" / f"{script.stem}.html").read_text()
+    for gallery, pages in {"gallery": "gallery", "bilevel": "bilevel_examples"}.items():
+        for script in (ROOT / "examples" / gallery).glob("*.py"):
+            assert f"{script.stem}.ipynb" in (tmp_path / "html" / pages / f"{script.stem}.html").read_text()
 
 
 def read_external_sources(site: Path) -> set[str]:

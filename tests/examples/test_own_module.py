@@ -9,7 +9,7 @@ import pytest
 from metalearn.cli import main
 from tests.cli.test_configs import TINY
 
-GALLERY = Path(__file__).parents[1] / "examples" / "gallery"
+GALLERY = Path(__file__).parents[2] / "examples" / "gallery"
 
 
 def test_own_module_on_the_command_line(
