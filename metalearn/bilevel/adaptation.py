@@ -105,6 +105,16 @@ class ImplicitMethod(StepwiseMethod):
                 y = problem.attach(y, steps)
             yield _scaled(problem.layout.unravel(y), scale)
 
+    def slope(
+        self, adaptation: Adaptation, params: Params, adapted: Params, support: Tensor, targets: Tensor, step: int,
+        settings: Settings,
+    ) -> Params:  # fmt: skip
+        """``grad g``, of the solution before it is scaled."""
+        inner = adaptation if self.inner_loss is None else replace(adaptation, loss=self.inner_loss)
+        grads = super().slope(inner, params, adapted, support, targets, step, settings)
+        start, _ = adaptation.start(params, len(support))
+        return {name: grad + self.penalty * (adapted[name] - start[name].detach()) for name, grad in grads.items()}
+
     def _pose(
         self, adaptation: Adaptation, params: Params, support: Tensor, targets: Tensor, order: int
     ) -> TaskProblem:

@@ -59,6 +59,11 @@ class InnerMethod(ABC):
         """What is kept of each step for the meta-gradient."""
         return "store"
 
+    @property
+    def stepwise(self) -> InnerMethod | None:
+        """What takes gradient steps, a :class:`~metalearn.inner.StepwiseMethod`; ``None`` where no step is taken."""
+        return None
+
     def with_memory(self, memory: MemoryMode) -> InnerMethod:
         """The same method in another memory mode: itself, if it has but one."""
         return self

@@ -104,6 +104,31 @@ class StepwiseMethod(InnerMethod):
     gradient: SupportGradient
 
     @property
+    def stepwise(self) -> StepwiseMethod:
+        """The method itself."""
+        return self
+
+    def slope(
+        self, adaptation: Adaptation, params: Params, adapted: Params, support: Tensor, targets: Tensor, step: int,
+        settings: Sequence[Setting],
+    ) -> Params:  # fmt: skip
+        """The gradient of the inner objective at ``adapted``, with its graph to these tensors, in whatever memory mode.
+
+        Args:
+            adaptation: the inner loop.
+            params: all tensors by name.
+            adapted: the tensors that move, where they are.
+            support: the encoded support set.
+            targets: its targets.
+            step: the inner steps behind ``adapted``.
+            settings: what the solver hands to the method.
+        """
+        _, others = adaptation.split(params)
+        setting = settings[min(step, len(settings) - 1)]
+        take = replace(self.gradient, memory="store").take
+        return take(adaptation, adapted, others, support, targets, step, 2, setting)
+
+    @property
     def chunk(self) -> int | None:  # type: ignore[override]
         """Support examples whose gradient is taken at once."""
         return self.gradient.chunk

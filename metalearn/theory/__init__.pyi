@@ -5,6 +5,9 @@ from metalearn.theory.bilevel import bio_outer_step as bio_outer_step
 from metalearn.theory.bilevel import itd_bias as itd_bias
 from metalearn.theory.bilevel import neumann_bias as neumann_bias
 from metalearn.theory.bilevel import pzobo_error as pzobo_error
+from metalearn.theory.curvature import Spectrum as Spectrum
+from metalearn.theory.curvature import hessian_spectrum as hessian_spectrum
+from metalearn.theory.curvature import lanczos as lanczos
 from metalearn.theory.formulas import Statement as Statement
 from metalearn.theory.maml import gradient_factor as gradient_factor
 from metalearn.theory.maml import inner_growth as inner_growth
@@ -12,6 +15,9 @@ from metalearn.theory.maml import maml_divergence_step as maml_divergence_step
 from metalearn.theory.maml import maml_inner_step as maml_inner_step
 from metalearn.theory.maml import meta_smoothness as meta_smoothness
 from metalearn.theory.maml import outer_step as outer_step
+from metalearn.theory.measured import MeasuredConstants as MeasuredConstants
+from metalearn.theory.measured import Spread as Spread
+from metalearn.theory.measuring import measure_constants as measure_constants
 from metalearn.theory.oracle_calls import Complexity as Complexity
 from metalearn.theory.oracle_calls import complexity as complexity
 from metalearn.theory.oracle_picture import draw_complexity as draw_complexity

@@ -71,6 +71,16 @@ class GradientMethod(StepwiseMethod):
                 adapted = as_leaves(adapted)
             yield adapted
 
+    def slope(
+        self, adaptation: Adaptation, params: Params, adapted: Params, support: Tensor, targets: Tensor, step: int,
+        settings: Settings,
+    ) -> Params:  # fmt: skip
+        """With the weight decay that is a part of the objective."""
+        grads = super().slope(adaptation, params, adapted, support, targets, step, settings)
+        if self.weight_decay and not self.rule.decoupled:
+            grads = {name: grad.add(adapted[name], alpha=self.weight_decay) for name, grad in grads.items()}
+        return grads
+
     def _shape(self, adapted: Params, grads: Params, stacked: bool) -> Params:
         """What the rule steps along, as in torch: ``clip_grad_norm_`` first, then the decay that an optimiser's step adds."""
         if self.clip_norm is not None:

@@ -37,6 +37,11 @@ class ReptileMethod(InnerMethod):
         return self.steps.batches
 
     @property
+    def stepwise(self) -> InnerMethod | None:
+        """What takes the steps."""
+        return self.steps.stepwise
+
+    @property
     def chunk(self) -> int | None:  # type: ignore[override]
         """Support examples whose gradient is taken at once."""
         return self.steps.chunk

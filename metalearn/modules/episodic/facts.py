@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from metalearn.modules.episodic.cost_log import CostLog
 from metalearn.modules.episodic.evaluation import Evaluator
 from metalearn.modules.episodic.measures import read_outputs
 from metalearn.modules.episodic.multi_step import weigh_steps
+from metalearn.modules.episodic.opened import OpenLoop, visit_loops
 from metalearn.modules.episodic.option import Option
 from metalearn.modules.episodic.outcome import list_facts, list_pictures
 from metalearn.modules.episodic.reading import TaskReader
@@ -27,6 +29,8 @@ from metalearn.reports.outcome import Facts, Picture, RunRecord, Stage
 from metalearn.shipping.description import Origin
 
 __all__ = ["ModuleFacts"]
+
+Result = TypeVar("Result")
 
 
 class ModuleFacts:
@@ -82,6 +86,14 @@ class ModuleFacts:
     def choice(self) -> Choice | None:
         """How training runs the inner loop, and why; ``None`` before its first step."""
         return self._runner.chooser.of_training
+
+    def visit_inner_loops(self, batch: Any, function: Callable[[OpenLoop], Result]) -> list[Result]:
+        """Call a function with the opened inner loops of a batch of tasks, as they are run in the module's present mode.
+
+        Raises:
+            ConfigError: tasks are not adapted by gradient steps.
+        """
+        return visit_loops(self._runner, self._reader, batch, not self.backbone.training, function)
 
     @property
     def classifies(self) -> bool:
