@@ -27,6 +27,7 @@ extensions = [
     "notebooks",
     "commands",
     "rooms",
+    "statements",
 ]
 exclude_patterns = ["README.md", "figures/**", "extensions/**"]
 nitpick_ignore_regex = [("py:class", "Taskset|Learn2LearnMAML")]  # of learn2learn, which need not be installed

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from metalearn.bilevel import OracleCounts
 from metalearn.episode import Batch, Episode
 from metalearn.modules import MAML
+from metalearn.theory import maml_divergence_step
 
 __all__ = ["FAMILIES", "Family", "count_maml", "find_gradient", "make_module", "predict_boundary"]
 
@@ -95,18 +96,13 @@ FAMILIES: dict[str, Family] = {
 def predict_boundary(family: str, steps: int, outer: float) -> float:
     """Return the ``alpha L`` above which gradient descent on the meta-objective diverges, from ``L`` alone.
 
-    With inner curvature ``h``, the meta-objective of a quadratic task has the curvature ``h_Q (1 - alpha h)^{2N}``, and gradient
-    descent with the step ``beta`` diverges where ``beta`` times that is above 2. For convex tasks the largest ``h`` is ``L``: the
-    boundary is ``1 + (2 / beta L)^{1/2N}``. For the worst case it is ``-L``: ``(2 / beta L)^{1/2N} - 1``, about
-    ``log(2 / beta L) / 2N``.
-
     Args:
-        family: ``"convex"`` or ``"worst"``.
+        family: ``"convex"`` or ``"worst"``, whose support losses bend down.
         steps: inner steps ``N``.
         outer: ``beta L``, below 2.
     """
-    root: float = (2 / outer) ** (1 / (2 * steps))
-    return root + (1 if family == "convex" else -1)
+    least = 0.0 if family == "convex" else None
+    return maml_divergence_step(L=1.0, steps=steps, outer_step_size=outer, mu=least)
 
 
 def make_module(family: str, steps: int, step_size: float, start: Tensor) -> MAML:

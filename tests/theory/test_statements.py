@@ -71,3 +71,14 @@ def test_the_table_is_markdown_and_data() -> None:
 def test_an_unknown_name_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"statement\(name='meta_smothness'\), but .*; use 'meta_smoothness'"):
         statement("meta_smothness")
+
+
+def test_the_theory_notes_have_every_statement() -> None:
+    """Each once, in a table that Sphinx makes of the registry."""
+    page = (ROOT / "docs" / "background" / "theory.md").read_text()
+    listed = [
+        name.strip()
+        for block in re.findall(r"\.\. statements::\n\n((?: {3}\w+\n)+)", page)
+        for name in block.splitlines()
+    ]
+    assert sorted(listed) == sorted(NAMES)

@@ -1,0 +1,76 @@
+"""The directives ``statements`` and ``bounds``: formulas of the theory beside their code and their check, and oracle calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from metalearn import theory
+from metalearn.theory import Statement, complexity_table, statement
+
+__all__ = ["Bounds", "Statements", "setup"]
+
+
+class Statements(SphinxDirective):
+    """A table of statements. Each line of the content is the name of one."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """The table."""
+        names = [line.strip() for line in self.content if line.strip()]
+        rows = [_describe(statement(name)) for name in names]
+        return self.parse_text_to_nodes("\n".join(write_table(("formula", "code", "check"), rows, (58, 17, 25))))
+
+
+class Bounds(SphinxDirective):
+    """The table of oracle calls of some settings, which its content lists line by line."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """The table."""
+        settings = [line.strip() for line in self.content if line.strip()]
+        table = complexity_table()
+        header = [heading for key, heading in table.columns.items() if key not in ("setting", "bound")]
+        rows = [
+            [_quote(row.get(key), key) for key in table.columns if key not in ("setting", "bound")]
+            for row in table.rows
+            if row["setting"] in settings
+        ]
+        return self.parse_text_to_nodes("\n".join(write_table(header, rows, (26, 11, 12, 11, 11, 14, 15))))
+
+
+def write_table(header: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> Iterator[str]:
+    """The lines of a table in reStructuredText."""
+    yield from (".. list-table::", "   :header-rows: 1", f"   :widths: {' '.join(map(str, widths))}", "")
+    for row in (header, *rows):
+        yield from (f"   {'* -' if place == 0 else '  -'} {cell}" for place, cell in enumerate(row))
+
+
+def _describe(known: Statement) -> list[str]:
+    room = "metalearn.theory" if hasattr(theory, known.name) else "metalearn.bilevel"
+    if known.check is None:
+        check = f"{known.status}, not checked"
+    else:
+        file, _, test = known.check.partition("::")
+        words = test.removeprefix("test_").replace("_", " ")
+        check = f"{known.status}: {words} (``{file.removeprefix('tests/')}``)"
+    formula = f"{known.states} ``{known.formula}``. Source: {known.source}."
+    return [formula, f":func:`~{room}.{known.name}`", check]
+
+
+def _quote(cell: object, key: str) -> str:
+    if cell is None:
+        return ""
+    return str(cell) if key in ("name", "status") else f"``{cell}``"
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directives."""
+    app.add_directive("statements", Statements)
+    app.add_directive("bounds", Bounds)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
