@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from docutils import nodes
@@ -15,15 +16,14 @@ __all__ = ["Bounds", "Statements", "setup"]
 
 
 class Statements(SphinxDirective):
-    """A table of statements. Each line of the content is the name of one."""
+    """Statements, each with its code, its formula, its check and its source. Each line of the content is the name of one."""
 
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        """The table."""
+        """The list."""
         names = [line.strip() for line in self.content if line.strip()]
-        rows = [_describe(statement(name)) for name in names]
-        return self.parse_text_to_nodes("\n".join(write_table(("formula", "code", "check"), rows, (58, 17, 25))))
+        return self.parse_text_to_nodes("\n".join(line for name in names for line in describe(statement(name))))
 
 
 class Bounds(SphinxDirective):
@@ -51,16 +51,18 @@ def write_table(header: Sequence[str], rows: Sequence[Sequence[str]], widths: Se
         yield from (f"   {'* -' if place == 0 else '  -'} {cell}" for place, cell in enumerate(row))
 
 
-def _describe(known: Statement) -> list[str]:
+def describe(known: Statement) -> Iterator[str]:
+    """The lines of a statement in reStructuredText, as an entry of a list of definitions."""
     room = "metalearn.theory" if hasattr(theory, known.name) else "metalearn.bilevel"
+    yield from (f":func:`~{room}.{known.name}`", f"   {known.states}", "", "   ::", "")
+    yield from (f"      {line}" for line in re.sub(r";? (with|where) ", r"\n\1 ", known.formula).splitlines())
+    yield ""
     if known.check is None:
-        check = f"{known.status}, not checked"
+        yield f"   *{known.status}*, not checked."
     else:
         file, _, test = known.check.partition("::")
-        words = test.removeprefix("test_").replace("_", " ")
-        check = f"{known.status}: {words} (``{file.removeprefix('tests/')}``)"
-    formula = f"{known.states} ``{known.formula}``. Source: {known.source}."
-    return [formula, f":func:`~{room}.{known.name}`", check]
+        yield f"   *{known.status}* by ``{file}``: {test.removeprefix('test_').replace('_', ' ')}."
+    yield from ("", f"   Source: {known.source}.", "")
 
 
 def _quote(cell: object, key: str) -> str:

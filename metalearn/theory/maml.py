@@ -75,7 +75,7 @@ def inner_growth(*, L: float, step_size: float, steps: int, mu: float | None = N
 
 
 def gradient_factor(*, L: float, rho: float, step_size: float, steps: int, mu: float | None = None) -> float:
-    """Bound how much smoothness the meta-objective loses for each unit of the gradient's norm.
+    """Bound how much each unit of the gradient's norm adds to the smoothness of the meta-objective.
 
     ``C = rho a q^(2N-1) (1 + q + ... + q^(N-1))`` with ``q = max(|1 - a mu|, |1 - a L|)``
 
