@@ -46,9 +46,22 @@ def _inner_steps() -> Callable[..., list[Path]]:
     return study_inner_steps
 
 
+def _geometry() -> Callable[..., list[Path]]:
+    from metalearn.studies.geometry import study_geometry
+
+    return study_geometry
+
+
+def _batch_size() -> Callable[..., list[Path]]:
+    from metalearn.studies.batch_size import study_batch_size
+
+    return study_batch_size
+
+
 STUDIES = {
     "hyper_cleaning": _hyper_cleaning, "newsgroups": _newsgroups, "few_shot": _few_shot, "inner_steps": _inner_steps,
-    "step_size": _step_size,
+    "step_size": _step_size, "geometry": _geometry,
+    "batch_size": _batch_size,
 }  # fmt: skip
 """What loads each study, since only the one that runs is needed."""
 

@@ -17,7 +17,7 @@ from metalearn.studies.cases import Case, Report, Row
 from metalearn.studies.few_shot_runs import SETTINGS, Run, Setting
 from metalearn.studies.methods import METHODS, build
 
-__all__ = ["IMAGES", "Images", "check_images", "list_image_cases", "measure_norm", "open_data", "train"]
+__all__ = ["IMAGES", "Images", "check_images", "is_finite", "list_image_cases", "measure_norm", "open_data", "train"]
 
 
 def _open_glyphs(root: str, **episodes: int) -> ImageEpisodes:
@@ -72,9 +72,9 @@ def check_images(
     return Images(used, seeds, steps, min(marks, steps), tasks)
 
 
-def open_data(name: str, root: str, shots: int) -> ImageEpisodes:
+def open_data(name: str, root: str, shots: int, **episodes: int) -> ImageEpisodes:
     """Return the tasks of a data set, ready to be drawn."""
-    data = IMAGES[name].data(root, **{**IMAGES[name].episodes, "shots": shots})
+    data = IMAGES[name].data(root, **{**IMAGES[name].episodes, "shots": shots, **episodes})
     data.ready()
     return data
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from metalearn.studies.cases import Row
 from metalearn.studies.image_runs import IMAGES
-from metalearn.studies.intervals import draw_line, figure_in, list_values, select, shade
+from metalearn.studies.intervals import draw_line, figure_in, fit_to_lines, list_values, select, shade
 
 __all__ = ["draw_inner_steps"]
 
@@ -22,8 +22,6 @@ HEADINGS = {"fixed": "fixed step size", "c/N": "step size c/N"}
 LABELS = {
     "gradient_norm": "norm of the meta-gradient", "loss": "meta-loss", "accuracy": "test accuracy (%)",
 }  # fmt: skip
-LEAST = 1e-12
-"""The least norm that is shown."""
 
 
 def draw_inner_steps(path: Path, rows: Sequence[Row], settings: Sequence[str]) -> Path:
@@ -37,7 +35,7 @@ def draw_inner_steps(path: Path, rows: Sequence[Row], settings: Sequence[str]) -
             for axis, (schedule, x, x_label) in zip(line, COLUMNS, strict=True):
                 _draw(axis, select(rows, part=part, schedule=schedule), x, measure)
                 axis.set(xlabel=x_label, title=f"{name}, {HEADINGS[schedule]}")
-            _fit_to_means(line, measure)
+            fit_to_lines(line, log=measure == "gradient_norm")
         seeds = {part: len(list_values(select(rows, part=part), "seed")) for part, *_ in lines}
         text = ", ".join(f"{number} of {part}" for part, number in seeds.items())
         figure = axes[0, 0].figure
@@ -56,13 +54,3 @@ def _draw(axis: Any, rows: Sequence[Row], x: str, measure: str) -> None:
         axis.set_yscale("log")
     if x == "calls":
         axis.set_xscale("log")
-
-
-def _fit_to_means(axes: Sequence[Any], measure: str) -> None:
-    """Let a row of axes show all means; an interval of few seeds may be far wider."""
-    values = [value for axis in axes for line in axis.get_lines() for value in line.get_ydata()]
-    if measure == "gradient_norm":
-        axes[0].set_ylim(max(min(values), LEAST) / 2, 5 * max(values))
-    else:
-        margin = 0.08 * (max(values) - min(values)) or 1.0
-        axes[0].set_ylim(min(values) - margin, max(values) + margin)

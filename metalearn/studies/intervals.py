@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from metalearn.experiments.student import spread
 from metalearn.reports.pictures import pyplot, save_figure
 from metalearn.reports.tables import write_csv
 from metalearn.studies.cases import Row
 
-__all__ = ["COLOURS", "draw_line", "figure_in", "format_interval", "list_values", "select", "shade", "write_rows"]
+__all__ = [
+    "COLOURS", "at_equal", "draw_line", "draw_means", "figure_in", "fit_to_lines", "format_interval", "least_paid",
+    "list_values", "number_axis", "select", "shade", "write_rows",
+]  # fmt: skip
 
 COLOURS = ("#2166ac", "#d6604d", "#4d9221", "#762a83", "#8c6d31")
 """Those of the gallery's figures, which colour-blind readers tell apart."""
@@ -39,6 +44,40 @@ def write_rows(path: Path, rows: Sequence[Row]) -> Path:
     """Write all rows as a CSV file, whose columns are those of any row."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     return write_csv(path, names, [[row.get(name, "") for name in names] for row in rows])
+
+
+def least_paid(rows: Sequence[Row], paid: str) -> float:
+    """The least that any run has paid in all."""
+    return min((row[paid] for row in rows if row["last"] and math.isfinite(row[paid])), default=math.nan)
+
+
+def at_equal(rows: Sequence[Row], paid: str, measure: str, by: str, budget: float) -> dict[Any, list[float]]:
+    """The measure of every seed where so much has been paid, by a column.
+
+    It is linear between two marks. Before the first mark it is that of the first mark. A run that diverged is left out.
+    """
+    values: dict[Any, list[float]] = {}
+    for value in list_values(rows, by):
+        for seed in list_values(rows, "seed"):
+            mine = [row for row in select(rows, seed=seed, **{by: value}) if math.isfinite(row[paid])]
+            if any(row["last"] for row in mine):
+                places, heights = [row[paid] for row in mine], [row[measure] for row in mine]
+                values.setdefault(value, []).append(float(np.interp(budget, places, heights)))
+    return values
+
+
+def draw_means(axis: Any, values: Mapping[Any, Sequence[float]], **style: Any) -> None:
+    """Draw the mean of the values at each place, with its interval."""
+    means = [spread(each) for each in values.values()]
+    widths = [mean.ci95 if mean.number > 1 else 0.0 for mean in means]
+    axis.errorbar(list(values), [mean.mean for mean in means], widths, capsize=3, markersize=4, **style)
+
+
+def number_axis(axis: Any, numbers: Sequence[int]) -> None:
+    """Let an axis of whole numbers be logarithmic, with a tick at each."""
+    axis.set_xscale("log")
+    axis.set_xticks(list(numbers), [str(number) for number in numbers])
+    axis.minorticks_off()
 
 
 @contextmanager
@@ -86,3 +125,22 @@ def draw_line(axis: Any, rows: Sequence[Row], by: str, x: str, y: str, log: bool
         places, means, lows, highs = zip(*points, strict=True)
         (line,) = axis.plot(places, means, **style)
         axis.fill_between(places, lows, highs, color=line.get_color(), alpha=0.18, linewidth=0)
+
+
+def fit_to_lines(axes: Sequence[Any], log: bool = False, least: float = 1e-12) -> None:
+    """Let a row of axes show all means; an interval of few seeds may be far wider.
+
+    Args:
+        axes: that share their vertical axis.
+        log: it is logarithmic.
+        least: the least value that a logarithmic axis shows.
+    """
+    values = [float(value) for axis in axes for line in axis.get_lines() for value in line.get_ydata()]
+    values = [value for value in values if math.isfinite(value)]
+    if not values:
+        return
+    if log:
+        axes[0].set_ylim(max(min(values), least) / 2, 3 * max(values))
+    else:
+        margin = 0.08 * (max(values) - min(values)) or 1.0
+        axes[0].set_ylim(min(values) - margin, max(values) + margin)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metalearn.experiments.student import spread
 from metalearn.studies.cases import Row
-from metalearn.studies.intervals import COLOURS, draw_line, figure_in, list_values, select
+from metalearn.studies.intervals import COLOURS, draw_line, draw_means, figure_in, list_values, number_axis, select
 
 __all__ = ["draw_step_sizes"]
 
@@ -42,13 +41,11 @@ def _draw_boundary(axis: Any, rows: Sequence[Row], title: str) -> None:
         color="black",
         label="predicted",
     )
-    means = [spread([row["alpha_L"] for row in select(boundaries, inner_steps=number)]) for number in steps]
-    axis.errorbar(steps, [mean.mean for mean in means], [0 if mean.number < 2 else mean.ci95 for mean in means],
-                  color=COLOURS[2], linestyle="--", capsize=3, label="measured, 95 % interval")  # fmt: skip
+    measured = {number: [row["alpha_L"] for row in select(boundaries, inner_steps=number)] for number in steps}
+    draw_means(axis, measured, color=COLOURS[2], linestyle="--", label="measured, 95 % interval")
     axis.plot(steps, [1 / (8 * number) for number in steps], color="0.5", linestyle=":", label="guaranteed, 1/(8N)")
-    axis.set(xscale="log", yscale="log", xlabel="inner steps N", ylabel="inner step size × L", title=title)
-    axis.set_xticks(steps, [str(number) for number in steps], minor=False)
-    axis.minorticks_off()
+    axis.set(yscale="log", xlabel="inner steps N", ylabel="inner step size × L", title=title)
+    number_axis(axis, steps)
     axis.legend(fontsize=8)
 
 
