@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from metalearn.bilevel import OracleCounts
 from metalearn.episode import Batch, Episode
-from metalearn.modules import MAML
+from metalearn.modules import MAML, MetaModule
 from metalearn.theory import maml_divergence_step
 
 __all__ = ["FAMILIES", "Family", "count_maml", "find_gradient", "make_module", "predict_boundary"]
@@ -113,7 +113,7 @@ def make_module(family: str, steps: int, step_size: float, start: Tensor) -> MAM
     return MAML(network, inner_steps=steps, inner_lr=step_size, loss=FAMILIES[family].loss, task="regression")
 
 
-def find_gradient(module: MAML, episode: Episode) -> tuple[float, float]:
+def find_gradient(module: MetaModule, episode: Episode) -> tuple[float, float]:
     """Leave the meta-gradient at the parameters, and return the meta-loss and the gradient's norm."""
     module.zero_grad()
     loss = module.meta_loss(episode).loss

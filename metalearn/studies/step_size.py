@@ -17,6 +17,7 @@ from metalearn.studies.intervals import format_interval, select, write_rows
 from metalearn.studies.known import FAMILIES, find_gradient, make_module, predict_boundary
 from metalearn.studies.results import print_rows
 from metalearn.studies.step_size_picture import draw_step_sizes
+from metalearn.theory import maml_inner_step
 
 __all__ = ["KNOWN", "grow", "run_known", "study_step_size"]
 
@@ -147,7 +148,7 @@ def _print_known(rows: Sequence[Row], inner_steps: Sequence[int], seeds: int) ->
             mine = select(rows, part=family, kind="boundary", inner_steps=steps)
             lines.append([
                 f"{family}, N = {steps}", f"{mine[0]['predicted']:.4f}", format_interval([row["alpha_L"] for row in mine], 4),
-                format_interval([row["ratio"] for row in mine], 3), f"{1 / (8 * steps):.4f}",
+                format_interval([row["ratio"] for row in mine], 3), f"{maml_inner_step(L=1.0, steps=steps):.4f}",
             ])  # fmt: skip
     print_rows(
         f"alpha L at which training diverges: mean ± 95 % interval over {seeds} seeds",

@@ -8,6 +8,7 @@ from typing import Any
 
 from metalearn.studies.cases import Row
 from metalearn.studies.intervals import COLOURS, draw_line, draw_means, figure_in, list_values, number_axis, select
+from metalearn.theory import maml_inner_step
 
 __all__ = ["draw_step_sizes"]
 
@@ -43,7 +44,13 @@ def _draw_boundary(axis: Any, rows: Sequence[Row], title: str) -> None:
     )
     measured = {number: [row["alpha_L"] for row in select(boundaries, inner_steps=number)] for number in steps}
     draw_means(axis, measured, color=COLOURS[2], linestyle="--", label="measured, 95 % interval")
-    axis.plot(steps, [1 / (8 * number) for number in steps], color="0.5", linestyle=":", label="guaranteed, 1/(8N)")
+    axis.plot(
+        steps,
+        [maml_inner_step(L=1.0, steps=number) for number in steps],
+        color="0.5",
+        linestyle=":",
+        label="guaranteed, 1/(8N)",
+    )
     axis.set(yscale="log", xlabel="inner steps N", ylabel="inner step size × L", title=title)
     number_axis(axis, steps)
     axis.legend(fontsize=8)

@@ -122,6 +122,10 @@ def test_on_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["inner_steps", "--step_size", ".nan"], "step_size is nan"),
         (["inner_steps", "--processes", "0"], "processes is 0"),
         (["inner_steps", "--processes", "1000"], "processes is 1000"),
+        (["geometry", "--step_size", "0"], "step_size is 0"),
+        (["geometry", "--miniimagenet", "ROOT"], "miniImageNet"),
+        (["batch_size", "--batches", "[]"], "batches is empty"),
+        (["batch_size", "--tasks", "1"], "tasks is 1"),
         (["inner_steps", "--omniglot", "ROOT", "--image_steps", "0"], "image_steps is 0"),
     ],
 )
