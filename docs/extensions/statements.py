@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -34,14 +35,19 @@ class Bounds(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The table."""
         settings = [line.strip() for line in self.content if line.strip()]
-        table = complexity_table()
-        header = [heading for key, heading in table.columns.items() if key not in ("setting", "bound")]
         rows = [
-            [_quote(row.get(key), key) for key in table.columns if key not in ("setting", "bound")]
-            for row in table.rows
+            [row["name"], row["calls"], join_source(row), row["status"]]
+            for row in complexity_table().rows
             if row["setting"] in settings
         ]
-        return self.parse_text_to_nodes("\n".join(write_table(header, rows, (26, 11, 12, 11, 11, 14, 15))))
+        header = ("bound", "oracle calls", "source", "status")
+        return self.parse_text_to_nodes("\n".join(write_table(header, rows, (22, 32, 32, 14))))
+
+
+def join_source(row: Mapping[str, Any]) -> str:
+    """The source of a row, and what its note adds to it."""
+    note = row["note"] if row["note"] != row["calls"] else ""
+    return f"{row['source']}; {note}" if note else row["source"]
 
 
 def write_table(header: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> Iterator[str]:
@@ -63,12 +69,6 @@ def describe(known: Statement) -> Iterator[str]:
         file, _, test = known.check.partition("::")
         yield f"   *{known.status}* by ``{file}``: {test.removeprefix('test_').replace('_', ' ')}."
     yield from ("", f"   Source: {known.source}.", "")
-
-
-def _quote(cell: object, key: str) -> str:
-    if cell is None:
-        return ""
-    return str(cell) if key in ("name", "status") else f"``{cell}``"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

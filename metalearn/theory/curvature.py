@@ -49,7 +49,7 @@ class Spectrum:
 
     @property
     def magnitude(self) -> Tensor:
-        """The largest absolute eigenvalue: the spectral norm."""
+        """The largest absolute eigenvalue, which is the spectral norm."""
         return torch.maximum(self.largest.abs(), self.smallest.abs())
 
     def of_first(self) -> Spectrum:

@@ -50,4 +50,12 @@ def _make_row(calls: Complexity) -> dict[str, Any]:
     values = {name: getattr(calls, name) for name in KINDS}
     cells = {name: f"{values[name]:.3g}" if values[name] is not None else text for name, text in calls.orders.items()}
     plain = {name: value for name, value in calls.as_dict().items() if name not in KINDS}
-    return {"name": calls.algorithm, **plain, **cells, "values": values}
+    return {"name": calls.algorithm, **plain, **cells, "values": values, "calls": _join(cells) or calls.note}
+
+
+def _join(cells: dict[str, str]) -> str:
+    """All cells as one, equal ones said once: ``gc_f, jvp k^3/eps; gc_g k^4/eps``."""
+    kinds: dict[str, list[str]] = {}
+    for kind, cell in cells.items():
+        kinds.setdefault(cell, []).append(kind)
+    return "; ".join(f"{', '.join(names)} {cell}" for cell, names in kinds.items())
