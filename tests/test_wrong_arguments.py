@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import metalearn
-from metalearn import bilevel, datamodules, inner
+from metalearn import bilevel, datamodules, inner, theory
 from metalearn.backbones import MLP
 from metalearn.errors import MetalearnError
 from tests.algorithms import KINDS
@@ -28,6 +28,7 @@ X = torch.zeros(3, dtype=torch.float64)
 FEW = {"iterations": 2}
 RATE = {**FEW, "step_size": 0.1}
 OUTER = {"estimator": AID, "step_size": 0.001}
+INNER_LOOP = {"L": 0.5, "steps": 2}
 
 
 def network() -> nn.Module:
@@ -82,6 +83,30 @@ NEEDED: dict[Callable[..., Any], dict[str, Any]] = {
     bilevel.run: {"problem": Q.problem, "algorithm": bilevel.BiO(**OUTER), "x": X, "steps": 1},
     bilevel.hypergradient: {"problem": Q.problem, "x": X},
     bilevel.solve_inner: {"problem": Q.problem, "x": X, "inner": STEPS},
+    **{
+        function: {"mu": 0.2, "L": 2.0}
+        for function in (
+            bilevel.nesterov, bilevel.heavy_ball, theory.best_step, theory.anil_convex_step, theory.anil_contraction,
+            theory.accelerated_contraction, theory.heavy_ball_contraction,
+        )
+    },
+    bilevel.inner_steps: {"contraction": 0.5, "factor": 10.0},
+    theory.cg_error: {"iterations": 2, "mu": 0.2, "L": 2.0},
+    theory.contraction: {"mu": 0.1, "L": 2.0, "step_size": 0.1},
+    theory.inner_step_limit: {"L": 0.5},
+    theory.maml_inner_step: INNER_LOOP,
+    theory.anil_nonconvex_step: INNER_LOOP,
+    theory.inner_growth: {**INNER_LOOP, "step_size": 0.1},
+    theory.gradient_factor: {**INNER_LOOP, "step_size": 0.1, "rho": 1.0},
+    theory.meta_smoothness: {**INNER_LOOP, "step_size": 0.1, "rho": 1.0, "gradient": 1.0},
+    theory.outer_step: {"smoothness": 2.0},
+    theory.maml_divergence_step: {**INNER_LOOP, "outer_step_size": 0.1},
+    theory.bio_outer_step: {"L_phi": 2.0},
+    theory.itd_bias: {"mu": 0.1, "L": 2.0, "L_xy": 1.0, "gradient": 1.0, "step_size": 0.1, "steps": 2},
+    theory.neumann_bias: {"mu": 0.1, "eta": 0.1, "terms": 2, "gradient": 1.0},
+    theory.pzobo_error: {"outer_size": 2, "directions": 3},
+    theory.complexity: {"algorithm": "AccBiO", "kappa": 10.0, "eps": 0.1, "mu_x": 0.1},
+    theory.complexity_table: {},
 }  # fmt: skip
 """What each cannot do without."""
 FAMILIES = (

@@ -66,6 +66,7 @@ from metalearn.bilevel.solvers.prox import Box as Box
 from metalearn.bilevel.solvers.prox import GroupL1 as GroupL1
 from metalearn.bilevel.solvers.prox import Prox as Prox
 from metalearn.bilevel.solvers.step_sizes import heavy_ball as heavy_ball
+from metalearn.bilevel.solvers.step_sizes import inner_steps as inner_steps
 from metalearn.bilevel.solvers.step_sizes import nesterov as nesterov
 from metalearn.bilevel.solvers.step_sizes import smoothness_of_phi as smoothness_of_phi
 from metalearn.bilevel.streams import Draw as Draw

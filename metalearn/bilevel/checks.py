@@ -11,13 +11,21 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_flatten
 
-from metalearn.checks import quote_value
-from metalearn.errors import BilevelError, MetalearnError
+from metalearn.checks import check_number, quote_value
+from metalearn.errors import BilevelError, ConfigError, MetalearnError
 
-__all__ = ["check_second_derivative", "explain_failure"]
+__all__ = ["check_order", "check_second_derivative", "explain_failure"]
 
 RAISED = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError)
 """What a function raises that gets something else than it expects."""
+
+
+def check_order(owner: str, mu: float, L: float) -> None:
+    """Raise a ConfigError unless ``0 < mu <= L``; a difference of rounding will do."""
+    for name, value in (("mu", mu), ("L", L)):
+        check_number(name, value, "use 1.0", above=0, owner=owner, loose=True)
+    if mu > L * (1 + 1e-9):
+        raise ConfigError(f"{owner}(mu={mu:g}, L={L:g}), but mu must be at most L; swap them")
 
 
 def check_second_derivative(end: Node, borders: Collection[Node | None] = ()) -> None:

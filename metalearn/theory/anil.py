@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from metalearn.bilevel.checks import check_order
 from metalearn.checks import check_whole
-from metalearn.theory.checks import check_order, check_positive, read_kappa
+from metalearn.theory.checks import check_positive, read_kappa
 
 __all__ = ["anil_contraction", "anil_convex_step", "anil_nonconvex_step"]
 

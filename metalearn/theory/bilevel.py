@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from metalearn.bilevel.checks import check_order
 from metalearn.checks import check_whole
 from metalearn.errors import ConfigError
-from metalearn.theory.checks import check_least_zero, check_order, check_positive
+from metalearn.theory.checks import check_least_zero, check_positive
 
 __all__ = ["bio_outer_step", "itd_bias", "neumann_bias", "pzobo_error"]
 

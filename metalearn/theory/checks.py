@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from metalearn.bilevel.checks import check_order
 from metalearn.checks import check_number
 from metalearn.errors import ConfigError
 
-__all__ = ["check_order", "check_positive", "read_kappa"]
-
-ROUNDING = 1e-9
+__all__ = ["check_least_zero", "check_positive", "read_kappa"]
 
 
 def check_positive(owner: str, **constants: float) -> None:
@@ -20,13 +19,6 @@ def check_least_zero(owner: str, **constants: float) -> None:
     """Raise a ConfigError unless every constant is a finite number of at least 0."""
     for name, value in constants.items():
         check_number(name, value, "use 1.0", least=0, owner=owner, loose=True)
-
-
-def check_order(owner: str, mu: float, L: float) -> None:
-    """Raise a ConfigError unless ``0 < mu <= L``."""
-    check_positive(owner, mu=mu, L=L)
-    if mu > L * (1 + ROUNDING):
-        raise ConfigError(f"{owner}(mu={mu:g}, L={L:g}), but mu must be at most L; swap them")
 
 
 def read_kappa(owner: str, kappa: float | None, mu: float | None, L: float | None) -> float:

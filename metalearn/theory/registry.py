@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from metalearn.bilevel import heavy_ball, nesterov, shrinking_sizes, smoothness_of_phi
+from metalearn.bilevel import heavy_ball, inner_steps, nesterov, shrinking_sizes, smoothness_of_phi
 from metalearn.checks import check_choice
 from metalearn.reports.listing import Listing
 from metalearn.theory.anil import anil_contraction, anil_convex_step, anil_nonconvex_step
@@ -63,6 +63,7 @@ def statements() -> tuple[Statement, ...]:
         Statement(heavy_ball, f"{QUADRATICS}test_the_heavy_ball_contracts_as_predicted"),
         Statement(heavy_ball_contraction, f"{QUADRATICS}test_the_heavy_ball_contracts_as_predicted"),
         Statement(cg_error, f"{QUADRATICS}test_conjugate_gradients_stay_below_their_bound"),
+        Statement(inner_steps, f"{QUADRATICS}test_how_many_steps_a_factor_takes"),
         Statement(smoothness_of_phi, f"{PHI}test_the_bound_holds_on_random_problems"),
         Statement(bio_outer_step),
         Statement(itd_bias, f"{BILEVEL}test_the_error_that_itd_keeps"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metalearn.bilevel import quadratic
+from metalearn.bilevel import AccBiO, accelerated_aid, quadratic, run
 from metalearn.errors import ConfigError
-from metalearn.theory import bio_outer_step, itd_bias, neumann_bias, pzobo_error
+from metalearn.theory import accelerated_contraction, bio_outer_step, itd_bias, neumann_bias, pzobo_error
 from tests.theory.made import DOUBLE
 
 
@@ -45,6 +45,22 @@ def test_the_bias_of_the_series() -> None:
             bound = neumann_bias(mu=mu, eta=eta, terms=terms, gradient=float(b.norm()), L=L)
             assert error <= bound * (1 + 1e-9)
     assert error == pytest.approx(bound)  # of the eigenvector
+
+
+def test_outer_steps_of_accbio_stay_below_their_bound() -> None:
+    """``sqrt(1 + k)`` times the contraction to the power of the steps, with ``k = L_Phi/mu_x``, from exact hypergradients."""
+    made = quadratic(size=5, outer_size=3, kappa=4.0, seed=0)
+    known = made.constants
+    start = torch.zeros(3, dtype=DOUBLE)
+    slopes = torch.stack([made.hypergradient(point) for point in (start, *torch.eye(3, dtype=DOUBLE))])
+    solution = -torch.linalg.solve((slopes[1:] - slopes[0]).T, slopes[0])
+    assert known.L_phi is not None
+    assert known.mu_x is not None
+    algorithm = AccBiO(estimator=accelerated_aid(known, 60, 60), L_phi=known.L_phi, mu_x=known.mu_x)
+    factor = accelerated_contraction(mu=known.mu_x, L=known.L_phi)
+    for steps in (1, 10, 40):
+        error = (run(made.problem, algorithm, start, steps=steps).x - solution).norm() / solution.norm()
+        assert float(error) <= (1 + known.L_phi / known.mu_x) ** 0.5 * factor**steps
 
 
 def test_the_error_of_pzobo() -> None:

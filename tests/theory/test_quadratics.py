@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metalearn.bilevel import heavy_ball, nesterov
+from metalearn.bilevel import heavy_ball, inner_steps, nesterov
 from metalearn.errors import ConfigError
 from metalearn.theory import (
     accelerated_contraction,
@@ -65,6 +65,13 @@ def test_no_step_size_contracts_faster_than_the_best() -> None:
     least = worst_factor(best, 1)
     assert least == pytest.approx((L - MU) / (L + MU))
     assert all(worst_factor(best * factor, 1) > least for factor in (0.5, 0.99, 1.01, 1.5))
+
+
+def test_how_many_steps_a_factor_takes() -> None:
+    """No fewer steps would do, for the entry that shrinks least."""
+    for factor in (1.5, 10.0, 1e6):
+        steps = inner_steps(contraction(mu=MU, L=L, step_size=0.09), factor)
+        assert worst_factor(0.09, steps) <= 1 / factor < worst_factor(0.09, steps - 1)
 
 
 def test_what_the_step_of_anil_contracts() -> None:
@@ -126,6 +133,10 @@ def test_conjugate_gradients_stay_below_their_bound() -> None:
     ("call", "line"),
     [
         (lambda: contraction(mu=3.0, L=2.0, step_size=0.1), r"contraction\(mu=3, L=2\), but mu must be at most L; swap"),
+        (lambda: nesterov(mu=3.0, L=2.0), r"nesterov\(mu=3, L=2\), but mu must be at most L; swap them"),
+        (lambda: heavy_ball(mu=0.0, L=2.0), r"heavy_ball\(mu=0.0\), but it must be a finite number above 0; use 1.0"),
+        (lambda: inner_steps(1.0, 2.0), r"inner_steps\(contraction=1.0\), but .* below 1; use 0.5, or check mu and L"),
+        (lambda: inner_steps(0.5, 0.5), r"inner_steps\(factor=0.5\), but .* of at least 1; use 10.0"),
         (lambda: best_step(mu=-1.0, L=2.0), r"best_step\(mu=-1.0\), but it must be a finite number above 0; use 1.0"),
         (lambda: inner_step_limit(L=0.0), r"inner_step_limit\(L=0.0\), but it must be"),
         (lambda: cg_error(iterations=2, kappa=0.5), r"cg_error\(kappa=0.5\), but .* of at least 1; use 10.0"),

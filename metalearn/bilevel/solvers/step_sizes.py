@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from metalearn.bilevel.checks import check_order
 from metalearn.bilevel.problem import Constants
-from metalearn.errors import ConfigError
+from metalearn.checks import check_number
 
 __all__ = ["MomentumStep", "extrapolation", "heavy_ball", "inner_steps", "nesterov", "smoothness_of_phi"]
 
@@ -72,11 +73,15 @@ def nesterov(mu: float, L: float) -> MomentumStep:
         mu: the strong convexity of the loss.
         L: the smoothness of the loss.
 
+    Raises:
+        ConfigError: a constant is not above 0, or ``mu`` is above ``L``.
+
     Example:
         >>> from metalearn.bilevel import nesterov
         >>> nesterov(mu=0.25, L=4.0)
         MomentumStep(step_size=0.25, momentum=0.6)
     """
+    check_order("nesterov", mu, L)
     return MomentumStep(1 / L, extrapolation(mu, L))
 
 
@@ -97,20 +102,40 @@ def heavy_ball(mu: float, L: float) -> MomentumStep:
         mu: the strong convexity of the loss.
         L: the smoothness of the loss.
 
+    Raises:
+        ConfigError: a constant is not above 0, or ``mu`` is above ``L``.
+
     Example:
         >>> from metalearn.bilevel import heavy_ball
         >>> heavy_ball(mu=1.0, L=9.0)
         MomentumStep(step_size=0.25, momentum=0.25)
     """
+    check_order("heavy_ball", mu, L)
     step = 4 / (math.sqrt(L) + math.sqrt(mu)) ** 2
     return MomentumStep(step, max((1 - math.sqrt(step * mu)) ** 2, (1 - math.sqrt(step * L)) ** 2))
 
 
 def inner_steps(contraction: float, factor: float) -> int:
-    """How many steps that contract by ``contraction`` make an error ``factor`` times smaller."""
-    if not 0 <= contraction < 1 or not factor >= 1:
-        raise ConfigError(
-            f"inner_steps(contraction={contraction}, factor={factor}), but the contraction must be from 0 to below 1 "
-            "and the factor at least 1; check mu and L"
-        )
+    """Compute how many steps make an error smaller by a factor.
+
+    ``ceil(ln(F)/-ln(q))``, at least 1
+
+    Source: derived here, from the contraction of a step.
+
+    Args:
+        contraction: the factor ``q`` by which a step shrinks the error, from 0 to below 1.
+        factor: the factor ``F`` by which the error must shrink, at least 1.
+
+    Raises:
+        ConfigError: a factor is out of range.
+
+    Example:
+        >>> from metalearn.bilevel import inner_steps
+        >>> inner_steps(contraction=0.5, factor=1000.0)
+        10
+    """
+    check_number(
+        "contraction", contraction, "use 0.5, or check mu and L", least=0, below=1, owner="inner_steps", loose=True
+    )
+    check_number("factor", factor, "use 10.0", least=1, owner="inner_steps", loose=True)
     return 1 if contraction == 0 else max(1, math.ceil(math.log(factor) / -math.log(contraction)))

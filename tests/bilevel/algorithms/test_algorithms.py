@@ -21,6 +21,7 @@ from metalearn.bilevel import (
     Algorithm,
     BilevelProblem,
     BiO,
+    Constants,
     Draw,
     Exact,
     GradientDescent,
@@ -78,7 +79,7 @@ def test_rules_of_the_thesis() -> None:
     mu, L = CONSTANTS.mu, CONSTANTS.L
     assert mu is not None
     assert L is not None
-    general = dataclasses.replace(CONSTANTS, L_phi=None, M=3.0, rho_J=0.5, rho_H=0.25)
+    general = Constants(mu=mu, L=L, M=3.0, rho_J=0.5, rho_H=0.25)
     expected = L + (2 * L**2 + 0.5 * 3) / mu + (0.25 * L * 3 + L**3 + 0.5 * 3 * L) / mu**2 + 0.25 * L**2 * 3 / mu**3
     assert smoothness_of_phi(general) == pytest.approx(expected)
     bound = smoothness_of_phi(dataclasses.replace(CONSTANTS, L_phi=None))
