@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ GEOMETRIES: dict[str, tuple[str, str]] = {
     "convex": ("convex", "fixed"), "nonconvex": ("nonconvex", "fixed"), "nonconvex, c/N": ("nonconvex", "c/N"),
 }  # fmt: skip
 """The method and the schedule of the inner step size."""
-MARKS = 25
+MARKS = 20
 """Points of a run on the linear tasks."""
 
 
@@ -39,9 +39,9 @@ def study_geometry(
     inner_steps: Sequence[int] = (1, 2, 5, 10, 20),
     step_size: float = 1.0,
     seeds: int = 5,
-    outer_steps: int = 200,
+    outer_steps: int = 100,
     outer_lr: float = 0.01,
-    tasks: int = 16,
+    tasks: int = 50,
     image_seeds: int = 3,
     image_steps: int = 150,
     marks: int = 5,
@@ -99,6 +99,7 @@ def study_geometry(
     options = {**known, "image_steps": image_steps, "marks": marks, "test_tasks": test_tasks}
     rows = run_cases(Path(output), "geometry", options, cases, processes)
     _print(rows, "known", "Linear tasks: meta-loss", "loss", "calls", 4)
+    _print_smoothness(select(rows, part="known", last=1))
     for setting in images.roots:
         _print(rows, setting, f"{IMAGES[setting].title}, 5-way 5-shot: test accuracy (%)", "accuracy", "seconds", 2)
     picture = draw_geometry(Path(output) / "geometry.png", rows, list(images.roots))
@@ -127,13 +128,14 @@ def run_known(
         module = make_anil(network, steps, size)
         optimizer = torch.optim.Adam(module.parameters(), lr=outer_lr)
         key = {"part": "known", "geometry": geometry, "seed": seed, "inner_steps": steps, "inner_lr": size}
-        marks = {round(outer_steps * mark / MARKS) for mark in range(MARKS + 1)}
+        marks = [round(outer_steps * mark / MARKS) for mark in range(MARKS + 1)]
         for step in range(outer_steps + 1):
             loss, norm = find_gradient(module, episode)
             calls = sum(anil_calls(step * tasks, steps).as_dict().values())
             if step in marks:
+                largest = smoothness_of_head(module, half_squares, supports)
                 rows.append({**key, "mark": step, "step": step, "calls": calls, "loss": loss, "gradient_norm": norm,
-                             "last": int(step == outer_steps)})  # fmt: skip
+                             "alpha_L": size * largest, "last": int(step == outer_steps)})  # fmt: skip
             optimizer.step()
         report((number + 1) / len(runs))
     return rows
@@ -168,15 +170,42 @@ def train_at_smoothness(
 
 def _print(rows: Sequence[Row], part: str, title: str, measure: str, paid: str, digits: int) -> None:
     """Print the measure at the end, and where all numbers of inner steps have paid as much."""
-    lines, mine = [], select(rows, part=part)
-    for steps in list_values(mine, "inner_steps"):
-        cells = [f"N = {steps}"]
-        for geometry in GEOMETRIES:
-            of_geometry = select(mine, geometry=geometry)
-            ends = select(of_geometry, inner_steps=steps, last=1)
-            equal = at_equal(of_geometry, paid, measure, "inner_steps", least_paid(of_geometry, paid)).get(steps, [])
-            cells += [format_interval([row[measure] for row in ends], digits), format_interval(equal, digits)]
-        lines.append(cells)
-    names = [f"{geometry}{of}" for geometry in GEOMETRIES for of in ("", f", equal {paid}")]
-    seeds = len(list_values(mine, "seed"))
-    print_rows(f"{title}; mean ± 95 % interval over {seeds} seeds", ["inner steps", *names], lines)
+    mine = select(rows, part=part)
+    numbers, seeds = list_values(mine, "inner_steps"), len(list_values(mine, "seed"))
+    values: dict[str, dict[int, list[float]]] = {}
+    for geometry in GEOMETRIES:
+        of_geometry = select(mine, geometry=geometry)
+        ends = {steps: select(of_geometry, inner_steps=steps, last=1) for steps in numbers}
+        values[geometry] = {steps: [row[measure] for row in last] for steps, last in ends.items()}
+        equal = at_equal(of_geometry, paid, measure, "inner_steps", least_paid(of_geometry, paid))
+        values[f"{geometry}, equal {paid}"] = equal
+    lines = [
+        [f"N = {steps}", *(format_interval(column.get(steps, []), digits) for column in values.values())] for steps in numbers
+    ]  # fmt: skip
+    print_rows(f"{title}; mean ± 95 % interval over {seeds} seeds", ["inner steps", *values], lines)
+    gains = [
+        [f"N = {steps}", *(format_interval(_gain(column, numbers[0], steps), digits) for column in values.values())]
+        for steps in numbers[1:]
+    ]  # fmt: skip
+    print_rows(f"The same minus that of N = {numbers[0]}, seed by seed", ["inner steps", *values], gains)
+
+
+def _gain(column: Mapping[int, Sequence[float]], first: int, steps: int) -> list[float]:
+    """The differences between two numbers of inner steps; none where a run of either has diverged."""
+    pair = column.get(first, []), column.get(steps, [])
+    return [after - before for before, after in zip(*pair, strict=True)] if len(pair[0]) == len(pair[1]) else []
+
+
+def _print_smoothness(rows: Sequence[Row]) -> None:
+    """Print the inner step size times the largest curvature at the trained weights."""
+    lines = [
+        [f"N = {steps}", *(
+            format_interval([row["alpha_L"] for row in select(rows, geometry=geometry, inner_steps=steps)], 2)
+            for geometry in GEOMETRIES
+        )] for steps in list_values(rows, "inner_steps")
+    ]  # fmt: skip
+    print_rows(
+        "Linear tasks: inner step size times the largest curvature of any task, at the trained initial weights",
+        ["inner steps", *GEOMETRIES],
+        lines,
+    )

@@ -72,5 +72,7 @@ def _draw_ends(axis: Any, rows: Sequence[Row], measure: str, paid: str | None) -
         values: Any = {steps: [row[measure] for row in last] for steps, last in ends.items()}
         if paid:
             values = at_equal(mine, paid, measure, "inner_steps", least_paid(mine, paid))
-        draw_means(axis, values, color=colour, linestyle=style, marker="o", label=geometry)
+        draw_means(
+            axis, values, log=measure == "gradient_norm", color=colour, linestyle=style, marker="o", label=geometry
+        )
     number_axis(axis, list_values(rows, "inner_steps"))

@@ -35,7 +35,9 @@ def list_values(rows: Sequence[Row], name: str) -> list[Any]:
 
 
 def format_interval(values: Sequence[float], digits: int) -> str:
-    """Mean and half the width of its interval as text; the mean alone of a single value."""
+    """Mean and half the width of its interval as text; the mean alone of a single value, and a dash of none."""
+    if not values:
+        return "-"
     mean, _, width, number = spread(values)
     return f"{mean:.{digits}f}" + (f" ± {width:.{digits}f}" if number > 1 else "")
 
@@ -66,11 +68,20 @@ def at_equal(rows: Sequence[Row], paid: str, measure: str, by: str, budget: floa
     return values
 
 
-def draw_means(axis: Any, values: Mapping[Any, Sequence[float]], **style: Any) -> None:
-    """Draw the mean of the values at each place, with its interval."""
-    means = [spread(each) for each in values.values()]
-    widths = [mean.ci95 if mean.number > 1 else 0.0 for mean in means]
-    axis.errorbar(list(values), [mean.mean for mean in means], widths, capsize=3, markersize=4, **style)
+def draw_means(axis: Any, values: Mapping[Any, Sequence[float]], log: bool = False, **style: Any) -> None:
+    """Draw the mean of the values at each place, with its interval; both of the logarithms where ``log`` says so."""
+    lines = [average(numbers, log) for numbers in values.values()]
+    means = [mean for mean, _, _ in lines]
+    widths = [[mean - low for mean, low, _ in lines], [high - mean for mean, _, high in lines]]
+    axis.errorbar(list(values), means, widths, capsize=3, markersize=4, **style)
+
+
+def average(values: Sequence[float], log: bool) -> tuple[float, float, float]:
+    """The mean and the bounds of its interval; the mean alone, three times, of a single value."""
+    mean, _, width, _ = spread([math.log10(value) if log else value for value in values])
+    width = 0.0 if math.isnan(width) else width
+    low, middle, high = (10**bound if log else bound for bound in (mean - width, mean, mean + width))
+    return middle, low, high
 
 
 def number_axis(axis: Any, numbers: Sequence[int]) -> None:
@@ -117,10 +128,7 @@ def draw_line(axis: Any, rows: Sequence[Row], by: str, x: str, y: str, log: bool
     for value in list_values(rows, by):
         mine = [row for row in select(rows, **{by: value}) if math.isfinite(row[y]) and not (log and row[y] <= 0)]
         if mine:
-            mean, _, width, _ = spread([math.log10(row[y]) if log else row[y] for row in mine])
-            width = 0.0 if math.isnan(width) else width
-            bounds = [mean, mean - width, mean + width]
-            points.append((spread([row[x] for row in mine]).mean, *(10**bound if log else bound for bound in bounds)))
+            points.append((spread([row[x] for row in mine]).mean, *average([row[y] for row in mine], log)))
     if points:
         places, means, lows, highs = zip(*points, strict=True)
         (line,) = axis.plot(places, means, **style)
@@ -135,7 +143,10 @@ def fit_to_lines(axes: Sequence[Any], log: bool = False, least: float = 1e-12) -
         log: it is logarithmic.
         least: the least value that a logarithmic axis shows.
     """
-    values = [float(value) for axis in axes for line in axis.get_lines() for value in line.get_ydata()]
+    lines = [
+        line for axis in axes for line in axis.get_lines() if line.get_linestyle() != "None"
+    ]  # no caps of intervals
+    values = [float(value) for line in lines for value in line.get_ydata()]
     values = [value for value in values if math.isfinite(value)]
     if not values:
         return

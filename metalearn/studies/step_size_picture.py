@@ -22,6 +22,9 @@ def draw_step_sizes(path: Path, rows: Sequence[Row], settings: Sequence[str], ou
             _draw_boundary(axis, select(rows, part=family), title)
         for axis, setting in zip(axes[0, len(TITLES) :], settings, strict=True):
             _draw_accuracies(axis, select(rows, part=setting, last=1), setting)
+        seeds = len(list_values(select(rows, kind="boundary"), "seed"))
+        text = f"Where training diverges: {seeds} seeds, outer step size {outer_step:g}/L"
+        axes[0, 0].figure.suptitle(text)
     return path
 
 
