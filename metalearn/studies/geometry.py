@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from metalearn.checks import check_number, check_whole
-from metalearn.episode import Batch
 from metalearn.studies.cases import Case, Report, Row, run_cases
 from metalearn.studies.few_shot_runs import anil_calls
 from metalearn.studies.geometry_picture import draw_geometry
@@ -118,12 +117,11 @@ def run_known(
     """Train on the linear tasks with every geometry and number of inner steps."""
     rows: list[Row] = []
     episode = draw_tasks(seed, tasks)
-    supports = [Batch(x, y) for x, y in zip(episode.support.x, episode.support.y, strict=True)]
     runs = [(geometry, steps) for geometry in GEOMETRIES for steps in inner_steps]
     for number, (geometry, steps) in enumerate(runs):
         method, schedule = GEOMETRIES[geometry]
         network = make_network(1 if method == "convex" else 2, seed)
-        smoothness = smoothness_of_head(make_anil(network, 1, 1.0), half_squares, supports)
+        smoothness = smoothness_of_head(make_anil(network, 1, 1.0), half_squares, episode.support)
         size = step_size / smoothness / (steps if schedule == "c/N" else 1)
         module = make_anil(network, steps, size)
         optimizer = torch.optim.Adam(module.parameters(), lr=outer_lr)
@@ -133,10 +131,11 @@ def run_known(
             loss, norm = find_gradient(module, episode)
             calls = sum(anil_calls(step * tasks, steps).as_dict().values())
             if step in marks:
-                largest = smoothness_of_head(module, half_squares, supports)
                 rows.append({**key, "mark": step, "step": step, "calls": calls, "loss": loss, "gradient_norm": norm,
-                             "alpha_L": size * largest, "last": int(step == outer_steps)})  # fmt: skip
-            optimizer.step()
+                             "last": int(step == outer_steps)})  # fmt: skip
+            if step < outer_steps:
+                optimizer.step()
+        rows[-1]["alpha_L"] = size * smoothness_of_head(module, half_squares, episode.support)
         report((number + 1) / len(runs))
     return rows
 
@@ -159,8 +158,8 @@ def train_at_smoothness(
     """
     data = open_data(setting, root, shots)
     module = build(method, IMAGES[setting].network, seed, 1, 1.0)
-    supports = [data.episode(seed, "train", index).support for index in range(5)]
-    size = inner_lr / smoothness_of_head(module, squared_labels, supports) / (inner_steps if schedule == "c/N" else 1)
+    support = data.draw(seed, "train", list(range(5))).support
+    size = inner_lr / smoothness_of_head(module, squared_labels, support) / (inner_steps if schedule == "c/N" else 1)
     rows = train(
         setting, root, seed, inner_steps, size, method=method, schedule=schedule, shots=shots, report=report, **options
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -74,18 +73,25 @@ def make_anil(network: nn.Module, inner_steps: int, inner_lr: float) -> ANIL:
                 inner_weight_decay=DECAY)  # fmt: skip
 
 
-def smoothness_of_head(module: MetaModule, loss: Any, supports: Sequence[Batch]) -> float:
-    """The largest curvature of the support loss in the head at the initial weights, over some tasks, with the decay."""
-    network: Any = copy.deepcopy(module.backbone)
-    largest = []
-    for support in supports:
-        with torch.no_grad():
-            features = network.body(support.x)
-        head = {name: value.detach() for name, value in network.head.named_parameters()}
+def smoothness_of_head(module: MetaModule, loss: Any, support: Batch) -> float:
+    """The largest curvature of the support loss in the head, over some tasks, with the decay.
 
-        def function(params: dict[str, Tensor], features: Tensor = features, y: Tensor = support.y) -> Tensor:
-            value: Tensor = loss(torch.func.functional_call(network.head, params, (features,)), y)
-            return value
+    Args:
+        module: whose head and body they are.
+        loss: of outputs and targets.
+        support: the support sets of ``B`` tasks, ``x [B, n, ...]`` and ``y [B, n, ...]``.
+    """
+    network: Any = copy.deepcopy(module.backbone)  # its batch normalisation may keep statistics
+    with torch.no_grad():
+        features = torch.stack([network.body(x) for x in support.x])
+    tasks = len(features)
+    head = {name: value.detach().expand(tasks, *value.shape) for name, value in network.head.named_parameters()}
 
-        largest.append(float(hessian_spectrum(function, head).largest))
-    return max(largest) + DECAY
+    def of_task(params: dict[str, Tensor], features: Tensor, targets: Tensor) -> Tensor:
+        value: Tensor = loss(torch.func.functional_call(network.head, params, (features,)), targets)
+        return value
+
+    def losses(params: dict[str, Tensor]) -> Tensor:
+        return torch.func.vmap(of_task)(params, features, support.y)
+
+    return float(hessian_spectrum(losses, head, tasks=tasks).largest.max()) + DECAY

@@ -43,7 +43,7 @@ def test_the_smoothness_of_a_head_is_the_top_of_its_dense_hessian(layers: int) -
             for line, rows in zip(blocks, sizes, strict=True)
         ])  # fmt: skip
         largest.append(float(torch.linalg.eigvalsh(dense).max()))
-    assert smoothness_of_head(make_anil(network, 1, 1.0), half_squares, supports) == pytest.approx(
+    assert smoothness_of_head(make_anil(network, 1, 1.0), half_squares, episode.support) == pytest.approx(
         max(largest) + DECAY, rel=0.02
     )
 
