@@ -3,8 +3,7 @@
 How strong should augmentation be?
 ==================================
 
-Training digits stand upright. The digits to come are turned and shifted. Two strengths are learned, and a grid
-agrees.
+Training digits stand upright. Digits to come are turned and shifted. Two strengths are learned, and a grid agrees.
 
 The problem is ``min_x f(x, y*(x))``. The strengths ``x`` are the logarithms of the largest angle and the largest
 shift. The weights ``y*(x)`` fit a linear classifier to training digits that are moved by up to these strengths, and

@@ -11,8 +11,8 @@ that are large, or that differ.
 
 That is not seen here, where only their rule is tried and not their network. Test accuracy with the rule is that of
 equal weights, within the intervals. The rule reads training losses. That of the rare half is small, since it is fitted
-to few examples, so the rule takes it for the half that is ahead. The hypergradient of the validation loss comes to the
-optimum of a grid. What it gains in accuracy is small, too.
+to few examples, so the rule takes it for the half that is ahead. On validation examples the two are alike. The
+hypergradient comes to the optimum of a grid. What it gains in accuracy is small, too.
 
 The problem is ``min_x f(x, y*(x))``. The upper half is missing in 20 % of the examples, the lower half in 80 %. A
 classifier adds up what the halves say that are there. Its weights ``y*`` minimise
