@@ -75,6 +75,18 @@ def test_how_the_boundary_falls() -> None:
     assert 1000 * any_loss * L == pytest.approx(0.5 * 0.6931, rel=1e-3)
 
 
+@pytest.mark.parametrize("mu", [-3.9, -0.5, -0.01, 0.0, 1.0, 4.0])
+def test_at_the_boundary_the_outer_step_is_as_large_as_it_may_be(mu: float) -> None:
+    """``b L q^(2N) = 2``, and more beyond it, with ``q`` of the curvature that a step stretches most."""
+    size = maml_divergence_step(L=L, steps=3, outer_step_size=OUTER, mu=mu)
+
+    def stretch(step_size: float) -> float:
+        return max(abs(1 - step_size * curvature) for curvature in (mu, L)) ** 6
+
+    assert pytest.approx(2) == OUTER * L * stretch(size)
+    assert OUTER * L * stretch(1.01 * size) > 2 > OUTER * L * stretch(0.99 * size)
+
+
 def test_an_outer_step_that_diverges_by_itself_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"outer_step_size=0.5\) is not below 2/L = 0.5, but .* use 0.25"):
         maml_divergence_step(L=4.0, steps=1, outer_step_size=0.5)

@@ -80,9 +80,13 @@ def wavy(gradient: float, L: float, rho: float, width: float, u: Tensor) -> Tens
     return gradient * u - (L - width) * u * u / 2 - wave
 
 
+@pytest.mark.parametrize("of_query", [None, 5.0], ids=["the same loss", "another query loss"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
-def test_the_bound_is_attained_on_its_worst_case(steps: int) -> None:
-    """With ``a L = 1`` all iterates stand at one phase of the wave, so that every term of the bound is an equation."""
+def test_the_bound_is_attained_on_its_worst_case(steps: int, of_query: float | None) -> None:
+    """With ``a L = 1`` all iterates stand at one phase of the wave, so that every term of the bound is an equation.
+
+    The other query loss is a quadratic that bends down by ``L``, with the gradient ``of_query`` at the start.
+    """
     L, rho, width = 2.0, 3.0, 1e-4
     gradient = (L - width) * round(rho / (2 * math.pi * width)) * 2 * math.pi * width / rho
     loss = partial(wavy, gradient, L, rho, width)
@@ -90,15 +94,15 @@ def test_the_bound_is_attained_on_its_worst_case(steps: int) -> None:
     def objective(w: Tensor) -> Tensor:
         for _ in range(steps):
             w = w - grad(loss)(w) / (L - width)
-        return loss(w)
+        return loss(w) if of_query is None else of_query * w - L * w * w / 2
 
     start = torch.zeros((), dtype=DOUBLE)
     assert float(grad(loss)(start)) == pytest.approx(gradient)
     curvature = abs(float(hessian(objective)(start)))
     known = {"L": L, "rho": rho, "step_size": 1 / (L - width), "steps": steps}
-    bound = meta_smoothness(**known, gradient=gradient)  # type: ignore[arg-type]
+    bound = meta_smoothness(**known, gradient=gradient, query_gradient=of_query)  # type: ignore[arg-type]
     assert 0.99 * bound <= curvature <= bound
-    assert gradient_factor(**known) * gradient > 0.3 * bound  # type: ignore[arg-type]
+    assert gradient_factor(**known) * gradient > 0.3 * meta_smoothness(**known, gradient=gradient)  # type: ignore[arg-type]
 
 
 def test_how_far_inner_steps_stretch_a_distance() -> None:
@@ -109,6 +113,7 @@ def test_how_far_inner_steps_stretch_a_distance() -> None:
         w = w - 0.3 * w * curvatures
     assert float(w.abs().max()) == pytest.approx(inner_growth(L=2.0, step_size=0.3, steps=4))
     assert float(w[1].norm()) == pytest.approx(inner_growth(L=2.0, step_size=0.3, steps=4, mu=2.0))
+    assert inner_growth(L=2.0, step_size=1.5, steps=4, mu=0.0) == 2.0**4  # beyond 2/L, where the sign changes
     for name, steps in (("cosine", 6), ("logistic", 6)):
         drawn = Drawn(name, steps, True, seed=1)
         ends = [points.clone() for points in (drawn.w, drawn.u)]
