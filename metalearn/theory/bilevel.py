@@ -6,6 +6,7 @@ from metalearn.bilevel.checks import check_order
 from metalearn.checks import check_whole
 from metalearn.errors import ConfigError
 from metalearn.theory.checks import check_least_zero, check_positive
+from metalearn.theory.powers import raise_to
 
 __all__ = ["bio_outer_step", "itd_bias", "neumann_bias", "pzobo_error"]
 
@@ -63,7 +64,8 @@ def itd_bias(*, mu: float, L: float, L_xy: float, gradient: float, step_size: fl
     check_positive("itd_bias", step_size=step_size)
     check_least_zero("itd_bias", L_xy=L_xy, gradient=gradient)
     check_whole("steps", steps, 0, owner="itd_bias")
-    return L_xy / mu * max(abs(1 - step_size * mu), abs(1 - step_size * L)) ** steps * gradient
+    error = L_xy / mu * gradient
+    return error * raise_to(max(abs(1 - step_size * mu), abs(1 - step_size * L)), steps) if error else 0.0
 
 
 def neumann_bias(*, mu: float, eta: float, terms: int, gradient: float, L: float | None = None) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from metalearn.checks import check_number, check_whole
 from metalearn.errors import ConfigError
 from metalearn.theory.checks import check_least_zero, check_positive
+from metalearn.theory.powers import raise_to, sum_powers
 
 __all__ = [
     "gradient_factor",
@@ -71,7 +72,7 @@ def inner_growth(*, L: float, step_size: float, steps: int, mu: float | None = N
         (2.25, 1.0)
     """
     _check("inner_growth", L, steps)
-    return _read_rate("inner_growth", L, step_size, mu) ** steps
+    return raise_to(_read_rate("inner_growth", L, step_size, mu), steps)
 
 
 def gradient_factor(*, L: float, rho: float, step_size: float, steps: int, mu: float | None = None) -> float:
@@ -101,7 +102,7 @@ def gradient_factor(*, L: float, rho: float, step_size: float, steps: int, mu: f
     _check("gradient_factor", L, steps)
     check_least_zero("gradient_factor", rho=rho)
     q = _read_rate("gradient_factor", L, step_size, mu)
-    return rho * step_size * q ** (2 * steps - 1) * _sum_powers(q, steps)
+    return rho * step_size * raise_to(q, 2 * steps - 1) * sum_powers(q, steps) if rho * step_size else 0.0
 
 
 def meta_smoothness(
@@ -146,13 +147,17 @@ def meta_smoothness(
     _check("meta_smoothness", L, steps)
     check_least_zero("meta_smoothness", rho=rho, gradient=gradient)
     q = _read_rate("meta_smoothness", L, step_size, mu)
-    total = _sum_powers(q, steps)
-    if query_gradient is None:
-        reached = q**steps * gradient
-    else:
+    of_hessian = raise_to(q, 2 * steps) * L
+    if query_gradient is not None:
         check_least_zero("meta_smoothness", query_gradient=query_gradient)
-        reached = query_gradient + step_size * L * total * gradient
-    return q ** (2 * steps) * L + rho * step_size * q ** (steps - 1) * total * reached
+    if not rho * step_size * (gradient + (query_gradient or 0)):
+        return of_hessian
+    total = sum_powers(q, steps)
+    if query_gradient is None:
+        reached = raise_to(q, steps) * gradient
+    else:
+        reached = query_gradient + (step_size * L * total * gradient if gradient else 0)
+    return of_hessian + rho * step_size * raise_to(q, steps - 1) * total * reached
 
 
 def outer_step(*, smoothness: float, factor: float = 1.0) -> float:
@@ -241,7 +246,3 @@ def _read_rate(owner: str, L: float, step_size: float, mu: float | None) -> floa
     """``q``: by how much a step can stretch a distance."""
     check_least_zero(owner, step_size=step_size)
     return max(abs(1 - step_size * _read_least(owner, L, mu)), abs(1 - step_size * L))
-
-
-def _sum_powers(q: float, steps: int) -> float:
-    return float(steps) if q == 1 else sum(q**power for power in range(steps))

@@ -124,11 +124,10 @@ def _look_up(algorithm: str) -> Row:
     known = {_simplify(row.algorithm): row for row in ROWS}
     row = known.get(_simplify(algorithm)) if isinstance(algorithm, str) else None
     if row is None:
-        names = [row.algorithm for row in ROWS]
-        near = find_nearest(str(algorithm), names, 1)
-        remedy = f"use {near[0]!r}" if near else "print(complexity_table()) lists all"
+        near = find_nearest(str(algorithm), [row.algorithm for row in ROWS], 1) or [ROWS[0].algorithm]
         raise ConfigError(
-            f"algorithm is {quote_value(algorithm)}, but it must be one of {'; '.join(names[:-1])} or {names[-1]}; {remedy}"
+            f"algorithm is {quote_value(algorithm)}, but it must be a name in complexity_table(), as metalearn list bounds "
+            f"prints it; use {near[0]!r}"
         )
     return row
 

@@ -7,6 +7,7 @@ import math
 from metalearn.bilevel.checks import check_order
 from metalearn.checks import check_whole
 from metalearn.theory.checks import check_positive, read_kappa
+from metalearn.theory.powers import raise_to
 
 __all__ = [
     "accelerated_contraction",
@@ -69,7 +70,7 @@ def contraction(*, mu: float, L: float, step_size: float, steps: int = 1) -> flo
     check_order("contraction", mu, L)
     check_positive("contraction", step_size=step_size)
     check_whole("steps", steps, 1, owner="contraction")
-    return max(abs(1 - step_size * mu), abs(1 - step_size * L)) ** steps
+    return raise_to(max(abs(1 - step_size * mu), abs(1 - step_size * L)), steps)
 
 
 def best_step(*, mu: float, L: float) -> float:

@@ -68,8 +68,8 @@ def test_every_row_is_read_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("name", "changed", "line"),
     [
-        ("AID-Bi", {}, r"algorithm is 'AID-Bi', but it must be one of BA; AID-BiO; .*; use 'AID-BiO'"),
-        (3, {}, r"algorithm is 3, but it must be one of"),
+        ("AID-Bi", {}, r"algorithm is 'AID-Bi', but it must be a name in complexity_table\(\), .*; use 'AID-BiO'"),
+        (3, {}, r"algorithm is 3, but it must be a name in .*; use 'BA'"),
         ("BA", {"kappa": 0.5}, r"complexity\(kappa=0.5\), but it must be a finite number of at least 1; use 10.0"),
         ("BA", {"eps": 0.0}, r"complexity\(eps=0.0\), but it must be a finite number above 0; use 0.01"),
         ("BA", {"kappa": math.nan}, r"complexity\(kappa=nan\), but"),

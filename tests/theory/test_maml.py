@@ -11,7 +11,15 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from metalearn.errors import ConfigError
-from metalearn.theory import gradient_factor, inner_growth, maml_inner_step, meta_smoothness, outer_step
+from metalearn.theory import (
+    contraction,
+    gradient_factor,
+    inner_growth,
+    itd_bias,
+    maml_inner_step,
+    meta_smoothness,
+    outer_step,
+)
 from tests.theory.made import DOUBLE, FAMILIES, Losses, hessian, meta_objective, value
 
 PROBLEMS, SIZE = 50, 3
@@ -136,6 +144,18 @@ def test_what_the_proven_step_size_keeps_bounded() -> None:
         assert inner_growth(L=3.0, step_size=size, steps=steps) ** 2 <= math.exp(0.25)
         assert gradient_factor(L=3.0, rho=6.0, step_size=size, steps=steps) <= 0.171 * 6.0 / 3.0
     assert inner_growth(L=1.0, step_size=0.1, steps=100) ** 2 > 1e8
+
+
+def test_what_is_too_large_for_a_float_is_infinite() -> None:
+    """And no factor of 0 makes it nan."""
+    huge = {"L": 1e4, "step_size": 1.0, "steps": 100}
+    assert inner_growth(**huge) == math.inf  # type: ignore[arg-type]
+    for rho, gradient, query in ((0.0, 1.0, None), (1.0, 0.0, None), (1.0, 0.0, 1.0), (1.0, 1.0, 1.0)):
+        bound = meta_smoothness(**huge, rho=rho, gradient=gradient, query_gradient=query)  # type: ignore[arg-type]
+        assert bound == math.inf
+    assert gradient_factor(**huge, rho=0.0) == 0  # type: ignore[arg-type]
+    assert contraction(mu=1.0, L=1e4, step_size=1.0, steps=100) == math.inf
+    assert itd_bias(mu=1.0, L=1e4, L_xy=0.0, gradient=1.0, step_size=1.0, steps=100) == 0
 
 
 @pytest.mark.parametrize("name", ["cosine", "logistic"])
