@@ -56,5 +56,6 @@ from metalearn.modules import Reptile as Reptile
 from metalearn.shipping import AdaptedModel as AdaptedModel
 from metalearn.shipping import load as load
 from metalearn.shipping import start_from as start_from
+from metalearn.theory import StepSizeAdvisor as StepSizeAdvisor
 
 __version__: str

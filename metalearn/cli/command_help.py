@@ -71,6 +71,7 @@ ROWS = {
         Row("trainer.max_time TIME", "How long to train, as DD:HH:MM:SS.", FIT),
         Row("trainer.val_check_interval N", "Validate after this many outer steps, or this share of an epoch. [default 1.0]",
             FIT),
+        Row("advise true|apply", "Measure what inner_lr should be and say it, or set it, too. [default false]", FIT),
         Row("trainer.accelerator NAME", "Where to compute: auto, cpu, gpu or mps. [default auto]"),
         Row("trainer.devices N", "How many processes or GPUs. [default auto]"),
         Row("trainer.precision NAME", "The type of numbers, such as 32-true or bf16-mixed. [default 32-true]"),

@@ -26,7 +26,7 @@ from metalearn.cli.failures import translate_failures
 from metalearn.cli.parser import Parser, find_own_error
 from metalearn.cli.processes import check_devices, take_torchrun
 from metalearn.cli.recorder import FolderIsTaken, RunRecorder
-from metalearn.cli.run_callbacks import RunCallbacks
+from metalearn.cli.run_callbacks import Advise, RunCallbacks, make_advisors
 from metalearn.cli.run_files import NAMES
 from metalearn.cli.run_loggers import join_loggers, log_pictures, name_loggers
 from metalearn.cli.run_place import RunPlace
@@ -124,6 +124,7 @@ class MetaCLI(LightningCLI):
         parser.add_argument("--test_after_fit", type=bool, default=True)
         parser.add_argument("--run_name", type=str, default=None)
         parser.add_argument("--start_from", type=str, default=None)
+        parser.add_argument("--advise", type=Advise, default=False)
         parser.add_argument("--trainer.help", action=TrainerHelp)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -192,7 +193,10 @@ class MetaCLI(LightningCLI):
         check_devices(trainer)
         check_finders(trainer.callbacks, self.model, self.datamodule)
         trainer.callbacks = self.callbacks.join(
-            trainer.callbacks,
+            [
+                *trainer.callbacks,
+                *make_advisors(self._get(self.config, "advise"), command, trainer.callbacks, self.model),
+            ],
             self.model,
             command,
             self.ending.signals,

@@ -67,6 +67,12 @@ class FinishedRun:
         return find_run_folder(self.trainer)
 
     @property
+    def speakers(self) -> list[Any]:
+        """What may join the summary: the module, then the callbacks of the Trainer."""
+        trainer: Any = self.trainer
+        return [self.model, *trainer.callbacks]
+
+    @property
     def lacks_test(self) -> bool:
         """Whether the data have no loader to test with."""
         return self.data is not None and not is_overridden("test_dataloader", self.data)
@@ -101,7 +107,7 @@ def after_fit(run: FinishedRun) -> Summary | None:
     best = find_best_checkpoint(run.trainer)
     steps = run.trainer.global_step
     # of the whole training: the best checkpoint knows what it had cost until then
-    cost = collect_facts(run.model, "fit")
+    cost = [fact for part in run.speakers for fact in collect_facts(part, "fit")]
     tests = run.tests_after_fit
     if tests:
         if best is not None:
@@ -255,11 +261,11 @@ def list_files(run: FinishedRun, where: Path, trained: bool, tested: bool) -> li
     if tested and run.tasks.classes is not None:
         path = str(run.tasks.classes)
         facts.append(Fact("per-class results", path, {run.tasks.classes.stem: path}))
-    if not isinstance(run.model, ReportsOutcome):
-        return facts
+    speakers = run.speakers if trained else [run.model]
+    parts = [part for part in speakers if isinstance(part, ReportsOutcome)]
     rows = read_csv(metrics) if trained and is_logged else []
     record = RunRecord(run.name, run.data, tested, rows)
-    return [*facts, *Gallery(where).draw(lambda: run.model.pictures(record))]
+    return [*facts, *Gallery(where).draw(lambda: [picture for part in parts for picture in part.pictures(record)])]
 
 
 def list_next_commands(run: FinishedRun, saved: Path | None) -> list[Fact]:

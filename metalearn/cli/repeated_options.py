@@ -23,7 +23,7 @@ TAKEN = {
     "ckpt_path": "the same command goes on by itself",
 }
 """Options of ``fit`` that are not the user's here, and what to do instead."""
-TOP = ("model", "data", "trainer", "test_after_fit", "seed_everything", "start_from", "weights_only")
+TOP = ("advise", "model", "data", "trainer", "test_after_fit", "seed_everything", "start_from", "weights_only")
 """Options of ``fit`` without a dot."""
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
@@ -18,8 +19,27 @@ from metalearn.modules.callbacks.start import StartNotice
 from metalearn.modules.callbacks.stopping import StopOnSignal
 from metalearn.modules.callbacks.tables import PredictionTable, TaskTable
 from metalearn.reports.outcome import ReportsOutcome
+from metalearn.theory.advice import check_advisable
+from metalearn.theory.advisor import StepSizeAdvisor
 
-__all__ = ["RunCallbacks"]
+__all__ = ["Advise", "RunCallbacks", "make_advisors"]
+
+Advise = bool | Literal["apply"]
+"""What ``--advise`` may be."""
+
+
+def make_advisors(
+    advise: Advise, command: str, named: Sequence[L.Callback], model: L.LightningModule
+) -> list[L.Callback]:
+    """The advisor of a training that asks for one, unless the user names one with arguments of its own.
+
+    Raises:
+        ConfigError: the model takes no plain gradient steps.
+    """
+    if not advise or command != "fit" or any(isinstance(callback, StepSizeAdvisor) for callback in named):
+        return []
+    check_advisable(model)
+    return [StepSizeAdvisor(apply=advise == "apply")]
 
 
 @dataclass

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metalearn.checks import check_number
 from metalearn.errors import ConfigError
 
-__all__ = ["REMEDY", "InnerLR", "InnerStepSizes", "Learned", "check_inner_lr"]
+__all__ = ["REMEDY", "InnerLR", "InnerStepSizes", "Learned", "check_inner_lr", "scale_inner_lr"]
 
 REMEDY = "use 0.4 for Omniglot or 0.01 for miniImageNet"
 """What a step size should be instead."""
@@ -98,6 +98,18 @@ class InnerStepSizes(nn.Module):
         return [{name: row[place] for name, place in places.items() if place is not None} for row in rows]
 
     @torch.no_grad()
+    def rescale(self, factor: float) -> None:
+        """Multiply every step size; learned ones where they are, so that an optimiser goes on with them.
+
+        Args:
+            factor: a finite number above 0.
+        """
+        check_number("factor", factor, "use 0.5", above=0)
+        self.inner_lr, self._initial = scale_inner_lr(self.inner_lr, factor), self._initial * factor
+        for value in self.parameters():
+            value.mul_(factor)
+
+    @torch.no_grad()
     def follow(self, tensors: Mapping[str, Tensor]) -> None:
         """Learn a step size for each of these tensors, and for no others.
 
@@ -143,6 +155,23 @@ class InnerStepSizes(nn.Module):
                 place = None
             by_name[name] = place
         return by_name
+
+
+def scale_inner_lr(inner_lr: InnerLR, factor: float) -> InnerLR:
+    """Step sizes as a user says them, times a factor; those that are learned are said as they were.
+
+    Example:
+        >>> from metalearn.inner.step_sizes import scale_inner_lr
+        >>> scale_inner_lr({"body": 0.5, "head": 2.0}, 0.5), scale_inner_lr("learn", 0.5)
+        ({'body': 0.25, 'head': 1.0}, 'learn')
+    """
+    if isinstance(inner_lr, str):
+        return inner_lr
+    if isinstance(inner_lr, Mapping):
+        return {prefix: float(size) * factor for prefix, size in inner_lr.items()}
+    if isinstance(inner_lr, Sequence):
+        return [float(size) * factor for size in inner_lr]
+    return float(inner_lr) * factor
 
 
 def _spread(inner_lr: Mapping[str, float], names: Sequence[str]) -> dict[str, Tensor | float]:

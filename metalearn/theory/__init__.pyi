@@ -1,3 +1,6 @@
+from metalearn.theory.advice import StepAdvice as StepAdvice
+from metalearn.theory.advice import advise_steps as advise_steps
+from metalearn.theory.advisor import StepSizeAdvisor as StepSizeAdvisor
 from metalearn.theory.anil import anil_contraction as anil_contraction
 from metalearn.theory.anil import anil_convex_step as anil_convex_step
 from metalearn.theory.anil import anil_nonconvex_step as anil_nonconvex_step

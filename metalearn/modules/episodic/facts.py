@@ -24,6 +24,7 @@ from metalearn.modules.episodic.option import Option
 from metalearn.modules.episodic.outcome import list_facts, list_pictures
 from metalearn.modules.episodic.reading import TaskReader
 from metalearn.modules.episodic.records import QueryRecords
+from metalearn.modules.episodic.rescaling import rescale_steps
 from metalearn.modules.episodic.runner import InnerRunner
 from metalearn.reports.outcome import Facts, Picture, RunRecord, Stage
 from metalearn.shipping.description import Origin
@@ -104,6 +105,17 @@ class ModuleFacts:
     def step_sizes(self) -> InnerStepSizes | None:
         """The inner step sizes, if the solver takes gradient steps."""
         return getattr(self.solver, "step_sizes", None)
+
+    def rescale_steps(self, factor: float) -> None:
+        """Multiply the inner step sizes, here and in the hyper-parameters that checkpoints keep.
+
+        Args:
+            factor: a finite number above 0.
+
+        Raises:
+            ConfigError: the solver has no step sizes, or the factor is out of range.
+        """
+        rescale_steps(cast(Any, self), self._runner, factor)
 
     @property
     def counts(self) -> OracleCounts | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -64,6 +64,20 @@ class OpenLoop:
         method, support = self.adaptation.method.stepwise, self.episode.support
         assert isinstance(method, StepwiseMethod)
         return method.slope(self.adaptation, self.params, adapted, support.x, support.y, step, self.settings)
+
+    def support_loss(self, adapted: Params, step: int) -> Tensor:
+        """The support loss of each task, ``[]`` or ``[b]``, with its graph to ``adapted``."""
+        support, (_, others) = self.episode.support, self.adaptation.split(self.params)
+        return self.adaptation.support_loss(adapted, others, support.x, support.y, step)
+
+    def rescaled(self, factor: float) -> OpenLoop:
+        """The same with all step sizes times a factor."""
+        names = self.adaptation.split(self.params)[0].keys() | self.adaptation.learner.able().keys()
+        settings = [
+            {name: value * factor if name in names else value for name, value in setting.items()}
+            for setting in self.settings
+        ]
+        return replace(self, settings=settings)
 
     def query_loss(self, adapted: Params, step: int) -> Tensor:
         """The query loss of each task, ``[]`` or ``[b]``, with its graph to ``adapted``."""

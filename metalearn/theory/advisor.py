@@ -1,0 +1,157 @@
+"""A callback that measures what the inner step size should be, says it, and sets it where that is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from metalearn.checks import MOST_OF_A_TASK, MOST_STEPS, check_flag, check_whole
+from metalearn.reports.outcome import Fact, Picture, RunRecord, Stage
+from metalearn.theory.advice import StepAdvice, advise_steps, check_advisable
+from metalearn.theory.gathering import take_tasks
+from metalearn.theory.step_picture import draw_step_sizes
+
+__all__ = ["StepSizeAdvisor"]
+
+
+class StepSizeAdvisor(L.Callback):
+    """Measures ``alpha L N`` while a module trains, shows it beside theory's range, and suggests ``inner_lr``.
+
+    At the start and after every so many outer steps it takes some tasks of the batch. Beside the rule of thumb of
+    :func:`~metalearn.theory.advise_steps` it says two facts: ``1/(8 N L)`` ends the range in which the convergence of
+    multi-step MAML is proved, and ``2/L`` bounds the steps that are stable on a quadratic (arXiv 2108.00330). It warns once, in
+    one line, if the support loss rises along the inner path, or if steps are more than ten times too small.
+
+    It logs ``advice/alpha_L_N``, ``advice/L``, ``advice/along``, ``advice/inner_lr`` and ``advice/suggested_inner_lr``. On
+    several ranks all take what the first one has measured.
+
+    Args:
+        every: outer steps between two measurements.
+        tasks: how many tasks of the batch are measured. The cost grows with it: about a training step on four times as many.
+        apply: whether the suggestion is set at the start, and again where the support loss rises along the path. Numbers, lists,
+            mappings and learned sizes are multiplied by one factor.
+        iterations: the most Hessian-vector products for ``L``.
+
+    Attributes:
+        series: what was measured, in the order of outer steps.
+        applied: the factor by which step sizes were multiplied so far.
+
+    Raises:
+        ConfigError: an argument is out of range; or, as training starts, the module takes no plain gradient steps.
+
+    Example:
+        >>> from lightning import Trainer
+        >>> from metalearn import MAML, MLP, StepSizeAdvisor
+        >>> from metalearn.datamodules import SinusoidDataModule
+        >>> advisor = StepSizeAdvisor(apply=True)
+        >>> trainer = Trainer(
+        ...     max_steps=1, callbacks=[advisor], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        ...     enable_model_summary=False, limit_val_batches=0, accelerator="cpu",
+        ... )
+        >>> module = MAML(MLP(), loss="mse", inner_lr=1e-6)
+        >>> trainer.fit(module, SinusoidDataModule(train_tasks=8))
+        >>> len(advisor.series), module.hparams["inner_lr"] > 1e-4
+        (1, True)
+    """
+
+    def __init__(self, every: int = 100, tasks: int = 4, apply: bool = False, iterations: int = 10) -> None:
+        check_whole("every", every, 1, MOST_STEPS)
+        check_whole("tasks", tasks, 1, MOST_OF_A_TASK)
+        check_whole("iterations", iterations, 1, MOST_STEPS)
+        check_flag("apply", apply)
+        self.every, self.tasks, self.apply, self.iterations = every, tasks, apply, iterations
+        self.series: list[StepAdvice] = []
+        self.applied = 1.0
+        self._restored: float | None = None
+        self._warned = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse a module that cannot be advised, before anything is trained."""
+        if stage == "fit":
+            check_advisable(pl_module)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Where a run goes on, set what was applied before it stopped; learned sizes are in the checkpoint."""
+        module: Any = pl_module
+        if self._restored not in (None, 1.0) and not isinstance(module.step_sizes.inner_lr, str):
+            module.rescale_steps(self._restored)
+        self._restored = None
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure, show, warn and apply, where it is time."""
+        step = trainer.global_step
+        if step % self.every or (self.series and self.series[-1].step == step):
+            return
+        module: Any = pl_module
+        advice = self._measure(trainer, module, batch, step)
+        if not self.series:
+            rank_zero_info(f"StepSizeAdvisor: {advice}")
+        if self.apply and advice.suggested is not None and not (self.series and advice.descends):
+            advice = self._set(module, advice)
+        elif advice.fault is not None and not self._warned:
+            self._warned = True
+            rank_zero_warn(f"StepSizeAdvisor: {advice.fault} (outer step {step})")
+        self.series.append(advice)
+        for logger in trainer.loggers:
+            logger.log_metrics({f"advice/{name}": value for name, value in advice.as_dict().items()}, step=step)
+
+    def _set(self, module: Any, advice: StepAdvice) -> StepAdvice:
+        """Set what is advised, and say so; the advice as it is from then on."""
+        module.rescale_steps(advice.factor)
+        self.applied *= advice.factor
+        rank_zero_info(
+            f"StepSizeAdvisor: inner_lr {advice.inner_lr:.3g} becomes {advice.suggested:.3g} from outer step {advice.step} on"
+        )
+        return replace(advice, inner_lr=advice.inner_lr * advice.factor, descends=True)
+
+    def _measure(self, trainer: L.Trainer, module: Any, batch: Any, step: int) -> StepAdvice:
+        """The advice, in which all ranks agree."""
+        advice = advise_steps(module, take_tasks(batch, self.tasks)[0], step, self.iterations)
+        if trainer.world_size == 1:
+            return advice
+        agreed: StepAdvice = trainer.strategy.broadcast(advice)
+        return agreed
+
+    def state_dict(self) -> dict[str, Any]:
+        """The series and what was applied, in plain types."""
+        series = {str(advice.step): vars(advice) for advice in self.series}
+        return {"applied": self.applied, "warned": self._warned, "series": series}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take both up again."""
+        self.applied = self._restored = float(state_dict["applied"])
+        self._warned = bool(state_dict["warned"])
+        self.series = [StepAdvice(**values) for values in state_dict["series"].values()]
+
+    def summary_facts(self, stage: Stage) -> list[Fact]:
+        """The last measurement as a line of the summary, and the series as data."""
+        if stage != "fit" or not self.series:
+            return []
+        last = self.series[-1]
+        data = {
+            "advice": [{"step": advice.step, **advice.as_dict()} for advice in self.series],
+            "applied": self.applied,
+        }
+        text = f"inner_lr {last.inner_lr:.3g}"
+        if self.applied != 1:
+            text += f", {self.applied:.3g} times what was asked for"
+        if last.suggested is not None:
+            text += f"; rule of thumb {last.suggested:.2g} at step {last.step}"
+        text += f"; alpha L N {last.alpha_L_N:.3g} (convergence is proved up to 0.125)"
+        return [Fact("inner step size", text, {"training": {"step_sizes": data}})]
+
+    def pictures(self, run: RunRecord) -> list[Picture]:
+        """The series of step sizes beside theory's ranges."""
+        if not self.series or (run.tested and not run.rows):
+            return []
+
+        def draw(path: Path) -> Path:
+            return draw_step_sizes(path, self.series, run.name)
+
+        return [Picture("step_sizes.png", draw)]
