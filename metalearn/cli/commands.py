@@ -122,8 +122,8 @@ COMMANDS = {
         DATA,
     ),
     "study": Command(
-        "Run a study on real data, from its files to a table.",
-        "metalearn study hyper_cleaning",
+        "Run a study: what papers say, measured, with a table.",
+        "metalearn study step_size --output study",
         "metalearn.cli.study:run",
         DATA,
     ),

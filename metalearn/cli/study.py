@@ -1,4 +1,4 @@
-"""``python -m metalearn study NAME``: a study on real data, from its files to a table and a picture."""
+"""``python -m metalearn study NAME``: a study, from its runs to a table and a picture."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def run(args: Sequence[str]) -> Summary | None:
     study = STUDIES[name]()
     parser = Parser(
         prog=f"metalearn study {name}",
-        description="A study on real data, from its files to a table and pictures.",
+        description="A study, from its runs to a table and pictures.",
     )
     parser.add_argument("--threads", type=int, default=1, help="of torch; 1 so that seconds compare")
     parser.add_function_arguments(study, fail_untyped=True)

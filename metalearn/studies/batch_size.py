@@ -46,20 +46,20 @@ def study_batch_size(
 
     Args:
         output: where to write. The same command goes on with what is there.
-        omniglot: Omniglot's folder; what is missing is downloaded to it.
-        glyphs: also train on letters that are drawn, which need no files.
-        batches: tasks a batch in training.
-        seeds: of the linear tasks.
-        tasks: linear tasks over which a meta-gradient is exact.
-        calls: gradients, Hessian-vector and cross products of a training on linear tasks.
-        image_seeds: of the weights and the tasks of images.
-        image_tasks: tasks of images over which a meta-gradient is exact.
-        seconds: CPU seconds of a training on images.
-        marks: tests of a training.
-        test_tasks: test tasks of images.
-        inner_steps: of all methods on images.
-        inner_lr: their size.
-        processes: runs at a time.
+        omniglot: the folder of Omniglot, to train on it too; what is missing is downloaded to it.
+        glyphs: whether to train on letters that are drawn too, which need no files.
+        batches: the numbers of tasks in a batch, in training.
+        seeds: how many seeds draw the linear tasks.
+        tasks: how many linear tasks the exact meta-gradient is the mean of.
+        calls: how many gradients and products a training on linear tasks spends.
+        image_seeds: how many seeds set the weights and draw the tasks of images.
+        image_tasks: how many tasks of images the exact meta-gradient is the mean of.
+        seconds: how many CPU seconds a training on images takes.
+        marks: how often a training is tested.
+        test_tasks: how many tasks of images test a training.
+        inner_steps: how many inner steps all methods take on images.
+        inner_lr: the size of these inner steps.
+        processes: how many runs work at a time, each in a process of its own.
 
     Returns:
         The files.

@@ -39,8 +39,8 @@ def draw_batch_sizes(path: Path, rows: Sequence[Row], parts: Mapping[str, str]) 
             for axis, paid in zip(line[2:], ("calls", "seconds"), strict=True):
                 budget = least_paid(race, paid)
                 _draw_race(axis, race, paid, measure, budget)
-                unit = "gradients and products" if paid == "calls" else "CPU seconds"
-                axis.set(title=f"after {budget:,.3g} {unit}", ylabel=label)
+                amount = f"{budget:,.0f} gradients and products" if paid == "calls" else f"{budget:.3g} CPU seconds"
+                axis.set(title=f"after {amount}", ylabel=label)
             fit_to_lines(line[2:3])
             fit_to_lines(line[3:])
         axes[0, 0].legend(fontsize=8)

@@ -57,20 +57,20 @@ def study_geometry(
 
     Args:
         output: where to write. The same command goes on with what is there.
-        omniglot: Omniglot's folder; what is missing is downloaded to it.
-        glyphs: also train on letters that are drawn, which need no files.
-        miniimagenet: miniImageNet or data in its format, a folder or an archive.
-        inner_steps: numbers ``N`` of inner steps.
-        step_size: ``c``.
-        seeds: of the linear tasks.
-        outer_steps: outer steps on the linear tasks.
-        outer_lr: Adam's learning rate on the linear tasks.
-        tasks: the number of linear tasks.
-        image_seeds: of the weights and the tasks of images.
-        image_steps: outer steps on images.
-        marks: tests of a training on images.
-        test_tasks: test tasks of images.
-        processes: runs at a time.
+        omniglot: the folder of Omniglot, to train on it too; what is missing is downloaded to it.
+        glyphs: whether to train on letters that are drawn too, which need no files.
+        miniimagenet: where miniImageNet is, or data in its format, a folder or an archive.
+        inner_steps: the numbers ``N`` of inner steps.
+        step_size: the ``c`` of the inner step size.
+        seeds: how many seeds draw the linear tasks.
+        outer_steps: how many outer steps are taken on the linear tasks.
+        outer_lr: the learning rate of Adam on the linear tasks.
+        tasks: how many linear tasks there are.
+        image_seeds: how many seeds set the weights and draw the tasks of images.
+        image_steps: how many outer steps a training on images takes.
+        marks: how often a training on images is tested.
+        test_tasks: how many tasks of images test a training.
+        processes: how many runs work at a time, each in a process of its own.
 
     Returns:
         The files.

@@ -49,9 +49,9 @@ def draw_geometry(path: Path, rows: Sequence[Row], settings: Sequence[str]) -> P
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", title="curves")
         figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside right lower", title="inner loss")
         seeds = ", ".join(
-            f"{len(list_values(select(rows, part=part), 'seed'))} of {name}" for part, name, *_ in lines[1:]
+            f"{name}: {len(list_values(select(rows, part=part), 'seed'))} seeds" for part, name, *_ in lines[1:]
         )
-        figure.suptitle(f"ANIL: mean over seeds and 95 % interval (seeds: {seeds})")
+        figure.suptitle(f"ANIL: mean over seeds and 95 % interval ({seeds})")
     return path
 
 

@@ -50,20 +50,20 @@ def study_inner_steps(
 
     Args:
         output: where to write. The same command goes on with what is there.
-        omniglot: Omniglot's folder; what is missing is downloaded to it.
-        glyphs: also train on letters that are drawn, which need no files.
-        inner_steps: numbers ``N`` of inner steps.
+        omniglot: the folder of Omniglot, to train on it too; what is missing is downloaded to it.
+        glyphs: whether to train on letters that are drawn too, which need no files.
+        inner_steps: the numbers ``N`` of inner steps.
         step_size: the fixed inner step size times ``L`` on the tasks of known smoothness; also ``c``.
-        seeds: of the tasks of known smoothness.
+        seeds: how many seeds draw the tasks of known smoothness.
         outer_step: the outer step size times ``L``.
-        outer_steps: outer steps on the tasks of known smoothness.
-        tasks: their number.
+        outer_steps: how many outer steps are taken on the tasks of known smoothness.
+        tasks: how many tasks of known smoothness there are.
         inner_lr: the fixed inner step size on images; also ``c``.
-        image_seeds: of the weights and the tasks of images.
-        image_steps: outer steps on images.
-        marks: tests of a training on images.
-        test_tasks: test tasks of images.
-        processes: runs at a time.
+        image_seeds: how many seeds set the weights and draw the tasks of images.
+        image_steps: how many outer steps a training on images takes.
+        marks: how often a training on images is tested.
+        test_tasks: how many tasks of images test a training.
+        processes: how many runs work at a time, each in a process of its own.
 
     Returns:
         The files.

@@ -29,7 +29,7 @@ def draw_inner_steps(path: Path, rows: Sequence[Row], settings: Sequence[str]) -
     parts = [("worst", "worst case", "loss"), ("typical", "typical tasks", "loss")]
     parts += [(setting, IMAGES[setting].title, "accuracy") for setting in settings]
     lines = [(part, name, measure) for part, name, other in parts for measure in ("gradient_norm", other)]
-    with figure_in(path, len(COLUMNS), len(lines), sharey="row", width=3.6, height=2.9) as axes:
+    with figure_in(path, len(COLUMNS), len(lines), sharey="row", width=3.2, height=2.5) as axes:
         for line, (part, name, measure) in zip(axes, lines, strict=True):
             line[0].set_ylabel(LABELS[measure])
             for axis, (schedule, x, x_label) in zip(line, COLUMNS, strict=True):
@@ -37,7 +37,7 @@ def draw_inner_steps(path: Path, rows: Sequence[Row], settings: Sequence[str]) -
                 axis.set(xlabel=x_label, title=f"{name}, {HEADINGS[schedule]}")
             fit_to_lines(line, log=measure == "gradient_norm")
         seeds = {part: len(list_values(select(rows, part=part), "seed")) for part, *_ in lines}
-        text = ", ".join(f"{number} of {part}" for part, number in seeds.items())
+        text = ", ".join(f"{part}: {number} seeds" for part, number in seeds.items())
         figure = axes[0, 0].figure
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", title="inner steps")
         figure.suptitle(f"Multi-step MAML: mean over seeds and 95 % interval ({text})")

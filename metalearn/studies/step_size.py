@@ -54,19 +54,19 @@ def study_step_size(
 
     Args:
         output: where to write. The same command goes on with what is there.
-        omniglot: Omniglot's folder, for accuracies; what is missing is downloaded to it.
-        glyphs: accuracies on letters that are drawn, which need no files.
-        inner_steps: numbers of inner steps on the tasks of known smoothness.
-        seeds: of the tasks of known smoothness.
+        omniglot: the folder of Omniglot, to measure accuracies too; what is missing is downloaded to it.
+        glyphs: whether to measure accuracies on letters that are drawn, which need no files.
+        inner_steps: the numbers of inner steps on the tasks of known smoothness.
+        seeds: how many seeds draw the tasks of known smoothness.
         outer_step: the outer step size times ``L``, below 2.
-        outer_steps: outer steps on the tasks of known smoothness.
-        tasks: their number.
-        image_inner_steps: numbers of inner steps on images.
-        inner_lrs: inner step sizes on images.
-        image_seeds: of the weights and the tasks of images.
-        image_steps: outer steps on images.
-        test_tasks: test tasks of images.
-        processes: runs at a time.
+        outer_steps: how many outer steps are taken on the tasks of known smoothness.
+        tasks: how many tasks of known smoothness there are.
+        image_inner_steps: the numbers of inner steps on images.
+        inner_lrs: the inner step sizes on images.
+        image_seeds: how many seeds set the weights and draw the tasks of images.
+        image_steps: how many outer steps a training on images takes.
+        test_tasks: how many tasks of images test a training.
+        processes: how many runs work at a time, each in a process of its own.
 
     Returns:
         The files.

@@ -242,7 +242,7 @@ def test_help_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert stopped.value.code == 0
     words = " ".join(capsys.readouterr().out.split())
-    assert "metalearn study hyper_cleaning" in words
+    assert "metalearn study step_size" in words
     assert "metalearn data info" in words
 
 
