@@ -29,7 +29,7 @@ def measure_boundary(support: Tensor, query: Tensor, steps: int, predicted: floa
     """
     sizes = predicted * torch.exp(torch.linspace(-1.1, 1.1, 75, dtype=DOUBLE))
     w = torch.ones(len(sizes), 3, dtype=DOUBLE)
-    for _ in range(60):
+    for _ in range(40):
         start = w.clone().requires_grad_()
         u = start[:, None, :].expand(-1, len(support), -1)
         for _ in range(steps):
