@@ -49,7 +49,7 @@ def complexity_table(
 def _make_row(calls: Complexity) -> dict[str, Any]:
     values = {name: getattr(calls, name) for name in KINDS}
     cells = {name: f"{values[name]:.3g}" if values[name] is not None else text for name, text in calls.orders.items()}
-    plain = {name: value for name, value in calls.as_dict().items() if name not in KINDS}
+    plain = {name: value for name, value in calls.as_dict().items() if name not in (*KINDS, "algorithm", "orders")}
     return {"name": calls.algorithm, **plain, **cells, "values": values, "calls": _join(cells) or calls.note}
 
 
