@@ -99,7 +99,7 @@ def test_the_price_that_earns_most_lies_on_a_jump() -> None:
 
 
 def test_steps_on_the_smooth_problem_rest_at_its_best_price() -> None:
-    best = max(np.linspace(1.14, 1.17, 31), key=lambda price: price * float(buy_smoothly(price, 30)[0]))
-    learned = example.learn_price(30, torch.tensor([[best], [best - 0.1]]).double(), steps=3)[:, 0]
+    best = max(np.linspace(1.15, 1.16, 11), key=lambda price: price * float(buy_smoothly(price, 30)[0]))
+    learned = example.learn_price(30, torch.tensor([[best], [best - 0.1]]).double(), steps=2)[:, 0]
     assert learned[0].item() == pytest.approx(best, abs=1e-3)
     assert best - 0.1 < learned[1] < best - 0.05

@@ -54,7 +54,7 @@ def test_orthogonal_features_have_the_best_scales_of_a_grid() -> None:
     inputs = 4**0.5 * torch.eye(4).double()
     truth = torch.tensor([1.5, -1.0, 0.6, 0.0]).double()
     examples = inputs[None], (inputs @ truth)[None]
-    x = example.learn_scales(example.make_problem(examples, examples), L1(0.05), steps=150, features=4).x[0]
+    x = example.learn_scales(example.make_problem(examples, examples), L1(0.05), steps=80, features=4).x[0]
     grid = torch.linspace(0, 3, 30_001).double()[:, None]
     phi = (truth * (1 - grid**2 / (grid**2 + 0.1))).square() / 2 + 0.05 * grid
     torch.testing.assert_close(x, grid[phi.argmin(0), 0], rtol=0, atol=2e-3)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from metalearn.bilevel.solvers.curvature import SetAside
-from metalearn.bilevel.solvers.iteration import LinearSolution, Product, damp, tolerance_error
+from metalearn.bilevel.solvers.iteration import LinearSolution, Product, damp, rounding_level, tolerance_error
 from metalearn.bilevel.solvers.least_residual import minimise_residual, rounding_of
 from metalearn.bilevel.solvers.linear import CG, LinearSolver, iterate_conjugate_gradients
 from metalearn.bilevel.trees import dot, scale
@@ -42,7 +42,7 @@ class NormalCG(LinearSolver):
 
     def iterates(self, product: Product, b: Tensor, v: Tensor, r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         z = product(r)
-        floor = torch.finfo(b.dtype).eps * vector_norm(b, dim=-1)
+        floor = rounding_level(b)
         p, square = z, dot(z, z)
         while True:
             along = product(p)

@@ -14,7 +14,7 @@ from torch.linalg import vector_norm
 from metalearn.bilevel.solvers.curvature import Faults, curvature_along
 from metalearn.errors import BilevelError
 
-__all__ = ["Iteration", "LinearSolution", "Product", "damp", "tolerance_error"]
+__all__ = ["Iteration", "LinearSolution", "Product", "damp", "rounding_level", "tolerance_error"]
 
 FAR = 1e6
 """Growth of a residual beyond which rounding hides the curvature."""
@@ -133,7 +133,7 @@ class Iteration:
         if self.check_last is not None:
             self.check_last(b, end.before, end.residual)
         residual = end.residual
-        floor = torch.finfo(b.dtype).eps ** 0.5 * vector_norm(b, dim=-1)  # below it growth is rounding
+        floor = rounding_level(b, 0.5)  # below it growth is rounding
         has_grown = _exceeds(last, self.growth * first, floor)
         if not bool(has_grown.any()):
             return
@@ -156,6 +156,15 @@ class Iteration:
 def damp(product: Product, damping: float) -> Product:
     """Return ``v -> H v + damping v``; the product itself without damping."""
     return product if damping == 0 else lambda v: product(v) + damping * v
+
+
+def rounding_level(b: Tensor, power: float = 1.0) -> Tensor:
+    """Return the length below which a residual of ``H v = b`` is rounding: ``eps^power |b|``.
+
+    It is at least a length whose square does not underflow. Where ``b`` is 0, warm starts shrink to such lengths.
+    """
+    limits = torch.finfo(b.dtype)
+    return (limits.eps**power * vector_norm(b, dim=-1)).clamp(min=limits.tiny**0.5)
 
 
 def tolerance_error(name: str, residual: Tensor, iterations: int, tolerance: float) -> BilevelError:

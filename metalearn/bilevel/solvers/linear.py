@@ -13,7 +13,7 @@ from torch.linalg import vector_norm
 from metalearn.bilevel.problem import Constants
 from metalearn.bilevel.solvers.curvature import REMEDIES, Faults, Refusal, curvature_along
 from metalearn.bilevel.solvers.growth import check_step_size
-from metalearn.bilevel.solvers.iteration import Iteration, LinearSolution, Product, damp
+from metalearn.bilevel.solvers.iteration import Iteration, LinearSolution, Product, damp, rounding_level
 from metalearn.bilevel.trees import dot, scale
 from metalearn.checks import UNBOUNDED, check_number, check_whole
 from metalearn.errors import ConfigError
@@ -166,9 +166,7 @@ class FixedPoint(LinearSolver):
         # r = before - a H before, and repeated steps turn the residual to the smallest eigenvalue
         curvature = curvature_along(before, before - r) / self.step_size
         eps = torch.finfo(b.dtype).eps
-        is_negative = (curvature < -100 * eps / self.step_size) & (
-            vector_norm(before, dim=-1) > eps**0.5 * vector_norm(b, dim=-1)
-        )
+        is_negative = (curvature < -100 * eps / self.step_size) & (vector_norm(before, dim=-1) > rounding_level(b, 0.5))
         if bool(is_negative.any()):
             self.refusal().meet_curvature(curvature, is_negative)
 
@@ -242,7 +240,7 @@ def iterate_conjugate_gradients(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the iterates of :class:`CG`, and leave to ``faults`` what is done about negative curvature."""
     # a residual at the level of rounding has no direction: such a problem rests
-    floor = (torch.finfo(b.dtype).eps * vector_norm(b, dim=-1)) ** 2
+    floor = rounding_level(b) ** 2
     p, square = r, dot(r, r)
     while True:
         along = product(p)

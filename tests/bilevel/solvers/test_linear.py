@@ -129,3 +129,21 @@ def test_a_solver_of_your_own_gives_its_iterates() -> None:
         Richardson(iterations=30).solve(lambda v: -0.5 * v, b)
     with pytest.raises(NotImplementedError, match="LinearSolver must define iterates"):
         LinearSolver(iterations=3).solve(lambda v: a @ v, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "solver", [CG(iterations=5), CGOrMinRes(iterations=5), NormalCG(iterations=5)], ids=lambda each: type(each).__name__
+)
+def test_warm_starts_towards_zero_may_underflow(
+    solver: LinearSolver, dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a right-hand side each start is a rounding error of the one before. No curvature is seen in what is left."""
+    a = matrix([0.1, 0.1, 0.1, 0.3]).to(dtype)
+    v = torch.ones(2, 4, dtype=dtype)
+    b = torch.stack([torch.zeros(4), torch.ones(4)]).to(dtype)
+    for _ in range(40):
+        v = solver.solve(lambda v: v @ a, b, v).v
+    assert float(v[0].abs().max()) < 1e-15
+    torch.testing.assert_close(v[1] @ a, b[1], rtol=1e-5, atol=0)
+    assert not caplog.records
