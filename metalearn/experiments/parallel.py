@@ -25,6 +25,7 @@ TICK = 0.2
 PATIENCE = 60.0
 """Seconds that a process has to save its state and end, once it is asked to; then it is ended."""
 NOTHING_SAID = "it said nothing"
+KEPT = {True: "their states are saved", False: "they begin anew"}
 
 
 class Progress(NamedTuple):
@@ -55,6 +56,7 @@ class Job:
         command: the program and its arguments.
         folder: where ``output.log`` is written, with all that it prints.
         look: says where it stands.
+        saves: whether it saves its state when it is asked to end, or begins anew.
 
     Example:
         >>> import sys
@@ -69,6 +71,7 @@ class Job:
     command: Sequence[str]
     folder: Path
     look: Callable[[], Progress]
+    saves: bool = True
 
     @property
     def log(self) -> Path:
@@ -144,16 +147,12 @@ class Processes:
                 f"processes is {count}, but it must be from 1 to {cores}, since this machine gives {cores} core{plural}; use "
                 f"--processes {min(max(count, 1), cores)}"
             )
-        self.count, self.board = count, board
-        self.devices = devices
+        self.count, self.board, self.devices = count, board, devices
         self._threads = max(cores // count, 1)
         self._running: dict[int, _Running] = {}
 
     def run(
-        self,
-        jobs: Iterable[Job],
-        end: Callable[[Ended], str],
-        goes_on: Callable[[Job], bool] = lambda job: True,
+        self, jobs: Iterable[Job], end: Callable[[Ended], str], goes_on: Callable[[Job], bool] = lambda job: True
     ) -> int:
         """Run all jobs.
 
@@ -204,10 +203,9 @@ class Processes:
         """Ask what runs to end, and wait for it."""
         if not self._running:
             return
-        names = ", ".join(running.job.name for running in self._running.values())
-        self.board.say(
-            f"stopping {names}: their states are saved, and the same command goes on; Ctrl-C again ends them at once"
-        )
+        jobs = [running.job for running in self._running.values()]
+        names, kept = ", ".join(job.name for job in jobs), KEPT[all(job.saves for job in jobs)]
+        self.board.say(f"stopping {names}: {kept}, and the same command goes on; Ctrl-C again ends them at once")
         for running in self._running.values():
             running.ask(stop.signum or signal.SIGTERM)
         last = time.monotonic() + PATIENCE

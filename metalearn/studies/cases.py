@@ -124,7 +124,7 @@ def _run_beside(folder: Path, study: str, cases: Sequence[Case], total: int, pro
 def _list_jobs(folder: Path, cases: Sequence[Case]) -> Iterator[Job]:
     for case in cases:
         path = case.path(folder)
-        yield Job(case.name, case.command(folder), path.parent, ShareFile(path.with_name("share")).look)
+        yield Job(case.name, case.command(folder), path.parent, ShareFile(path.with_name("share")).look, saves=False)
 
 
 def _describe(ended: Ended) -> str:

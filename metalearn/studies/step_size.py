@@ -11,7 +11,7 @@ import torch
 from metalearn.checks import check_number, check_whole
 from metalearn.errors import ConfigError
 from metalearn.studies.cases import Case, Report, Row, run_cases
-from metalearn.studies.image_runs import check_images, list_image_cases
+from metalearn.studies.image_runs import IMAGES, check_images, list_image_cases
 from metalearn.studies.inner_steps import check_steps
 from metalearn.studies.intervals import format_interval, select, write_rows
 from metalearn.studies.known import FAMILIES, find_gradient, make_module, predict_boundary
@@ -165,7 +165,7 @@ def _print_accuracies(rows: Sequence[Row], setting: str, seeds: int) -> None:
         cells = [select(mine, inner_lr=size, inner_steps=number) for number in steps]
         lines.append([f"{size:g}", *(format_interval([row["accuracy"] for row in cell], 2) for cell in cells)])
     print_rows(
-        f"{setting}: test accuracy (%), mean ± 95 % interval over {seeds} seeds",
+        f"{IMAGES[setting].title}, 5-way 1-shot: test accuracy (%), mean ± 95 % interval over {seeds} seeds",
         ["inner_lr", *(f"N = {number}" for number in steps)],
         lines,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn.studies.cases import Row
+from metalearn.studies.image_runs import IMAGES
 from metalearn.studies.intervals import COLOURS, draw_line, draw_means, figure_in, list_values, number_axis, select
 from metalearn.theory import maml_inner_step
 
@@ -65,5 +66,5 @@ def _draw_accuracies(axis: Any, rows: Sequence[Row], setting: str) -> None:
                   color=colour, marker="o", label=f"N = {number}")  # fmt: skip
     steps, seeds = rows[0]["step"], len(list_values(rows, "seed"))
     axis.set(xscale="log", xlabel="inner step size", ylabel="test accuracy (%)",
-             title=f"{setting.title()}, {steps} outer steps, {seeds} seeds")  # fmt: skip
+             title=f"{IMAGES[setting].title}, {steps} outer steps, {seeds} seeds")  # fmt: skip
     axis.legend()

@@ -13,6 +13,7 @@ from PIL import Image
 
 from metalearn.cli import main
 from metalearn.studies import inner_steps
+from metalearn.studies.cases import ShareFile
 from metalearn.studies.image_runs import IMAGES
 from tests.made import make_omniglot
 
@@ -139,3 +140,28 @@ def test_what_a_user_gets_wrong_is_one_line(
     assert line in error
     assert error.startswith("metalearn: error: ")
     assert error.count("\n") == 1
+
+
+def test_ctrl_c_stops_processes_that_were_started_in_the_background(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A process in the background of a script ignores SIGINT, and so would those that it starts."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        look, stops = ShareFile.look, []
+
+        def stop(self: ShareFile) -> Any:
+            progress = look(self)
+            if progress.done and not stops:
+                stops.append(signal.raise_signal(signal.SIGINT))
+            return progress
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ShareFile, "look", stop)
+            with pytest.raises(SystemExit) as stopped:
+                study("inner_steps", tmp_path, "--processes", "2", "--outer_steps", "300", "--seeds", "1")
+        assert stopped.value.code == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "stopping known_0: they begin anew, and the same command goes on" in capsys.readouterr().out
+    assert not list(tmp_path.glob("cases/*/share"))
