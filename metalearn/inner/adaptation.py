@@ -61,7 +61,7 @@ class InnerMethod(ABC):
 
     @property
     def stepwise(self) -> InnerMethod | None:
-        """What takes gradient steps, a :class:`~metalearn.inner.StepwiseMethod`; ``None`` where no step is taken."""
+        """What takes gradient steps, a ``StepwiseMethod``; ``None`` where no step is taken."""
         return None
 
     def with_memory(self, memory: MemoryMode) -> InnerMethod:
