@@ -11,8 +11,8 @@ ORDER = [
     "own_data", "torchvision_backbone", "own_module", "own_algorithm",
     "hyper_cleaning", "hypergradient_error",
     "exported_model", "several_processes", "torchrun_slurm", "sweep",
-    "missing_modalities", "augmentation_strength", "sparse_features", "smoothed_constraints", "network_utility",
-    "quantum_state",
+    "architecture_search", "missing_modalities", "augmentation_strength", "sparse_features", "smoothed_constraints",
+    "network_utility", "quantum_state",
 ]  # fmt: skip
 """First what the methods do, then what is your own, bilevel problems, and what comes after a first training. Then the
 bilevel examples."""
