@@ -25,6 +25,7 @@ from metalearn.theory.oracle_calls import Complexity as Complexity
 from metalearn.theory.oracle_calls import complexity as complexity
 from metalearn.theory.oracle_picture import draw_complexity as draw_complexity
 from metalearn.theory.oracle_table import complexity_table as complexity_table
+from metalearn.theory.problem_constants import measure_problem as measure_problem
 from metalearn.theory.quadratics import accelerated_contraction as accelerated_contraction
 from metalearn.theory.quadratics import best_step as best_step
 from metalearn.theory.quadratics import cg_error as cg_error

@@ -147,8 +147,8 @@ class StepSizeAdvisor(L.Callback):
         return [Fact("inner step size", text, {"training": {"step_sizes": data}})]
 
     def pictures(self, run: RunRecord) -> list[Picture]:
-        """The series of step sizes beside theory's ranges."""
-        if not self.series or (run.tested and not run.rows):
+        """The series of step sizes beside theory's ranges, once there are two measurements."""
+        if len(self.series) < 2:
             return []
 
         def draw(path: Path) -> Path:

@@ -42,5 +42,5 @@ def draw_step_sizes(path: Path, series: Sequence[StepAdvice], title: str) -> Pat
                           label="alpha L N below 1/8: convergence is proved")  # fmt: skip
         axis.set_ylim(bottom=min(bottom, *guaranteed) / 2)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        figure.legend(loc="outside lower center", ncols=2)
     return save_figure(figure, path)

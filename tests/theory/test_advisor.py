@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from metalearn import ANIL, IMAML, MAML, Batch, Episode, MeTAL, MetalearnError, ProtoNet, Reptile, StepSizeAdvisor
+from metalearn.reports.outcome import RunRecord
 from metalearn.theory import StepAdvice, advise_steps
 from tests.algorithms import Smooth
 from tests.theory.test_measuring import NET, Oracle, make_episode
@@ -155,6 +156,11 @@ def test_it_warns_once_and_changes_nothing(tmp_path: Path) -> None:
     rows = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
     assert {"advice/alpha_L_N", "advice/L", "advice/suggested_inner_lr"} <= set(rows[0].split(","))
     assert len(advisor.series) == 3
+    (picture,) = advisor.pictures(RunRecord("mine"))
+    assert picture.draw(tmp_path / picture.name) == tmp_path / "step_sizes.png"
+    (fact,) = advisor.summary_facts("fit")
+    assert fact.name == "inner step size"
+    assert "convergence is proved up to 0.125" in fact.text
 
 
 def test_too_large_a_step_is_said() -> None:
