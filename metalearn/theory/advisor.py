@@ -45,17 +45,11 @@ class StepSizeAdvisor(L.Callback):
 
     Example:
         >>> from lightning import Trainer
-        >>> from metalearn import MAML, MLP, StepSizeAdvisor
-        >>> from metalearn.datamodules import SinusoidDataModule
-        >>> advisor = StepSizeAdvisor(apply=True)
-        >>> trainer = Trainer(
-        ...     max_steps=1, callbacks=[advisor], logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        ...     enable_model_summary=False, limit_val_batches=0, accelerator="cpu",
-        ... )
-        >>> module = MAML(MLP(), loss="mse", inner_lr=1e-6)
-        >>> trainer.fit(module, SinusoidDataModule(train_tasks=8))
-        >>> len(advisor.series), module.hparams["inner_lr"] > 1e-4
-        (1, True)
+        >>> from metalearn import StepSizeAdvisor
+        >>> advisor = StepSizeAdvisor(every=50, apply=True)
+        >>> trainer = Trainer(callbacks=[advisor], logger=False, enable_checkpointing=False, accelerator="cpu")
+        >>> advisor.series, advisor.applied  # before trainer.fit(module, data)
+        ([], 1.0)
     """
 
     def __init__(self, every: int = 100, tasks: int = 4, apply: bool = False, iterations: int = 10) -> None:
