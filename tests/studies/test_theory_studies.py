@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -42,9 +44,16 @@ def study(name: str, output: Path, *more: object) -> Path:
     return output / f"{name}.csv"
 
 
-def test_inner_steps_on_tasks_of_known_smoothness(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = read(study("inner_steps", tmp_path))
-    printed = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The table of a study of inner steps, and what it printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        table = study("inner_steps", tmp_path_factory.mktemp("whole"))
+    return table, output.getvalue()
+
+
+def test_inner_steps_on_tasks_of_known_smoothness(whole: tuple[Path, str]) -> None:
+    rows, printed = read(whole[0]), whole[1]
     assert "mean ± 95 % interval over 2 seeds" in printed
     assert printed.count("| N = 3 ") == 2
     for row in rows:
@@ -56,9 +65,8 @@ def test_inner_steps_on_tasks_of_known_smoothness(tmp_path: Path, capsys: pytest
 
 
 def test_a_study_that_was_stopped_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    whole: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = study("inner_steps", tmp_path / "whole")
     descend, seeds = inner_steps.descend, []
 
     def stop(family: str, steps: int, size: float, seed: int, *rest: Any) -> Any:
@@ -75,9 +83,8 @@ def test_a_study_that_was_stopped_goes_on(
         assert not (tmp_path / "parts/inner_steps.csv").exists()
         seeds.clear()
         patch.setattr(signal, "raise_signal", lambda signum: None)
-        assert study("inner_steps", tmp_path / "parts").read_text() == whole.read_text()
+        assert study("inner_steps", tmp_path / "parts").read_text() == whole[0].read_text()
         assert set(seeds) == {1}
-    study("inner_steps", tmp_path / "parts", "--seeds", "1")
     with pytest.raises(SystemExit):
         study("inner_steps", tmp_path / "parts", "--outer_steps", "5")
     assert "was begun with outer_steps 4, but now it is outer_steps 5" in capsys.readouterr().err
