@@ -19,9 +19,10 @@ implicitly, by a Neumann series. On NAS-Bench-201 with CIFAR-10 iDARTS reports a
 DARTS, which collapses onto skips.
 
 All four searches below take the same steps, and differ in the hypergradient alone. The implicit hypergradient by
-conjugate gradients finds the better cells, as iDARTS says: in 12 of 12 seeds one of the 49 good ones. First-order
-DARTS ends below the mean of the cells without ``zero``. DARTS and the short Neumann series lie between them, and
-their intervals overlap. Only DARTS finds the best cell, with one seed of 12: the best mixture is not the best cell.
+conjugate gradients finds good cells, as iDARTS says: 82.3 ± 1.5 % of test points are right on average over 12 seeds
+(95 % interval), where the best cell has 89.0 %. First-order DARTS has 50.1 ± 11.2 %, less than the mean of the cells
+without ``zero``, 64.4 %. DARTS, 66.3 ± 13.2 %, and the short Neumann series, 68.9 ± 12.0 %, lie between, and are not
+told apart. Only DARTS finds the best cell, with one seed: the best mixture is not the best cell.
 """
 
 # %%
@@ -169,6 +170,7 @@ def draw(accuracies, ranks, picked):
     axes[1].axhline(accuracies[HAS_NO_ZERO].mean(), color="black", linestyle=":", label="mean of cells without zero")
     axes[1].set_xticks(range(len(picked)), [name.replace(" ", "\n") for name in picked], fontsize=9)
     axes[1].set(ylabel="test accuracy of what was picked (%)", title=f"{SEEDS} seeds each, mean with its 95 % interval")
+    axes[1].set_ylim(22)
     axes[1].legend(loc="lower right")
     figure.savefig("architecture_search.png")
 
@@ -177,11 +179,10 @@ if __name__ == "__main__":
     accuracies = 100 * torch.stack([train_all(TRAINING_STEPS, seed) for seed in (0, 1)]).mean(0)
     ranks = 1 + (accuracies[None] > accuracies[:, None]).sum(1)
     print(f"best cell {accuracies.max():.1f} %, mean of those without zero {accuracies[HAS_NO_ZERO].mean():.1f} %")
-    places = torch.tensor([25, 5, 1])
     picked = {}
     for name, estimator in SEARCHES.items():
         cells = search(estimator, SEEDS, OUTER_STEPS)
-        picked[name] = chosen = (cells * places).sum(1)
+        picked[name] = chosen = (cells * torch.tensor([25, 5, 1])).sum(1)
         values = accuracies[chosen]
         print(
             f"{name}: {values.mean():.1f} % ± {measure_half(values):.1f}, ranks {ranks[chosen].sort().values.tolist()}"
