@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from metalearn.checks import MOST_OF_A_TASK, MOST_STEPS, check_flag, check_whole
 from metalearn.reports.outcome import Fact, Picture, RunRecord, Stage
@@ -90,7 +90,7 @@ class StepSizeAdvisor(L.Callback):
             advice = self._set(module, advice)
         elif advice.fault is not None and not self._warned:
             self._warned = True
-            rank_zero_warn(f"StepSizeAdvisor: {advice.fault} (outer step {step})")
+            rank_zero_info(f"StepSizeAdvisor: warning: {advice.fault} (outer step {step})")
         self.series.append(advice)
         for logger in trainer.loggers:
             logger.log_metrics({f"advice/{name}": value for name, value in advice.as_dict().items()}, step=step)
