@@ -138,10 +138,9 @@ def check_advisable(module: Any) -> None:
 def advise_steps(module: MetaModule, batch: Any, step: int = 0, iterations: int = 10, seed: int = 0) -> StepAdvice:
     """Measure what the inner step size of a module should be, on some tasks; the module is left as it is.
 
-    The rule of thumb is ``2 d'd / (N d'Hd)``, with ``d`` the first inner step, and ``N`` the steps of training or of evaluation,
-    whichever are more. Up to ``N`` times that, a quadratic model of the support loss falls along ``d``; that steps shrink as
-    ``1/N`` is what theory asks for. It is divided by the square root of 2 until the mean support loss falls along all ``N``
-    steps. This is no theorem.
+    The rule of thumb is ``d'd / (N d'Hd)``, with ``d`` the first of ``N`` inner steps of training. ``N`` times that is the
+    minimum of a quadratic model of the support loss along ``d``; that steps shrink as ``1/N`` is what theory asks for. It is
+    divided by the square root of 2 until the mean support loss falls along all steps of training and of evaluation. This is no theorem.
 
     Args:
         module: takes plain gradient steps.
@@ -166,7 +165,7 @@ def advise_steps(module: MetaModule, batch: Any, step: int = 0, iterations: int 
     most = max(module.inner_steps, module.eval_inner_steps)
     advised = None
     if L > 0 and size > 0 and down > 0:
-        advised = _shrink(module, batch, (2 * down / bend if bend > 0 else 2 / L) / most, most)
+        advised = _shrink(module, batch, (down / bend if bend > 0 else 1 / L) / steps, most)
     return StepAdvice(
         step, size, round(steps), L / size if size > 0 else 0.0, bend / down / size if down > 0 else 0.0,
         None if advised is None else advised * size, _descends(module, batch, 1.0, most),
