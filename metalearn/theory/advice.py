@@ -140,7 +140,8 @@ def advise_steps(module: MetaModule, batch: Any, step: int = 0, iterations: int 
 
     The rule of thumb is ``d'd / (N d'Hd)``, with ``d`` the first of ``N`` inner steps of training. ``N`` times that is the
     minimum of a quadratic model of the support loss along ``d``; that steps shrink as ``1/N`` is what theory asks for. It is
-    divided by the square root of 2 until the mean support loss falls along all steps of training and of evaluation. This is no theorem.
+    divided by the square root of 2 until the mean support loss falls along all steps of training and of evaluation. This is
+    no theorem.
 
     Args:
         module: takes plain gradient steps.
