@@ -20,8 +20,8 @@ import lightning as L
 import torch
 from machine import describe
 
-from metalearn import MAML, Conv4, OmniglotDataModule, StepSizeAdvisor
-from metalearn.datamodules import GlyphsDataModule
+from metalearn import MAML, Conv4, StepSizeAdvisor
+from metalearn.datamodules import GlyphsDataModule, OmniglotDataModule
 
 __all__ = ["main"]
 

@@ -18,8 +18,8 @@ import lightning as L
 import torch
 from machine import describe
 
-from metalearn import MAML, Conv4, OmniglotDataModule
-from metalearn.datamodules import GlyphsDataModule
+from metalearn import MAML, Conv4
+from metalearn.datamodules import GlyphsDataModule, OmniglotDataModule
 from metalearn.theory import advise_steps, measure_constants
 from metalearn.theory.gathering import take_tasks
 

@@ -31,7 +31,7 @@ class StepSizeAdvisor(L.Callback):
 
     Args:
         every: outer steps between two measurements.
-        tasks: how many tasks of the batch are measured. The cost grows with it: about a training step on four times as many.
+        tasks: how many tasks of the batch are measured. The cost grows with it: four cost about two training steps on 16.
         apply: whether the suggestion is set at the start, and again where the support loss rises along the path. Numbers, lists,
             mappings and learned sizes are multiplied by one factor.
         iterations: the most Hessian-vector products for ``L``.
