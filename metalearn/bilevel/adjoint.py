@@ -53,8 +53,7 @@ def solve_adjoint(
     if bool(((vector_norm(solution.v, dim=-1) == 0) & (vector_norm(u, dim=-1) > 0)).any()):
         raise BilevelError(
             "grad_yy g is 0 along grad_y f, so that inner_loss is linear in y there and has no minimum, or its second "
-            "derivative is lost; make it curved, and compute it without detach(), no_grad() or functions that are "
-            "differentiable once"
+            "derivative is lost; make it curved, and compute it without detach() or no_grad()"
         )
     if is_convex():
         raise curvature_error("CG", float(solution.curvature.min()))

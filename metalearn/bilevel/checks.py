@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from metalearn.checks import check_number, quote_value
 from metalearn.errors import BilevelError, ConfigError, MetalearnError
+from metalearn.inner.graph import find_once_differentiable, walk_graph
 
 __all__ = ["check_order", "check_second_derivative", "explain_failure"]
 
@@ -28,27 +29,30 @@ def check_order(owner: str, mu: float, L: float) -> None:
         raise ConfigError(f"{owner}(mu={mu:g}, L={L:g}), but mu must be at most L; swap them")
 
 
-def check_second_derivative(end: Node, borders: Collection[Node | None] = ()) -> None:
-    """Raise if a graph holds torch's fused weight normalisation, whose second derivative differs from difference quotients.
+def check_second_derivative(end: Node, y: Tensor, borders: Collection[Node | None] = ()) -> None:
+    """Raise if the second derivative of ``inner_loss`` by ``y`` would be wrong, in silence.
+
+    It is with torch's fused weight normalisation, and with a backward that is ``once_differentiable``.
 
     Args:
-        end: the last node of the graph.
+        end: the last node of the loss's graph.
+        y: what it is differentiated by.
         borders: nodes that are not looked at, nor what lies behind them.
 
     Raises:
-        BilevelError: it does.
+        BilevelError: it would be.
     """
-    left, seen = [end], {end}
-    while left:
-        node = left.pop()
-        if node.name().startswith("WeightNormInterfaceBackward"):
-            raise BilevelError(
-                "inner_loss uses weight_norm, but torch's second derivative of its fused kernel is wrong; compute the weight as "
-                "v * (g / torch.linalg.vector_norm(v, dim=..., keepdim=True)) in inner_loss"
-            )
-        following = {before for before, _ in node.next_functions if before is not None and before not in borders} - seen
-        seen |= following
-        left += following
+    if any(node.name().startswith("WeightNormInterfaceBackward") for node in walk_graph(end, borders)):
+        raise BilevelError(
+            "inner_loss uses weight_norm, but torch's second derivative of its fused kernel is wrong; compute the weight as "
+            "v * (g / torch.linalg.vector_norm(v, dim=..., keepdim=True)) in inner_loss"
+        )
+    once = find_once_differentiable(end, [y], borders)
+    if once is not None:
+        raise BilevelError(
+            f"inner_loss uses {once}, whose backward is once_differentiable, so that its second derivative would be taken for 0; "
+            "write that backward with torch's operations, without the decorator"
+        )
 
 
 @contextmanager

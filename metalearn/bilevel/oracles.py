@@ -176,7 +176,7 @@ class Oracles:
         if twice and not self._examined and losses.grad_fn is not None:
             # what is prepared is differentiated once
             ends = tree_leaves(sample.data) if sample.is_prepared else ()
-            check_second_derivative(losses.grad_fn, {leaf.grad_fn for leaf in ends if isinstance(leaf, Tensor)})
+            check_second_derivative(losses.grad_fn, y, {leaf.grad_fn for leaf in ends if isinstance(leaf, Tensor)})
             self._examined = True
         return losses
 

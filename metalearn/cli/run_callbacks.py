@@ -19,8 +19,7 @@ from metalearn.modules.callbacks.start import StartNotice
 from metalearn.modules.callbacks.stopping import StopOnSignal
 from metalearn.modules.callbacks.tables import PredictionTable, TaskTable
 from metalearn.reports.outcome import ReportsOutcome
-from metalearn.theory.advice import check_advisable
-from metalearn.theory.advisor import StepSizeAdvisor
+from metalearn.theory.advisor import StepSizeAdvisor, check_advisor
 
 __all__ = ["Advise", "RunCallbacks", "make_advisors"]
 
@@ -34,11 +33,11 @@ def make_advisors(
     """The advisor of a training that asks for one, unless the user names one with arguments of its own.
 
     Raises:
-        ConfigError: the model takes no plain gradient steps.
+        ConfigError: the model cannot be advised.
     """
     if not advise or command != "fit" or any(isinstance(callback, StepSizeAdvisor) for callback in named):
         return []
-    check_advisable(model)
+    check_advisor(model, advise == "apply")
     return [StepSizeAdvisor(apply=advise == "apply")]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from metalearn.errors import ConfigError
 from metalearn.inner.adapters.base import PREFIX
 from metalearn.inner.ambient import own_kernels
+from metalearn.inner.graph import walk_graph
 from metalearn.inner.learner import Learner
 from metalearn.inner.network.layers import name_layers
 from metalearn.inner.network.structure import Mode
@@ -114,17 +115,12 @@ def _run(learner: Learner, params: Params, x: Tensor) -> Any:
 
 
 def _find_reentrant(outputs: Tensor, network: nn.Module) -> str | None:
-    names, seen, waiting = name_layers(network), set(), [outputs.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    names = name_layers(network)
+    for node in walk_graph(outputs.grad_fn):
         if node.name() == "CheckpointFunctionBackward":
             function = getattr(node, "run_function", None)
             layer = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
             return f"layer {names[id(layer)]!r}" if id(layer) in names else "a part"
-        waiting += [following for following, _ in node.next_functions]
     return None
 
 

@@ -35,3 +35,5 @@ from metalearn.theory.quadratics import inner_step_limit as inner_step_limit
 from metalearn.theory.registry import statement as statement
 from metalearn.theory.registry import statement_table as statement_table
 from metalearn.theory.registry import statements as statements
+from metalearn.theory.solver_advice import SolverAdvice as SolverAdvice
+from metalearn.theory.solver_advice import advise_solvers as advise_solvers

@@ -10,24 +10,48 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
 from metalearn.checks import MOST_OF_A_TASK, MOST_STEPS, check_flag, check_whole
+from metalearn.errors import ConfigError
+from metalearn.modules.problem_based.core import BilevelCore
 from metalearn.reports.outcome import Fact, Picture, RunRecord, Stage
 from metalearn.theory.advice import StepAdvice, advise_steps, check_advisable
 from metalearn.theory.gathering import take_tasks
+from metalearn.theory.solver_advice import SolverAdvice, advise_solvers
 from metalearn.theory.step_picture import draw_step_sizes
 
-__all__ = ["StepSizeAdvisor"]
+__all__ = ["StepSizeAdvisor", "check_advisor"]
+
+Advice = StepAdvice | SolverAdvice
+
+
+def check_advisor(module: Any, apply: bool) -> None:
+    """Raise unless a module can be advised, and its step sizes set where that is asked for.
+
+    Raises:
+        ConfigError: it takes no plain gradient steps; or a bilevel problem's are to be set.
+    """
+    if not isinstance(module, BilevelCore):
+        check_advisable(module)
+    elif apply:
+        raise ConfigError(
+            f"apply is True, but the solvers of {type(module).__name__} are frozen with its algorithm; use apply=False, on the "
+            "command line --advise true, and make an algorithm with what is advised"
+        )
 
 
 class StepSizeAdvisor(L.Callback):
-    """Measures ``alpha L N`` while a module trains, shows it beside theory's range, and suggests ``inner_lr``.
+    """Measures the curvature of inner problems while a module trains, and advises on step sizes by it.
 
-    At the start and after every so many outer steps it takes some tasks of the batch. Beside the rule of thumb of
-    :func:`~metalearn.theory.advise_steps` it says two facts: ``1/(8 N L)`` ends the range in which the convergence of
-    multi-step MAML is proved, and ``2/L`` bounds the steps that are stable on a quadratic (arXiv 2108.00330). It warns once, in
-    one line, if the support loss rises along the inner path, or if steps are more than ten times too small.
+    At the start and after every so many outer steps it takes some tasks of the batch. It says ``alpha L N`` and the rule of thumb
+    for ``inner_lr`` of :func:`~metalearn.theory.advise_steps`. Beside them stand two facts: ``1/(8 N L)`` ends the range in
+    which the convergence of multi-step MAML is proved, and ``2/L`` bounds the steps that are stable on a quadratic
+    (arXiv 2108.00330). It warns once, in one line, if the support loss rises along the inner path, or if steps are more than
+    ten times too small.
 
     It logs ``advice/alpha_L_N``, ``advice/L``, ``advice/along``, ``advice/inner_lr`` and ``advice/suggested_inner_lr``. On
     several ranks all take what the first one has measured.
+
+    Of a bilevel problem it says what :func:`~metalearn.theory.advise_solvers` does: the stable range of the inner and linear
+    solvers, and the steps to a tolerance. It warns once, if a step size is outside that range, or the inner loss not convex.
 
     Args:
         every: outer steps between two measurements.
@@ -41,7 +65,7 @@ class StepSizeAdvisor(L.Callback):
         applied: the factor by which step sizes were multiplied so far.
 
     Raises:
-        ConfigError: an argument is out of range; or, as training starts, the module takes no plain gradient steps.
+        ConfigError: an argument is out of range; or, as training starts, the module cannot be advised.
 
     Example:
         >>> from lightning import Trainer
@@ -58,7 +82,7 @@ class StepSizeAdvisor(L.Callback):
         check_whole("iterations", iterations, 1, MOST_STEPS)
         check_flag("apply", apply)
         self.every, self.tasks, self.apply, self.iterations = every, tasks, apply, iterations
-        self.series: list[StepAdvice] = []
+        self.series: list[Advice] = []
         self.applied = 1.0
         self._restored: float | None = None
         self._warned = False
@@ -66,7 +90,7 @@ class StepSizeAdvisor(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse a module that cannot be advised, before anything is trained."""
         if stage == "fit":
-            check_advisable(pl_module)
+            check_advisor(pl_module, self.apply)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Where a run goes on, set what was applied before it stopped; learned sizes are in the checkpoint."""
@@ -86,7 +110,7 @@ class StepSizeAdvisor(L.Callback):
         advice = self._measure(trainer, module, batch, step)
         if not self.series:
             rank_zero_info(f"StepSizeAdvisor: {advice}")
-        if self.apply and advice.suggested is not None and not (self.series and advice.descends):
+        if self.apply and isinstance(advice, StepAdvice) and self._asks_for_change(advice):
             advice = self._set(module, advice)
         elif advice.fault is not None and not self._warned:
             self._warned = True
@@ -94,6 +118,9 @@ class StepSizeAdvisor(L.Callback):
         self.series.append(advice)
         for logger in trainer.loggers:
             logger.log_metrics({f"advice/{name}": value for name, value in advice.as_dict().items()}, step=step)
+
+    def _asks_for_change(self, advice: StepAdvice) -> bool:
+        return advice.suggested is not None and not (self.series and advice.descends)
 
     def _set(self, module: Any, advice: StepAdvice) -> StepAdvice:
         """Set what is advised, and say so; the advice as it is from then on."""
@@ -104,12 +131,19 @@ class StepSizeAdvisor(L.Callback):
         )
         return replace(advice, inner_lr=advice.inner_lr * advice.factor, descends=True)
 
-    def _measure(self, trainer: L.Trainer, module: Any, batch: Any, step: int) -> StepAdvice:
+    def _measure(self, trainer: L.Trainer, module: Any, batch: Any, step: int) -> Advice:
         """The advice, in which all ranks agree."""
-        advice = advise_steps(module, take_tasks(batch, self.tasks)[0], step, self.iterations)
+        advice: Advice
+        if isinstance(module, BilevelCore):
+            problem = module.problem_of(batch)
+            advice = advise_solvers(
+                problem, module.x, module.y, module.algorithm, step=step, iterations=self.iterations
+            )
+        else:
+            advice = advise_steps(module, take_tasks(batch, self.tasks)[0], step, self.iterations)
         if trainer.world_size == 1:
             return advice
-        agreed: StepAdvice = trainer.strategy.broadcast(advice)
+        agreed: Advice = trainer.strategy.broadcast(advice)
         return agreed
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,7 +155,10 @@ class StepSizeAdvisor(L.Callback):
         """Take both up again."""
         self.applied = self._restored = float(state_dict["applied"])
         self._warned = bool(state_dict["warned"])
-        self.series = [StepAdvice(**values) for values in state_dict["series"].values()]
+        self.series = [
+            SolverAdvice(**values) if "mu" in values else StepAdvice(**values)
+            for values in state_dict["series"].values()
+        ]
 
     def summary_facts(self, stage: Stage) -> list[Fact]:
         """The last measurement as a line of the summary, and the series as data."""
@@ -132,6 +169,8 @@ class StepSizeAdvisor(L.Callback):
             "advice": [{"step": advice.step, **advice.as_dict()} for advice in self.series],
             "applied": self.applied,
         }
+        if isinstance(last, SolverAdvice):
+            return [Fact("solvers", f"{last} (step {last.step})", {"training": {"solvers": data["advice"]}})]
         text = f"inner_lr {last.inner_lr:.3g}"
         if self.applied != 1:
             text += f", {self.applied:.3g} times what was asked for"
@@ -142,10 +181,11 @@ class StepSizeAdvisor(L.Callback):
 
     def pictures(self, run: RunRecord) -> list[Picture]:
         """The series of step sizes beside theory's ranges, once there are two measurements."""
-        if len(self.series) < 2:
+        series = [advice for advice in self.series if isinstance(advice, StepAdvice)]
+        if len(series) < 2:
             return []
 
         def draw(path: Path) -> Path:
-            return draw_step_sizes(path, self.series, run.name)
+            return draw_step_sizes(path, series, run.name)
 
         return [Picture("step_sizes.png", draw)]

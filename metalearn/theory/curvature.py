@@ -14,6 +14,7 @@ from metalearn.bilevel.linearization import Linearization
 from metalearn.bilevel.trees import Layout, Tree
 from metalearn.checks import MOST_STEPS, UNBOUNDED, check_number, check_whole
 from metalearn.errors import BilevelError, DivergenceError, ShapeError
+from metalearn.inner.graph import walk_graph
 
 __all__ = ["Spectrum", "hessian_spectrum", "lanczos", "linearize"]
 
@@ -230,18 +231,11 @@ def hessian_spectrum(
 
 def _check_derivatives(gradient: Tensor) -> None:
     """Raise if an operation in the graph may be differentiated once only: torch would take its second derivative for 0."""
-    left = [] if gradient.grad_fn is None else [gradient.grad_fn]
-    seen = set(left)
-    while left:
-        node = left.pop()
-        if node.name().endswith("Error"):
-            raise BilevelError(
-                "the loss has an operation whose backward is once_differentiable, but curvature needs its second derivative; "
-                "write that backward with operations of torch, without the decorator"
-            )
-        following = {before for before, _ in node.next_functions if before is not None} - seen
-        seen |= following
-        left += following
+    if any(node.name().endswith("Error") for node in walk_graph(gradient.grad_fn)):
+        raise BilevelError(
+            "the loss has an operation whose backward is once_differentiable, but curvature needs its second derivative; "
+            "write that backward with operations of torch, without the decorator"
+        )
 
 
 def _count_nothing(_: object) -> None:

@@ -14,9 +14,9 @@ from metalearn.bilevel.trees import Tree
 from metalearn.checks import MOST_STEPS, UNBOUNDED, check_number, check_whole
 from metalearn.errors import ConfigError
 from metalearn.modules.problem_based.core import BilevelCore
-from metalearn.theory.curvature import lanczos
+from metalearn.theory.curvature import Spectrum, lanczos
 
-__all__ = ["measure_problem"]
+__all__ = ["measure_curvature", "measure_problem"]
 
 
 def measure_problem(
@@ -60,13 +60,8 @@ def measure_problem(
     check_whole("iterations", iterations, 1, MOST_STEPS)
     check_number("tolerance", tolerance, "use 0.001", above=0)
     check_whole("seed", seed, 0, UNBOUNDED)
-    problem, x, y = _read(problem, x, y)
-    problem, x = _separate(problem, x)
-    of_x, of_y, y = problem.layouts(x, y)
-    oracles = Oracles(problem, of_x, of_y, seed=seed)
-    flat_x, flat_y = of_x.ravel(x).detach(), of_y.ravel(y).detach()
-    here = oracles.linearize(flat_x, flat_y, oracles.sample("inner", 0))
-    ends = lanczos(here.hvp, flat_y, iterations, tolerance, seed)
+    oracles, flat_x, flat_y = _open(problem, x, y, seed)
+    ends = _measure_spectrum(oracles, flat_x, flat_y, iterations, tolerance, seed)
     smallest = float(ends.smallest.min())
     if not smallest > 0:
         raise ConfigError(
@@ -80,6 +75,29 @@ def measure_problem(
         L_xy=_measure_cross(oracles, flat_x, flat_y, iterations, tolerance, seed),
         M=float(outer.of_y.norm(dim=-1).max()),
     )
+
+
+def measure_curvature(
+    problem: BilevelProblem | BilevelCore, x: Tree | None, y: Tree | None, iterations: int, tolerance: float, seed: int
+) -> tuple[float, float]:
+    """The smallest and the largest eigenvalue of ``grad_yy g`` at a point, of all problems; the smallest may be negative."""
+    ends = _measure_spectrum(*_open(problem, x, y, seed), iterations, tolerance, seed)
+    return float(ends.smallest.min()), float(ends.largest.max())
+
+
+def _open(
+    problem: BilevelProblem | BilevelCore, x: Tree | None, y: Tree | None, seed: int
+) -> tuple[Oracles, Tensor, Tensor]:
+    """The oracles of a problem, and the point as vectors."""
+    problem, x, y = _read(problem, x, y)
+    problem, x = _separate(problem, x)
+    of_x, of_y, y = problem.layouts(x, y)
+    return Oracles(problem, of_x, of_y, seed=seed), of_x.ravel(x).detach(), of_y.ravel(y).detach()
+
+
+def _measure_spectrum(oracles: Oracles, x: Tensor, y: Tensor, iterations: int, tolerance: float, seed: int) -> Spectrum:
+    here = oracles.linearize(x, y, oracles.sample("inner", 0))
+    return lanczos(here.hvp, y, iterations, tolerance, seed)
 
 
 def _separate(problem: BilevelProblem, x: Tree) -> tuple[BilevelProblem, Tree]:

@@ -17,6 +17,7 @@ from metalearn.inner.grad_mode import evaluation_gradients, usable
 from metalearn.inner.inner_loop import InnerLoop
 from metalearn.inner.network.structure import Mode
 from metalearn.inner.reach import check_reach
+from metalearn.inner.twice import check_twice_differentiable
 
 __all__ = ["Chooser"]
 
@@ -74,6 +75,9 @@ class Chooser:
         self._choices = {other: choice for other, choice in self._choices.items() if other[0] == version}
         self._check(adaptation.learner, learner, episode, "evaluating" if evaluating else "as_it_is")
         tried = replace(adaptation, learner=learner)
+        if schedule.order == 2 and adaptation.method.loss_order == 2:
+            with evaluation_gradients():
+                check_twice_differentiable(adaptation, *(usable(part[0]) for part in episode.support))
         with evaluation_gradients():
             choice = choose_execution(options.execution, tried, episode, schedule, options.kernels, evaluating)
         self._report(choice)
