@@ -28,6 +28,8 @@ from metalearn import (
 from metalearn.carried import build_network
 from metalearn.cli import main
 
+pytestmark = pytest.mark.networks
+
 NO_TIMM = "timm is not installed; it is an extra"
 NO_TRANSFORMERS = "transformers is not installed; it is an extra"
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}

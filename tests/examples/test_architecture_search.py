@@ -13,6 +13,8 @@ from torch import Tensor
 from metalearn.bilevel import AID, ITD, Estimator, GradientDescent, NormalCG, StocBiONeumann, hypergradient
 from tests.examples.scripts import load_example
 
+pytestmark = pytest.mark.documents
+
 example = load_example("architecture_search")
 INNER = GradientDescent(step_size=0.2, steps=2)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from metalearn.bilevel import AID, CG, Nesterov, hypergradient
 from tests.examples.scripts import load_example
+
+pytestmark = pytest.mark.documents
 
 example = load_example("augmentation_strength")
 

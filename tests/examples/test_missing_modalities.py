@@ -10,6 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from metalearn.bilevel import AID, CG, Nesterov, hypergradient
 from tests.examples.scripts import load_example
 
+pytestmark = pytest.mark.documents
+
 example = load_example("missing_modalities")
 SEEDS = 2
 

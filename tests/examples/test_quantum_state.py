@@ -10,6 +10,8 @@ import torch
 
 from tests.examples.scripts import load_example
 
+pytestmark = pytest.mark.documents
+
 example = load_example("quantum_state")
 
 

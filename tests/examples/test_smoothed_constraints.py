@@ -11,6 +11,8 @@ from torch import Tensor
 from metalearn.bilevel import hypergradient
 from tests.examples.scripts import load_example
 
+pytestmark = pytest.mark.documents
+
 example = load_example("smoothed_constraints")
 PRICES = [0.2, 0.7, 1.6, 2.3]
 """One for each set of limits that bind."""

@@ -9,6 +9,8 @@ from torch import Tensor
 from metalearn.bilevel import AID, CG, L1, Nesterov, hypergradient
 from tests.examples.scripts import load_example
 
+pytestmark = pytest.mark.documents
+
 example = load_example("sparse_features")
 
 

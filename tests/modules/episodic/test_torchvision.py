@@ -36,6 +36,8 @@ from torchvision.models.vgg import make_layers
 
 from metalearn import MAML, Batch, ConfigError, Episode, ShapeError
 
+pytestmark = pytest.mark.networks
+
 
 class SmallVGG(VGG):
     """Without the hundred million weights of its classifier."""
