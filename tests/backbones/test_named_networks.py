@@ -28,7 +28,7 @@ from metalearn import (
 from metalearn.carried import build_network
 from metalearn.cli import main
 
-pytestmark = pytest.mark.networks
+pytestmark = pytest.mark.long
 
 NO_TIMM = "timm is not installed; it is an extra"
 NO_TRANSFORMERS = "transformers is not installed; it is an extra"

@@ -49,7 +49,14 @@ ON_ONE_PROBLEM = {
 """Configurations without episodes, and what makes them small."""
 
 
-@pytest.mark.parametrize("name", [name for name in shipped_configs() if name not in ON_ONE_PROBLEM])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long) if "20w" in name else name
+        for name in shipped_configs()
+        if name not in ON_ONE_PROBLEM
+    ],
+)
 def test_config_fits_and_tests(name: str, omniglot: Path, miniimagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)

@@ -66,6 +66,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     return run
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_parser")
 def test_every_wrong_value_is_one_line(refused: Refused) -> None:
     """250 options with wrong values, before or behind what is right."""

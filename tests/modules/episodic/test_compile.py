@@ -34,6 +34,7 @@ def compile_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.getMessage().startswith("compile:")]
 
 
+@pytest.mark.long
 def test_compiled_equals_a_plain_loop(caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
     net, episode = Small().double(), noise_episode(tasks=2)
@@ -50,6 +51,7 @@ def test_compiled_equals_a_plain_loop(caplog: pytest.LogCaptureFixture) -> None:
     assert largest_error(again, eager.meta_gradient(noise_episode(tasks=2, seed=1))) < 1e-9
 
 
+@pytest.mark.long
 def test_stacked_tasks_compile_too(caplog: pytest.LogCaptureFixture) -> None:
     """As on a GPU: all tasks in one graph."""
     torch.manual_seed(0)

@@ -125,6 +125,7 @@ def peak(steps: int, memory: str) -> int:
     return int(done.stdout.split()[-1])
 
 
+@pytest.mark.long
 def test_a_further_step_costs_one_iterate() -> None:
     """Conv4 with 64 filters has 0.45 MB of weights; a step's graph would be some 3 MB, and 10 without our operators."""
     for memory in ("remat", "mixed"):

@@ -36,7 +36,7 @@ from torchvision.models.vgg import make_layers
 
 from metalearn import MAML, Batch, ConfigError, Episode, ShapeError
 
-pytestmark = pytest.mark.networks
+pytestmark = pytest.mark.long
 
 
 class SmallVGG(VGG):
