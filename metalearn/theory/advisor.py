@@ -170,7 +170,8 @@ class StepSizeAdvisor(L.Callback):
             "applied": self.applied,
         }
         if isinstance(last, SolverAdvice):
-            return [Fact("solvers", f"{last} (step {last.step})", {"training": {"solvers": data["advice"]}})]
+            extra = {"training": {"solvers": data["advice"]}}
+            return [Fact("" if number else "solvers", part, extra) for number, part in enumerate(last.parts)]
         text = f"inner_lr {last.inner_lr:.3g}"
         if self.applied != 1:
             text += f", {self.applied:.3g} times what was asked for"

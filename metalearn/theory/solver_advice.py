@@ -20,7 +20,8 @@ __all__ = ["SolverAdvice", "advise_solvers"]
 class SolverAdvice:
     """What was measured about the inner problem, and what follows for its solvers.
 
-    Steps are those that make an error ``1/tolerance`` times smaller, on a quadratic with these constants. All but ``stable`` and
+    Steps are those that make an error ``1/tolerance`` times smaller, on a quadratic with these constants. ``mu`` is measured from
+    above, so that on ill-conditioned problems more may be needed; raise ``iterations`` to measure it better. All but ``stable`` and
     ``neumann`` are ``None`` where ``mu`` is not above 0.
 
     Attributes:
@@ -82,16 +83,23 @@ class SolverAdvice:
         """The products ``Q`` of the Neumann series of step size ``1/L``."""
         return inner_steps(1 - self.mu / self.L, 1 / self.tolerance) - 1 if self.is_convex else None
 
-    def __str__(self) -> str:
-        """One line: what is measured, and what it asks for."""
+    @property
+    def parts(self) -> list[str]:
+        """What is measured, and what it asks for, a clause each."""
         measured = f"inner problem: mu {self.mu:.3g}, L {self.L:.3g}"
         if not self.is_convex:
-            return f"{measured}; gradient steps diverge from {self.stable:.3g} on"
-        steps = f"{self.inner_steps} gradient steps, {self.cg_iterations} iterations of CG or {self.neumann_terms} Neumann terms"
-        return (
-            f"{measured}, condition number {self.L / self.mu:.3g}; gradient steps: stable below {self.stable:.3g}, fastest at "
-            f"{self.fastest:.3g}; Neumann steps: up to {self.neumann:.3g}; to {self.tolerance:g} of an error: {steps}"
-        )
+            return [measured, f"gradient steps diverge from {self.stable:.3g} on"]
+        return [
+            f"{measured}, condition number {self.L / self.mu:.3g}",
+            f"gradient steps: stable below {self.stable:.3g}, fastest at {self.fastest:.3g}; "
+            f"Neumann steps: up to {self.neumann:.3g}",
+            f"to {self.tolerance:g} of an error: {self.inner_steps} gradient steps, {self.cg_iterations} of CG or "
+            f"{self.neumann_terms} Neumann terms",
+        ]
+
+    def __str__(self) -> str:
+        """One line of all parts."""
+        return "; ".join(self.parts)
 
     def as_dict(self) -> dict[str, float]:
         """The values to log, without their prefix."""
