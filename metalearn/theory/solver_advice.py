@@ -21,8 +21,8 @@ class SolverAdvice:
     """What was measured about the inner problem, and what follows for its solvers.
 
     Steps are those that make an error ``1/tolerance`` times smaller, on a quadratic with these constants. ``mu`` is measured from
-    above, so that on ill-conditioned problems more may be needed; raise ``iterations`` to measure it better. All but ``stable`` and
-    ``neumann`` are ``None`` where ``mu`` is not above 0.
+    above, so that on ill-conditioned problems more may be needed; raise ``iterations`` to measure it better. All but ``stable``
+    and ``neumann`` are ``None`` where ``mu`` is not above 0.
 
     Attributes:
         step: the outer step.
