@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -23,6 +24,8 @@ from metalearn.theory.advisor import StepSizeAdvisor, check_advisor
 
 __all__ = ["Advise", "RunCallbacks", "make_advisors"]
 
+log = logging.getLogger(__name__)
+
 Advise = bool | Literal["apply"]
 """What ``--advise`` may be."""
 
@@ -35,7 +38,10 @@ def make_advisors(
     Raises:
         ConfigError: the model cannot be advised.
     """
-    if not advise or command != "fit" or any(isinstance(callback, StepSizeAdvisor) for callback in named):
+    if not advise or any(isinstance(callback, StepSizeAdvisor) for callback in named):
+        return []
+    if command != "fit":
+        log.warning("advise is left out, since %s trains nothing", command)
         return []
     check_advisor(model, advise == "apply")
     return [StepSizeAdvisor(apply=advise == "apply")]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from importlib import import_module
 
 import torch
 
@@ -16,54 +16,8 @@ from metalearn.reports.summary import Summary
 __all__ = ["STUDIES", "run"]
 
 
-def _hyper_cleaning() -> Callable[..., list[Path]]:
-    from metalearn.studies.hyper_cleaning import study_hyper_cleaning
-
-    return study_hyper_cleaning
-
-
-def _newsgroups() -> Callable[..., list[Path]]:
-    from metalearn.studies.newsgroups import study_newsgroups
-
-    return study_newsgroups
-
-
-def _few_shot() -> Callable[..., list[Path]]:
-    from metalearn.studies.few_shot import study_few_shot
-
-    return study_few_shot
-
-
-def _step_size() -> Callable[..., list[Path]]:
-    from metalearn.studies.step_size import study_step_size
-
-    return study_step_size
-
-
-def _inner_steps() -> Callable[..., list[Path]]:
-    from metalearn.studies.inner_steps import study_inner_steps
-
-    return study_inner_steps
-
-
-def _geometry() -> Callable[..., list[Path]]:
-    from metalearn.studies.geometry import study_geometry
-
-    return study_geometry
-
-
-def _batch_size() -> Callable[..., list[Path]]:
-    from metalearn.studies.batch_size import study_batch_size
-
-    return study_batch_size
-
-
-STUDIES = {
-    "hyper_cleaning": _hyper_cleaning, "newsgroups": _newsgroups, "few_shot": _few_shot, "inner_steps": _inner_steps,
-    "step_size": _step_size, "geometry": _geometry,
-    "batch_size": _batch_size,
-}  # fmt: skip
-"""What loads each study, since only the one that runs is needed."""
+STUDIES = ("hyper_cleaning", "newsgroups", "few_shot", "inner_steps", "step_size", "geometry", "batch_size")
+"""The studies: ``study_NAME`` in the file ``NAME`` of ``metalearn.studies``, which is imported only when it runs."""
 
 
 def run(args: Sequence[str]) -> Summary | None:
@@ -81,7 +35,7 @@ def run(args: Sequence[str]) -> Summary | None:
         near = find_nearest(name, list(STUDIES), 1)
         remedy = f"did you mean {near[0]}?" if near else "see metalearn study --help"
         raise ConfigError(f"study is {name!r}, but it must be one of {', '.join(STUDIES)}; {remedy}")
-    study = STUDIES[name]()
+    study = getattr(import_module(f"metalearn.studies.{name}"), f"study_{name}")
     parser = Parser(
         prog=f"metalearn study {name}",
         description="A study, from its runs to a table and pictures.",

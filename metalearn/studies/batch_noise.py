@@ -11,10 +11,11 @@ from torch import Tensor
 
 from metalearn.episode import Batch, Episode
 from metalearn.modules import MetaModule
-from metalearn.studies.batch_race import LINEAR, NAMES, draw_linear, make_linear
+from metalearn.studies.batch_race import LINEAR, NAMES, make_linear
 from metalearn.studies.cases import Report, Row
 from metalearn.studies.few_shot_runs import Run
 from metalearn.studies.image_runs import IMAGES, open_data
+from metalearn.studies.linear_tasks import draw_tasks
 from metalearn.studies.methods import METHODS, build
 
 __all__ = ["find_task_gradients", "list_errors", "measure_images", "measure_known"]
@@ -63,7 +64,7 @@ def list_errors(gradients: Mapping[str, Tensor], seed: int, draws: int = DRAWS) 
 
 def measure_known(seed: int, tasks: int, report: Report) -> list[Row]:
     """The errors on linear tasks, at the initial weights and at trained ones."""
-    population = _split(draw_linear(seed, 0, tasks))
+    population = _split(draw_tasks(seed, tasks, 0))
     modules = {method: make_linear(method, seed) for method in NAMES}
     key = {"part": "linear", "kind": "noise", "seed": seed}
     rows = [{**key, "weights": "initial", **row} for row in _measure(modules, population, seed)]
@@ -71,7 +72,7 @@ def measure_known(seed: int, tasks: int, report: Report) -> list[Row]:
     optimizer = torch.optim.Adam(modules["MAML"].parameters(), lr=LINEAR.outer_lr)
     for step in range(TRAINED):
         optimizer.zero_grad()
-        modules["MAML"].meta_loss(draw_linear(seed, step + 1, 16)).loss.backward()
+        modules["MAML"].meta_loss(draw_tasks(seed, 16, step + 1)).loss.backward()
         optimizer.step()
     _copy_weights(modules)
     report(0.7)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from metalearn.episode import Episode
 from metalearn.modules import MetaModule
 from metalearn.studies.cases import Report, Row
 from metalearn.studies.few_shot_runs import Run
@@ -15,7 +14,7 @@ from metalearn.studies.image_runs import IMAGES, is_finite, open_data
 from metalearn.studies.linear_tasks import draw_tasks, half_squares, make_network
 from metalearn.studies.methods import METHODS, build
 
-__all__ = ["LINEAR", "NAMES", "draw_linear", "make_linear", "race_images", "race_known"]
+__all__ = ["LINEAR", "NAMES", "make_linear", "race_images", "race_known"]
 
 NAMES = ("MAML", "FOMAML", "ANIL")
 
@@ -39,11 +38,6 @@ class Linear(NamedTuple):
 LINEAR = Linear()
 
 
-def draw_linear(seed: int, number: int, tasks: int) -> Episode:
-    """Draw the ``number``-th batch of linear tasks of a seed; all batches of a seed share its representation."""
-    return draw_tasks(seed, tasks, number)
-
-
 def make_linear(method: str, seed: int) -> MetaModule:
     """Build a method for linear tasks."""
     return METHODS[method].make(
@@ -57,14 +51,14 @@ def make_linear(method: str, seed: int) -> MetaModule:
 
 def race_known(seed: int, method: str, batch: int, calls: int, marks: int, report: Report) -> list[Row]:
     """Train on linear tasks until the gradients and products are spent, and measure the meta-loss on others at each mark."""
-    module, held = make_linear(method, seed), draw_linear(seed, -1, LINEAR.held)
+    module, held = make_linear(method, seed), draw_tasks(seed, LINEAR.held, -1)
     optimizer = torch.optim.Adam(module.parameters(), lr=LINEAR.outer_lr)
     price = sum(METHODS[method].count(batch, LINEAR.inner_steps).as_dict().values())
     total = max(round(calls / price), marks)
     rows: list[Row] = []
     seconds = 0.0
     for step in range(1, total + 1):
-        tasks = draw_linear(seed, step, batch)
+        tasks = draw_tasks(seed, batch, step)
         begun = time.process_time()
         optimizer.zero_grad()
         module.meta_loss(tasks).loss.backward()

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metalearn.checks import check_number, check_whole
-from metalearn.errors import ConfigError
 from metalearn.studies.batch_race import NAMES
 from metalearn.studies.batch_size_picture import draw_batch_sizes
 from metalearn.studies.cases import Case, Row, run_cases
 from metalearn.studies.image_runs import IMAGES, check_images
+from metalearn.studies.inner_steps import check_counts
 from metalearn.studies.intervals import at_equal, format_interval, least_paid, list_values, select, write_rows
 from metalearn.studies.results import print_rows
 
@@ -74,10 +74,7 @@ def study_batch_size(
         check_whole(name, value, 2)
     for name, size in (("seconds", seconds), ("inner_lr", inner_lr)):
         check_number(name, size, "use 0.4", above=0)
-    if not batches:
-        raise ConfigError("batches is empty, but there must be at least one number of tasks; use [1, 4]")
-    for value in batches:
-        check_whole("batches", value, 1, remedy="use [1, 4]")
+    check_counts("batches", batches)
     images = check_images({"omniglot": omniglot, "glyphs": "" if glyphs else None}, image_seeds, 1, marks, test_tasks)
     cases = [
         *(Case(f"noise_{seed}", "batch_noise:measure_known", {"seed": seed, "tasks": tasks}) for seed in range(seeds)),

@@ -13,7 +13,7 @@ from metalearn.studies.cases import Case, Report, Row, run_cases
 from metalearn.studies.few_shot_runs import anil_calls
 from metalearn.studies.geometry_picture import draw_geometry
 from metalearn.studies.image_runs import IMAGES, check_images, list_image_cases, open_data, train
-from metalearn.studies.inner_steps import check_steps
+from metalearn.studies.inner_steps import check_counts
 from metalearn.studies.intervals import at_equal, format_interval, least_paid, list_values, select, write_rows
 from metalearn.studies.known import find_gradient
 from metalearn.studies.linear_tasks import draw_tasks, half_squares, make_anil, make_network, smoothness_of_head
@@ -83,7 +83,7 @@ def study_geometry(
         check_whole(name, value, 1)
     for name, size in (("step_size", step_size), ("outer_lr", outer_lr)):
         check_number(name, size, "use 0.01", above=0)
-    check_steps("inner_steps", inner_steps)
+    check_counts("inner_steps", inner_steps)
     roots = {"omniglot": omniglot, "glyphs": "" if glyphs else None, "miniimagenet": miniimagenet}
     images = check_images(roots, image_seeds, image_steps, marks, test_tasks, shots=5)
     known = {"inner_steps": list(inner_steps), "step_size": step_size, "outer_steps": outer_steps, "outer_lr": outer_lr,

@@ -91,7 +91,7 @@ def list_image_cases(images: Images, grid: Sequence[Mapping[str, Any]], **option
     for setting, root in images.roots.items():
         for seed in range(images.seeds):
             for entry in grid:
-                label = "_".join(str(value) for value in entry.values())
+                label = "_".join(str(value).replace("/", "_over_") for value in entry.values())
                 arguments = {
                     "setting": setting, "root": root, "seed": seed, "steps": images.steps, "marks": images.marks,
                     "tasks": images.tasks, **options, **entry,

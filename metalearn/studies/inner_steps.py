@@ -17,7 +17,7 @@ from metalearn.studies.intervals import format_interval, select, write_rows
 from metalearn.studies.known import FAMILIES, count_maml, find_gradient, make_module
 from metalearn.studies.results import print_rows
 
-__all__ = ["KNOWN", "SCHEDULES", "check_steps", "run_known", "size_of", "study_inner_steps"]
+__all__ = ["KNOWN", "SCHEDULES", "check_counts", "run_known", "size_of", "study_inner_steps"]
 
 KNOWN = ("worst", "typical")
 SCHEDULES = ("fixed", "c/N")
@@ -76,7 +76,7 @@ def study_inner_steps(
         check_whole(name, value, 1)
     for name, size in (("step_size", step_size), ("outer_step", outer_step), ("inner_lr", inner_lr)):
         check_number(name, size, "use 0.25", above=0)
-    check_steps("inner_steps", inner_steps)
+    check_counts("inner_steps", inner_steps)
     roots = {"omniglot": omniglot, "glyphs": "" if glyphs else None}
     images = check_images(roots, image_seeds, image_steps, marks, test_tasks)
     known = {"inner_steps": list(inner_steps), "step_size": step_size, "outer_step": outer_step,
@@ -97,8 +97,8 @@ def study_inner_steps(
     return [table, draw_inner_steps(Path(output) / "inner_steps.png", rows, list(images.roots))]
 
 
-def check_steps(name: str, values: Sequence[int]) -> None:
-    """Raise unless these are numbers of inner steps, and there is one."""
+def check_counts(name: str, values: Sequence[int]) -> None:
+    """Raise unless these are whole numbers from 1 on, such as numbers of inner steps, and there is one."""
     if not values:
         raise ConfigError(f"{name} is empty, but there must be at least one number; use [1, 4]")
     for value in values:

@@ -12,7 +12,7 @@ from metalearn.checks import check_number, check_whole
 from metalearn.errors import ConfigError
 from metalearn.studies.cases import Case, Report, Row, run_cases
 from metalearn.studies.image_runs import IMAGES, check_images, list_image_cases
-from metalearn.studies.inner_steps import check_steps
+from metalearn.studies.inner_steps import check_counts
 from metalearn.studies.intervals import format_interval, select, write_rows
 from metalearn.studies.known import FAMILIES, find_gradient, make_module, predict_boundary
 from metalearn.studies.results import print_rows
@@ -80,8 +80,8 @@ def study_step_size(
     check_number("outer_step", outer_step, "use 1.0", above=0)
     if outer_step >= 2:
         raise ConfigError(f"outer_step is {outer_step:g}, but no outer loop converges from 2 on; use 1.0")
-    check_steps("inner_steps", inner_steps)
-    check_steps("image_inner_steps", image_inner_steps)
+    check_counts("inner_steps", inner_steps)
+    check_counts("image_inner_steps", image_inner_steps)
     for size in inner_lrs:
         check_number("inner_lrs", size, "use [0.1, 0.4]", above=0)
     folder = Path(output)

@@ -120,7 +120,7 @@ def check_advisable(module: Any) -> None:
         ConfigError: it does not.
     """
     kind = type(module).__name__
-    remedy = "leave the advisor out, or use MAML or ANIL with inner_optimizer='sgd'"
+    remedy = "leave the advisor out, or use MAML with inner_optimizer='sgd', or ANIL with head_solver='gradient'"
     if not isinstance(module, MetaModule):
         raise ConfigError(
             f"StepSizeAdvisor got a {kind}, but it advises on the inner steps of an episodic module; {remedy}"

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from metalearn import MAML, MLP, StepSizeAdvisor
 from metalearn.carried import read_checkpoint
 from metalearn.cli import main
+from metalearn.cli.run_callbacks import make_advisors
 
 SMALL = [
     "--config", "maml_sinusoid_10s", "--trainer.accelerator", "cpu", "--data.tasks_per_batch", "4", "--data.train_tasks", "40",
@@ -83,3 +85,11 @@ def test_what_cannot_be_advised_is_one_line(options: list[str], text: str, capsy
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("metalearn: error")]
     assert len(errors) == 1
     assert text in errors[0]
+
+
+def test_nothing_is_advised_where_nothing_is_trained(caplog: pytest.LogCaptureFixture) -> None:
+    module = MAML(MLP(), loss="mse")
+    assert make_advisors(True, "test", [], module) == []
+    assert "advise is left out, since test trains nothing" in caplog.text
+    assert [advisor.apply for advisor in (*make_advisors("apply", "fit", [], module),)] == [True]  # type: ignore[attr-defined]
+    assert make_advisors(True, "fit", [StepSizeAdvisor(every=7)], module) == []  # the user's own is there

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metalearn.cli import main
 from metalearn.studies.batch_noise import BATCHES, find_task_gradients, list_errors
-from metalearn.studies.batch_race import LINEAR, NAMES, draw_linear, make_linear
+from metalearn.studies.batch_race import LINEAR, NAMES, make_linear
 from metalearn.studies.linear_tasks import draw_tasks
 from tests.studies.test_theory_studies import read
 
@@ -33,7 +33,7 @@ def write_out(method: str, body: Tensor, head: Tensor, x: Tensor, y: Tensor, que
 
 @pytest.mark.parametrize("method", NAMES)
 def test_gradients_of_single_tasks(method: str) -> None:
-    episode = draw_linear(0, 0, 3)
+    episode = draw_tasks(0, 3, 0)
     singles = [draw_slice(episode, number) for number in range(3)]
     module = make_linear(method, 0)
     gradients = find_task_gradients(module, singles)

@@ -83,7 +83,11 @@ class CompiledPart:
         shapes = tuple((tuple(x.shape), x.dtype, x.device) for x in inputs)
         modes = tuple(layer.training for layer in adaptation.learner.network.modules())
         precision = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-        return shapes, modes, precision, adaptation.stacked, schedule.steps, schedule.order, queries
+        numbers = tuple(  # such as step sizes that are not learned, which are constants of the graph
+            tuple((name, value) for name, value in step.items() if not isinstance(value, Tensor))
+            for step in schedule.settings
+        )
+        return shapes, modes, precision, adaptation.stacked, schedule.steps, schedule.order, queries, numbers
 
     def _compile(
         self,

@@ -115,7 +115,7 @@ def _check_steps(runner: InnerRunner) -> None:
     if runner.solver.method().stepwise is None:
         raise ConfigError(
             f"{runner.name} adapts without gradient steps, but what is asked for is measured along them; use a module that takes "
-            "them, such as MAML or ANIL"
+            "them, such as MAML, or ANIL with head_solver='gradient'"
         )
     if any("scale" in setting for setting in runner.fixed_settings()):
         raise ConfigError(

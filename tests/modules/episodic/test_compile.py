@@ -95,3 +95,15 @@ def test_what_depends_on_the_data_runs_uncompiled() -> None:
     net, episode = Gate().double(), noise_episode(shape=(3,))
     expected = plain_loop(copy.deepcopy(net), episode, 2, 0.3, False)
     assert largest_error(MAML(net, inner_steps=2, inner_lr=0.3, compile=True).meta_gradient(episode), expected) < 1e-9
+
+
+def test_other_step_sizes_are_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is traced holds them as constants; the compiler itself is left out here."""
+    monkeypatch.setattr("torch.compile", lambda graph, **_: graph)
+    torch.manual_seed(0)
+    net, episode = nn.Linear(3, 3).double(), noise_episode(shape=(3,))
+    module = MAML(net, inner_steps=2, inner_lr=0.3, compile=True)
+    for size in (0.3, 0.6, 0.3):
+        module.rescale_steps(size / module.hparams["inner_lr"])
+        expected = plain_loop(copy.deepcopy(net), episode, 2, size, False)
+        assert largest_error(module.meta_gradient(episode), expected) < 1e-9
