@@ -1,10 +1,10 @@
 """Whether the advisor brings runs of ten wrong step sizes to the accuracy of a tuned one.
 
-    OMP_NUM_THREADS=1 python benchmarks/advice.py --output runs/advice [--omniglot DIR] [--steps 300] [--hidden 64] [--seeds 1]
+    OMP_NUM_THREADS=1 python benchmarks/advice.py --output runs/advice [--omniglot DIR] [--seeds 3] [--at_once 2]
 
 First it trains at fixed step sizes, of which the best is the tuned one. Then it trains from ten wrong step sizes with
 ``StepSizeAdvisor(apply=True)``. Each run is one JSON file in the output folder, and is not trained again: stop it when you like.
-The table says the mean over seeds and the largest distance to the tuned accuracy.
+The table says the mean over seeds, its 95 % interval where there are several, and the distance to the tuned accuracy.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import lightning as L
 import torch
-from machine import describe
+from machine import processor
 
 from metalearn import MAML, Conv4, StepSizeAdvisor
 from metalearn.datamodules import GlyphsDataModule, OmniglotDataModule
+from metalearn.studies.intervals import format_interval
 
 __all__ = ["main"]
 
@@ -45,26 +49,42 @@ def train(options: argparse.Namespace, inner_lr: float, advised: bool, seed: int
     callbacks: list[Any] = [StepSizeAdvisor(apply=True)] if advised else []
     trainer = L.Trainer(
         max_steps=options.steps, callbacks=callbacks, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, limit_val_batches=0, num_sanity_val_steps=0, accelerator="cpu",
+        enable_model_summary=False, limit_val_batches=0, num_sanity_val_steps=0, accelerator=options.accelerator,
+        devices=1,
     )  # fmt: skip
     trainer.fit(module, data)
     (result,) = trainer.test(module, data, verbose=False)
     return {"accuracy": result["test/acc"], "inner_lr": module.hparams["inner_lr"]}
 
 
-def collect(options: argparse.Namespace, inner_lr: float, advised: bool) -> tuple[float, float]:
-    """The mean accuracy over seeds and the last step size, of runs that are read where they are there."""
-    runs = []
-    for seed in range(options.seeds):
-        where = "omniglot" if options.omniglot else "glyphs"
-        way = "advised" if advised else "fixed"
-        steps = f"{options.inner_steps}of{options.eval_inner_steps}"
-        path = options.output / f"{where}_{options.steps}_{options.hidden}_{steps}_{way}_{inner_lr:g}_{seed}.json"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(train(options, inner_lr, advised, seed)))
-        runs.append(json.loads(path.read_text()))
-    return mean(run["accuracy"] for run in runs), mean(run["inner_lr"] for run in runs)
+Job = tuple[float, bool, int]
+"""The inner step size that is asked for, whether there is an advisor, and the seed."""
+
+
+def find_file(options: argparse.Namespace, job: Job) -> Path:
+    """Where a run's file is or will be."""
+    where = "omniglot" if options.omniglot else "glyphs"
+    way = "advised" if job[1] else "fixed"
+    steps = f"{options.inner_steps}of{options.eval_inner_steps}"
+    return Path(options.output) / f"{where}_{options.steps}_{options.hidden}_{steps}_{way}_{job[0]:g}_{job[2]}.json"
+
+
+def run(options: argparse.Namespace, job: Job) -> str:
+    """Train one run, and write its file."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    torch.set_num_threads(1)
+    result = train(options, *job)
+    trained_on = processor() if options.accelerator == "cpu" else torch.cuda.get_device_name()
+    find_file(options, job).write_text(json.dumps({**result, "machine": f"{trained_on}, torch {torch.__version__}"}))
+    return f"{find_file(options, job).stem}: {result['accuracy']:.2%} at {result['inner_lr']:.3g}"
+
+
+def read(options: argparse.Namespace, size: float, advised: bool) -> tuple[list[float], float, set[str]]:
+    """The accuracies (%) of a row over seeds, its mean last step size, and where it was trained."""
+    runs = [json.loads(find_file(options, (size, advised, seed)).read_text()) for seed in range(options.seeds)]
+    accuracies = [100 * run["accuracy"] for run in runs]
+    return accuracies, mean(run["inner_lr"] for run in runs), {run["machine"] for run in runs}
 
 
 def main() -> None:
@@ -78,20 +98,28 @@ def main() -> None:
     parser.add_argument("--eval_inner_steps", type=int, default=3, help="inner steps in the test")
     parser.add_argument("--tasks", type=int, default=600, help="test tasks")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each row")
+    parser.add_argument("--accelerator", default="cpu", help="where to train")
+    parser.add_argument("--at_once", type=int, default=1, help="how many runs work at the same time")
     options = parser.parse_args()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    fixed = {size: collect(options, size, False) for size in FIXED}
-    best = max(accuracy for accuracy, _ in fixed.values())
-    print(describe())
-    print(f"\n{options.steps} steps, {options.seeds} seeds; the tuned accuracy is {best:.2%}\n")
-    print("| inner_lr asked for | advised | inner_lr at the end | accuracy | points below the tuned one |")
+    options.output.mkdir(parents=True, exist_ok=True)
+    rows = [(size, False) for size in FIXED] + [(size, True) for size in WRONG]
+    jobs = [(*row, seed) for seed in range(options.seeds) for row in rows]
+    waiting = [job for job in jobs if not find_file(options, job).is_file()]
+    with ProcessPoolExecutor(options.at_once, mp_context=get_context("spawn")) as pool:
+        for line in pool.map(run, [options] * len(waiting), waiting):
+            print(line, flush=True)
+    found = {row: read(options, *row) for row in rows}
+    best = max(mean(accuracies) for (_, advised), (accuracies, *_) in found.items() if not advised)
+    print("; ".join(sorted(set().union(*(machines for *_, machines in found.values())))))
+    print(f"\n{options.steps} steps, {options.seeds} seeds; the tuned accuracy is {best:.2f} %\n")
+    print("| inner_lr asked for | advised | inner_lr at the end | accuracy (%) | points below the tuned one |")
     print("|---:|---|---:|---:|---:|")
-    rows = [(size, "no", *values) for size, values in fixed.items()]
-    rows += [(size, "yes", *collect(options, size, True)) for size in WRONG]
-    for size, advised, accuracy, last in rows:
-        print(f"| {size:g} | {advised} | {last:.3g} | {accuracy:.2%} | {100 * (best - accuracy):.2f} |")
+    for (size, advised), (accuracies, last, _) in found.items():
+        short = best - mean(accuracies)
+        print(
+            f"| {size:g} | {'yes' if advised else 'no'} | {last:.3g} | {format_interval(accuracies, 2)} | {short:.2f} |"
+        )
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()
