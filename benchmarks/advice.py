@@ -97,12 +97,15 @@ def main() -> None:
     parser.add_argument("--inner_steps", type=int, default=1, help="inner steps in training")
     parser.add_argument("--eval_inner_steps", type=int, default=3, help="inner steps in the test")
     parser.add_argument("--tasks", type=int, default=600, help="test tasks")
+    parser.add_argument(
+        "--fixed", type=float, nargs="+", default=FIXED, help="fixed step sizes, of which the best is the tuned one"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="runs of each row")
     parser.add_argument("--accelerator", default="cpu", help="where to train")
     parser.add_argument("--at_once", type=int, default=1, help="how many runs work at the same time")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    rows = [(size, False) for size in FIXED] + [(size, True) for size in WRONG]
+    rows = [(size, False) for size in options.fixed] + [(size, True) for size in WRONG]
     jobs = [(*row, seed) for seed in range(options.seeds) for row in rows]
     waiting = [job for job in jobs if not find_file(options, job).is_file()]
     with ProcessPoolExecutor(options.at_once, mp_context=get_context("spawn")) as pool:

@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from metalearn import MAML, Batch, Context, Episode, LoRA
+from metalearn import MAML, Batch, Context, Episode, LoRA, StepSizeAdvisor
 from metalearn.datamodules.episodes.base import EpisodicDataModule
 from metalearn.modules.callbacks.tables import TaskTable
 from tests.algorithms import ALGORITHMS, Smooth
@@ -23,8 +23,9 @@ MAKERS: dict[str, Any] = {
     "lora": partial(MAML, inner_steps=2, adapter=LoRA(2)),
     "lora_factors": partial(MAML, inner_steps=2, adapter=LoRA(2, trains="factors")),
     "context": partial(MAML, inner_steps=2, adapter=Context(2, "body.1")),
+    "advised": partial(MAML, inner_steps=2, inner_lr=1e-3),
 }
-"""What makes a module of a network: every algorithm, and adapters."""
+"""What makes a module of a network: every algorithm, adapters, and one that an advisor watches."""
 
 
 class Recorded(EpisodicDataModule):
@@ -75,15 +76,17 @@ def train(name: str, devices: int, folder: Path) -> dict[str, Any]:
         execution="sequential",
         outer_optimizer=lambda params: torch.optim.SGD(params, lr=0.1),  # no division by gradients near 0
     )
+    advisors = [StepSizeAdvisor(every=1, tasks=1, apply=True)] if name == "advised" else []
     trainer = L.Trainer(
         accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=1, logger=False,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        limit_val_batches=0, default_root_dir=folder,
+        limit_val_batches=0, default_root_dir=folder, callbacks=[*advisors],
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
     weights = torch.cat([value.detach().flatten() for value in module.parameters()])
     logged = {key: float(trainer.callback_metrics[key]) for key in ("train/loss", "train/acc")}
-    return {"weights": weights.tolist(), "logged": logged, "rank": trainer.global_rank}
+    factors = [advisor.applied for advisor in advisors]
+    return {"weights": weights.tolist(), "logged": logged, "rank": trainer.global_rank, "factors": factors}
 
 
 def train_all(folder: Path, devices: int) -> None:

@@ -62,6 +62,9 @@ def test_two_ranks_train_as_one_does_on_all_tasks(tmp_path: Path) -> None:
         assert first["weights"] == second["weights"], name
         assert first["logged"] == second["logged"] == pytest.approx(alone["logged"], rel=1e-3), name
         torch.testing.assert_close(first["weights"], alone["weights"], rtol=1e-3, atol=1e-4)
+        assert first["factors"] == second["factors"] == pytest.approx(alone["factors"], rel=1e-3), name
+    (factor,) = pair[0]["advised"]["factors"]
+    assert factor > 10  # both take what the first rank's first task asks for, which is also the first of one rank alone
 
 
 def test_fewer_tasks_than_ranks_are_refused(tmp_path: Path) -> None:
