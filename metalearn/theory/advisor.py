@@ -10,11 +10,12 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
 from metalearn.checks import MOST_OF_A_TASK, MOST_STEPS, check_flag, check_whole
-from metalearn.errors import ConfigError
+from metalearn.errors import CheckpointError, ConfigError, on_one_line
 from metalearn.modules.problem_based.core import BilevelCore
 from metalearn.reports.outcome import Fact, Picture, RunRecord, Stage
 from metalearn.theory.advice import StepAdvice, advise_steps, check_advisable
 from metalearn.theory.gathering import take_tasks
+from metalearn.theory.set_sizes import match_sizes
 from metalearn.theory.solver_advice import SolverAdvice, advise_solvers
 from metalearn.theory.step_picture import draw_step_sizes
 
@@ -84,20 +85,21 @@ class StepSizeAdvisor(L.Callback):
         self.every, self.tasks, self.apply, self.iterations = every, tasks, apply, iterations
         self.series: list[Advice] = []
         self.applied = 1.0
-        self._restored: float | None = None
+        self._sizes: Any = None
         self._warned = False
+        self._stage = "fit"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse a module that cannot be advised, before anything is trained."""
+        self._stage = stage
         if stage == "fit":
             check_advisor(pl_module, self.apply)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Where a run goes on, set what was applied before it stopped; learned sizes are in the checkpoint."""
-        module: Any = pl_module
-        if self._restored not in (None, 1.0) and not isinstance(module.step_sizes.inner_lr, str):
-            module.rescale_steps(self._restored)
-        self._restored = None
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Where step sizes were set, give the module those of the weights that are loaded; learned ones are among these."""
+        state = checkpoint.get("callbacks", {}).get(self.state_key, {})
+        if state.get("applied", 1.0) != 1.0:
+            match_sizes(pl_module, state.get("inner_lr"))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -116,6 +118,7 @@ class StepSizeAdvisor(L.Callback):
             self._warned = True
             rank_zero_info(f"StepSizeAdvisor: warning: {advice.fault} (outer step {step})")
         self.series.append(advice)
+        self._sizes = getattr(getattr(module, "step_sizes", None), "inner_lr", None)
         for logger in trainer.loggers:
             logger.log_metrics({f"advice/{name}": value for name, value in advice.as_dict().items()}, step=step)
 
@@ -149,16 +152,28 @@ class StepSizeAdvisor(L.Callback):
     def state_dict(self) -> dict[str, Any]:
         """The series and what was applied, in plain types."""
         series = {str(advice.step): vars(advice) for advice in self.series}
-        return {"applied": self.applied, "warned": self._warned, "series": series}
+        return {"applied": self.applied, "warned": self._warned, "series": series, "inner_lr": self._sizes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take both up again."""
-        self.applied = self._restored = float(state_dict["applied"])
-        self._warned = bool(state_dict["warned"])
-        self.series = [
-            SolverAdvice(**values) if "mu" in values else StepAdvice(**values)
-            for values in state_dict["series"].values()
-        ]
+        """Take both up again; a test or validation of a checkpoint leaves what training has measured.
+
+        Raises:
+            CheckpointError: they are not what an advisor of this version writes.
+        """
+        if self._stage != "fit":
+            return
+        try:
+            self.applied, self._sizes = float(state_dict["applied"]), state_dict.get("inner_lr")
+            self._warned = bool(state_dict["warned"])
+            self.series = [
+                SolverAdvice(**values) if "mu" in values else StepAdvice(**values)
+                for values in state_dict["series"].values()
+            ]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                "the checkpoint's callbacks.StepSizeAdvisor is not what an advisor of this version writes "
+                f"({on_one_line(error)}); go on from the last.ckpt of a run with --advise, or leave the advisor out"
+            ) from error
 
     def summary_facts(self, stage: Stage) -> list[Fact]:
         """The last measurement as a line of the summary, and the series as data."""

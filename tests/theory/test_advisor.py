@@ -12,11 +12,24 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader
 
-from metalearn import ANIL, IMAML, MAML, Batch, Episode, MeTAL, MetalearnError, ProtoNet, Reptile, StepSizeAdvisor
+from metalearn import (
+    ANIL,
+    IMAML,
+    MAML,
+    Batch,
+    CheckpointError,
+    Episode,
+    MeTAL,
+    MetalearnError,
+    ProtoNet,
+    Reptile,
+    StepSizeAdvisor,
+)
 from metalearn.reports.outcome import RunRecord
 from metalearn.theory import StepAdvice, advise_steps
 from tests.algorithms import Smooth
@@ -27,13 +40,20 @@ def make_loader(batches: int = 4) -> DataLoader[Episode]:
     return DataLoader([make_episode(kind=torch.float32)] * batches, batch_size=None)
 
 
-def train(module: L.LightningModule, folder: Path, *callbacks: L.Callback, steps: int = 3, **options: Any) -> L.Trainer:
+def train(
+    module: L.LightningModule,
+    folder: Path,
+    *callbacks: L.Callback,
+    steps: int = 3,
+    ckpt_path: Path | None = None,
+    **options: Any,
+) -> L.Trainer:
     trainer = L.Trainer(
         max_steps=steps, callbacks=list(callbacks), logger=CSVLogger(folder), accelerator="cpu", enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, log_every_n_steps=1, limit_val_batches=0,
         num_sanity_val_steps=0, **options,
     )  # fmt: skip
-    trainer.fit(module, make_loader(), make_loader(1))
+    trainer.fit(module, make_loader(), make_loader(1), ckpt_path=ckpt_path, weights_only=True)
     return trainer
 
 
@@ -141,6 +161,43 @@ def test_a_run_that_goes_on_keeps_the_applied_step_size(tmp_path: Path) -> None:
     assert modules[0].hparams["inner_lr"] == pytest.approx(modules[1].hparams["inner_lr"])
     first, second = (module.state_dict() for module in modules)
     assert all(torch.allclose(first[name], second[name]) for name in first)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_a_test_of_an_earlier_checkpoint_takes_its_step_sizes_and_leaves_the_series(tmp_path: Path) -> None:
+    """The advisor has measured since that checkpoint was written, and has set the step size again."""
+    torch.manual_seed(0)
+    module, advisor = MAML(Smooth(), inner_steps=2, inner_lr=40.0), StepSizeAdvisor(apply=True, every=1)
+    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer = train(module, tmp_path, advisor, saver)
+    early, saved = tmp_path / "step=1.ckpt", module.hparams["inner_lr"]
+    module.rescale_steps(0.5)
+    (there,) = trainer.test(module, make_loader(2), ckpt_path=early, verbose=False, weights_only=True)
+    assert module.hparams["inner_lr"] == pytest.approx(saved)
+    assert [advice.step for advice in advisor.series] == [0, 1, 2]
+    loaded = MAML.load_from_checkpoint(early, backbone=Smooth())
+    (alone,) = L.Trainer(logger=False, accelerator="cpu").test(loaded, make_loader(2), verbose=False)
+    assert there == pytest.approx(alone)
+    train(module, tmp_path / "more", advisor, steps=1)  # goes on with what the test has loaded
+    assert module.hparams["inner_lr"] == pytest.approx(saved)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{"series": {"0": {"x": 1}}}, {"series": 3}, {"inner_lr": [0.1, "x"]}, {"inner_lr": -1.0}, {"applied": "x"}],
+)
+def test_a_state_of_another_version_is_one_line(state: dict[str, Any], tmp_path: Path) -> None:
+    module, advisor = MAML(Smooth(), inner_steps=2, inner_lr=40.0), StepSizeAdvisor(apply=True)
+    trainer = train(module, tmp_path, advisor, steps=1)
+    trainer.save_checkpoint(tmp_path / "good.ckpt")
+    saved = torch.load(tmp_path / "good.ckpt", weights_only=True)
+    (key,) = [key for key in saved["callbacks"] if "StepSizeAdvisor" in key]
+    saved["callbacks"][key].update(state)
+    torch.save(saved, tmp_path / "bad.ckpt")
+    fresh = MAML(Smooth(), inner_steps=2, inner_lr=40.0)
+    with pytest.raises(CheckpointError, match=r"callbacks.StepSizeAdvisor") as raised:
+        train(fresh, tmp_path, StepSizeAdvisor(apply=True), ckpt_path=tmp_path / "bad.ckpt")
+    assert "\n" not in str(raised.value)
 
 
 def test_it_warns_once_and_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -121,24 +121,35 @@ def check_loops(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
                 check_alike(state.get(name), 0, f"loops.fit_loop.state_dict.combined_loader.{name}")
 
 
-def check_alike(value: Any, own: Any, where: str) -> None:
-    """Raise unless a value is of the type of one that this run has; whatever it says beside is not looked at."""
+def check_alike(value: Any, own: Any, where: str, grows: bool = False) -> None:
+    """Raise unless a value is of the type of one that this run has; whatever it says beside is not looked at.
+
+    Args:
+        value: what the checkpoint has.
+        own: what this run has.
+        where: the value's place, for the error.
+        grows: whether it changes while a run goes on: mappings and lists gain entries, so that either may have more of them;
+            what is none at first becomes a text, a list or a mapping; a whole number becomes a fraction.
+    """
+    if grows and value is None and isinstance(own, (str, dict, list, tuple)):
+        return
+    if grows and type(own) is int and isinstance(value, float) and math.isfinite(value):
+        return
     if isinstance(own, dict):
         if not isinstance(value, dict):
             raise _wrong(where, value)
         for name, part in own.items():
             if name not in value:
-                if (
-                    name == "combined_loader"
-                ):  # is there only where loaders had begun, unlike in a tuner's own checkpoint
+                # loaders had not begun in a tuner's own checkpoint
+                if grows or name == "combined_loader":
                     continue
                 raise CheckpointError(f"the checkpoint's {where} says no {name}; {_REMEDY}")
-            check_alike(value[name], part, f"{where}.{name}")
+            check_alike(value[name], part, f"{where}.{name}", grows)
     elif isinstance(own, (list, tuple)):
-        if not isinstance(value, (list, tuple)) or len(value) != len(own):
+        if not isinstance(value, (list, tuple)) or (len(value) != len(own) and not grows):
             raise _wrong(where, value)
-        for number, (entry, part) in enumerate(zip(value, own, strict=True)):
-            check_alike(entry, part, f"{where}[{number}]")
+        for number, (entry, part) in enumerate(zip(value, own, strict=True) if len(value) == len(own) else ()):
+            check_alike(entry, part, f"{where}[{number}]", grows)
     elif isinstance(own, (bool, str)):
         if type(value) is not type(own):
             raise _wrong(where, value)
@@ -158,8 +169,9 @@ def _check_callback(callback: L.Callback, state: Any, where: str) -> None:
     if not isinstance(state, dict):
         raise _wrong(where, state)
     if not isinstance(callback, ModelCheckpoint):
-        own = {name: value for name, value in callback.state_dict().items() if name in state}
-        check_alike(state, own, where)
+        # what a user's own callback keeps may be anything
+        if type(callback).state_dict.__module__.startswith(("lightning.", "pytorch_lightning.", "metalearn.")):
+            check_alike(state, callback.state_dict(), where, grows=True)
         return
     for name, kinds in SAVER.items():
         value = state.get(name)

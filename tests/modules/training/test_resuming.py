@@ -11,7 +11,14 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    Timer,
+)
 
 from metalearn import MAML, CheckpointError, ConfigError, Conv4
 from metalearn.modules.training.resuming import check_before
@@ -168,3 +175,77 @@ def test_arguments_given_count_more_than_those_held(saved: dict[str, Any], tmp_p
     assert all(torch.equal(value, saved["state_dict"][name]) for name, value in module.state_dict().items())
     with pytest.raises(ConfigError, match="weights_only is False"):
         MAML.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=False)
+
+
+class Diary(L.Callback):
+    """A user's own callback, whose state grows and changes its kind."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.best: float | None = None
+        self.seen: dict[str, Any] = {}
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
+        self.losses.append(float(outputs["loss"]))
+        self.best = min(self.losses)
+        self.seen[f"step {trainer.global_step}"] = {"loss": self.losses[-1]} if len(self.losses) > 1 else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "losses": [*self.losses],
+            "best": self.best,
+            "seen": dict(self.seen),
+            "late": [0] if len(self.losses) > 2 else "no",
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.losses, self.best, self.seen = state_dict["losses"], state_dict["best"], state_dict["seen"]
+
+
+CALLBACKS: dict[str, Any] = {
+    "a user's own": Diary,
+    "Timer": Timer,
+    "EarlyStopping": lambda: EarlyStopping("train/loss", patience=1, min_delta=9.0, check_on_train_epoch_end=True),
+    "StochasticWeightAveraging": lambda: StochasticWeightAveraging(1e-3, swa_epoch_start=1, annealing_epochs=1),
+    "EMAWeightAveraging": lambda: EMAWeightAveraging(decay=0.9),
+    "BackboneFinetuning": lambda: Unfreezing(),
+}
+EXACT = ("a user's own", "Timer", "EMAWeightAveraging")
+"""Those with which Lightning goes on as if it had not stopped."""
+
+
+class Unfreezing(BaseFinetuning):
+    """The head alone learns in the first epoch, as a user might write it."""
+
+    def freeze_before_training(self, pl_module: Any) -> None:
+        self.freeze(pl_module.backbone.body)
+
+    def finetune_function(self, pl_module: Any, epoch: int, optimizer: torch.optim.Optimizer) -> None:
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.backbone.body, optimizer, lr=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:Swapping scheduler", "ignore:The provided params")
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_callbacks_whose_state_grows(name: str, tmp_path: Path) -> None:
+    """An earlier checkpoint is tested in the same process, and gone on from in another one and in the same."""
+    weights = []
+    for path in (None, tmp_path / "step=2.ckpt"):
+        L.seed_everything(0, verbose=False)
+        watched = CALLBACKS[name]()
+        module = MAML(
+            Conv4(3, hidden=4, image_size=16), inner_steps=1,
+            outer_optimizer=lambda params: torch.optim.Adam([value for value in params if value.requires_grad], lr=1e-3),
+        )  # fmt: skip
+        saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+        trainer = L.Trainer(
+            max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            callbacks=[watched, saver], limit_val_batches=0, num_sanity_val_steps=0,
+        )  # fmt: skip
+        trainer.fit(module, datamodule=BigNoise(train_tasks=8), ckpt_path=path)
+        weights.append(torch.cat([value.detach().flatten() for value in module.parameters()]))
+        trainer.test(module, datamodule=BigNoise(train_tasks=8), ckpt_path=tmp_path / "step=1.ckpt", verbose=False)
+        if isinstance(watched, Diary):
+            assert len(watched.losses) == 1  # Lightning gives back what the checkpoint says
+    if name in EXACT:
+        torch.testing.assert_close(*weights)
