@@ -51,7 +51,7 @@ def list_rows(shots: int) -> dict[str, tuple[str, dict[str, Any]]]:
         "first-order MAML": ("MAML", {**learned, "first_order": True}),
         "MAML++ (sizes and statistics per step)": (
             "MAML",
-            {**learned, "inner_lr": "learn_per_step", "norm": "per_step"},
+            {**learned, "eval_inner_steps": learned["inner_steps"], "inner_lr": "learn_per_step", "norm": "per_step"},
         ),
         "Meta-SGD": ("MAML", {**learned, "inner_lr": "learn_per_element"}),
         "ANIL": ("ANIL", learned),

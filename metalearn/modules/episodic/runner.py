@@ -181,8 +181,13 @@ class InnerRunner:
 
     def tell_norm(self) -> None:
         """Say once by whose statistics the network's batch normalisation works."""
-        if has_batch_norm(self.learner.backbone):
-            self.tell_once(f"batch normalisation policy '{self.learner.norm}'")
+        if not has_batch_norm(self.learner.backbone):
+            return
+        kept, taken = self.options.inner_steps, self.options.steps_in_evaluation
+        note = f"batch normalisation policy '{self.learner.norm}'"
+        if self.learner.norm == "per_step" and taken > kept:
+            note += f", whose statistics end at {kept} inner steps, but evaluation takes {taken}; use eval_inner_steps={kept}"
+        self.tell_once(note)
 
     def tell_once(self, note: str) -> None:
         """Say this on rank 0, unless it was said before."""

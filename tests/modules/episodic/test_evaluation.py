@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import gc
+import logging
 import math
 import statistics
 from collections.abc import Callable
@@ -162,3 +163,15 @@ def test_a_bad_gradient_stops_before_it_reaches_the_weights(tmp_path: Path) -> N
     with pytest.raises(DivergenceError, match="the meta-gradient is nan at step 0"):
         trainer(tmp_path, num_sanity_val_steps=0).fit(module, datamodule=NoiseTasks())
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize(("steps", "said"), [(None, False), (2, False), (3, True)])
+def test_evaluation_beyond_the_kept_statistics_is_said(
+    steps: int | None, said: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = MAML(TinyConv(), inner_steps=2, eval_inner_steps=steps, norm="per_step")
+    with caplog.at_level(logging.INFO):
+        trainer(tmp_path, max_steps=1).fit(module, NoiseTasks())
+    (line,) = [line for line in caplog.messages if "normalisation policy" in line]
+    assert line.endswith("'per_step'") is not said
+    assert ("end at 2 inner steps, but evaluation takes 3; use eval_inner_steps=2" in line) is said
