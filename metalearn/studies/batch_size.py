@@ -34,7 +34,7 @@ def study_batch_size(
     marks: int = 6,
     test_tasks: int = 50,
     inner_steps: int = 5,
-    inner_lr: float = 0.4,
+    inner_lr: float = 0.1,
     processes: int = 1,
 ) -> list[Path]:
     """Measure what the number of tasks in a batch does, for MAML, first-order MAML and ANIL.
