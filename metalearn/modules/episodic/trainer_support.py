@@ -6,6 +6,7 @@ import lightning as L
 from torch import nn
 
 from metalearn.errors import ConfigError
+from metalearn.modules.training.eager import say_if_compiled
 from metalearn.modules.training.precision import say_if_slow
 
 __all__ = ["check_run", "check_trainer"]
@@ -49,3 +50,4 @@ def check_trainer(trainer: L.Trainer) -> None:
             f"strategy is {strategy}, but the inner loop needs every parameter whole on each device; use strategy=ddp"
         )
     say_if_slow(trainer)
+    say_if_compiled(trainer)

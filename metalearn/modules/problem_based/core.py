@@ -25,6 +25,7 @@ from metalearn.modules.problem_based.state import average_state, pack_state
 from metalearn.modules.problem_based.step_loader import StepLoader
 from metalearn.modules.problem_based.trainer_checks import check_trainer_fits
 from metalearn.modules.training.checkpoint import check_state
+from metalearn.modules.training.eager import say_if_compiled
 from metalearn.modules.training.module import OwnModule
 from metalearn.modules.training.outer import check_outer
 from metalearn.modules.training.precision import say_if_slow
@@ -194,6 +195,7 @@ class BilevelCore(OwnModule):
         """Refuse what would change the algorithm's step, or is not proven right."""
         check_trainer_fits(self.trainer, self.runner)
         say_if_slow(self.trainer)
+        say_if_compiled(self.trainer)
         names = type(self.algorithm).__name__, type(self.algorithm.estimator).__name__
         rank_zero_info(f"{type(self).__name__}: {names[0]} over {names[1]}")
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import lightning as L
 
 from metalearn.modules.training.checkpoint import rename_old_keys
+from metalearn.modules.training.eager import keep_eager
 from metalearn.modules.training.loading import load_module
 from metalearn.modules.training.resuming import check_before
 
@@ -32,6 +33,7 @@ class OwnModule(L.LightningModule):
         _, *parameters = inspect.signature(cls.__init__).parameters.values()
         # up to Python 3.11.3 an inherited __new__ hides __init__ from inspect.signature
         cls.__signature__ = inspect.Signature(parameters)
+        keep_eager(cls)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make the module with nothing registered yet."""

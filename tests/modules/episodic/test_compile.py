@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from metalearn import ANIL, MAML
 from tests.modules.episodic.test_meta_gradient import largest_error, plain_loop
-from tests.networks import noise_episode
+from tests.networks import TinyConv, noise_episode
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -107,3 +110,34 @@ def test_other_step_sizes_are_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> 
         module.rescale_steps(size / module.hparams["inner_lr"])
         expected = plain_loop(copy.deepcopy(net), episode, 2, size, False)
         assert largest_error(module.meta_gradient(episode), expected) < 1e-9
+
+
+@pytest.mark.parametrize(("backend", "own"), [("inductor", False), ("eager", True)])
+def test_a_module_that_went_through_torch_compile_runs_as_it_is(
+    backend: str, own: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As Lightning's guide has it; also where a user's subclass calls our steps from its own."""
+    weights = []
+    for compiled in (False, True):
+        L.seed_everything(0, verbose=False)
+        module: Any = (Doubled if own else MAML)(TinyConv(), inner_steps=2)
+        trainer = L.Trainer(
+            max_steps=2, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        tasks = [noise_episode(2, seed=seed, dtype=torch.float32) for seed in range(2)]
+        loader = DataLoader(tasks, batch_size=None)
+        with caplog.at_level("INFO"):
+            trainer.fit(torch.compile(module, backend=backend) if compiled else module, loader, loader)
+            trainer.test(module, loader, verbose=False)
+        weights.append(torch.cat([value.detach().flatten() for value in module.parameters()]))
+        said = [line for line in caplog.messages if "torch.compile compiles nothing of it" in line]
+        assert bool(said) is compiled
+    assert torch.equal(*weights)
+
+
+class Doubled(MAML):
+    """A user's own step over ours."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return 2 * super().training_step(batch, batch_idx)
