@@ -203,3 +203,11 @@ def test_a_compiled_model_answers_alike(name: str) -> None:
             warnings.simplefilter("ignore")  # torch's, of the parts that it leaves alone
             compiled = torch.compile(model, backend="eager")
             assert torch.equal(compiled(queries), model(queries))
+
+
+def test_a_module_that_has_not_adapted_is_refused() -> None:
+    """Lightning offers both of every module."""
+    module = MAML(MLP(), loss="mse")
+    for call, remedy in ((module.to_onnx, r"export\('model.onnx'\)"), (module.to_torchscript, r"exported\(\)")):
+        with pytest.raises(ConfigError, match=rf"no exported format holds; export.*module.adapt\(support\).{remedy}"):
+            call("x.onnx")

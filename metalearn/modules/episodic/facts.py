@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 from torch import Tensor, nn
 
 from metalearn.bilevel.counts import OracleCounts
+from metalearn.errors import ConfigError
 from metalearn.inner import Adaptation, NormPolicy
 from metalearn.inner.execution.choice import Choice
 from metalearn.inner.inner_loop import ExecutionName, InnerLoop
@@ -125,6 +126,20 @@ class ModuleFacts:
     @counts.setter
     def counts(self, value: OracleCounts | None) -> None:
         self._costs = None if value is None else CostLog(value)
+
+    def to_onnx(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse Lightning's export: a module that adapts takes gradients in its forward, which no exported format holds."""
+        self._refuse_export("to_onnx", "export('model.onnx')")
+
+    def to_torchscript(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse Lightning's export, as :meth:`to_onnx`."""
+        self._refuse_export("to_torchscript", "exported()")
+
+    def _refuse_export(self, name: str, call: str) -> NoReturn:
+        raise ConfigError(
+            f"{type(self).__name__}.{name} was called, but a module that adapts takes gradients as it answers, which no exported "
+            f"format holds; export what has adapted to a support set: module.adapt(support).{call}"
+        )
 
     def multi_step_weights(self, step: int) -> list[float] | None:
         """The weights of the query losses after 0, 1, ... inner steps at an outer step; see :func:`weigh_steps`."""
