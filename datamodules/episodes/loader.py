@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from metalearn.episode import Episode
+from metalearn.errors import CheckpointError
 
 __all__ = ["EpisodeDataset", "EpisodeLoader", "EpisodeSampler", "as_it_is"]
 
@@ -100,7 +101,17 @@ class EpisodeLoader(DataLoader[Episode]):
         return {"batches": self._done, "epoch": getattr(self.sampler, "epoch", 0)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches that were handed out; after a whole epoch, with the next one."""
+        """Go on after the batches that were handed out; after a whole epoch, with the next one.
+
+        Raises:
+            CheckpointError: the state is of another loader.
+        """
+        for name in ("batches", "epoch"):
+            if type(state.get(name)) is not int:
+                raise CheckpointError(
+                    f"the checkpoint's combined_loader says {name}={state.get(name)!r:.40}, but episodes go on after so many "
+                    "batches; go on from the last.ckpt of a run of this configuration"
+                )
         finished = state["batches"] >= len(self)
         self._done = self._resumed = 0 if finished else state["batches"]
         if isinstance(self.sampler, EpisodeSampler):

@@ -116,9 +116,8 @@ def check_loops(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
     if not isinstance(loaders, list) or not all(isinstance(state, dict) for state in loaders):
         raise _wrong("loops.fit_loop.state_dict.combined_loader", loaders)
     for state in loaders:
-        for name in ("batches", "epoch"):
-            if state.keys() & {"batches", "epoch"}:
-                check_alike(state.get(name), 0, f"loops.fit_loop.state_dict.combined_loader.{name}")
+        if state.keys() == {"batches", "epoch"}:  # others are of a user's own loader
+            check_alike(state, {"batches": 0, "epoch": 0}, "loops.fit_loop.state_dict.combined_loader")
 
 
 def check_alike(value: Any, own: Any, where: str, grows: bool = False) -> None:

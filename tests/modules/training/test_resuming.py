@@ -19,10 +19,12 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     Timer,
 )
+from torch.utils.data import DataLoader
 
 from metalearn import MAML, CheckpointError, ConfigError, Conv4
 from metalearn.modules.training.resuming import check_before
 from tests.modules.training.test_checkpoints import BigNoise
+from tests.networks import TinyConv, noise_episode
 
 WRONG: dict[str, Any] = {
     "none": None, "a negative number": -3, "text": "x", "a list": ["x"], "a dict": {"x": 1}, "huge": 10**30, "nan": math.nan,
@@ -249,3 +251,36 @@ def test_callbacks_whose_state_grows(name: str, tmp_path: Path) -> None:
             assert len(watched.losses) == 1  # Lightning gives back what the checkpoint says
     if name in EXACT:
         torch.testing.assert_close(*weights)
+
+
+class Stateful(DataLoader[Any]):
+    """A user's own loader with a position of its own kind."""
+
+    def __init__(self, position: Any) -> None:
+        super().__init__([noise_episode(2, seed=seed, dtype=torch.float32) for seed in range(3)], batch_size=None)  # type: ignore[arg-type]
+        self.position = position
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": "third", "position": self.position}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.position = state_dict["position"] * 2
+
+
+@pytest.mark.filterwarnings("ignore:You defined a")
+def test_a_loader_of_a_users_own_goes_on(tmp_path: Path) -> None:
+    loaders = Stateful(21), Stateful(0)
+    for steps, loader in zip((2, 3), loaders, strict=True):  # Lightning gives it back within an epoch alone
+        trainer = L.Trainer(
+            max_steps=steps, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(MAML(TinyConv(), inner_steps=1), loader, ckpt_path=tmp_path / "saved.ckpt" if steps > 2 else None)
+        if steps == 2:
+            trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    assert loaders[1].position == 42
+    taken = torch.load(tmp_path / "saved.ckpt", weights_only=True)
+    data = BigNoise(train_tasks=8)
+    with pytest.raises(CheckpointError, match="combined_loader says batches=None"):
+        trainer.fit(MAML(TinyConv(), inner_steps=1), datamodule=data, ckpt_path=tmp_path / "saved.ckpt")
+    assert taken["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{"epoch": "third", "position": 21}]
