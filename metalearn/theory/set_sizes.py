@@ -32,7 +32,7 @@ def match_sizes(module: Any, sizes: Any) -> None:
             f"the checkpoint's callbacks.StepSizeAdvisor.inner_lr is {sizes!r:.80}, but step sizes are finite numbers above 0; "
             "go on from another checkpoint, or leave the advisor out"
         )
-    if theirs.keys() != ours.keys() or not all(ours.values()):
+    if theirs.keys() != ours.keys():
         return
     factors = [theirs[place] / ours[place] for place in theirs]
     if all(math.isclose(factor, factors[0], rel_tol=1e-6) for factor in factors) and not math.isclose(factors[0], 1.0):
