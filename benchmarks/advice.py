@@ -75,7 +75,8 @@ def run(options: argparse.Namespace, job: Job) -> str:
     warnings.filterwarnings("ignore", module="lightning")
     torch.set_num_threads(1)
     result = train(options, *job)
-    trained_on = processor() if options.accelerator == "cpu" else torch.cuda.get_device_name()
+    on_gpu = options.accelerator != "cpu" and torch.cuda.is_available()
+    trained_on = torch.cuda.get_device_name() if on_gpu else processor()
     find_file(options, job).write_text(json.dumps({**result, "machine": f"{trained_on}, torch {torch.__version__}"}))
     return f"{find_file(options, job).stem}: {result['accuracy']:.2%} at {result['inner_lr']:.3g}"
 

@@ -107,10 +107,11 @@ class EpisodeLoader(DataLoader[Episode]):
             CheckpointError: the state is of another loader.
         """
         for name in ("batches", "epoch"):
-            if type(state.get(name)) is not int:
+            value = state.get(name)
+            if type(value) is not int or value < 0:
                 raise CheckpointError(
-                    f"the checkpoint's combined_loader says {name}={state.get(name)!r:.40}, but episodes go on after so many "
-                    "batches; go on from the last.ckpt of a run of this configuration"
+                    f"the checkpoint's combined_loader says {name}={value!r:.40}, but episodes go on after so many batches of an "
+                    "epoch; go on from the last.ckpt of a run of this configuration"
                 )
         finished = state["batches"] >= len(self)
         self._done = self._resumed = 0 if finished else state["batches"]

@@ -96,9 +96,12 @@ class StepSizeAdvisor(L.Callback):
             check_advisor(pl_module, self.apply)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Where step sizes were set, give the module those of the weights that are loaded; learned ones are among these."""
+        """Where step sizes were set, then or since, give the module those of the weights that are loaded.
+
+        Learned ones are among the weights.
+        """
         state = checkpoint.get("callbacks", {}).get(self.state_key, {})
-        if state.get("applied", 1.0) != 1.0:
+        if (state.get("applied", 1.0), self.applied) != (1.0, 1.0):
             match_sizes(pl_module, state.get("inner_lr"))
 
     def on_train_batch_start(

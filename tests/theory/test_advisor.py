@@ -182,6 +182,16 @@ def test_a_test_of_an_earlier_checkpoint_takes_its_step_sizes_and_leaves_the_ser
     assert module.hparams["inner_lr"] == pytest.approx(saved)
 
 
+def test_a_checkpoint_from_before_a_size_was_set_has_its_own(tmp_path: Path) -> None:
+    module, advisor = MAML(Smooth(), inner_steps=2, inner_lr=0.3), StepSizeAdvisor()
+    trainer = train(module, tmp_path, advisor, steps=1)
+    trainer.save_checkpoint(tmp_path / "before.ckpt")
+    module.rescale_steps(4.0)
+    advisor.applied = 4.0
+    trainer.test(module, make_loader(1), ckpt_path=tmp_path / "before.ckpt", verbose=False, weights_only=True)
+    assert module.hparams["inner_lr"] == pytest.approx(0.3)
+
+
 @pytest.mark.parametrize(
     "state",
     [{"series": {"0": {"x": 1}}}, {"series": 3}, {"inner_lr": [0.1, "x"]}, {"inner_lr": -1.0}, {"applied": "x"}],

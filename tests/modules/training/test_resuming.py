@@ -204,18 +204,6 @@ class Diary(L.Callback):
         self.losses, self.best, self.seen = state_dict["losses"], state_dict["best"], state_dict["seen"]
 
 
-CALLBACKS: dict[str, Any] = {
-    "a user's own": Diary,
-    "Timer": Timer,
-    "EarlyStopping": lambda: EarlyStopping("train/loss", patience=1, min_delta=9.0, check_on_train_epoch_end=True),
-    "StochasticWeightAveraging": lambda: StochasticWeightAveraging(1e-3, swa_epoch_start=1, annealing_epochs=1),
-    "EMAWeightAveraging": lambda: EMAWeightAveraging(decay=0.9),
-    "BackboneFinetuning": lambda: Unfreezing(),
-}
-EXACT = ("a user's own", "Timer", "EMAWeightAveraging")
-"""Those with which Lightning goes on as if it had not stopped."""
-
-
 class Unfreezing(BaseFinetuning):
     """The head alone learns in the first epoch, as a user might write it."""
 
@@ -227,10 +215,22 @@ class Unfreezing(BaseFinetuning):
             self.unfreeze_and_add_param_group(pl_module.backbone.body, optimizer, lr=1e-3)
 
 
+CALLBACKS: dict[str, Any] = {
+    "a user's own": Diary,
+    "Timer": Timer,
+    "EarlyStopping": lambda: EarlyStopping("train/loss", patience=1, min_delta=9.0, check_on_train_epoch_end=True),
+    "StochasticWeightAveraging": lambda: StochasticWeightAveraging(1e-3, swa_epoch_start=1, annealing_epochs=1),
+    "EMAWeightAveraging": lambda: EMAWeightAveraging(decay=0.9),
+    "BaseFinetuning": Unfreezing,
+}
+EXACT = ("a user's own", "Timer", "EMAWeightAveraging")
+"""Those with which Lightning goes on as if it had not stopped."""
+
+
 @pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:Swapping scheduler", "ignore:The provided params")
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_callbacks_whose_state_grows(name: str, tmp_path: Path) -> None:
-    """An earlier checkpoint is tested in the same process, and gone on from in another one and in the same."""
+    """An earlier checkpoint is tested with what has trained since, and gone on from with what is new."""
     weights = []
     for path in (None, tmp_path / "step=2.ckpt"):
         L.seed_everything(0, verbose=False)
