@@ -1,13 +1,13 @@
 """Operators of the inner loop whose first and second derivatives are written out."""
 
 from metalearn.inner.kernels.batch_norm import normalise
-from metalearn.inner.kernels.conv import Geometry, conv2d, has_short_patches
-from metalearn.inner.kernels.first_block import first_block
+from metalearn.inner.kernels.conv import Geometry, conv2d
+from metalearn.inner.kernels.first_block import first_block, is_first_block
 
 __all__ = [
     "Geometry",
     "conv2d",
     "first_block",
-    "has_short_patches",
+    "is_first_block",
     "normalise",
 ]

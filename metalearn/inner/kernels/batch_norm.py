@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from metalearn.inner.kernels.conv import as_channels_last, merge
+from metalearn.inner.kernels.conv import as_channels_last, merge, on_cpu, order
 
-__all__ = ["as_images", "as_rows", "choose_accumulator", "normalise", "pick", "pool", "unpool"]
+__all__ = ["as_images", "as_rows", "choose_accumulator", "normalise", "pick", "pool", "pool_into", "unpool"]
 
 
 def normalise(
@@ -75,20 +75,36 @@ def _scale_and_shift(rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 def pool(x: Tensor) -> tuple[Tensor, Tensor]:
     """2x2 maxima of ``[B, n, C, H, W]`` and their places."""
-    y, index = F.max_pool2d(x.flatten(0, 1), 2, return_indices=True)
+    y, index = F.max_pool2d(order(x.flatten(0, 1)), 2, return_indices=True)
     return y.unflatten(0, x.shape[:2]), index.unflatten(0, x.shape[:2])
 
 
+def pool_into(x: Tensor, y: Tensor, index: Tensor) -> None:
+    """As :func:`pool`, written into tensors that are there."""
+    if y.movedim(2, -1).is_contiguous():
+        out = order(y.flatten(0, 1)), order(index.flatten(0, 1))
+        torch.ops.aten.max_pool2d_with_indices.out(order(x.flatten(0, 1)), [2, 2], out=out[0], indices=out[1])
+    else:
+        y[:], index[:] = pool(x)
+
+
 def pick(x: Tensor, index: Tensor) -> Tensor:
-    """The values at the places that pooling chose."""
-    return x.flatten(3).gather(3, index.flatten(3)).view(index.shape)
+    """The values of ``[B, n, C, H, W]`` at the places that pooling chose, ``[B, n, C, H', W']``."""
+    if not on_cpu(x):
+        return x.flatten(3).gather(3, index.flatten(3)).view(index.shape)
+    values, places = as_channels_last(x).movedim(2, -1), as_channels_last(index).movedim(2, -1)  # [B, n, H, W, C]
+    size, channels = values[0, 0].numel(), values.shape[-1]
+    first = torch.arange(0, size * len(values) * values.shape[1], size).view(*values.shape[:2], 1, 1, 1)
+    places = torch.add(first + torch.arange(channels), places, alpha=channels)  # counted from the first value of all
+    return values.flatten().index_select(0, places.flatten()).view(places.shape).movedim(-1, 2)
 
 
 def unpool(values: Tensor, index: Tensor, like: Tensor) -> Tensor:
     """Put pooled values back at the places they came from, among zeros."""
     full = torch.ops.aten.max_pool2d_with_indices_backward(
-        values.flatten(0, 1), like.flatten(0, 1), [2, 2], [2, 2], [0, 0], [1, 1], False, index.flatten(0, 1)
-    )
+        order(values.flatten(0, 1)), order(like.flatten(0, 1)), [2, 2], [2, 2], [0, 0], [1, 1], False,
+        order(index.flatten(0, 1)),
+    )  # fmt: skip
     return full.unflatten(0, like.shape[:2])
 
 

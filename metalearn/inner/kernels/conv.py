@@ -22,10 +22,13 @@ __all__ = [
     "as_channels_last",
     "compute_output_size",
     "conv2d",
+    "convolution_gradients",
+    "convolve",
     "find_autocast_kind",
     "has_short_patches",
     "merge",
     "on_cpu",
+    "order",
     "unfold",
 ]
 
@@ -84,7 +87,7 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         # not a view of what was computed, so that the network may write to it in place
-        return _convolve(x, weight, geometry).data
+        return convolve(x, weight, geometry).data
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -113,7 +116,7 @@ class _ConvGradient(torch.autograd.Function):
         ctx.save_for_backward(grad, x, weight)
         ctx.geometry = geometry
         ctx.set_materialize_grads(False)
-        return _gradients(grad, x, weight, geometry, of_x, of_weight)
+        return convolution_gradients(grad, x, weight, geometry, of_x, of_weight)
 
     @staticmethod
     @once_differentiable
@@ -122,16 +125,16 @@ class _ConvGradient(torch.autograd.Function):
         of_grad = of_x = of_weight = None
         if ctx.needs_input_grad[0]:
             if along_x is not None:
-                of_grad = _convolve(along_x, weight, ctx.geometry)
+                of_grad = convolve(along_x, weight, ctx.geometry)
             if along_weight is not None:
-                more = _convolve(x, along_weight, ctx.geometry)
+                more = convolve(x, along_weight, ctx.geometry)
                 of_grad = more if of_grad is None else of_grad.add_(more)
         wants_x = ctx.needs_input_grad[1] and along_weight is not None
         wants_weight = ctx.needs_input_grad[2] and along_x is not None
         if wants_x or wants_weight:
             along_x = x if along_x is None else along_x
             along_weight = weight if along_weight is None else along_weight
-            of_x, of_weight = _gradients(grad, along_x, along_weight, ctx.geometry, wants_x, wants_weight)
+            of_x, of_weight = convolution_gradients(grad, along_x, along_weight, ctx.geometry, wants_x, wants_weight)
         return of_grad, of_x, of_weight, None, None, None
 
 
@@ -164,9 +167,10 @@ def as_channels_last(x: Tensor) -> Tensor:
     return x.movedim(-3, -1).contiguous().movedim(-1, -3)
 
 
-def _convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The convolutions of ``x`` ``[B, n, C, H, W]`` with ``weight`` ``[B, D, C / groups, h, w]``, without a graph."""
     if len(weight) == 1:
-        y = torch.conv2d(_order(x.flatten(0, 1)), _order(weight[0]), None, *geometry)
+        y = torch.conv2d(order(x.flatten(0, 1)), order(weight[0]), None, *geometry)
         return y.unflatten(0, x.shape[:2])
     if on_cpu(x):
         x, weight = as_channels_last(x), as_channels_last(weight)
@@ -176,9 +180,10 @@ def _convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     return y.unflatten(1, (tasks, -1)).transpose(0, 1)
 
 
-def _gradients(
+def convolution_gradients(
     grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, of_x: bool, of_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of ``x`` and ``weight``, from that of :func:`convolve`."""
     if len(weight) == 1:
         gx, gw = _backward(grad.flatten(0, 1), x.flatten(0, 1), weight[0], geometry, of_x, of_weight)
         return None if gx is None else gx.unflatten(0, x.shape[:2]), None if gw is None else gw[None]
@@ -203,7 +208,7 @@ def _backward(
     if weight.shape[-2:] == (1, 1) and stride != (1, 1) and padding == (0, 0):
         return _backward_of_points(grad, x, weight, geometry, of_x, of_weight)
     gx, gw, _ = torch.ops.aten.convolution_backward(
-        _order(grad), _order(x), _order(weight), None, stride, padding, dilation, False, [0, 0], groups,
+        order(grad), order(x), order(weight), None, stride, padding, dilation, False, [0, 0], groups,
         [of_x, of_weight, False],
     )  # fmt: skip
     return gx, gw
@@ -225,8 +230,14 @@ def _backward_of_points(
     return gx, gw
 
 
-def _order(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if on_cpu(x) else x
+def order(x: Tensor) -> Tensor:
+    """``[n, C, H, W]`` in the memory order that kernels are fast in: channels last on a CPU, as it is elsewhere."""
+    if not on_cpu(x):
+        return x
+    x = x.contiguous(memory_format=torch.channels_last)
+    if len(x) == 1 and x.stride(0) != x[0].numel():  # a lone image's stride may be anything, and kernels judge by it
+        x = x.as_strided(x.shape, (x[0].numel(), *x.stride()[1:]))
+    return x
 
 
 def _as_channels(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metalearn.inner.ambient import Ambient, current, keeping_everything
-from metalearn.inner.kernels import Geometry, first_block, has_short_patches, normalise
+from metalearn.inner.kernels import Geometry, first_block, is_first_block, normalise
 from metalearn.inner.norm.moments import compute_moments, finish_block, is_plain, scale_and_shift
 from metalearn.inner.norm.policies import NormPolicy, Policy, Source, Transductive, make_policy
 from metalearn.inner.norm.step_statistics import StepStatistics
@@ -104,7 +104,7 @@ class TaskBatchNorm(nn.Module):
             return None
         geometry = _geometry(convolution)
         uses_all = policy_in_force(ambient).uses_all(self, ambient)
-        if pools and uses_all and has_short_patches(convolution.weight, geometry):
+        if pools and uses_all and is_first_block(x, convolution.weight, geometry):
             return first_block(x, convolution.weight, geometry, self.weight, self.bias, self.eps, True)
         return normalise_task(convolution(x), self, ambient, pools, True)
 

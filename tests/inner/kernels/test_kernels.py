@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from metalearn.inner.kernels import Geometry, conv, conv2d, first_block, normalise
-from metalearn.inner.kernels.first_block import cut_images
+from metalearn.inner.kernels.pooled_product import cut
 
 TASKS = 3
 Function = Callable[..., Tensor]
@@ -115,18 +115,20 @@ def test_normalisation(pool: bool, relu: bool, negative: bool, shared: bool) -> 
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3])
 def test_first_block(
-    pieces: int, relu: bool, constant: bool, negative: bool, shared: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In one piece, and image by image."""
+    channels: int, pieces: int, relu: bool, constant: bool, negative: bool, shared: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """In one piece, and image by image; grey images by their patches, colour images as they are."""
     if pieces == 3:
-        monkeypatch.setattr(sys.modules["metalearn.inner.kernels.first_block"], "AT_ONCE", 1)
-    images, weight = tensor(3, 1, 7, 6), tensor(4, shared=shared, positive=True)
+        monkeypatch.setattr(sys.modules["metalearn.inner.kernels.pooled_product"], "AT_ONCE", 1)
+    images, weight = tensor(3, channels, 7, 6), tensor(4, shared=shared, positive=True)
     if negative:
         weight.data[..., 1] *= -1
     if constant:
         images = images.detach()
-    inputs = [images, tensor(4, 1, 3, 3, shared=shared), weight, tensor(4, shared=shared)]
+    inputs = [images, tensor(4, channels, 3, 3, shared=shared), weight, tensor(4, shared=shared)]
     inputs[1].data[..., 2, :, :, :] = 0  # has no variance, but its second derivative
 
     def ours(x: Tensor, filters: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -141,8 +143,8 @@ def test_first_block(
 @pytest.mark.parametrize(("at_once", "step"), [(159, 1), (160, 2), (239, 2), (240, 3), (1, 1), (9999, 124)])
 def test_pieces_hold_as_many_images_as_fit(at_once: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tasks, ten places and four filters are 80 values an image; a piece has one image at least."""
-    monkeypatch.setattr(sys.modules["metalearn.inner.kernels.first_block"], "AT_ONCE", at_once)
-    pieces = cut_images(torch.empty(2, 5, 3, 10), 4)
+    monkeypatch.setattr(sys.modules["metalearn.inner.kernels.pooled_product"], "AT_ONCE", at_once)
+    pieces = cut(5, 2 * 10 * 4, on_cpu=True)
     assert [range(5)[piece] for piece in pieces] == [range(5)[first : first + step] for first in range(0, 5, step)]
 
 
