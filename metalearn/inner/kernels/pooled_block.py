@@ -73,7 +73,7 @@ class PooledProduct(torch.autograd.Function):
 
 
 class PooledBlock(torch.autograd.Function):
-    """``(x, w, s, b, z, places) -> relu(s z + b)``, where ``z`` and its places are what :class:`PooledProduct` own.
+    """``(x, w, s, b, z, places) -> relu(s z + b)``, where ``z`` and its places are what :class:`PooledProduct` found.
 
     Scale and shift are ``[B, D]``, in the accumulator's dtype.
     """
