@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from metalearn.inner.kernels.conv import as_channels_last, merge, on_cpu, order
+from metalearn.inner.kernels.conv import merge
+from metalearn.inner.kernels.plain_conv import as_channels_last, on_cpu, order
 
 __all__ = ["as_images", "as_rows", "choose_accumulator", "normalise", "pick", "pool", "pool_into", "unpool"]
 

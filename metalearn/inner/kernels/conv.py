@@ -3,19 +3,30 @@
 torch's double backward of a convolution takes the weight's part from a convolution whose kernel is as large as the image. That
 runs far below the speed of the first derivatives. The same products are weight and input gradients of ordinary convolutions,
 and those have fast kernels. On a CPU everything is kept in channels-last order, where normalisation and pooling are several
-times faster than in the default order, and tasks take turns. Elsewhere tasks are groups of one convolution.
+times faster than in the default order, and tasks take turns. Elsewhere one of several ways is taken (``paths.py``).
 
 Shapes: ``x`` ``[B, n, C, H, W]``; ``weight`` ``[B, D, C / groups, h, w]``, or ``[1, ...]`` where all tasks share it.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from metalearn.inner.kernels.conv_choice import CHOICE
+from metalearn.inner.kernels.paths import Path, stack_tasks
+from metalearn.inner.kernels.plain_conv import (
+    Geometry,
+    as_channels_last,
+    compute_output_size,
+    convolve_plainly,
+    differentiate_plainly,
+    on_cpu,
+)
 
 __all__ = [
     "Geometry",
@@ -28,18 +39,8 @@ __all__ = [
     "has_short_patches",
     "merge",
     "on_cpu",
-    "order",
     "unfold",
 ]
-
-
-class Geometry(NamedTuple):
-    """Stride, padding, dilation (height, width) and groups of a convolution."""
-
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
@@ -57,11 +58,6 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -
         else:
             y = _Conv.apply(x[None], weight[None], geometry).squeeze(0)
         return y if bias is None else y + bias.view(1, -1, 1, 1)
-
-
-def on_cpu(x: Tensor) -> bool:
-    """Whether the CPU's ways apply: channels-last order, and tasks that take turns."""
-    return x.device.type == "cpu"
 
 
 def find_autocast_kind(x: Tensor) -> torch.dtype | None:
@@ -144,16 +140,6 @@ def unfold(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     return F.unfold(x, (weight.shape[-2], weight.shape[-1]), dilation, padding, stride)
 
 
-def compute_output_size(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, int]:
-    """``H', W'``."""
-    stride, padding, dilation, _ = geometry
-    height, width = (
-        (x.shape[2 + side] + 2 * padding[side] - dilation[side] * (weight.shape[2 + side] - 1) - 1) // stride[side] + 1
-        for side in (0, 1)
-    )
-    return height, width
-
-
 def _unfolded(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """A convolution as a product with the patches, whose derivatives are products again."""
     columns = unfold(x, weight, geometry)
@@ -162,22 +148,18 @@ def _unfolded(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     return rows.unflatten(1, compute_output_size(x, weight, geometry)).permute(0, 3, 1, 2)
 
 
-def as_channels_last(x: Tensor) -> Tensor:
-    """The same values ``[..., C, H, W]`` in memory order ``..., H, W, C``."""
-    return x.movedim(-3, -1).contiguous().movedim(-1, -3)
-
-
 def convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """The convolutions of ``x`` ``[B, n, C, H, W]`` with ``weight`` ``[B, D, C / groups, h, w]``, without a graph."""
     if len(weight) == 1:
-        y = torch.conv2d(order(x.flatten(0, 1)), order(weight[0]), None, *geometry)
-        return y.unflatten(0, x.shape[:2])
-    if on_cpu(x):
+        return convolve_plainly(x.flatten(0, 1), weight[0], geometry).unflatten(0, x.shape[:2])
+    if _take_turns(x):
         x, weight = as_channels_last(x), as_channels_last(weight)
-        return _stack([torch.conv2d(task, own, None, *geometry) for task, own in zip(x, weight, strict=True)])
-    tasks, _count = x.shape[:2]
-    y = torch.conv2d(_as_channels(x), weight.flatten(0, 1), None, *geometry[:3], tasks * geometry.groups)
-    return y.unflatten(1, (tasks, -1)).transpose(0, 1)
+        return stack_tasks([torch.conv2d(task, own, None, *geometry) for task, own in zip(x, weight, strict=True)])
+
+    def convolve_tasks(path: Path) -> Tensor:
+        return path.convolve(x, weight, geometry)
+
+    return CHOICE.run("output", convolve_tasks, x, weight, geometry)
 
 
 def convolution_gradients(
@@ -185,66 +167,26 @@ def convolution_gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of ``x`` and ``weight``, from that of :func:`convolve`."""
     if len(weight) == 1:
-        gx, gw = _backward(grad.flatten(0, 1), x.flatten(0, 1), weight[0], geometry, of_x, of_weight)
+        gx, gw = differentiate_plainly(grad.flatten(0, 1), x.flatten(0, 1), weight[0], geometry, of_x, of_weight)
         return None if gx is None else gx.unflatten(0, x.shape[:2]), None if gw is None else gw[None]
-    if on_cpu(x):
+    if _take_turns(x):
         grad, x, weight = as_channels_last(grad), as_channels_last(x), as_channels_last(weight)
-        pairs = [_backward(*task, geometry, of_x, of_weight) for task in zip(grad, x, weight, strict=True)]
+        pairs = [differentiate_plainly(*task, geometry, of_x, of_weight) for task in zip(grad, x, weight, strict=True)]
         gxs, gws = zip(*pairs, strict=True)
-        return _stack(gxs) if of_x else None, _stack(gws) if of_weight else None
-    tasks, _count = x.shape[:2]
-    grouped = geometry._replace(groups=tasks * geometry.groups)
-    gx, gw = _backward(_as_channels(grad), _as_channels(x), weight.flatten(0, 1), grouped, of_x, of_weight)
+        return stack_tasks(gxs) if of_x else None, stack_tasks(gws) if of_weight else None
+
+    def differentiate_x(path: Path) -> Tensor:
+        return path.differentiate_x(grad, x, weight, geometry)
+
+    def differentiate_weight(path: Path) -> Tensor:
+        return path.differentiate_weight(grad, x, weight, geometry)
+
     return (
-        None if gx is None else gx.unflatten(1, (tasks, -1)).transpose(0, 1),
-        None if gw is None else gw.unflatten(0, (tasks, -1)),
+        CHOICE.run("input gradient", differentiate_x, x, weight, geometry) if of_x else None,
+        CHOICE.run("weight gradient", differentiate_weight, x, weight, geometry) if of_weight else None,
     )
 
 
-def _backward(
-    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, of_x: bool, of_weight: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    stride, padding, dilation, groups = geometry
-    if weight.shape[-2:] == (1, 1) and stride != (1, 1) and padding == (0, 0):
-        return _backward_of_points(grad, x, weight, geometry, of_x, of_weight)
-    gx, gw, _ = torch.ops.aten.convolution_backward(
-        order(grad), order(x), order(weight), None, stride, padding, dilation, False, [0, 0], groups,
-        [of_x, of_weight, False],
-    )  # fmt: skip
-    return gx, gw
-
-
-def _backward_of_points(
-    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, of_x: bool, of_weight: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """:func:`_backward` of a 1x1 convolution with a stride, which sees some of the points alone.
-
-    torch 2.14's own writes beyond its memory on some CPUs (float32, channels-last order, two threads).
-    """
-    down, across = geometry.stride
-    seen = x[..., ::down, ::across]
-    gx, gw = _backward(grad, seen, weight, geometry._replace(stride=(1, 1)), of_x, of_weight)
-    if gx is not None:
-        points, gx = gx, torch.zeros_like(x)
-        gx[..., ::down, ::across] = points
-    return gx, gw
-
-
-def order(x: Tensor) -> Tensor:
-    """``[n, C, H, W]`` in the memory order that kernels are fast in: channels last on a CPU, as it is elsewhere."""
-    if not on_cpu(x):
-        return x
-    x = x.contiguous(memory_format=torch.channels_last)
-    if len(x) == 1 and x.stride(0) != x[0].numel():  # a lone image's stride may be anything, and kernels judge by it
-        x = x.as_strided(x.shape, (x[0].numel(), *x.stride()[1:]))
-    return x
-
-
-def _as_channels(x: Tensor) -> Tensor:
-    """``[B, n, C, H, W]`` as ``[n, B C, H, W]``."""
-    return x.transpose(0, 1).flatten(1, 2)
-
-
-def _stack(parts: Any) -> Tensor:
-    """Stack over tasks, the parts in channels-last order."""
-    return torch.stack([part.permute(0, 2, 3, 1) for part in parts]).permute(0, 1, 4, 2, 3)
+def _take_turns(x: Tensor) -> bool:
+    """Whether tasks take turns, both gradients of a task in one call."""
+    return on_cpu(x) and CHOICE.forced is None

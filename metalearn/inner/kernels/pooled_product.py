@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from metalearn.inner.kernels.batch_norm import as_rows, unpool
-from metalearn.inner.kernels.conv import Geometry, convolution_gradients, order
+from metalearn.inner.kernels.conv import convolution_gradients
+from metalearn.inner.kernels.plain_conv import Geometry, order
 
 __all__ = ["Columns", "Images", "allocate_pooled", "cut", "cut_tasks", "of_tasks", "unpool_product"]
 

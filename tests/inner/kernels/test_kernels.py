@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from metalearn.inner.kernels import Geometry, conv, conv2d, first_block, normalise
+from metalearn.inner.kernels.conv_choice import CHOICE
 from metalearn.inner.kernels.pooled_product import cut
 
 TASKS = 3
@@ -50,21 +51,22 @@ def check(ours: Function, theirs: Function, inputs: Sequence[Tensor], shared: Se
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(("channels", "filters", "groups"), [(1, 36, 1), (2, 40, 2), (3, 6, 1), (3, 6, 3), (6, 6, 2)])
-@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("path", [None, "grouped", "patches", "turns"])
 @pytest.mark.parametrize("dilation", [(1, 1), (1, 2), (2, 1)])
 def test_convolution(
     channels: int,
     filters: int,
     groups: int,
     shared: bool,
-    grouped: bool,
+    path: str | None,
     dilation: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """``grouped`` is how tasks are computed on other devices than the CPU; (1, 36) takes the product with patches."""
+    """``path`` is how tasks are computed on other devices than the CPU; (1, 36) takes the product with patches on a CPU."""
     geometry = Geometry((2, 1), (1, 2), dilation, groups)
-    if grouped:
+    if path is not None:
         monkeypatch.setattr(conv, "on_cpu", lambda x: False)
+        monkeypatch.setattr(CHOICE, "forced", path)
     inputs = [tensor(3, channels, 5, 6), tensor(filters, channels // groups, 3, 3, shared=shared), tensor(filters)]
 
     def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
