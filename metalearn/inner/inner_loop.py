@@ -17,9 +17,10 @@ from metalearn.inner.rules import UpdateRule
 from metalearn.inner.step_sizes import InnerLR, check_inner_lr
 from metalearn.inner.task_types import TaskType
 
-__all__ = ["ExecutionName", "InnerLoop", "check_steps", "optional", "setting"]
+__all__ = ["Compilation", "ExecutionName", "InnerLoop", "check_steps", "optional", "setting"]
 
 ExecutionName = Literal["auto", "sequential", "vectorized"]
+Compilation = bool | Literal["graph"]
 
 Check = Callable[[str, object], None]
 """``check(name, value)`` raises a :class:`~metalearn.errors.ConfigError` that names the value, the constraint and the remedy."""
@@ -44,6 +45,13 @@ def setting(default: Any, text: str, check: Check | None = None) -> Any:
 def optional(check: Check) -> Check:
     """The same check, which lets ``None`` through."""
     return partial(_check_unless_none, check)
+
+
+def _check_compile(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        check_flag(name, value)
+    elif value != "graph":
+        raise ConfigError(f"{name} is {value!r}, but it must be True, False or 'graph'; use {name}='graph'")
 
 
 def _check_unless_none(check: Check, name: str, value: object) -> None:
@@ -141,9 +149,11 @@ class InnerLoop:
         "how many tasks a vectorised run adapts together; ``None`` for as many as suit the device.",
         optional(check_steps),
     )
-    compile: bool = setting(
+    compile: Compilation = setting(
         False,
-        "compile the step, once for each shape. That takes minutes for a large network on a CPU.",
+        'compile the step, once for each shape, which takes minutes for a large network on a CPU. ``"graph"`` needs no compiler: '
+        "on a GPU it records the step as a CUDA graph, and replays it.",
+        _check_compile,
     )
     kernels: bool = setting(
         True,
@@ -162,7 +172,7 @@ class InnerLoop:
                 check(field.name, getattr(self, field.name))
             elif field.type in (bool, "bool"):
                 check_flag(field.name, getattr(self, field.name))
-        if self.compile and self.multi_step_loss is not None:
+        if self.compile and self.compile != "graph" and self.multi_step_loss is not None:
             raise ConfigError(
                 "compile is True with multi_step_loss, but its weights change at every step, and each would be compiled anew; "
                 "use compile=False"

@@ -11,7 +11,7 @@ from torch import nn
 
 from metalearn.checks import check_number
 from metalearn.inner import Learner, MemoryMode, NormPolicy
-from metalearn.inner.inner_loop import ExecutionName, InnerLoop, setting
+from metalearn.inner.inner_loop import Compilation, ExecutionName, InnerLoop, setting
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.solvers import GeneratedSteps
 from metalearn.inner.step_sizes import REMEDY
@@ -74,7 +74,7 @@ class ALFA(MetaModule):
         support_chunk: int | None = None,
         multi_step_loss: int | None = None,
         tasks_at_once: int | None = None,
-        compile: bool = False,
+        compile: Compilation = False,
         kernels: bool = True,
         metrics: Metrics = None,
         task: TaskType | None = None,

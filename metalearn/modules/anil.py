@@ -13,7 +13,7 @@ from torch import nn
 from metalearn.checks import check_choice, check_number
 from metalearn.errors import ConfigError
 from metalearn.inner import HeadLearner, Learner, MemoryMode, NormPolicy, UpdateRule
-from metalearn.inner.inner_loop import ExecutionName, InnerLoop, setting
+from metalearn.inner.inner_loop import Compilation, ExecutionName, InnerLoop, setting
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.parts import HEAD_TEXT
 from metalearn.inner.solvers import RidgeSolver
@@ -111,7 +111,7 @@ class ANIL(MetaModule):
         support_chunk: int | None = None,
         multi_step_loss: int | None = None,
         tasks_at_once: int | None = None,
-        compile: bool = False,
+        compile: Compilation = False,
         kernels: bool = True,
         metrics: Metrics = None,
         head: str = "head",

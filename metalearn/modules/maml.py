@@ -12,7 +12,7 @@ from torch import nn
 
 from metalearn.inner import Adapter, MemoryMode, NormPolicy, UpdateRule, make_learner
 from metalearn.inner.adapters import get_adapter
-from metalearn.inner.inner_loop import ExecutionName, InnerLoop, optional, setting
+from metalearn.inner.inner_loop import Compilation, ExecutionName, InnerLoop, optional, setting
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.parts import Patterns, check_patterns
 from metalearn.inner.step_sizes import InnerLR
@@ -96,7 +96,7 @@ class MAML(MetaModule):
         support_chunk: int | None = None,
         multi_step_loss: int | None = None,
         tasks_at_once: int | None = None,
-        compile: bool = False,
+        compile: Compilation = False,
         kernels: bool = True,
         metrics: Metrics = None,
         task: TaskType | None = None,

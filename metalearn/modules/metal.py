@@ -12,7 +12,7 @@ from torch import nn
 from metalearn.checks import check_whole, quote_value
 from metalearn.errors import ConfigError
 from metalearn.inner import Learner, MemoryMode, NormPolicy, UpdateRule
-from metalearn.inner.inner_loop import ExecutionName, InnerLoop, optional, setting
+from metalearn.inner.inner_loop import Compilation, ExecutionName, InnerLoop, optional, setting
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.solvers import LearnedLossSteps
 from metalearn.inner.step_sizes import InnerLR
@@ -107,7 +107,7 @@ class MeTAL(MetaModule):
         inner_clip_norm: float | None = None,
         multi_step_loss: int | None = None,
         tasks_at_once: int | None = None,
-        compile: bool = False,
+        compile: Compilation = False,
         kernels: bool = True,
         metrics: Metrics = None,
         task: TaskType | None = None,

@@ -10,7 +10,7 @@ from torch import nn
 
 from metalearn.episode import Episode
 from metalearn.inner import MemoryMode, MetaLoss, NormPolicy, UpdateRule, own_kernels
-from metalearn.inner.inner_loop import ExecutionName, InnerLoop
+from metalearn.inner.inner_loop import Compilation, ExecutionName, InnerLoop
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.step_sizes import InnerLR
 from metalearn.inner.task_types import TaskType
@@ -58,7 +58,7 @@ class Pooled(MetaModule):
         support_chunk: int | None = None,
         multi_step_loss: int | None = None,
         tasks_at_once: int | None = None,
-        compile: bool = False,
+        compile: Compilation = False,
         kernels: bool = True,
         metrics: Metrics = None,
         task: TaskType | None = None,

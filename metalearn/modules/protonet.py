@@ -10,7 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
 from metalearn.inner import HeadLearner, Learner, NormPolicy
-from metalearn.inner.inner_loop import ExecutionName, InnerLoop, setting
+from metalearn.inner.inner_loop import Compilation, ExecutionName, InnerLoop, setting
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.parts import HEAD_TEXT
 from metalearn.inner.solvers import FittedHead
@@ -66,7 +66,7 @@ class ProtoNet(MetaModule):
         outer_optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-3),
         outer_scheduler: Scheduler = None,
         tasks_at_once: int | None = None,
-        compile: bool = False,
+        compile: Compilation = False,
         kernels: bool = True,
         metrics: Metrics = None,
     ) -> None:

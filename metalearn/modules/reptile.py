@@ -11,7 +11,7 @@ from torch import nn
 from metalearn.episode import Batch, Episode
 from metalearn.errors import ConfigError
 from metalearn.inner import Learner, MetaLoss, NormPolicy, UpdateRule
-from metalearn.inner.inner_loop import ExecutionName, InnerLoop, setting
+from metalearn.inner.inner_loop import Compilation, ExecutionName, InnerLoop, setting
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.solvers import ReptileSolver
 from metalearn.inner.step_sizes import REMEDY, check_inner_lr
@@ -96,7 +96,7 @@ class Reptile(MetaModule):
         inner_clip_norm: float | None = None,
         support_chunk: int | None = None,
         tasks_at_once: int | None = None,
-        compile: bool = False,
+        compile: Compilation = False,
         kernels: bool = True,
         metrics: Metrics = None,
         task: TaskType | None = None,

@@ -29,8 +29,10 @@ from metalearn.inner.adaptation import InnerMethod, Settings
 from metalearn.inner.execution.choice import Choice
 from metalearn.inner.execution.compiled import CompiledPart
 from metalearn.inner.execution.plan import make_plan
+from metalearn.inner.execution.recorded import RecordedPart
 from metalearn.inner.grad_mode import evaluation_gradients, usable
 from metalearn.inner.inner_loop import InnerLoop
+from metalearn.inner.kernels.conv_choice import CHOICE
 from metalearn.inner.losses import evaluating_loss
 from metalearn.inner.network.structure import Mode
 from metalearn.inner.norm.policies import has_batch_norm
@@ -73,15 +75,18 @@ class InnerRunner:
         solver: of the inner problem.
         loss: of support and query sets.
         chooser: has chosen how tasks are run.
-        compiled: runs a compiled step; ``None`` where that was not asked for.
+        compiled: runs a compiled or a recorded step; ``None`` where neither was asked for.
     """
 
     def __init__(self, name: str, options: InnerLoop, learner: Learner, loss: Loss, solver: TaskSolver) -> None:
         self.options, self.learner, self.solver, self.loss = options, learner, solver, loss
         self.chooser = Chooser(name)
-        self.compiled = CompiledPart(rank_zero_info) if options.compile else None
+        self.compiled: CompiledPart | RecordedPart | None = None
+        if options.compile:
+            self.compiled = RecordedPart(rank_zero_info) if options.compile == "graph" else CompiledPart(rank_zero_info)
         self.name = name
         self._notes: set[str] = set()
+        self._ran = False
 
     @property
     def adaptation(self) -> Adaptation:
@@ -104,7 +109,7 @@ class InnerRunner:
             with evaluation_gradients():
                 loss, logits = self.meta_loss(make_usable(episode), ways, weights)
             return MetaLoss(loss.detach(), logits)
-        if ways is not None and self.compiled is not None:
+        if ways is not None and isinstance(self.compiled, CompiledPart):
             raise ConfigError(
                 "compile is True, but the tasks of this batch differ in shape, and each shape would be compiled anew; use "
                 "compile=False, or fixed ways, shots and queries"
@@ -115,7 +120,11 @@ class InnerRunner:
         with self.running(episode, ways) as (adaptation, plan, _):
             params = adaptation.outer()
             with advising_on_memory(adaptation.memory, plan, len(episode.support.x)):
-                return meta_loss(adaptation, params, solver.learned(), episode, schedule, plan, self.compiled)
+                result = meta_loss(adaptation, params, solver.learned(), episode, schedule, plan, self.compiled)
+        if not self._ran and (note := CHOICE.describe()) is not None:
+            self.tell_once(note)
+        self._ran = True
+        return result
 
     def evaluate(self, episode: Episode, ways: int | None, steps: Iterable[int], alone: bool = False) -> QueryOutputs:
         """Query outputs ``[B, n, N]`` after each number of inner steps, without a graph; tensors must be usable.
@@ -156,7 +165,8 @@ class InnerRunner:
             if evaluating:
                 stack.enter_context(evaluating_loss(self.loss))
             adaptation = replace(self.adaptation, learner=running, ways=ways).with_memory(choice.memory)
-            plan = make_plan(choice, adaptation, episode, self.options.tasks_at_once, self.compiled is not None)
+            compiled = isinstance(self.compiled, CompiledPart)
+            plan = make_plan(choice, adaptation, episode, self.options.tasks_at_once, compiled)
             yield Running(adaptation, plan, choice)
 
     def _adapt_by(self, method: InnerMethod) -> Adaptation:

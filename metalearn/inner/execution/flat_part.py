@@ -1,0 +1,133 @@
+"""The gradient of a part of a meta-batch as a function from tensors to tensors, and all that it depends on beside them.
+
+What compiles the step, or records it, needs both: the function to trace or to record, and a key that tells when another one is
+needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metalearn.episode import Batch, Episode
+from metalearn.inner.adaptation import Adaptation, Settings
+from metalearn.inner.ambient import current
+from metalearn.inner.execution.differentiate import Part, differentiate
+from metalearn.inner.execution.schedule import Schedule
+from metalearn.inner.rules import Params
+
+__all__ = ["FlatPart", "explain"]
+
+
+class FlatPart:
+    """One call of :func:`~metalearn.inner.execution.differentiate.differentiate`, its arguments taken apart.
+
+    Args:
+        adaptation: the inner loop.
+        params: the outer tensors by name.
+        extra: further outer tensors.
+        episode: these tasks.
+        schedule: see :class:`Schedule`.
+        queries: the tasks whose query sets are differentiated at once.
+
+    Attributes:
+        key: what the function depends on beside its inputs' values: the network, then shapes, types, modes, names, numbers.
+        values: the inputs, without a graph: parameters, settings, both sets.
+    """
+
+    def __init__(
+        self,
+        adaptation: Adaptation,
+        params: Params,
+        extra: Sequence[Tensor],
+        episode: Episode,
+        schedule: Schedule,
+        queries: int | None,
+    ) -> None:
+        self._adaptation, self._params, self._extra = adaptation, params, extra
+        self._schedule, self._queries = schedule, queries
+        self._learned = _list_distinct(schedule.settings)
+        inputs = [*params.values(), *self._learned, *episode.support, *episode.query]
+        self.values = [tensor.detach() for tensor in inputs]
+        self.key = self._make_key()
+
+    def make_function(self) -> Callable[..., tuple[Tensor, ...]]:
+        """The function of :attr:`values`; it gives the loss, the logits and the gradient by each input but the sets."""
+        names = list(self._params)
+        adaptation, schedule, queries = self._adaptation, self._schedule, self._queries
+        positions = self._positions()
+
+        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+            with torch.enable_grad():
+                *outer, xs, ys, xq, yq = inputs
+                outer = [tensor.detach().requires_grad_() for tensor in outer]
+                params, own = dict(zip(names, outer, strict=False)), outer[len(names) :]
+                settings: Settings = [
+                    {
+                        name: own[positions[id(value)]] if isinstance(value, Tensor) else value
+                        for name, value in step.items()
+                    }
+                    for step in schedule.settings
+                ]
+                episode = Episode(Batch(xs, ys), Batch(xq, yq))
+                part = differentiate(adaptation, params, own, episode, schedule._replace(settings=settings), queries)
+            return part.loss.detach(), part.logits, *part.grads
+
+        return run
+
+    def join(self, outputs: Sequence[Tensor]) -> Part:
+        """What the function has given, as :func:`differentiate` gives it: by what the settings were made from."""
+        loss, logits, *grads = outputs
+        count = len(self._params)
+        return Part(loss, logits, (*grads[:count], *self._chain(grads[count:])))
+
+    def _positions(self) -> dict[int, int]:
+        return {id(value): index for index, value in enumerate(self._learned)}
+
+    def _make_key(self) -> tuple[Any, ...]:
+        adaptation, schedule, positions = self._adaptation, self._schedule, self._positions()
+        learner, method = adaptation.learner, adaptation.method
+        device = self.values[0].device.type
+        settings = tuple(  # step sizes that are not learned are constants of what is traced or recorded
+            tuple((name, positions[id(v)] if isinstance(v, Tensor) else (v,)) for name, v in step.items())
+            for step in schedule.settings
+        )
+        return (
+            learner.network,  # another copy is made when an attribute of a layer has changed
+            tuple((tuple(x.shape), x.dtype, x.device) for x in self.values),
+            tuple(self._params),
+            tuple(learner.moving()),
+            type(learner),
+            tuple(layer.training for layer in learner.network.modules()),
+            torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
+            current().operators,
+            (adaptation.stacked, adaptation.ways, adaptation.memory, type(method), method.chunk),
+            (schedule.steps, schedule.order, self._queries, settings),
+            None if schedule.weights is None else tuple(schedule.weights),
+        )
+
+    def _chain(self, grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The gradient for what the settings were made from, from that for the settings."""
+        if not self._extra:
+            return ()
+        reaching = [(value, grad) for value, grad in zip(self._learned, grads, strict=True) if value.requires_grad]
+        of_extra = torch.autograd.grad(
+            [value for value, _ in reaching], list(self._extra), [grad for _, grad in reaching],
+            retain_graph=True, materialize_grads=True,
+        )  # fmt: skip
+        return tuple(grad.detach() for grad in of_extra)
+
+
+def explain(error: BaseException) -> str:
+    """The first line of an error, of at most 200 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
+def _list_distinct(settings: Settings) -> list[Tensor]:
+    """The tensors among the settings, each of them once."""
+    tensors = (value for step in settings for value in step.values() if isinstance(value, Tensor))
+    return list({id(value): value for value in tensors}.values())

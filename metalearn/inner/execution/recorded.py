@@ -1,0 +1,220 @@
+"""The gradient of a part of a meta-batch, recorded once as a graph of CUDA kernels and replayed from then on.
+
+A step of many small kernels is bound by the calls that launch them. A recorded step is launched by one call. Its inputs are
+copied to where the recording reads them, and its outputs are copied from where it writes them. Python is not run again, so
+that a recording holds only as long as nothing has changed that Python would have looked at.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metalearn.episode import Episode
+from metalearn.inner.adaptation import Adaptation
+from metalearn.inner.execution.cuda_graphs import CudaGraphs
+from metalearn.inner.execution.differentiate import Part, differentiate
+from metalearn.inner.execution.flat_part import FlatPart, explain
+from metalearn.inner.execution.schedule import Schedule
+from metalearn.inner.grad_mode import evaluation_gradients
+from metalearn.inner.losses import ModuleLoss
+from metalearn.inner.rules import Params
+
+__all__ = ["RecordedPart"]
+
+MOST_RECORDINGS = 8
+"""Shapes of a run that are recorded; others run as they are."""
+MOST_MET = 256
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-2}
+"""By which a first replay may differ from the step that it stands for, relative to its norm: some kernels add in any order."""
+
+
+class _Recording:
+    """A recorded step.
+
+    Args:
+        places: where what else it reads lies.
+        inputs: where it reads them.
+        outputs: where it writes.
+        replay: computes the outputs.
+    """
+
+    def __init__(
+        self, places: Any, inputs: list[Tensor], outputs: list[Tensor], replay: Callable[[], None]
+    ) -> None:
+        self.places = places
+        self._inputs, self._outputs, self._replay = inputs, outputs, replay
+
+    def __call__(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """The outputs for these inputs, in memory of their own."""
+        _copy_all(self._inputs, values)
+        self._replay()
+        fresh = [torch.empty_like(output) for output in self._outputs]
+        _copy_all(fresh, self._outputs)
+        return fresh
+
+
+class RecordedPart:
+    """Stands in for :func:`metalearn.inner.execution.differentiate.differentiate`; the same arguments, the same result.
+
+    A step runs as it is the first time that it is met, is recorded the second time, and is replayed from then on. The first
+    replay is held against the step itself. Whatever stands against it is said in one line, and the step runs as it is.
+
+    Args:
+        say: takes the lines.
+
+    Attributes:
+        works: whether no recording has failed.
+    """
+
+    def __init__(self, say: Callable[[str], Any]) -> None:
+        self._say = say
+        self._graphs = CudaGraphs()
+        self._recordings: dict[Any, _Recording] = {}
+        self._met: set[int] = set()
+        self._said: set[str] = set()
+        self.works = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_say": self._say, "works": self.works}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_say"])  # type: ignore[misc]  # is recorded again where it is needed
+        self.works = state["works"]
+
+    def __call__(
+        self,
+        adaptation: Adaptation,
+        params: Params,
+        extra: Sequence[Tensor],
+        episode: Episode,
+        schedule: Schedule,
+        queries: int | None = None,
+    ) -> Part:
+        if not self._may_record(adaptation, episode.support.x.device):
+            return differentiate(adaptation, params, extra, episode, schedule, queries)
+        part = FlatPart(adaptation, params, extra, episode, schedule, queries)
+        others = list(_list_others(adaptation, params))
+        places = tuple((value.data_ptr(), tuple(value.shape), value.dtype) for value in others)
+        recording = self._recordings.get(part.key)
+        if recording is not None and recording.places == places:
+            with torch.no_grad():
+                return part.join(recording(part.values))
+        if not self._is_met_again(part.key, places):
+            return differentiate(adaptation, params, extra, episode, schedule, queries)
+        with evaluation_gradients(), torch.no_grad():
+            outputs = self._record(part, places)
+        return part.join(outputs)
+
+    def _may_record(self, adaptation: Adaptation, device: torch.device) -> bool:
+        """Whether nothing stands against recording a step; what does is said once."""
+        if not self.works:
+            return False
+        learner = adaptation.learner
+        obstacle = self._graphs.find_obstacle(device)
+        if obstacle is None and learner.network is learner.backbone:
+            obstacle = "the network itself is called, whose Python may do more than compute"
+        if obstacle is None and learner.norm == "per_step":
+            obstacle = "norm 'per_step' keeps statistics of every pass"
+        if obstacle is not None:
+            self._say_once(f"the step is not recorded, because {obstacle}; it runs as it is")
+        return obstacle is None
+
+    def _is_met_again(self, key: Any, places: Any) -> bool:
+        """Whether a step was met before, and there is room for its recording."""
+        met = hash((key, places))
+        if met not in self._met:
+            if len(self._met) >= MOST_MET:
+                self._met.clear()
+            self._met.add(met)
+            return False
+        # those of a network that has changed are never replayed again
+        self._recordings = {other: recording for other, recording in self._recordings.items() if other[0] is key[0]}
+        if key not in self._recordings and len(self._recordings) >= MOST_RECORDINGS:
+            self._say_once(f"{MOST_RECORDINGS} kinds of steps are recorded, of different shapes, say; others run as they are")
+            return False
+        return True
+
+    def _record(self, part: FlatPart, places: Any) -> list[Tensor]:
+        """The outputs of the step itself, which is recorded meanwhile."""
+        begun = time.perf_counter()
+        device = part.values[0].device
+        inputs = [torch.empty_like(value) for value in part.values]
+        _copy_all(inputs, part.values)
+        function = part.make_function()
+
+        def run() -> Sequence[Tensor]:
+            return function(*inputs)
+
+        before = self._graphs.read_generator(device)
+        expected = self._graphs.warm_up(device, run)
+        after = self._graphs.read_generator(device)
+        if not all(bool(value.isfinite().all()) for value in expected):
+            return expected  # nothing can be compared
+        try:
+            recording = _Recording(places, inputs, *self._graphs.record(device, run))
+            self._graphs.set_generator(device, before)
+            replayed = recording(part.values)
+        except Exception as error:  # whatever CUDA and torch raise: the step as it is does not need a recording
+            self.works = False
+            # the end of a recording raises an error of its own over what broke it
+            self._say_once(f"the step is not recorded, because {explain(error.__context__ or error)}; it runs as it is")
+            return expected
+        finally:
+            self._graphs.set_generator(device, after)
+        difference = _compare(replayed, expected)
+        if not difference <= TOLERANCES[torch.float64 if expected[0].dtype == torch.float64 else torch.float32]:
+            self.works = False
+            self._say_once(f"the recorded step is not used, because it differs from the step itself by {difference:.1g}")
+            return expected
+        self._recordings[part.key] = recording
+        self._say(
+            f"compile: {len(part.values[-1])} tasks of {list(part.values[-4].shape[1:])} recorded as one CUDA graph in "
+            f"{time.perf_counter() - begun:.1f} s"
+        )
+        return expected
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self._say(f"compile: {line}")
+
+
+def _list_others(adaptation: Adaptation, params: Params) -> Iterator[Tensor]:
+    """The tensors that a step reads where they lie: all that are no inputs of it."""
+    learner = adaptation.learner
+    yield from (value for name, value in learner.tensors.named() if name not in params)
+    yield from learner.backbone.buffers()
+    if learner.adapter is not None:
+        yield from learner.adapter.buffers()
+    if isinstance(adaptation.loss, ModuleLoss):
+        yield from (value for value in adaptation.loss.module.parameters() if not value.requires_grad)
+        yield from adaptation.loss.module.buffers()
+
+
+def _copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy tensors onto others, those of one type by one call."""
+    by_type: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for target, source in zip(targets, sources, strict=True):
+        pairs = by_type.setdefault(target.dtype, ([], []))
+        pairs[0].append(target)
+        pairs[1].append(source)
+    for pair in by_type.values():
+        torch._foreach_copy_(*pair)
+
+
+def _compare(values: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    """The largest difference of a tensor, relative to its norm; of the gradients together, since some of them vanish."""
+    groups = [slice(0, 1), slice(1, 2), slice(2, None)]
+    differences = []
+    for group in groups:
+        pairs = list(zip(values[group], exact[group], strict=True))
+        if pairs:
+            off = sum(float((value - right).double().square().sum()) for value, right in pairs)
+            size = sum(float(right.double().square().sum()) for _, right in pairs)
+            differences.append((off / size) ** 0.5 if size else float(off > 0))
+    return max(differences)
