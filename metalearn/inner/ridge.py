@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metalearn.inner.kernels.plain_conv import on_cpu
+
 __all__ = ["solve_ridge"]
 
 
@@ -25,6 +27,12 @@ def solve_ridge(features: Tensor, targets: Tensor, ridge: Tensor | float) -> Ten
     across = features.transpose(-1, -2)
     if count <= width:
         eye = torch.eye(count, dtype=features.dtype, device=features.device)
-        return across @ torch.linalg.solve(features @ across + count * ridge * eye, targets)
+        return across @ _solve(features @ across + count * ridge * eye, targets)
     eye = torch.eye(width, dtype=features.dtype, device=features.device)
-    return torch.linalg.solve(across @ features / count + ridge * eye, across @ targets / count)
+    return _solve(across @ features / count + ridge * eye, across @ targets / count)
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """On other devices than a CPU without the question whether the matrix is singular, which would wait for the device."""
+    solution: Tensor = torch.linalg.solve_ex(matrix, right, check_errors=on_cpu(matrix))[0]
+    return solution

@@ -43,9 +43,7 @@ class _Recording:
         replay: computes the outputs.
     """
 
-    def __init__(
-        self, places: Any, inputs: list[Tensor], outputs: list[Tensor], replay: Callable[[], None]
-    ) -> None:
+    def __init__(self, places: Any, inputs: list[Tensor], outputs: list[Tensor], replay: Callable[[], None]) -> None:
         self.places = places
         self._inputs, self._outputs, self._replay = inputs, outputs, replay
 
@@ -135,7 +133,9 @@ class RecordedPart:
         # those of a network that has changed are never replayed again
         self._recordings = {other: recording for other, recording in self._recordings.items() if other[0] is key[0]}
         if key not in self._recordings and len(self._recordings) >= MOST_RECORDINGS:
-            self._say_once(f"{MOST_RECORDINGS} kinds of steps are recorded, of different shapes, say; others run as they are")
+            self._say_once(
+                f"{MOST_RECORDINGS} kinds of steps are recorded, of different shapes, say; others run as they are"
+            )
             return False
         return True
 
@@ -169,7 +169,9 @@ class RecordedPart:
         difference = _compare(replayed, expected)
         if not difference <= TOLERANCES[torch.float64 if expected[0].dtype == torch.float64 else torch.float32]:
             self.works = False
-            self._say_once(f"the recorded step is not used, because it differs from the step itself by {difference:.1g}")
+            self._say_once(
+                f"the recorded step is not used, because it differs from the step itself by {difference:.1g}"
+            )
             return expected
         self._recordings[part.key] = recording
         self._say(

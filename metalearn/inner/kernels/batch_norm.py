@@ -129,7 +129,7 @@ class _Normalise(torch.autograd.Function):
                 mean,
                 r,
             )  # no view, so that it may be written to in place
-        if x.device.type == "cpu" and bool((scale > 0).all()):  # elsewhere the question would wait for the device
+        if on_cpu(x) and bool((scale > 0).all()):  # elsewhere the question would wait for the device
             z, index = pool(x)
         else:
             _, index = pool(as_images(rows * scale.sign().to(rows.dtype), x))

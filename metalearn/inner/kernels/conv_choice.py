@@ -17,7 +17,7 @@ from metalearn.checks import check_choice
 from metalearn.inner.kernels.paths import PATHS, Path
 from metalearn.inner.kernels.plain_conv import Geometry, as_channels_last, compute_output_size
 
-__all__ = ["CHOICE", "VARIABLE", "ConvChoice", "Product", "measure"]
+__all__ = ["CHOICE", "VARIABLE", "ConvChoice", "Product", "may_be_timed", "measure"]
 
 Product = Literal["output", "input gradient", "weight gradient"]
 Measure = Callable[[Callable[[], Tensor]], float]
@@ -116,7 +116,7 @@ class ConvChoice:
         key = (product, x.shape, weight.shape, x.dtype, x.device, geometry)
         if key in self._chosen:
             return self._chosen[key]
-        if not _may_be_timed(x) or len(self._chosen) >= MOST_TIMED:
+        if not may_be_timed(x) or len(self._chosen) >= MOST_TIMED:
             return FIRST
         with self._lock:  # a backward pass runs in a thread of autograd's own
             if key not in self._chosen:
@@ -145,7 +145,7 @@ def _is_deterministic() -> bool:
     return torch.are_deterministic_algorithms_enabled() or torch.backends.cudnn.deterministic
 
 
-def _may_be_timed(x: Tensor) -> bool:
+def may_be_timed(x: Tensor) -> bool:
     """Whether it holds numbers on a device that is not recording what it is asked for."""
     if type(x) not in (Tensor, nn.Parameter) or x.device.type in ("cpu", "meta"):
         return False

@@ -27,11 +27,16 @@ def fit_ridge(support: SupportFeatures, settings: Mapping[str, Tensor | float]) 
         settings: ``"log_ridge"``, the logarithm of the weight of the squared norm, and ``"scale"``.
     """
     features = F.pad(support.x, (0, 1), value=1.0) if support.biased else support.x
-    targets = support.y if support.y.is_floating_point() else F.one_hot(support.y, support.ways)
+    targets = support.y if support.y.is_floating_point() else _encode(support.y, support.ways)
     ridge = torch.as_tensor(settings["log_ridge"]).exp()
     solution = solve_ridge(features, targets.to(features.dtype), ridge) * settings["scale"]
     rows = solution.transpose(-1, -2)
     return (rows[..., :-1], rows[..., -1]) if support.biased else (rows, None)
+
+
+def _encode(labels: Tensor, ways: int) -> Tensor:
+    """One-hot vectors ``[..., ways]``; ``F.one_hot`` asks for the largest label."""
+    return labels.unsqueeze(-1) == torch.arange(ways, device=labels.device)
 
 
 class RidgeSolver(TaskSolver):

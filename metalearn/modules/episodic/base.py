@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -28,12 +28,12 @@ from metalearn.modules.episodic.facts import ModuleFacts
 from metalearn.modules.episodic.gradient_steps import make_gradient_steps
 from metalearn.modules.episodic.joining import join_inherited, save_options, take_joined
 from metalearn.modules.episodic.outer_loop import OuterLoop, list_trained, register_parts
-from metalearn.modules.episodic.reading import TaskReader, check_data
+from metalearn.modules.episodic.reading import TaskReader
 from metalearn.modules.episodic.runner import InnerRunner
 from metalearn.modules.episodic.saving import check_loss_is_given, describe_module, read_images, restore_module
 from metalearn.modules.episodic.scores import Metrics, read_metrics
 from metalearn.modules.episodic.trainer_support import check_run
-from metalearn.modules.episodic.trainers import get_step, is_run, may_log
+from metalearn.modules.episodic.trainers import is_run, may_log
 from metalearn.modules.episodic.training import TrainingStep
 from metalearn.modules.training.checkpoint import describe_backbone
 from metalearn.modules.training.module import OwnModule
@@ -218,16 +218,13 @@ class MetaModule(ModuleFacts, OwnModule):
             batch_idx: unused.
 
         Raises:
-            DivergenceError: the loss is not finite, or has exploded.
+            DivergenceError: the loss is not finite, or has exploded; on a GPU that of the step before.
         """
-        step = self._training.take(batch, self.meta_loss)
+        step = self._training.take(batch, self.meta_loss, partial(self._divergence.may_wait, self))
         if self.training:
             self._training.write_buffers(step.episodes, self._trainer)
         values = step.reduce(self)
-        loss = float(values["loss"])
-        if not math.isfinite(loss):
-            check_data(step.episodes, get_step(self))
-        self._divergence.check_loss(self, loss)
+        self._divergence.watch(self, values["loss"], step.explain)
         if may_log(self):
             for name, value in values.items():
                 self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=step.tasks)
@@ -243,10 +240,14 @@ class MetaModule(ModuleFacts, OwnModule):
         return self._outer.configure(self)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Stop before a gradient that is not finite reaches the weights; ranks agree, since it is reduced by now."""
-        self._divergence.check_gradient(self)
+        """Let no gradient reach the weights that is not finite; ranks agree, since it is reduced by now."""
+        self._divergence.check_gradient(self, optimizer)
+
+    def on_train_epoch_end(self) -> None:
+        self._divergence.read(self)
 
     def on_validation_epoch_start(self) -> None:
+        self._divergence.read(self)
         self._evaluator.start("val")
 
     def validation_step(self, batch: Episode | list[Episode], batch_idx: int, dataloader_idx: int = 0) -> Outcome:
@@ -275,8 +276,7 @@ class MetaModule(ModuleFacts, OwnModule):
     ) -> Tensor | list[Tensor]:
         """Class probabilities ``[B, n, N]`` of the queries, a list for a list of tasks; without class labels, the outputs."""
         predictions = self._evaluator.predict(self, batch, dataloader_idx)
-        is_list = isinstance(batch, list) and len(predictions) == len(batch)
-        return predictions if is_list else predictions[0]
+        return predictions if isinstance(batch, list) and len(predictions) == len(batch) else predictions[0]
 
     def freeze(self) -> Any:
         """Freeze every parameter; what adapted before still does, since adapting needs no training."""

@@ -67,6 +67,34 @@ class TaskReader:
             episode: ``B`` tasks.
             ways: their classes; ``None`` for as many as the network has outputs.
         """
+        episode, reading = self._convert(episode, ways)
+        if reading.classes:
+            _check_classes(self._runner.adaptation, episode, reading.outputs if ways is None else ways)
+        return episode, reading
+
+    def prepare_unasked(self, episode: Episode, ways: int | None = None) -> tuple[Episode, Reading, Tensor | None]:
+        """The same without a question to labels: those that :meth:`prepare` would refuse are 0.
+
+        Returns:
+            the tasks, what they are, and a boolean on their device that is false where a label was refused; ``None`` where there
+            are no labels.
+        """
+        episode, reading = self._convert(episode, ways)
+        if not reading.classes:
+            return episode, reading, None
+        outputs = reading.outputs if ways is None else ways
+        parts, sound = [], []
+        for role, part in zip(("support", "query"), episode, strict=True):
+            right, ignored = (part.y >= 0) & (part.y < outputs), part.y == self.ignored_label
+            if role == "support" and self._runner.adaptation.method.fits_one_hot:
+                right &= ~ignored
+            else:
+                right |= ignored
+            parts.append(Batch(part.x, part.y.where(right, 0)))
+            sound += [right.all(), (~ignored).flatten(1).any(1).all()]
+        return Episode(*parts), reading, torch.stack(sound).all()
+
+    def _convert(self, episode: Episode, ways: int | None) -> tuple[Episode, Reading]:
         check_episode(episode)
         if ways is not None:
             check_whole("ways", ways, 1, MOST_OF_A_TASK, "leave it out for all outputs of the network")
@@ -79,8 +107,6 @@ class TaskReader:
                 f"{episode.query.y.dtype} of shape {list(episode.query.y.shape)}, but both must be class labels, or neither; "
                 "build both alike"
             )
-        if readings[0].classes:
-            _check_classes(self._runner.adaptation, parts, readings[0].outputs if ways is None else ways)
         return Episode(*parts), readings[0]
 
     def count_ways(self, episode: Episode) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -12,12 +13,14 @@ from torch import Tensor
 from metalearn.episode import Episode
 from metalearn.inner import Learner, MetaLoss, recording
 from metalearn.metrics import count_right
-from metalearn.modules.episodic.batches import as_groups
-from metalearn.modules.episodic.reading import TaskReader
+from metalearn.modules.episodic.batches import Group, as_groups
+from metalearn.modules.episodic.reading import TaskReader, check_data
 from metalearn.modules.episodic.runner import InnerRunner
 from metalearn.modules.episodic.written_buffers import WrittenBuffers
 
 __all__ = ["StepResult", "TrainingStep"]
+
+Waits = Callable[[torch.device], bool]
 
 
 class StepResult(NamedTuple):
@@ -28,12 +31,14 @@ class StepResult(NamedTuple):
         accuracy: of the queries, where targets are class labels.
         tasks: their number.
         episodes: the tasks, as they were read.
+        explain: raises if the data are why the loss of an outer step is not finite.
     """
 
     loss: Tensor
     accuracy: Tensor | None
     tasks: int
     episodes: list[Episode]
+    explain: Callable[[int], None]
 
     def reduce(self, module: L.LightningModule) -> dict[str, Tensor]:
         """The values to log, means over all processes."""
@@ -59,19 +64,26 @@ class TrainingStep:
         self._runner, self._reader, self._classes = runner, reader, classes
         self._written = WrittenBuffers()
 
-    def take(self, batch: Any, meta_loss: Callable[[Episode, int | None], MetaLoss]) -> StepResult:
+    def take(
+        self, batch: Any, meta_loss: Callable[[Episode, int | None], MetaLoss], waits: Waits = lambda device: False
+    ) -> StepResult:
         """The mean meta-loss.
 
         Args:
             batch: see :meth:`MetaModule.training_step`.
             meta_loss: of tasks that are alike, and of their classes.
+            waits: whether nothing may be asked now of tensors on a device. Labels out of range then make the loss NaN.
         """
         losses, shares, right, episodes = [], [], [], []
-        for group in as_groups(batch, self._reader.count_ways):
-            episode, reading = self._reader.prepare(group.episode, self._classes)
+        groups = as_groups(batch, self._reader.count_ways)
+        for group in groups:
+            if waits(group.episode.support.x.device):
+                episode, reading, sound = self._reader.prepare_unasked(group.episode, self._classes)
+            else:
+                (episode, reading), sound = self._reader.prepare(group.episode, self._classes), None
             with recording(True):
                 loss, logits = meta_loss(episode, group.ways)
-            losses.append(loss)
+            losses.append(loss if sound is None else torch.where(sound, loss, torch.nan))
             episodes.append(episode)
             shares.append(len(logits))
             if reading.classes:
@@ -81,7 +93,14 @@ class TrainingStep:
         mean = losses[0] if len(losses) == 1 else _mean(losses, shares)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             mean = _reach(mean, self._runner.learner)
-        return StepResult(mean, torch.stack(right).sum() / tasks if right else None, tasks, episodes)
+        accuracy = torch.stack(right).sum() / tasks if right else None
+        return StepResult(mean, accuracy, tasks, episodes, partial(self._explain, groups, episodes))
+
+    def _explain(self, groups: list[Group], episodes: list[Episode], step: int) -> None:
+        """Raise if labels are out of range, or entries are not finite."""
+        for group in groups:
+            self._reader.prepare(group.episode, self._classes)
+        check_data(episodes, step)
 
     def write_buffers(self, episodes: list[Episode], trainer: Any) -> None:
         """Move the buffers on that the network writes in its forward pass, alike on every rank."""

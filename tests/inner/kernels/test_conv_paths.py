@@ -83,7 +83,7 @@ def product(choice: ConvChoice, size: int = 5, dtype: torch.dtype = torch.float3
 
 
 def test_each_product_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conv_choice, "_may_be_timed", lambda x: True)
+    monkeypatch.setattr(conv_choice, "may_be_timed", lambda x: True)
     timed: list[str] = []
     choice = fake({"grouped": 2.0, "patches": 1.0, "turns": 3.0}, timed)
     assert choice.describe() is None
@@ -98,7 +98,7 @@ def test_each_product_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("how", ["algorithms", "cudnn"])
 def test_deterministic_runs_measure_nothing(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conv_choice, "_may_be_timed", lambda x: True)
+    monkeypatch.setattr(conv_choice, "may_be_timed", lambda x: True)
     timed: list[str] = []
     choice = fake({"grouped": 2.0, "patches": 1.0, "turns": 3.0}, timed)
     if how == "cudnn":
@@ -113,7 +113,7 @@ def test_deterministic_runs_measure_nothing(how: str, monkeypatch: pytest.Monkey
 
 def test_a_path_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the memory of its patches, or as it is tried."""
-    monkeypatch.setattr(conv_choice, "_may_be_timed", lambda x: True)
+    monkeypatch.setattr(conv_choice, "may_be_timed", lambda x: True)
 
     def show(run: Callable[[], Tensor]) -> float:
         run()

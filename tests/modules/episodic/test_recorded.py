@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from metalearn import ALFA, ANIL, MAML, Batch, ConfigError, Episode, MeTAL, MetaModule, ProtoNet
+from metalearn import ALFA, ANIL, MAML, ConfigError, Episode, MeTAL, MetaModule, ProtoNet
 from tests.modules.episodic.test_meta_gradient import largest_error, plain_loop
 from tests.networks import TinyConv, noise_episode
 
@@ -135,7 +135,8 @@ def test_replays_are_the_step_itself(name: str, graphs: type[FakeGraphs]) -> Non
         with torch.no_grad():
             for value in module.parameters():
                 value.mul_(0.95)
-    assert graphs.recorded == 1 and graphs.replayed >= 3
+    assert graphs.recorded == 1
+    assert graphs.replayed >= 3
 
 
 def changes() -> dict[str, Callable[[Any], None]]:
@@ -242,7 +243,8 @@ def test_dropout_draws_anew_in_every_replay(graphs: type[FakeGraphs]) -> None:
 
     recorded = run("graph")
     assert recorded == run(False)
-    assert len(set(recorded)) == 4 and graphs.replayed >= 3
+    assert len(set(recorded)) == 4
+    assert graphs.replayed >= 3
 
 
 class Hooked(TinyConv):
@@ -263,7 +265,8 @@ def test_what_python_must_see_is_not_recorded(
         for _ in range(3):
             module.meta_gradient(noise_episode(2, dtype=torch.float32))
     (line,) = lines(caplog)
-    assert reason in line and graphs.recorded == 0
+    assert reason in line
+    assert graphs.recorded == 0
 
 
 def test_a_run_is_the_same_and_survives_copies(graphs: type[FakeGraphs], tmp_path: Path) -> None:
