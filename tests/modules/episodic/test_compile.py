@@ -112,6 +112,26 @@ def test_other_step_sizes_are_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> 
         assert largest_error(module.meta_gradient(episode), expected) < 1e-9
 
 
+def test_another_attribute_of_a_layer_is_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And another frozen tensor, of the same shape as the one before."""
+    monkeypatch.setattr("torch.compile", lambda graph, **_: graph)
+    torch.manual_seed(0)
+    net, episode = nn.Sequential(nn.Linear(3, 3), nn.ELU(), nn.Linear(3, 3)).double(), noise_episode(shape=(3,))
+    module = MAML(net, inner_steps=2, inner_lr=0.3, compile=True)
+
+    def same() -> None:
+        expected = MAML(copy.deepcopy(net), inner_steps=2, inner_lr=0.3).meta_gradient(episode)
+        assert largest_error(module.meta_gradient(episode), expected) < 1e-9
+
+    same()
+    net[1].alpha = 3.0
+    same()
+    for frozen, trained in ((0, 2), (2, 0)):
+        net[frozen].requires_grad_(False)
+        net[trained].requires_grad_(True)
+        same()
+
+
 @pytest.mark.parametrize(("backend", "own"), [("inductor", False), ("eager", True)])
 def test_a_module_that_went_through_torch_compile_runs_as_it_is(
     backend: str, own: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
