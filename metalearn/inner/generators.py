@@ -15,8 +15,13 @@ Generators = tuple[Tensor, Tensor | None]
 
 
 def read_generators(like: Tensor) -> Generators:
-    """The states now, of the generators that a computation with ``like`` draws from."""
-    return torch.get_rng_state(), torch.cuda.get_rng_state(like.device) if like.is_cuda else None
+    """The states now, of the generators that a computation with ``like`` draws from.
+
+    While a CUDA graph is recorded, the GPU's may not be read. A graph that draws the same numbers twice is then none of the step
+    itself, and is found out by its values (``execution/recorded.py``).
+    """
+    readable = like.is_cuda and not torch.cuda.is_current_stream_capturing()
+    return torch.get_rng_state(), torch.cuda.get_rng_state(like.device) if readable else None
 
 
 @contextlib.contextmanager

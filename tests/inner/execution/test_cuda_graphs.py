@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from metalearn.inner.execution import cuda_graphs
 from metalearn.inner.execution.cuda_graphs import CudaGraphs
+from metalearn.inner.generators import read_generators
 
 GPU = torch.device("cuda", 0)
 
@@ -128,6 +130,15 @@ def test_what_breaks_a_recording_leaves_the_generator_usable() -> None:
     with pytest.raises(RuntimeError, match="not permitted"):
         CudaGraphs().record(GPU, fail)
     assert CALLS[-1] == "back to state"
+
+
+@pytest.mark.parametrize("recording", [False, True])
+def test_the_generator_of_a_gpu_is_not_read_while_it_records(recording: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch raises there."""
+    monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: recording)
+    monkeypatch.setattr("torch.cuda.get_rng_state", lambda device: torch.ones(1))
+    like: Any = SimpleNamespace(is_cuda=True, device=GPU)
+    assert (read_generators(like)[1] is None) is recording
 
 
 def test_only_cuda_has_graphs() -> None:
