@@ -239,7 +239,7 @@ def test_dropout_draws_anew_in_every_replay(graphs: type[FakeGraphs]) -> None:
         episode = noise_episode(2, shape=(3,), dtype=torch.float32)
         module.meta_gradient(episode)
         torch.manual_seed(1)
-        return [float(module.meta_loss(episode).loss) for _ in range(4)]
+        return [module.meta_loss(episode).loss.item() for _ in range(4)]
 
     recorded = run("graph")
     assert recorded == run(False)
