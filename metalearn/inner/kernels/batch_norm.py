@@ -15,6 +15,7 @@ In the code ``z`` is the pooled ``x``, which is kept anyway, so that ``z - mean`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from torch.autograd.function import once_differentiable
 from metalearn.inner.kernels.conv import merge
 from metalearn.inner.kernels.plain_conv import as_channels_last, on_cpu, order
 
-__all__ = ["as_images", "as_rows", "choose_accumulator", "normalise", "pick", "pool", "pool_into", "unpool"]
+__all__ = ["as_images", "as_rows", "choose_accumulator", "choose_places", "normalise", "pick", "pool", "unpool"]
 
 
 def normalise(
@@ -75,25 +76,21 @@ def _scale_and_shift(rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def pool(x: Tensor) -> tuple[Tensor, Tensor]:
-    """2x2 maxima of ``[B, n, C, H, W]`` and their places."""
+    """2x2 maxima of ``[B, n, C, H, W]`` and their places, as :func:`choose_places` says."""
     y, index = F.max_pool2d(order(x.flatten(0, 1)), 2, return_indices=True)
-    return y.unflatten(0, x.shape[:2]), index.unflatten(0, x.shape[:2])
+    return y.unflatten(0, x.shape[:2]), index.to(choose_places(x.shape[-2:])).unflatten(0, x.shape[:2])
 
 
-def pool_into(x: Tensor, y: Tensor, index: Tensor) -> None:
-    """As :func:`pool`, written into tensors that are there."""
-    if y.movedim(2, -1).is_contiguous():
-        out = order(y.flatten(0, 1)), order(index.flatten(0, 1))
-        torch.ops.aten.max_pool2d_with_indices.out(order(x.flatten(0, 1)), [2, 2], out=out[0], indices=out[1])
-    else:
-        y[:], index[:] = pool(x)
+def choose_places(size: Sequence[int]) -> torch.dtype:
+    """The shortest integers that hold a place of an image: a step keeps them, and torch's are up to four times as long."""
+    return torch.int16 if size[0] * size[1] <= torch.iinfo(torch.int16).max else torch.int32
 
 
 def pick(x: Tensor, index: Tensor) -> Tensor:
     """The values of ``[B, n, C, H, W]`` at the places that pooling chose, ``[B, n, C, H', W']``."""
     if not on_cpu(x):
-        return x.flatten(3).gather(3, index.flatten(3)).view(index.shape)
-    values, places = as_channels_last(x).movedim(2, -1), as_channels_last(index).movedim(2, -1)  # [B, n, H, W, C]
+        return x.flatten(3).gather(3, index.flatten(3).long()).view(index.shape)
+    values, places = (as_channels_last(part).movedim(2, -1) for part in (x, index))  # [B, n, H, W, C]
     size, channels = values[0, 0].numel(), values.shape[-1]
     first = torch.arange(0, size * len(values) * values.shape[1], size).view(*values.shape[:2], 1, 1, 1)
     places = torch.add(first + torch.arange(channels), places, alpha=channels)  # counted from the first value of all
@@ -104,7 +101,7 @@ def unpool(values: Tensor, index: Tensor, like: Tensor) -> Tensor:
     """Put pooled values back at the places they came from, among zeros."""
     full = torch.ops.aten.max_pool2d_with_indices_backward(
         order(values.flatten(0, 1)), order(like.flatten(0, 1)), [2, 2], [2, 2], [0, 0], [1, 1], False,
-        order(index.flatten(0, 1)),
+        order(index.flatten(0, 1)).long(),
     )  # fmt: skip
     return full.unflatten(0, like.shape[:2])
 

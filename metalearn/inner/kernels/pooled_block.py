@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from metalearn.inner.kernels.batch_norm import as_rows, choose_accumulator, pick, pool_into
+from metalearn.inner.kernels.batch_norm import as_rows, choose_accumulator, choose_places, pick, pool
 from metalearn.inner.kernels.conv import as_channels_last, merge
 from metalearn.inner.kernels.pooled_product import (
     Columns,
@@ -42,12 +42,12 @@ class PooledProduct(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         tasks, images = seen.shape[:2]
         z = allocate_pooled(filters, tasks, images, filters.shape[1], product.size)
-        index = torch.empty_like(z, dtype=torch.long)
+        index = torch.empty_like(z, dtype=choose_places(product.size))
         squares = None if centre is None else torch.zeros_like(centre)
         for piece in cut_tasks(seen, filters, product):
             own = piece[0]
             y = product.multiply(seen[piece], of_tasks(filters, own), None if centre is None else centre[own])
-            pool_into(y, z[piece], index[piece])
+            z[piece], index[piece] = pool(y)
             if squares is not None:
                 rows = as_rows(y).to(choose_accumulator(y))
                 squares[own] += (rows * rows).sum(1)
