@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from metalearn.inner.ambient import remembering
 from metalearn.inner.learner import Learner
 from metalearn.inner.losses import Loss, compute_loss, loss_tensors, network_tensors
 from metalearn.inner.memory import MemoryMode
@@ -206,7 +207,8 @@ class Adaptation:
         def run(adapted: Params, support: Tensor, query: Tensor) -> Tensor:
             return self.learner.query_logits(network_tensors({**params, **adapted}), support, query, step)
 
-        return self.map(run)(adapted, support, query)
+        with remembering(False):  # a query set is large, and is seen once
+            return self.map(run)(adapted, support, query)
 
     def query_loss(self, params: Params, logits: Tensor, targets: Tensor) -> Tensor:
         """The query loss, a scalar, or ``[B]`` where tasks are stacked."""

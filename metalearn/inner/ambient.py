@@ -15,6 +15,8 @@ Field of :class:`Ambient`   Set by                                 Read by
 ``recording``               a training step; switched off where    the policy ``"per_step"``, which keeps statistics of its
                             a pass is computed a second time       own
 ``leaves_frozen``           a learner, around each forward pass    calls of ``F.batch_norm``
+``memory``                  the execution, around the inner steps  the first block, which describes a support set once
+                            of some tasks; off for query sets
 ``keeps_everything``        a learner, around each forward pass    operators, of which nothing may be packed for the
                                                                    backward pass
 ==========================  =====================================  ========================================================
@@ -46,6 +48,7 @@ __all__ = [
     "keeping_everything",
     "own_kernels",
     "recording",
+    "remembering",
     "statistics",
     "twice_differentiable",
 ]
@@ -66,6 +69,7 @@ class Ambient(NamedTuple):
         recording: whether statistics that are kept for later may be written.
         leaves_frozen: whether a call of ``F.batch_norm`` with ``training=False`` means what it says.
         keeps_everything: whether what is saved for the backward pass must be kept as it is.
+        memory: what was computed of tensors that no step changes; ``None`` where nothing is remembered.
     """
 
     operators: frozenset[str] = frozenset()
@@ -76,6 +80,7 @@ class Ambient(NamedTuple):
     recording: bool = False
     leaves_frozen: bool = True
     keeps_everything: bool = False
+    memory: dict[Any, Any] | None = None
 
 
 _NOTHING = Ambient()
@@ -157,6 +162,11 @@ def recording(enabled: bool) -> Change:
         torch.Size([10, 3])
     """
     return Change(recording=enabled)
+
+
+def remembering(enabled: bool) -> Change:
+    """Whether what is computed of constants within this context is remembered until its end."""
+    return Change(memory={} if enabled else None)
 
 
 def keeping_everything() -> contextlib.AbstractContextManager[Any]:

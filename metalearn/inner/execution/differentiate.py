@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metalearn.episode import Episode
 from metalearn.inner.adaptation import Adaptation
+from metalearn.inner.ambient import remembering
 from metalearn.inner.execution.queries import QuerySets
 from metalearn.inner.execution.schedule import Schedule
 from metalearn.inner.rules import Params
@@ -64,20 +65,21 @@ def differentiate(
         xs, ys, xq, yq = (tensor.squeeze(0) for tensor in (xs, ys, xq, yq))
     support, query = adaptation.encode(params, xs, xq)
     sets = QuerySets(adaptation, params, support, query, yq, queries)
-    iterates = adaptation.iterates(params, support, ys, schedule.steps, schedule.settings, schedule.order)
-    losses: list[Tensor] = []
-    roots: list[Tensor] = []
-    cotangents: list[Tensor] = []
-    for step, adapted in enumerate(iterates):
-        weight = schedule.weight(step)
-        if weight == 0 and step < schedule.steps:
-            continue
-        gradient = sets.differentiate(adapted, step, weight)
-        losses.append(gradient.loss)
-        roots += gradient.roots
-        cotangents += gradient.cotangents
-    logits = gradient.logits  # of the last step, which is never left out
-    grads = _pull_back(roots, cotangents, [*params.values(), *extra])
+    with remembering(True):
+        iterates = adaptation.iterates(params, support, ys, schedule.steps, schedule.settings, schedule.order)
+        losses: list[Tensor] = []
+        roots: list[Tensor] = []
+        cotangents: list[Tensor] = []
+        for step, adapted in enumerate(iterates):
+            weight = schedule.weight(step)
+            if weight == 0 and step < schedule.steps:
+                continue
+            gradient = sets.differentiate(adapted, step, weight)
+            losses.append(gradient.loss)
+            roots += gradient.roots
+            cotangents += gradient.cotangents
+        logits = gradient.logits  # of the last step, which is never left out
+        grads = _pull_back(roots, cotangents, [*params.values(), *extra])
     return Part(torch.stack(losses).sum(), logits if adaptation.stacked else logits[None], grads)
 
 

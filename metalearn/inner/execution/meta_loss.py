@@ -15,6 +15,7 @@ from torch import Tensor
 
 from metalearn.episode import Batch, Episode
 from metalearn.inner.adaptation import Adaptation, Settings
+from metalearn.inner.ambient import remembering
 from metalearn.inner.execution.alone import answer_alone
 from metalearn.inner.execution.differentiate import Differentiate, Part, differentiate
 from metalearn.inner.execution.plan import Plan
@@ -164,11 +165,12 @@ def evaluate(
         with torch.no_grad():
             support, query = adaptation.encode(params, xs, xq)
         outputs = []
-        for step, adapted in enumerate(adaptation.iterates(params, support, ys, wanted[-1], settings, order=0)):
-            if step in wanted:
-                with torch.no_grad():
-                    logits = adaptation.query_logits(params, adapted, support, query, step)
-                outputs.append(logits if adaptation.stacked else logits[None])
+        with remembering(True):
+            for step, adapted in enumerate(adaptation.iterates(params, support, ys, wanted[-1], settings, order=0)):
+                if step in wanted:
+                    with torch.no_grad():
+                        logits = adaptation.query_logits(params, adapted, support, query, step)
+                    outputs.append(logits if adaptation.stacked else logits[None])
         if alone:
             with torch.no_grad():
                 logits = answer_alone(adaptation, params, adapted, xs, xq, wanted[-1])

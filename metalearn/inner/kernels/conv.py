@@ -134,15 +134,15 @@ class _ConvGradient(torch.autograd.Function):
         return of_grad, of_x, of_weight, None, None, None
 
 
-def unfold(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """The patches of ``x`` ``[n, C, H, W]`` that ``weight`` is applied to: ``[n, C h w, H' W']``."""
+def unfold(x: Tensor, kernel: tuple[int, int], geometry: Geometry) -> Tensor:
+    """The patches of ``x`` ``[n, C, H, W]`` that a kernel is applied to: ``[n, C h w, H' W']``."""
     stride, padding, dilation, _ = geometry
-    return F.unfold(x, (weight.shape[-2], weight.shape[-1]), dilation, padding, stride)
+    return F.unfold(x, kernel, dilation, padding, stride)
 
 
 def _unfolded(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """A convolution as a product with the patches, whose derivatives are products again."""
-    columns = unfold(x, weight, geometry)
+    columns = unfold(x, (weight.shape[2], weight.shape[3]), geometry)
     flat = weight.flatten(1).t()
     rows = torch.bmm(columns.transpose(1, 2), flat.expand(len(x), *flat.shape))
     return rows.unflatten(1, compute_output_size(x, weight, geometry)).permute(0, 3, 1, 2)

@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
 
+from metalearn.inner.ambient import remembering
 from metalearn.inner.kernels import Geometry, conv, conv2d, first_block, normalise
 from metalearn.inner.kernels.conv_choice import CHOICE
 from metalearn.inner.kernels.pooled_product import cut
+from metalearn.inner.kernels.views import View
 
 TASKS = 3
 Function = Callable[..., Tensor]
@@ -242,3 +244,38 @@ def test_sums_of_bf16_gradients_keep_their_digits() -> None:
     y = normalise(torch.randn(3, 8, 11, 11).bfloat16(), weight, bias, 1e-5)
     (grad,) = torch.autograd.grad(y.sum(), bias)
     assert grad.tolist() == [363.0] * 8
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_support_images_are_described_once(stacked: bool, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the course of an inner loop; what is written to, or is another tensor, is described anew."""
+    described: list[Tensor] = []
+    describe = View.describe
+
+    def count(view: View, x: Tensor) -> object:
+        described.append(x)
+        return describe(view, x)
+
+    monkeypatch.setattr(View, "describe", count)
+    torch.manual_seed(3)
+    x, filters = torch.randn(2, 3, channels, 8, 8), torch.randn(36, channels, 3, 3)
+
+    def run(x: Tensor) -> Tensor:
+        return first_block(x, filters, Geometry(padding=(1, 1)), None, None, 1e-5, True)
+
+    def call(x: Tensor) -> Tensor:
+        return vmap(run)(x) if stacked else run(x[0])
+
+    expected = call(x)
+    described.clear()
+    with remembering(True):
+        torch.testing.assert_close([call(x) for _ in range(3)], [expected] * 3, rtol=0, atol=0)
+        assert len(described) == 1
+        torch.testing.assert_close(call(x[:1]), expected[:1] if stacked else expected, rtol=1e-6, atol=1e-6)
+        x.mul_(2).add_(torch.randn(x.shape))
+        changed = call(x)
+        assert len(described) == (3 if stacked else 2)
+        with remembering(False):
+            torch.testing.assert_close(call(x), changed, rtol=0, atol=0)
+    torch.testing.assert_close(call(x), changed, rtol=0, atol=0)
