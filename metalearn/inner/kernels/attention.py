@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -46,9 +47,30 @@ def _multiply(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
-    if attn_mask is not None and attn_mask.dtype == torch.bool:  # torch's operator would add the truth values
-        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, float("-inf"))
-    result: Tensor = torch.ops.aten._scaled_dot_product_attention_math(
-        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-    )[0]
-    return result
+    """``softmax(scale query key' + mask) value``, each product rounded once.
+
+    torch's own composition rounds queries and keys times the root of the scale before, and under autocast the softmax's derivative
+    too: gradients of bf16 then err several times as much.
+    """
+    if is_causal:
+        if attn_mask is not None:
+            raise RuntimeError("attn_mask is given and is_causal is True, but a mask says all; give one of them")
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    if enable_gqa:
+        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    power = 2.0 ** (
+        math.frexp(scale)[1] - 1
+    )  # a factor that rounds nothing, and keeps scores within the range of float16
+    scores = (query * power) @ key.transpose(-1, -2)
+    scores = scores if scale == power else scores * (scale / power)
+    kind = torch.float32 if torch.is_autocast_enabled(scores.device.type) else scores.dtype
+    if attn_mask is None:
+        weights = scores.softmax(-1, dtype=kind)
+    else:
+        if attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=scores.dtype).masked_fill(~attn_mask, float("-inf"))
+        weights = torch.ops.aten._safe_softmax(scores + attn_mask, -1, kind)  # 0 for what attends to nothing
+    if dropout_p > 0:
+        weights = F.dropout(weights, dropout_p)
+    return weights.to(value.dtype) @ value

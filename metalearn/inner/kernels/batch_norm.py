@@ -46,8 +46,21 @@ def normalise(
         kind = choose_accumulator(x)
         weight = torch.ones(x.shape[1], device=x.device, dtype=kind) if weight is None else weight.to(kind)
         bias = torch.zeros(x.shape[1], device=x.device, dtype=kind) if bias is None else bias.to(kind)
-        y: Tensor = _Normalise.apply(x[None], weight[None], bias[None], eps, pool, relu)[0]
+        y: Tensor = _Normalise.apply(_centre(x)[None], weight[None], bias[None], eps, pool, relu)[0]
         return y.squeeze(0)  # indexing would cost a copy in the backward pass
+
+
+def _centre(x: Tensor) -> Tensor:
+    """``x`` less a mean of some of its values, a constant to every derivative that normalisation takes away.
+
+    What is left of the mean is at most four deviations: the mean of a sixteenth of the values is not further from that of all. So
+    moments and sums are rounded by the spread of ``x`` in the place of its offset.
+    """
+    some = x.detach()[::16]
+    by_image = some.mean(
+        (2, 3), keepdim=True, dtype=choose_accumulator(x)
+    )  # one axis after the other is several times faster
+    return x - by_image.mean(0).to(x.dtype)
 
 
 def choose_accumulator(x: Tensor) -> torch.dtype:
@@ -73,6 +86,13 @@ def _sum(rows: Tensor) -> Tensor:
 def _scale_and_shift(rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """``scale * rows + shift`` with ``[B, 1, C]`` factors."""
     return torch.addcmul(shift.to(rows.dtype), rows, scale.to(rows.dtype))
+
+
+def _finish(rows: Tensor, scale: Tensor, shift: Tensor, relu: bool) -> Tensor:
+    """``scale * rows + shift``, rectified if asked: from unrounded factors, so that each sign is right."""
+    if not relu:
+        return _scale_and_shift(rows, scale, shift)
+    return torch.addcmul(shift, rows.to(shift.dtype), scale).relu_().to(rows.dtype)
 
 
 def pool(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,14 +135,13 @@ class _Normalise(torch.autograd.Function):
         rows = as_rows(x)
         count = rows.shape[1]
         mean = _sum(rows) / count
-        centred = rows - mean.to(rows.dtype)
-        r = torch.rsqrt(_sum(centred.mul_(centred)) / count + eps)
+        r = torch.rsqrt((_sum(rows * rows) / count - mean * mean).clamp_min(0) + eps)  # the mean is small
         scale = weight[:, None] * r
         shift = bias[:, None] - scale * mean
         if not pools:
-            y = _scale_and_shift(rows, scale, shift)
+            y = _finish(rows, scale, shift, relu)
             return (
-                as_images(y.relu_() if relu else y, x).data,
+                as_images(y, x).data,
                 mean,
                 r,
             )  # no view, so that it may be written to in place
@@ -131,8 +150,8 @@ class _Normalise(torch.autograd.Function):
         else:
             _, index = pool(as_images(rows * scale.sign().to(rows.dtype), x))
             z = pick(x, index)
-        y = _scale_and_shift(as_rows(z), scale, shift)
-        return as_images(y.relu_() if relu else y, z).data, mean, r, z, index
+        y = _finish(as_rows(z), scale, shift, relu)
+        return as_images(y, z).data, mean, r, z, index
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -15,6 +15,11 @@ def normalise_weight(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     if not needs_plain_products():
         return torch._weight_norm(v, g, dim)
     if dim == -1:
-        return v * (g / torch.linalg.vector_norm(v))
-    others = [axis for axis in range(v.ndim) if axis != dim]
-    return v * (g / torch.linalg.vector_norm(v, dim=others, keepdim=True))
+        return v * (g / _take_norm(v, list(range(v.ndim))).reshape(()))
+    return v * (g / _take_norm(v, [axis for axis in range(v.ndim) if axis != dim]))
+
+
+def _take_norm(v: Tensor, axes: list[int]) -> Tensor:
+    """The norm over these axes, which stay; ``torch.linalg.vector_norm`` adds one value after the other, and loses digits."""
+    wide = v.to(torch.float32) if v.dtype in (torch.bfloat16, torch.float16) else v
+    return wide.square().sum(axes, keepdim=True).sqrt().to(v.dtype)

@@ -1,0 +1,233 @@
+"""The rounding errors of our kernels beside those of torch's operators one by one, both against these in float64.
+
+Inputs are rounded once, to float32 or bf16, and float64 is fed with the same ones. Outputs are ``y``. First derivatives are those of
+``sum(c y)`` with fixed noise ``c``, by every tensor that goes in. Second derivatives are those of the first along fixed noise of
+each tensor's own size: a product with the Hessian. An error is a difference to float64, relative to the size of float64's result,
+over all draws. A cell shows the tensor whose ratio of ours to plain is the worst.
+
+The ratio is taken to the rounding of the result's type where plain errs by less than that. Two things are no errors of a kernel. Where
+values tie, as on constant images, or stand at the edge of a rectification, rounding decides which of them has the derivative. And a
+sum that is 0 in exact arithmetic has no relative error. Both show in float64 itself, when its inputs are moved by as much as rounding
+moves them: what its results then move by is the third number that a kernel is held to. Cells beyond 4 times plain's error are marked
+``rounding`` where they are within 4 times of that, and ``BEYOND`` where not. The command ends with 1 if there is one of the latter.
+
+python benchmarks/kernel_errors.py                                           (the table of docs/background/performance.md)
+python benchmarks/kernel_errors.py --kernels "first block" --sizes 28        (a part of it)
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from compositions import IMAGES, KERNELS, RANGES, Kernel, Tensors, make_images
+from machine import describe
+from torch import Tensor
+
+__all__ = ["FACTOR", "Cell", "Setting", "measure_cell"]
+
+FACTOR = 4.0
+"""Times the error of the plain composition that a kernel may have."""
+GROUPS = ("outputs", "first", "second")
+UNITS = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24}
+"""How far a number of a type may be moved by rounding, relative to itself."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a kernel is fed with.
+
+    Attributes:
+        images: of :data:`compositions.IMAGES`.
+        span: of :data:`compositions.RANGES`.
+        size: pixels a side.
+        bf16: whether autocast to bf16 is on.
+        draws: how many times it is drawn anew.
+    """
+
+    images: str
+    span: str
+    size: int
+    bf16: bool
+    draws: int = 3
+
+
+@dataclass(frozen=True)
+class Error:
+    """Relative errors of one tensor: ours, of the plain composition, and of float64 whose inputs are moved by rounding."""
+
+    name: str
+    ours: float
+    plain: float
+    moved: float
+    unit: float
+
+    @property
+    def ratio(self) -> float:
+        """Ours to plain's, or to the rounding of the result itself."""
+        return _divide(self.ours, max(self.plain, self.unit))
+
+    @property
+    def mark(self) -> str:
+        """See the top of this file."""
+        if self.ratio <= FACTOR:
+            return ""
+        return "rounding" if _divide(self.ours, self.moved) <= FACTOR else "BEYOND"
+
+
+Cell = dict[str, Error]
+"""The worst tensor of each of :data:`GROUPS`."""
+
+
+def _divide(error: float, other: float) -> float:
+    """Their quotient, in which no error is none, whatever it is compared with, and what is not a number is no small error."""
+    if error == 0 or (error == float("inf") == other):
+        return 0.0 if error == 0 else 1.0
+    return error / other if other > 0 and error == error else float("inf")
+
+
+def differentiate(function: Callable[..., Tensor], tensors: Tensors, bf16: bool, seed: int) -> dict[str, Tensor]:
+    """Outputs, first and second derivatives by group and tensor: ``"first filters"``."""
+    generator = torch.Generator().manual_seed(seed)
+    leaves = {name: value.clone().requires_grad_() for name, value in tensors.items()}
+    wide = torch.float64 if next(iter(leaves.values())).dtype == torch.float64 else torch.float32
+
+    def weigh(value: Tensor, size: Tensor | float = 1.0) -> Tensor:
+        noise = torch.randn(value.shape, generator=generator).to(wide)
+        return (value.to(wide) * noise * size).sum()
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
+        y = function(**leaves)
+        first = torch.autograd.grad(weigh(y), list(leaves.values()), create_graph=True)
+        sizes = [value.detach().to(wide).square().mean().sqrt() for value in leaves.values()]
+        along = torch.stack([weigh(grad, size) for grad, size in zip(first, sizes, strict=True)]).sum()
+        second = torch.autograd.grad(along, list(leaves.values()), materialize_grads=True)
+    results = {"outputs y": y.detach()}
+    results |= {f"first {name}": grad.detach() for name, grad in zip(leaves, first, strict=True)}
+    return results | {f"second {name}": grad for name, grad in zip(leaves, second, strict=True)}
+
+
+def _move(value: Tensor, unit: float, generator: torch.Generator) -> Tensor:
+    """Each number of a tensor in float64, moved by up to a rounding."""
+    return value * (1 + unit * (2 * torch.rand(value.shape, generator=generator, dtype=torch.float64) - 1))
+
+
+def measure_cell(kernel: Kernel, setting: Setting) -> list[Error]:
+    """The errors of every result of a kernel, over all draws."""
+    ours, plain, moved, size = {}, {}, {}, {}  # type: dict[str, float], dict[str, float], dict[str, float], dict[str, float]
+    units: dict[str, float] = {}
+    for draw in range(setting.draws):
+        generator = torch.Generator().manual_seed(draw)
+        shape = (2, kernel.channels, setting.size, setting.size)
+        tensors = kernel.inputs(make_images(setting.images, setting.span, shape, generator), generator)
+        if setting.bf16:
+            tensors = {name: value.bfloat16() if name in kernel.narrow else value for name, value in tensors.items()}
+        wide = {name: value.double() for name, value in tensors.items()}
+        unit = UNITS[torch.bfloat16 if setting.bf16 else torch.float32]
+        beside = {name: _move(value, unit, generator) for name, value in wide.items()}
+        exact = differentiate(kernel.plain, wide, False, draw)
+        found = differentiate(kernel.ours, tensors, setting.bf16, draw)
+        for total, results in (
+            (ours, found),
+            (plain, differentiate(kernel.plain, tensors, setting.bf16, draw)),
+            (moved, differentiate(kernel.plain, beside, False, draw)),
+        ):
+            for name, value in exact.items():
+                total[name] = total.get(name, 0.0) + float((results[name].double() - value).square().sum())
+        for name, value in exact.items():
+            size[name] = size.get(name, 0.0) + float(value.square().sum())
+            units[name] = UNITS[found[name].dtype]
+
+    def relative(total: dict[str, float], name: str) -> float:
+        return _divide(total[name], size[name]) ** 0.5
+
+    return [Error(name, *(relative(each, name) for each in (ours, plain, moved)), units[name]) for name in size]
+
+
+def find_worst(errors: list[Error]) -> Cell:
+    """Of each group the result of the worst ratio, one that is beyond before all others."""
+    return {
+        group: max(
+            (error for error in errors if error.name.startswith(group)),
+            key=lambda error: (error.mark == "BEYOND", error.ratio),
+        )
+        for group in GROUPS
+    }
+
+
+def measure(kernels: list[str], settings: list[Setting]) -> Iterator[tuple[str, Setting, Cell]]:
+    """Print a row for every kernel and setting as soon as it is there."""
+    print(f"| {'kernel':26} | {'images':14} | {'range':8} | size | type | " + " | ".join(map(_head, GROUPS)) + " | |")
+    print(f"|{'-' * 28}|{'-' * 16}|{'-' * 10}|-----:|------|" + 3 * f"{'-' * 30}:|" + "---|")
+    for name, setting in itertools.product(kernels, settings):
+        cell = find_worst(measure_cell(KERNELS[name], setting))
+        marks = sorted({error.mark for error in cell.values()} - {""})
+        print(
+            f"| {name:26} | {setting.images:14} | {setting.span:8} | {setting.size:4} | {_type(setting)} | "
+            f"{' | '.join(_show(error) for error in cell.values())} | {' '.join(marks)} |",
+            flush=True,
+        )
+        yield name, setting, cell
+
+
+def _head(group: str) -> str:
+    return f"{group + ': ours, plain, ratio':29}"
+
+
+def _type(setting: Setting) -> str:
+    return "bf16" if setting.bf16 else "f32 "
+
+
+def _show(error: Error) -> str:
+    return f"{error.ours:8.1e} {error.plain:8.1e} {error.ratio:11.2g}"
+
+
+def summarise(cells: list[tuple[str, Setting, Cell]]) -> bool:
+    """Print the worst ratio of each kernel, type and group; whether none is beyond."""
+    print(f"\n| {'kernel':26} | type | cells | outputs | first | second | beyond 4 by rounding alone | BEYOND |")
+    print(f"|{'-' * 28}|------|------:|--------:|------:|-------:|---------------------------:|-------:|")
+    beyond = 0
+    for name, bf16 in dict.fromkeys((name, setting.bf16) for name, setting, _ in cells):
+        own = [cell for other, setting, cell in cells if (other, setting.bf16) == (name, bf16)]
+        worst = [
+            max((cell[group].ratio for cell in own if not cell[group].mark), default=float("nan")) for group in GROUPS
+        ]
+        marks = [[error.mark for error in cell.values()] for cell in own]
+        rounding, failed = (sum(mark in each for each in marks) for mark in ("rounding", "BEYOND"))
+        beyond += failed
+        print(
+            f"| {name:26} | {'bf16' if bf16 else 'f32 '} | {len(own):5} | {worst[0]:7.1f} | {worst[1]:5.1f} | {worst[2]:6.1f} "
+            f"| {rounding:26} | {failed:6} |"
+        )
+    return beyond == 0
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kernels", nargs="*", default=[""], help="words that a kernel's name must begin with")
+    parser.add_argument("--images", nargs="*", default=list(IMAGES), choices=list(IMAGES))
+    parser.add_argument("--ranges", nargs="*", default=list(RANGES), choices=list(RANGES))
+    parser.add_argument("--sizes", nargs="*", type=int, default=[28, 84, 224])
+    parser.add_argument("--types", nargs="*", default=["f32", "bf16"], choices=["f32", "bf16"])
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_options()
+    torch.set_num_threads(options.threads)
+    kernels = [name for name in KERNELS if any(name.startswith(word) for word in options.kernels)]
+    settings = [
+        Setting(images, span, size, kind == "bf16", options.draws)
+        for size, images, span, kind in itertools.product(options.sizes, options.images, options.ranges, options.types)
+    ]
+    print(f"{describe()}\n")
+    raise SystemExit(0 if summarise(list(measure(kernels, settings))) else 1)
+
+
+if __name__ == "__main__":
+    main()
