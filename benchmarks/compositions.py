@@ -1,4 +1,4 @@
-"""Kernels of the inner loop, each beside the plain composition of torch's operators that it stands for, and images to try them."""
+"""Kernels of the inner loop, each beside the composition of torch's operators that it stands for, and images to try them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ IMAGES: dict[str, Callable[[tuple[int, ...], torch.Generator], Tensor]] = {
     "constant": lambda shape, generator: torch.full(shape, 0.7853),
     "each constant": lambda shape, generator: torch.rand(*shape[:2], 1, 1, generator=generator).expand(shape).clone(),
 }
-"""From a shape ``[n, C, H, W]``, images between 0 and 1: ``"each constant"`` differ from image to image and channel to channel."""
+"""From a shape ``[n, C, H, W]``, images between 0 and 1; ``"each constant"``: other ones in each image and channel."""
 
 RANGES: dict[str, tuple[float, float]] = {"0..1": (1.0, 0.0), "0..255": (255.0, 0.0), "100..101": (1.0, 100.0)}
 """Factor and offset."""

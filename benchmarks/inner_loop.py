@@ -5,6 +5,7 @@ that its own user gets: ours raises two thresholds of glibc's allocator (--alloc
 memory is measured apart, each system in a process of its own. A gradient is compared with that of a plain loop in float64.
 
 python benchmarks/inner_loop.py                                  (the table of docs/background/performance.md)
+python benchmarks/inner_loop.py --quick                          (some of it, within three minutes on two cores)
 python benchmarks/inner_loop.py --profile --works second_order   (what bounds it)
 python benchmarks/inner_loop.py --sweep                          (growth with tasks, steps, examples and width; one PNG)
 python benchmarks/inner_loop.py --against PATH --rounds 20       (our rows beside those of another checkout)
@@ -14,10 +15,13 @@ PYTHONPATH=. python benchmarks/inner_loop.py --device cuda       (on a GPU, with
 from __future__ import annotations
 
 import argparse
-import copy
+import itertools
 import statistics
+import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from against import compare_checkouts
@@ -30,29 +34,46 @@ from shares import show_shares
 from systems import SYSTEMS, System, build, reference_gradient
 from works import WORKS, Work, flops
 
+from metalearn.modules.training.precision import multiplies_bf16
+
 warnings.filterwarnings("ignore")
 LEARN2LEARN = "learn2learn 0.2.0"
+QUICK: dict[str, Any] = {
+    "works": ["second_order", "anil", "miniimagenet", "transformer"],
+    "systems": ["ours: auto", LEARN2LEARN, "higher 0.2.1", "torch.func vmap, normalisation by hand"],
+    "rounds": 3,
+    "warmup": 1,
+}
+"""What ``--quick`` measures, where it is not asked for otherwise; systems by their whole names."""
+
+
+def say(text: str) -> None:
+    """How far it is: beside the table, not in it."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def measure(work: Work, systems: list[System], options: argparse.Namespace) -> list[dict[str, object]]:
     """One row a system: milliseconds of a forward and backward pass, alternately."""
+    say(f"{work.name}: the gradient of the plain loop in float64")
     exact = reference_gradient(work)
     rows: dict[str, dict[str, object]] = {}
     for system in systems:
+        say(f"{work.name}: the gradient of {system.name} in float64")
         gradient = build(system, work, "cpu", torch.float64).gradient()
         rows[system.name] = {"system": system.name, "agreement": largest_difference(gradient, exact)}
     if not options.no_timing:
         times = time_systems(work, systems, options)
         base = statistics.median(times[LEARN2LEARN]) if LEARN2LEARN in times else None
-        peak = gemm_peak() if options.device == "cpu" else None
+        peak, work_flops = gemm_peak() if options.device == "cpu" else None, flops(work)
         for name, spent in times.items():
             middle = statistics.median(spent)
             rows[name] |= {
                 "ms": middle, "min": min(spent), "max": max(spent), "ratio": base / middle if base else None,
-                "share": flops(work) / middle / 1e6 / peak if peak and "bf16" not in name else None,
+                "share": work_flops / middle / 1e6 / peak if work_flops and peak and "bf16" not in name else None,
             }  # fmt: skip
     if options.memory:
         for system in systems:
+            say(f"{work.name}: the peak memory of {system.name}")
             rows[system.name]["peak"] = peak_of_step(system.name, work.name, options.device)
     return list(rows.values())
 
@@ -60,10 +81,21 @@ def measure(work: Work, systems: list[System], options: argparse.Namespace) -> l
 def time_systems(work: Work, systems: list[System], options: argparse.Namespace) -> dict[str, list[float]]:
     """Milliseconds of each system's step, under the allocator settings that its own user gets."""
     allocator = Allocator(options.allocator)
-    steps = {system.name: build(system, work, options.device, torch.float32).step for system in systems}
     ours = {system.name for system in systems if system.ours}
+    steps: dict[str, Callable[[], None]] = {}
+    for system in systems:
+        say(f"{work.name}: {system.name} is built")
+        steps[system.name] = build(system, work, options.device, torch.float32).step
+    turns = itertools.count()
 
     def prepare(name: str) -> None:
+        number, place = divmod(next(turns), len(steps))
+        if place == 0:
+            say(
+                f"{work.name}: round {number + 1} of {options.warmup + options.rounds}, {options.warmup} of them to warm up"
+            )
+        if number == 0:
+            say(f"{work.name}: {name} takes its first step")
         if allocator.use(ours=name in ours):
             steps[name]()  # memory that went back to the kernel with the last settings is fetched again
 
@@ -72,7 +104,7 @@ def time_systems(work: Work, systems: list[System], options: argparse.Namespace)
 
 
 def show(work: Work, rows: list[dict[str, object]]) -> None:
-    print(f"\n### {work.title}\n")
+    print(f"\n### {work.title}\n", flush=True)
     print(f"| {'system':38} | ms/batch |   min |   max | ratio | GEMM share | peak MB | gradient error |")
     print(f"|{'-' * 40}|---------:|------:|------:|------:|-----------:|--------:|---------------:|")
     for row in rows:
@@ -117,17 +149,19 @@ def draw(path: Path, results: dict[str, list[dict[str, object]]], title: str) ->
     print(f"\n{path}")
 
 
-def read_options() -> argparse.Namespace:
+def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--works", nargs="*", default=list(WORKS), choices=list(WORKS))
+    parser.add_argument("--quick", action="store_true", help="few works, systems and rounds")
+    parser.add_argument("--rounds", type=int, help="7, with --quick 3")
+    parser.add_argument("--warmup", type=int, help="rounds before them: 2, with --quick 1")
+    parser.add_argument("--works", nargs="*", choices=list(WORKS))
     parser.add_argument("--systems", nargs="*", default=None, help="words that a system's name must contain")
     parser.add_argument(
         "--allocator", choices=["own", "all", "none"], default="own", help="who gets the raised thresholds"
     )
+    parser.add_argument("--bf16", action="store_true", help="rows in bf16 also where the CPU only imitates it")
     parser.add_argument("--compile", action="store_true", help="compiled rows too: minutes each on a CPU")
     parser.add_argument("--memory", action="store_true", help="peak memory too, each system in a process of its own")
     parser.add_argument("--no-timing", action="store_true", help="gradient agreement alone")
@@ -137,24 +171,68 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--against", type=Path, help="the folder of another checkout: our rows beside its own instead")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS), help="of --against")
     parser.add_argument("--png", type=Path, default=Path("inner_loop.png"))
-    return parser.parse_args()
+    options = parser.parse_args(arguments)
+    for name, value in {"rounds": 7, "warmup": 2, "works": list(WORKS)}.items():
+        if getattr(options, name) is None:
+            setattr(options, name, QUICK[name] if options.quick else value)
+    return options
 
 
 def choose_systems(work: Work, options: argparse.Namespace) -> list[System]:
-    """The systems that the work and the options ask for."""
-    systems = [system for system in SYSTEMS if system.fits(work, options.device)]
-    if not options.compile:
-        systems = [system for system in systems if "compiled" not in system.name]
+    """The systems that the options ask for and the work has a row of."""
+    return [system for system in SYSTEMS if _is_wanted(system, options) and not system.why_not(work)]
+
+
+def explain_gaps(work: Work, options: argparse.Namespace) -> None:
+    """One line of the systems that are asked for and have no row, with the reasons."""
+    gaps = {system.name: system.why_not(work) for system in SYSTEMS if _is_wanted(system, options)}
+    named = [f"{name} ({reason})" for name, reason in gaps.items() if reason]
+    if named:
+        print(f"\nNo row: {'; '.join(named)}.", flush=True)
+
+
+def _is_wanted(system: System, options: argparse.Namespace) -> bool:
+    if "compiled" in system.name and not options.compile:
+        return False
+    if system.bf16 and not _runs_bf16(options):
+        return False
     if options.systems:
-        systems = [system for system in systems if any(word in system.name for word in options.systems)]
-    return systems
+        return any(word in system.name for word in options.systems)
+    return not options.quick or system.name in QUICK["systems"]
 
 
-def main() -> None:
-    options = read_options()
+def _runs_bf16(options: argparse.Namespace) -> bool:
+    return options.bf16 or options.device != "cpu" or multiplies_bf16() is not False
+
+
+def explain_choice(options: argparse.Namespace) -> None:
+    """What is left out, a line a reason."""
+    if not _runs_bf16(options):
+        print("no rows in bf16: this CPU has no bf16 arithmetic; --bf16 measures them nevertheless", flush=True)
+    if options.quick:
+        works = [name for name in WORKS if name not in options.works]
+        systems = [
+            system.name for system in SYSTEMS
+            if not _is_wanted(system, options) and "compiled" not in system.name
+        ]  # fmt: skip
+        print(
+            f"--quick leaves out the works {', '.join(works) or 'none'}; the systems {', '.join(systems) or 'none'}",
+            flush=True,
+        )
+        print(
+            f"--quick takes {options.rounds} rounds after {options.warmup} to warm up, where a full run takes 7 after 2"
+        )
+    if any(WORKS[name].backbone == "transformer" for name in options.works):
+        print(
+            "peers run the transformer with torch's math attention: its fused one has no second derivative", flush=True
+        )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = read_options(arguments)
     torch.set_num_threads(options.threads)
-    head = f"{describe()}, device {options.device}, allocator {options.allocator}"
-    print(head)
+    head = f"{describe(options.bf16)}, device {options.device}, allocator {options.allocator}"
+    print(head, flush=True)
     if options.against:
         same = compare_checkouts(options.against, options.rows, options.rounds, options.warmup, options.threads)
         raise SystemExit(0 if same else 1)
@@ -165,10 +243,13 @@ def main() -> None:
         for name in options.works:
             show_shares(name)
         return
+    explain_choice(options)
     results = {}
     for name in options.works:
-        results[name] = measure(copy.deepcopy(WORKS[name]), choose_systems(WORKS[name], options), options)
-        show(WORKS[name], results[name])
+        work = WORKS[name]
+        results[name] = measure(work, choose_systems(work, options), options)
+        show(work, results[name])
+        explain_gaps(work, options)
     draw(options.png, results, head)
 
 

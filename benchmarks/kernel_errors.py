@@ -1,15 +1,16 @@
 """The rounding errors of our kernels beside those of torch's operators one by one, both against these in float64.
 
-Inputs are rounded once, to float32 or bf16, and float64 is fed with the same ones. Outputs are ``y``. First derivatives are those of
-``sum(c y)`` with fixed noise ``c``, by every tensor that goes in. Second derivatives are those of the first along fixed noise of
-each tensor's own size: a product with the Hessian. An error is a difference to float64, relative to the size of float64's result,
-over all draws. A cell shows the tensor whose ratio of ours to plain is the worst.
+Inputs are rounded once, to float32 or bf16, and float64 is fed with the same ones. Outputs are ``y``. First derivatives are those
+of ``sum(c y)`` with fixed noise ``c``, by every tensor that goes in. Second derivatives are those of the first along fixed noise
+of each tensor's own size: a product with the Hessian. An error is the norm of a difference to float64, relative to the norm of
+float64's result, over all draws. A row shows the tensor whose ratio of ours to plain is the worst.
 
-The ratio is taken to the rounding of the result's type where plain errs by less than that. Two things are no errors of a kernel. Where
-values tie, as on constant images, or stand at the edge of a rectification, rounding decides which of them has the derivative. And a
-sum that is 0 in exact arithmetic has no relative error. Both show in float64 itself, when its inputs are moved by as much as rounding
-moves them: what its results then move by is the third number that a kernel is held to. Cells beyond 4 times plain's error are marked
-``rounding`` where they are within 4 times of that, and ``BEYOND`` where not. The command ends with 1 if there is one of the latter.
+The ratio is taken to the rounding of the result's type where plain errs by less than that. Two things are no errors of a kernel.
+Where values tie, as on constant images, or stand at the edge of a rectification, rounding decides which of them has the
+derivative. And a sum that is 0 in exact arithmetic has no relative error. Both show in float64 itself, when its inputs are moved
+by as much as rounding moves them. What its results then move by is the other number that a kernel is held to. Rows beyond 4
+times plain's error are marked ``rounding`` where they are within 4 times of that, and ``BEYOND`` where not. The command ends
+with 1 if there is one of these.
 
 python benchmarks/kernel_errors.py                                           (the table of docs/background/performance.md)
 python benchmarks/kernel_errors.py --kernels "first block" --sizes 28        (a part of it)
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -27,7 +29,7 @@ from compositions import IMAGES, KERNELS, RANGES, Kernel, Tensors, make_images
 from machine import describe
 from torch import Tensor
 
-__all__ = ["FACTOR", "Cell", "Setting", "measure_cell"]
+__all__ = ["FACTOR", "Row", "Setting", "find_worst", "measure_errors"]
 
 FACTOR = 4.0
 """Times the error of the plain composition that a kernel may have."""
@@ -45,48 +47,63 @@ class Setting:
         span: of :data:`compositions.RANGES`.
         size: pixels a side.
         bf16: whether autocast to bf16 is on.
-        draws: how many times it is drawn anew.
+        draws: how many times it is drawn anew: three times, and large images less often.
     """
 
     images: str
     span: str
     size: int
     bf16: bool
-    draws: int = 3
+
+    @property
+    def draws(self) -> int:
+        return min(max(20_000 // self.size**2, 1), 3)
 
 
 @dataclass(frozen=True)
 class Error:
-    """Relative errors of one tensor: ours, of the plain composition, and of float64 whose inputs are moved by rounding."""
+    """Of one tensor, norms of differences to float64 over all draws.
+
+    Attributes:
+        name: its group and its own name.
+        ours: of the kernel.
+        plain: of the plain composition.
+        moved: of float64, when its inputs are moved by rounding.
+        size: the norm of float64's result itself.
+        unit: of :data:`UNITS`, of the result's type.
+    """
 
     name: str
     ours: float
     plain: float
     moved: float
+    size: float
     unit: float
 
     @property
     def ratio(self) -> float:
-        """Ours to plain's, or to the rounding of the result itself."""
-        return _divide(self.ours, max(self.plain, self.unit))
+        """Ours to plain's, or to the rounding of the result itself; infinite where ours is no number."""
+        if self.ours == 0 or not math.isfinite(self.ours):
+            return 0.0 if self.ours == 0 else math.inf
+        bound = max(self.plain, self.unit * self.size) if math.isfinite(self.plain) else math.inf
+        return self.ours / bound if bound else math.inf
 
     @property
     def mark(self) -> str:
         """See the top of this file."""
         if self.ratio <= FACTOR:
             return ""
-        return "rounding" if _divide(self.ours, self.moved) <= FACTOR else "BEYOND"
+        return "rounding" if self.ours <= FACTOR * self.moved else "BEYOND"
+
+    def relate(self, norm: float) -> float:
+        """A norm relative to that of float64's result."""
+        if norm == 0:
+            return 0.0
+        return norm / self.size if self.size else math.inf
 
 
-Cell = dict[str, Error]
+Row = dict[str, Error]
 """The worst tensor of each of :data:`GROUPS`."""
-
-
-def _divide(error: float, other: float) -> float:
-    """Their quotient, in which no error is none, whatever it is compared with, and what is not a number is no small error."""
-    if error == 0 or (error == float("inf") == other):
-        return 0.0 if error == 0 else 1.0
-    return error / other if other > 0 and error == error else float("inf")
 
 
 def differentiate(function: Callable[..., Tensor], tensors: Tensors, bf16: bool, seed: int) -> dict[str, Tensor]:
@@ -115,9 +132,9 @@ def _move(value: Tensor, unit: float, generator: torch.Generator) -> Tensor:
     return value * (1 + unit * (2 * torch.rand(value.shape, generator=generator, dtype=torch.float64) - 1))
 
 
-def measure_cell(kernel: Kernel, setting: Setting) -> list[Error]:
+def measure_errors(kernel: Kernel, setting: Setting) -> list[Error]:
     """The errors of every result of a kernel, over all draws."""
-    ours, plain, moved, size = {}, {}, {}, {}  # type: dict[str, float], dict[str, float], dict[str, float], dict[str, float]
+    totals: dict[str, list[float]] = {}
     units: dict[str, float] = {}
     for draw in range(setting.draws):
         generator = torch.Generator().manual_seed(draw)
@@ -130,24 +147,17 @@ def measure_cell(kernel: Kernel, setting: Setting) -> list[Error]:
         beside = {name: _move(value, unit, generator) for name, value in wide.items()}
         exact = differentiate(kernel.plain, wide, False, draw)
         found = differentiate(kernel.ours, tensors, setting.bf16, draw)
-        for total, results in (
-            (ours, found),
-            (plain, differentiate(kernel.plain, tensors, setting.bf16, draw)),
-            (moved, differentiate(kernel.plain, beside, False, draw)),
-        ):
-            for name, value in exact.items():
-                total[name] = total.get(name, 0.0) + float((results[name].double() - value).square().sum())
+        plain = differentiate(kernel.plain, tensors, setting.bf16, draw)
+        moved = differentiate(kernel.plain, beside, False, draw)
         for name, value in exact.items():
-            size[name] = size.get(name, 0.0) + float(value.square().sum())
+            differences = [results[name].double() - value for results in (found, plain, moved)]
+            squares = [float(difference.square().sum()) for difference in (*differences, value)]
+            totals[name] = [a + b for a, b in zip(totals.get(name, [0.0] * 4), squares, strict=True)]
             units[name] = UNITS[found[name].dtype]
-
-    def relative(total: dict[str, float], name: str) -> float:
-        return _divide(total[name], size[name]) ** 0.5
-
-    return [Error(name, *(relative(each, name) for each in (ours, plain, moved)), units[name]) for name in size]
+    return [Error(name, *(total**0.5 for total in totals[name]), units[name]) for name in totals]
 
 
-def find_worst(errors: list[Error]) -> Cell:
+def find_worst(errors: list[Error]) -> Row:
     """Of each group the result of the worst ratio, one that is beyond before all others."""
     return {
         group: max(
@@ -158,19 +168,19 @@ def find_worst(errors: list[Error]) -> Cell:
     }
 
 
-def measure(kernels: list[str], settings: list[Setting]) -> Iterator[tuple[str, Setting, Cell]]:
+def measure(kernels: list[str], settings: list[Setting]) -> Iterator[tuple[str, Setting, Row]]:
     """Print a row for every kernel and setting as soon as it is there."""
     print(f"| {'kernel':26} | {'images':14} | {'range':8} | size | type | " + " | ".join(map(_head, GROUPS)) + " | |")
     print(f"|{'-' * 28}|{'-' * 16}|{'-' * 10}|-----:|------|" + 3 * f"{'-' * 30}:|" + "---|")
     for name, setting in itertools.product(kernels, settings):
-        cell = find_worst(measure_cell(KERNELS[name], setting))
-        marks = sorted({error.mark for error in cell.values()} - {""})
+        row = find_worst(measure_errors(KERNELS[name], setting))
+        marks = sorted({error.mark for error in row.values()} - {""})
         print(
             f"| {name:26} | {setting.images:14} | {setting.span:8} | {setting.size:4} | {_type(setting)} | "
-            f"{' | '.join(_show(error) for error in cell.values())} | {' '.join(marks)} |",
+            f"{' | '.join(_show(error) for error in row.values())} | {' '.join(marks)} |",
             flush=True,
         )
-        yield name, setting, cell
+        yield name, setting, row
 
 
 def _head(group: str) -> str:
@@ -182,47 +192,45 @@ def _type(setting: Setting) -> str:
 
 
 def _show(error: Error) -> str:
-    return f"{error.ours:8.1e} {error.plain:8.1e} {error.ratio:11.2g}"
+    return f"{error.relate(error.ours):8.1e} {error.relate(error.plain):8.1e} {error.ratio:11.2g}"
 
 
-def summarise(cells: list[tuple[str, Setting, Cell]]) -> bool:
+def summarise(rows: list[tuple[str, Setting, Row]]) -> bool:
     """Print the worst ratio of each kernel, type and group; whether none is beyond."""
-    print(f"\n| {'kernel':26} | type | cells | outputs | first | second | beyond 4 by rounding alone | BEYOND |")
+    print(f"\n| {'kernel':26} | type | rows | outputs | first | second | beyond 4 by rounding alone | BEYOND |")
     print(f"|{'-' * 28}|------|------:|--------:|------:|-------:|---------------------------:|-------:|")
     beyond = 0
-    for name, bf16 in dict.fromkeys((name, setting.bf16) for name, setting, _ in cells):
-        own = [cell for other, setting, cell in cells if (other, setting.bf16) == (name, bf16)]
-        worst = [
-            max((cell[group].ratio for cell in own if not cell[group].mark), default=float("nan")) for group in GROUPS
-        ]
-        marks = [[error.mark for error in cell.values()] for cell in own]
+    for name, bf16 in dict.fromkeys((name, setting.bf16) for name, setting, _ in rows):
+        own = [row for other, setting, row in rows if (other, setting.bf16) == (name, bf16)]
+        ratios = [[row[group].ratio for row in own if not row[group].mark] for group in GROUPS]
+        worst = [f"{max(values):.1f}" if values else "-" for values in ratios]
+        marks = [[error.mark for error in row.values()] for row in own]
         rounding, failed = (sum(mark in each for each in marks) for mark in ("rounding", "BEYOND"))
         beyond += failed
         print(
-            f"| {name:26} | {'bf16' if bf16 else 'f32 '} | {len(own):5} | {worst[0]:7.1f} | {worst[1]:5.1f} | {worst[2]:6.1f} "
+            f"| {name:26} | {'bf16' if bf16 else 'f32 '} | {len(own):5} | {worst[0]:>7} | {worst[1]:>5} | {worst[2]:>6} "
             f"| {rounding:26} | {failed:6} |"
         )
     return beyond == 0
 
 
-def read_options() -> argparse.Namespace:
+def read_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernels", nargs="*", default=[""], help="words that a kernel's name must begin with")
     parser.add_argument("--images", nargs="*", default=list(IMAGES), choices=list(IMAGES))
     parser.add_argument("--ranges", nargs="*", default=list(RANGES), choices=list(RANGES))
     parser.add_argument("--sizes", nargs="*", type=int, default=[28, 84, 224])
     parser.add_argument("--types", nargs="*", default=["f32", "bf16"], choices=["f32", "bf16"])
-    parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> None:
-    options = read_options()
+def main(arguments: list[str] | None = None) -> None:
+    options = read_options(arguments)
     torch.set_num_threads(options.threads)
     kernels = [name for name in KERNELS if any(name.startswith(word) for word in options.kernels)]
     settings = [
-        Setting(images, span, size, kind == "bf16", options.draws)
+        Setting(images, span, size, kind == "bf16")
         for size, images, span, kind in itertools.product(options.sizes, options.images, options.ranges, options.types)
     ]
     print(f"{describe()}\n")

@@ -21,7 +21,7 @@ if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])  # before anything of the package is imported
 
 import torch
-from works import WORKS, Work, network, noise
+from works import SEQUENCES, WORKS, Work, network, noise, reduce
 
 from metalearn import ANIL, IMAML, MAML, Batch, BilevelFewShot, Episode
 
@@ -69,6 +69,9 @@ def _rows() -> dict[str, Row]:
         "adapt": Row("MAML, adapt and predict, 4 tasks of 28x28", replace(maml, tasks=4), MAML, {}, "adapt"),
         "imaml": Row("IMAML, 16 steps, 4 tasks of 28x28", replace(maml, tasks=4, steps=16, lr=0.02), IMAML, {"lam": 20.0}),
         "bilevel": Row("BilevelFewShot, 20 steps, 16 tasks of 28x28", replace(maml, steps=20, lr=0.1), BilevelFewShot, {}),
+        "resnet12": Row("MAML, ResNet-12, 1 step, 2 tasks of 84x84x3", WORKS["resnet12"], MAML, {}),
+        "transformer": Row("MAML, transformer, 5 steps, 8 tasks", WORKS["transformer"], MAML, {}),
+        "lstm": Row("MAML, LSTM, 5 steps, 4 tasks", WORKS["lstm"], MAML, {}),
         "bf16": Row("MAML, 5 steps, 16 tasks of 28x28, bf16", maml, MAML, {}, bf16=True),
     }  # fmt: skip
 
@@ -86,11 +89,11 @@ class Running:
 
     def __init__(self, row: Row, exact: bool = False) -> None:
         self.row = row
-        dtype, steps = (torch.float64, min(row.work.steps, 2)) if exact else (torch.float32, row.work.steps)
-        tasks = 2 if exact else row.work.tasks
-        self.episode = Episode(*(Batch(role.x[:tasks].to(dtype), role.y[:tasks]) for role in noise(row.work)))
-        backbone = network(row.work).to(dtype)
-        self.module = row.kind(backbone, inner_steps=steps, inner_lr=row.work.lr, **row.options)
+        work, dtype = (reduce(row.work), torch.float64) if exact else (row.work, torch.float32)
+        convert = (lambda x: x.to(dtype)) if work.backbone not in SEQUENCES else (lambda x: x)
+        self.episode = Episode(*(Batch(convert(role.x), role.y) for role in noise(work)))
+        backbone = network(work).to(dtype)
+        self.module = row.kind(backbone, inner_steps=work.steps, inner_lr=work.lr, **row.options)
         self.module.train(row.action == "train")
 
     def step(self) -> None:

@@ -28,4 +28,4 @@ def show_shares(work: str, rows: int = 12) -> None:
     print("| operator                                 | share | calls |")
     print("|------------------------------------------|------:|------:|")
     for event in events[:rows]:
-        print(f"| {event.key:40} | {event.self_cpu_time_total / total:5.1%} | {event.count:5} |")
+        print(f"| {event.key:40} | {event.self_cpu_time_total / total:5.1%} | {event.count:5} |", flush=True)

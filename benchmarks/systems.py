@@ -1,31 +1,32 @@
-"""The systems of the inner-loop benchmark: ours in its modes, learn2learn, higher, and loops over torch.func."""
+"""The systems of the inner-loop benchmark: ours in its modes, and the peers."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
-from works import Work, network, noise
+from peers import (
+    Params,
+    Running,
+    run_func_loop,
+    run_func_vmap,
+    run_func_vmap_by_hand,
+    run_higher,
+    run_learn2learn,
+)
+from torch import nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from works import Work, network, noise, reduce
 
 from metalearn import ANIL, MAML, Batch, Episode
 
 __all__ = ["SYSTEMS", "Running", "System", "build", "reference_gradient"]
-
-Params = dict[str, Tensor]
-
-
-@dataclass
-class Running:
-    """A system on its work: ``step`` is a forward and a backward pass, ``gradient`` the meta-gradient by name."""
-
-    step: Callable[[], None]
-    gradient: Callable[[], Params]
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,11 @@ class System:
 
     Attributes:
         name: as printed.
+        make: from work, network, episode and number of steps, what runs it.
         ours: whether it is ours, and gets our allocator settings.
-        make: from work, network, episode and whether bf16 autocast is on, what runs it.
+        bf16: whether it runs under autocast to bf16.
         options: of our module.
-        works: names of the works that the row is for; empty for all.
+        needs: a package.
     """
 
     name: str
@@ -47,82 +49,81 @@ class System:
     options: dict[str, Any] = field(default_factory=dict)
     needs: str = ""
 
-    def fits(self, work: Work, device: str) -> bool:
-        if self.needs and not _installed(self.needs):
-            return False
-        if "vmap, stock" in self.name and (work.algorithm != "maml" or work.name == "50_steps"):
-            return False
+    def why_not(self, work: Work) -> str:
+        """Why the work has no row of this system, in a few words; nothing where it has one."""
+        by_hand, stock = "by hand" in self.name, "stock" in self.name
+        if self.needs and importlib.util.find_spec(self.needs) is None:
+            return f"{self.needs} is not installed"
+        if by_hand and work.backbone == "lstm":
+            return "the network has no normalisation"
         if work.order == 1 and self.options.get("memory", "store") != "store":
-            return False  # there is nothing to keep
-        if work.algorithm == "anil" and ("torch.func" in self.name or "higher" in self.name or "mixed" in self.name):
-            return False
-        return not (work.name == "50_steps" and self.bf16)
-
-
-def _installed(name: str) -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec(name) is not None
+            return "a first-order loop keeps nothing"
+        if self.options.get("memory") == "mixed" and work.algorithm == "anil":
+            return "the head has little to keep"
+        if stock and work.name == "50_steps":
+            return "the same wrong gradient as with 5 steps"
+        if self.bf16 and work.name == "50_steps":
+            return "50 steps are measured in float32 alone"
+        return ""
 
 
 def build(system: System, work: Work, device: str, dtype: torch.dtype) -> Running:
-    """A system ready to run; in float64, to compare gradients, on two tasks and two steps."""
-    episode = noise(work)
-    steps = work.steps
-    if dtype == torch.float64:
-        episode, steps = _few(episode), min(steps, 2)
-    episode = Episode(*(Batch(role.x.to(device, dtype), role.y.to(device)) for role in episode))
+    """A system ready to run; in float64, to compare gradients, on a smaller work."""
+    exact = dtype == torch.float64
+    work = reduce(work) if exact else work
+    episode = Episode(*(Batch(_move(role.x, device, dtype), role.y.to(device)) for role in noise(work)))
     net = network(work).to(device, dtype)
-    with _autocast(device, system.bf16 and dtype != torch.float64):
-        running = system.make(work, net, episode, steps, **system.options)
-    if not system.bf16 or dtype == torch.float64:
-        return running
+    bf16 = system.bf16 and not exact
+    with _surroundings(system, work, device, bf16):
+        running = system.make(work, net, episode, work.steps, **system.options)
 
     def step() -> None:
-        with _autocast(device, True):
+        with _surroundings(system, work, device, bf16):
             running.step()
 
-    return Running(step, running.gradient)
+    def gradient() -> Params:
+        with _surroundings(system, work, device, bf16):
+            return running.gradient()
+
+    return Running(step, gradient)
 
 
 def reference_gradient(work: Work) -> Params:
-    """By a loop written with torch.autograd.grad alone, in float64, on two tasks and two steps."""
-    net, episode = network(work).double(), _few(noise(work))
+    """By a loop written with torch.autograd.grad alone, in float64, on a smaller work."""
+    work = reduce(work)
+    net, episode = network(work).double(), noise(work)
     outer = dict(net.named_parameters())
     total = torch.zeros((), dtype=torch.float64)
-    for task in range(len(episode.support.x)):
-        params = dict(outer)
-        names = [name for name in params if work.algorithm == "maml" or name.startswith("head")]
-        for _ in range(min(work.steps, 2)):
-            loss = F.cross_entropy(functional_call(net, params, (episode.support.x[task],)), episode.support.y[task])
-            grads = torch.autograd.grad(loss, [params[name] for name in names], create_graph=work.order == 2)
-            params |= {name: params[name] - work.lr * g for name, g in zip(names, grads, strict=True)}
-        total = total + F.cross_entropy(functional_call(net, params, (episode.query.x[task],)), episode.query.y[task])
-    grads = torch.autograd.grad(total / len(episode.support.x), list(outer.values()))
+    with _math_attention(work):
+        for task in range(work.tasks):
+            params = dict(outer)
+            names = [name for name in params if work.algorithm == "maml" or name.startswith("head")]
+            for _ in range(work.steps):
+                logits = functional_call(net, params, (episode.support.x[task],))
+                loss = F.cross_entropy(logits, episode.support.y[task])
+                grads = torch.autograd.grad(loss, [params[name] for name in names], create_graph=work.order == 2)
+                params |= {name: params[name] - work.lr * g for name, g in zip(names, grads, strict=True)}
+            logits = functional_call(net, params, (episode.query.x[task],))
+            total = total + F.cross_entropy(logits, episode.query.y[task])
+        grads = torch.autograd.grad(total / work.tasks, list(outer.values()))
     return dict(zip(outer, grads, strict=True))
 
 
-def _few(episode: Episode) -> Episode:
-    return Episode(*(Batch(role.x[:2], role.y[:2]) for role in episode))
+def _move(x: torch.Tensor, device: str, dtype: torch.dtype) -> torch.Tensor:
+    return x.to(device, dtype) if x.is_floating_point() else x.to(device)
+
+
+def _math_attention(work: Work) -> contextlib.AbstractContextManager[None]:
+    """torch's fused attention has no second derivative, so that peers must ask for its other one."""
+    attends = work.backbone == "transformer"
+    return sdpa_kernel(SDPBackend.MATH) if attends else contextlib.nullcontext()  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager
-def _autocast(device: str, enabled: bool) -> Iterator[None]:
-    with torch.autocast(device, torch.bfloat16, enabled=enabled, cache_enabled=False):
+def _surroundings(system: System, work: Work, device: str, bf16: bool) -> Iterator[None]:
+    autocast = torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False)
+    with autocast, contextlib.nullcontext() if system.ours else _math_attention(work):
         yield
-
-
-def _by_backward(net: nn.Module, run: Callable[[], None]) -> Running:
-    def gradient() -> Params:
-        net.zero_grad()
-        run()
-        return {name: value.grad for name, value in net.named_parameters() if value.grad is not None}
-
-    def step() -> None:
-        net.zero_grad()
-        run()
-
-    return Running(step, gradient)
 
 
 def _ours(work: Work, net: nn.Module, episode: Episode, steps: int, **options: Any) -> Running:
@@ -141,93 +142,6 @@ def _ours(work: Work, net: nn.Module, episode: Episode, steps: int, **options: A
     return Running(step, gradient)
 
 
-def _learn2learn(work: Work, net: Any, episode: Episode, steps: int) -> Running:
-    import learn2learn as l2l
-
-    (xs, ys), (xq, yq) = episode
-    adapting = net.head if work.algorithm == "anil" else net
-    maml = l2l.algorithms.MAML(adapting, lr=work.lr, first_order=work.order == 1)
-    encode = net.body if work.algorithm == "anil" else nn.Identity()
-
-    def run() -> None:
-        for task in range(len(xs)):
-            support, query = encode(xs[task]), encode(xq[task])
-            learner = maml.clone()
-            for _ in range(steps):
-                learner.adapt(F.cross_entropy(learner(support), ys[task]))
-            (F.cross_entropy(learner(query), yq[task]) / len(xs)).backward()
-
-    return _by_backward(net, run)
-
-
-def _higher(work: Work, net: nn.Module, episode: Episode, steps: int) -> Running:
-    import higher
-
-    (xs, ys), (xq, yq) = episode
-    inner = torch.optim.SGD(net.parameters(), lr=work.lr)
-
-    def constant(grads: list[Tensor]) -> list[Tensor]:
-        return [gradient.detach() for gradient in grads] if work.order == 1 else grads
-
-    def run() -> None:
-        for task in range(len(xs)):
-            with higher.innerloop_ctx(net, inner, copy_initial_weights=False) as (functional, optimizer):
-                for _ in range(steps):
-                    optimizer.step(F.cross_entropy(functional(xs[task]), ys[task]), grad_callback=constant)
-                (F.cross_entropy(functional(xq[task]), yq[task]) / len(xs)).backward()
-
-    return _by_backward(net, run)
-
-
-def _task_loss(work: Work, net: nn.Module, steps: int) -> Callable[..., Tensor]:
-    """The query loss of one task by torch.func, statistics of each set as torch's layers in training mode take them."""
-    for layer in net.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.track_running_stats, layer.running_mean, layer.running_var = False, None, None
-            layer.num_batches_tracked = None
-
-    def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(functional_call(net, params, (x,)), y)
-
-    def task(params: Params, xs: Tensor, ys: Tensor, xq: Tensor, yq: Tensor) -> Tensor:
-        for _ in range(steps):
-            grads = grad(loss)(params, xs, ys)
-            if work.order == 1:
-                grads = {name: gradient.detach() for name, gradient in grads.items()}
-            params = {name: value - work.lr * grads[name] for name, value in params.items()}
-        return loss(params, xq, yq)
-
-    return task
-
-
-def _func_loop(work: Work, net: nn.Module, episode: Episode, steps: int) -> Running:
-    task = _task_loss(work, net, steps)
-    (xs, ys), (xq, yq) = episode
-
-    def gradient() -> Params:
-        params = {name: value.detach() for name, value in net.named_parameters()}
-        total: Params = {}
-        for index in range(len(xs)):
-            gradients = grad(task)(params, xs[index], ys[index], xq[index], yq[index])
-            total = {name: total.get(name, 0) + value / len(xs) for name, value in gradients.items()}
-        return total
-
-    return Running(lambda: [gradient(), None][1], gradient)
-
-
-def _func_vmap(work: Work, net: nn.Module, episode: Episode, steps: int) -> Running:
-    task = _task_loss(work, net, steps)
-
-    def mean(params: Params, *parts: Tensor) -> Tensor:
-        return vmap(task, in_dims=(None, 0, 0, 0, 0))(params, *parts).mean()
-
-    def gradient() -> Params:
-        params = {name: value.detach() for name, value in net.named_parameters()}
-        return grad(mean)(params, *episode.support, *episode.query)
-
-    return Running(lambda: [gradient(), None][1], gradient)
-
-
 SYSTEMS = [
     System("ours: auto", _ours, ours=True),
     System("ours: auto, remat", _ours, ours=True, options={"memory": "remat"}),
@@ -237,9 +151,10 @@ SYSTEMS = [
     System("ours: sequential, remat", _ours, ours=True, options={"execution": "sequential", "memory": "remat"}),
     System("ours: compiled", _ours, ours=True, options={"compile": True}),
     System("ours: compiled, bf16", _ours, ours=True, bf16=True, options={"compile": True}),
-    System("learn2learn 0.2.0", _learn2learn, needs="learn2learn"),
-    System("learn2learn 0.2.0, bf16", _learn2learn, bf16=True, needs="learn2learn"),
-    System("higher 0.2.1", _higher, needs="higher"),
-    System("torch.func loop", _func_loop),
-    System("torch.func vmap, stock layers", _func_vmap),
+    System("learn2learn 0.2.0", run_learn2learn, needs="learn2learn"),
+    System("learn2learn 0.2.0, bf16", run_learn2learn, bf16=True, needs="learn2learn"),
+    System("higher 0.2.1", run_higher, needs="higher"),
+    System("torch.func loop", run_func_loop),
+    System("torch.func vmap, stock layers", run_func_vmap),
+    System("torch.func vmap, normalisation by hand", run_func_vmap_by_hand),
 ]

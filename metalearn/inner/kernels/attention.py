@@ -49,8 +49,8 @@ def _multiply(
 ) -> Tensor:  # fmt: skip
     """``softmax(scale query key' + mask) value``, each product rounded once.
 
-    torch's own composition rounds queries and keys times the root of the scale before, and under autocast the softmax's derivative
-    too: gradients of bf16 then err several times as much.
+    torch's own composition rounds queries and keys times the root of the scale before, and under autocast the softmax too.
+    Gradients of bf16 then err several times as much.
     """
     if is_causal:
         if attn_mask is not None:
