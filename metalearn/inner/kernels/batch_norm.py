@@ -56,10 +56,8 @@ def _centre(x: Tensor) -> Tensor:
     What is left of the mean is at most four deviations: the mean of a sixteenth of the values is not further from that of all. So
     moments and sums are rounded by the spread of ``x`` in the place of its offset.
     """
-    some = x.detach()[::16]
-    by_image = some.mean(
-        (2, 3), keepdim=True, dtype=choose_accumulator(x)
-    )  # one axis after the other is several times faster
+    # an image at a time, which is several times faster than all three axes at once
+    by_image = x.detach()[::16].mean((2, 3), keepdim=True, dtype=choose_accumulator(x))
     return x - by_image.mean(0).to(x.dtype)
 
 

@@ -20,6 +20,6 @@ def normalise_weight(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 
 def _take_norm(v: Tensor, axes: list[int]) -> Tensor:
-    """The norm over these axes, which stay; ``torch.linalg.vector_norm`` loses up to 30 times the digits where values are equal."""
+    """The norm over these axes, which stay; ``torch.linalg.vector_norm`` errs up to 30 times as much on equal values."""
     wide = v.to(torch.float32) if v.dtype in (torch.bfloat16, torch.float16) else v
     return wide.square().sum(axes, keepdim=True).sqrt().to(v.dtype)
