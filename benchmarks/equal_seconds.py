@@ -2,7 +2,8 @@
 
 A row is one process of one thread. Its seconds are those of the processor, so that other work on the machine makes it no shorter.
 The outer step size is annealed to 0 over these seconds, and the weights are averaged over about 50 steps. Steps, step sizes and
-loss are those of the shipped configs; no row was tuned. Each row writes one JSON file, and one that has it is not run again.
+loss are those of the shipped configs; no row was tuned. MAML++ and ALFA are tested with as many inner steps as they are trained
+with: what they learn for each step ends there. Each row writes one JSON file, and one that has it is not run again.
 
 python benchmarks/equal_seconds.py --root DIR --ways 5 --shots 1 --seconds 600 --output rows --at_once 2
 python benchmarks/equal_seconds.py --output rows --table
@@ -62,7 +63,7 @@ def list_rows(shots: int) -> dict[str, tuple[str, dict[str, Any]]]:
         "CAVIA, 100 context parameters": ("MAML", {**learned, "adapter": Context(size=100, layers=["norm", "head"])}),
         "UNICORN-MAML": ("MAML", {**learned, "adapter": SharedHead()}),
         "ProtoMAML": ("MAML", {**learned, "initial_inner_lr": 0.1, "adapter": PrototypeHead()}),
-        "ALFA": ("ALFA", {**steps, "inner_lr": start}),
+        "ALFA": ("ALFA", {"inner_steps": steps["inner_steps"], "inner_lr": start}),
         "MeTAL": ("MeTAL", {**steps, "inner_lr": start}),
         "iMAML": ("IMAML", {"inner_steps": 16, "inner_lr": 0.03, "cg_steps": 5, "damping": 100.0}),
         "Reptile": ("Reptile", {"inner_steps": 5, "eval_inner_steps": 10, "inner_lr": 0.1}),
