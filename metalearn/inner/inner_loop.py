@@ -151,8 +151,7 @@ class InnerLoop:
     )
     compile: Compilation = setting(
         False,
-        'compile the step, once for each shape, which takes minutes for a large network on a CPU. ``"graph"`` needs no compiler: '
-        "on a GPU it records the step as a CUDA graph, and replays it.",
+        'compile the step, once for each shape; ``"graph"`` records it on a GPU instead, and needs no compiler.',
         _check_compile,
     )
     kernels: bool = setting(
