@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,14 @@ class FakeGraphs:
 
 
 @pytest.fixture(autouse=True)
-def graphs(monkeypatch: pytest.MonkeyPatch) -> type[FakeGraphs]:
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeGraphs]]:
     monkeypatch.setattr("metalearn.inner.execution.recorded.CudaGraphs", FakeGraphs)
     for name, value in {"recorded": 0, "replayed": 0, "error": 0.0, "fails": None}.items():
         monkeypatch.setattr(FakeGraphs, name, value)
-    return FakeGraphs
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads share the tasks of a CPU alone, where nothing is recorded
+    yield FakeGraphs
+    torch.set_num_threads(threads)
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
