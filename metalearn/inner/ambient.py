@@ -19,6 +19,8 @@ Field of :class:`Ambient`   Set by                                 Read by
                             of some tasks; off for query sets
 ``keeps_everything``        a learner, around each forward pass    operators, of which nothing may be packed for the
                                                                    backward pass
+``answering``               a comparison of ways of running        the backward pass that computes a step again, in which
+                                                                   torch has left the mode
 ==========================  =====================================  ========================================================
 
 A thread that computes for another one is handed a copy of the context (``execution/threads.py``), and so is the backward pass
@@ -43,6 +45,7 @@ __all__ = [
     "OPERATORS",
     "Ambient",
     "Change",
+    "answering",
     "current",
     "is_own",
     "keeping_everything",
@@ -70,6 +73,7 @@ class Ambient(NamedTuple):
         leaves_frozen: whether a call of ``F.batch_norm`` with ``training=False`` means what it says.
         keeps_everything: whether what is saved for the backward pass must be kept as it is.
         memory: what was computed of tensors that no step changes; ``None`` where nothing is remembered.
+        answering: the mode that answers calls of torch's functions while ways of running are compared.
     """
 
     operators: frozenset[str] = frozenset()
@@ -81,6 +85,7 @@ class Ambient(NamedTuple):
     leaves_frozen: bool = True
     keeps_everything: bool = False
     memory: dict[Any, Any] | None = None
+    answering: Any = None
 
 
 _NOTHING = Ambient()
@@ -167,6 +172,11 @@ def recording(enabled: bool) -> Change:
 def remembering(enabled: bool) -> Change:
     """Whether what is computed of constants within this context is remembered until its end."""
     return Change(memory={} if enabled else None)
+
+
+def answering(mode: Any) -> Change:
+    """Within this context ``mode`` answers calls of torch's functions also where a step is computed again."""
+    return Change(answering=mode)
 
 
 def keeping_everything() -> contextlib.AbstractContextManager[Any]:

@@ -8,6 +8,7 @@ commute, so that ``u' dg/dw`` and ``u' dg/dt`` are the derivative of ``grad_(w, 
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from metalearn.inner.ambient import own_kernels, recording
+from metalearn.inner.ambient import current, own_kernels, recording
 from metalearn.inner.generators import drawing_from, read_generators
 
 __all__ = ["MEMORY_MODES", "MemoryMode", "Objective", "gradient"]
@@ -76,7 +77,8 @@ class _Recomputed(torch.autograd.Function):
 
 
 def _unrecorded(function: Callable[..., list[Tensor | None]], *args: Any) -> list[Tensor | None]:
-    with recording(False):
+    mode = current().answering or contextlib.nullcontext()
+    with recording(False), mode:
         return function(*args)
 
 

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from metalearn.episode import Episode
 from metalearn.errors import first_line
 from metalearn.inner.adaptation import Adaptation
-from metalearn.inner.ambient import own_kernels
+from metalearn.inner.ambient import answering, own_kernels
 from metalearn.inner.execution.meta_loss import evaluate, meta_loss
 from metalearn.inner.execution.plan import Plan
 from metalearn.inner.execution.probe.failure import check_second_derivative
@@ -181,6 +181,7 @@ class Probe:
             sdpa_kernel(SDPBackend.MATH),
             learner.structure.undisturbed(),
             self._undrawn,
+            answering(self._undrawn),
             learner.running(self._mode) as running,
         ):
             before = torch.get_rng_state()
