@@ -7,6 +7,7 @@ memory is measured apart, each system in a process of its own. A gradient is com
 python benchmarks/inner_loop.py                                  (the table of docs/background/performance.md)
 python benchmarks/inner_loop.py --quick                          (some of it, within three minutes on two cores)
 python benchmarks/inner_loop.py --profile --works second_order   (what bounds it)
+python benchmarks/inner_loop.py --memory-profile --works second_order    (which tensors it holds at its peak)
 python benchmarks/inner_loop.py --sweep                          (growth with tasks, steps, examples and width; one PNG)
 python benchmarks/inner_loop.py --against PATH --rounds 20       (our rows beside those of another checkout)
 PYTHONPATH=. python benchmarks/inner_loop.py --device cuda       (on a GPU, with torch >= 2.10; --compile adds compiled rows)
@@ -27,6 +28,7 @@ import torch
 from against import compare_checkouts
 from allocations import Allocator, peak_of_step
 from growth import AXES, sweep
+from held import show_held
 from machine import describe, gemm_peak, load_pyplot
 from measure import largest_difference, take_turns
 from rows import ROWS
@@ -168,6 +170,9 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sweep", action="store_true", help="growth with tasks, steps, examples and width instead")
     parser.add_argument("--axes", nargs="*", default=list(AXES), choices=list(AXES), help="of the sweep")
     parser.add_argument("--profile", action="store_true", help="the operators of our step instead, on one thread")
+    parser.add_argument(
+        "--memory-profile", action="store_true", help="what a thread of our step holds at its peak instead"
+    )
     parser.add_argument("--against", type=Path, help="the folder of another checkout: our rows beside its own instead")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS), help="of --against")
     parser.add_argument("--png", type=Path, default=Path("inner_loop.png"))
@@ -242,6 +247,10 @@ def main(arguments: list[str] | None = None) -> None:
     if options.profile:
         for name in options.works:
             show_shares(name)
+        return
+    if options.memory_profile:
+        for name in options.works:
+            show_held(name, options.threads)
         return
     explain_choice(options)
     results = {}
