@@ -105,7 +105,7 @@ class BilevelError(MetalearnError, ArithmeticError):
 
 
 class MemoryLimitError(MetalearnError, MemoryError):
-    """The meta-gradient needs more memory than there is.
+    """Not even a single task at a time fits into memory.
 
     Example:
         >>> from metalearn import MemoryLimitError, MetalearnError

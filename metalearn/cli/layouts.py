@@ -19,7 +19,15 @@ __all__ = ["list_options", "show_class", "show_parser"]
 GROUPS: dict[type, dict[str, tuple[str, ...]]] = {
     LightningModule: {
         "Network, loss and outer loop": ("backbone", "loss", "task", "outer_optimizer", "outer_scheduler", "metrics"),
-        "Speed and memory": ("execution", "memory", "support_chunk", "tasks_at_once", "compile", "kernels"),
+        "Speed and memory": (
+            "execution",
+            "memory",
+            "support_chunk",
+            "tasks_at_once",
+            "memory_limit",
+            "compile",
+            "kernels",
+        ),
     },
     LightningDataModule: {
         "Tasks": ("ways", "shots", "queries", "options"),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["Generators", "drawing_from", "read_generators"]
+__all__ = ["Generators", "drawing_from", "read_generators", "set_generators"]
 
 Generators = tuple[Tensor, Tensor | None]
 """The states of the CPU's generator, and of the GPU's where one is used."""
@@ -24,17 +24,20 @@ def read_generators(like: Tensor) -> Generators:
     return torch.get_rng_state(), torch.cuda.get_rng_state(like.device) if readable else None
 
 
-@contextlib.contextmanager
-def drawing_from(state: Generators) -> Iterator[None]:
-    """Draw what was drawn from this state, then go on from where the generators were: dropout keeps its masks."""
+def set_generators(state: Generators) -> None:
+    """Go on from these states: those of the CPU, and of the current GPU."""
     host, device = state
-    before = torch.get_rng_state(), torch.cuda.get_rng_state() if device is not None else None
     torch.set_rng_state(host)
     if device is not None:
         torch.cuda.set_rng_state(device)
+
+
+@contextlib.contextmanager
+def drawing_from(state: Generators) -> Iterator[None]:
+    """Draw what was drawn from this state, then go on from where the generators were: dropout keeps its masks."""
+    before = torch.get_rng_state(), torch.cuda.get_rng_state() if state[1] is not None else None
+    set_generators(state)
     try:
         yield
     finally:
-        torch.set_rng_state(before[0])
-        if before[1] is not None:
-            torch.cuda.set_rng_state(before[1])
+        set_generators(before)

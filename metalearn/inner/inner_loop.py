@@ -149,6 +149,12 @@ class InnerLoop:
         "how many tasks a vectorised run adapts together; ``None`` for as many as suit the device.",
         optional(check_steps),
     )
+    memory_limit: float | None = setting(
+        None,
+        "the share of the free memory that a vectorised run may take, above 0 and at most 1. Before the first step it is "
+        "measured how many tasks together keep to it. ``None`` for no bound.",
+        optional(partial(check_number, remedy="use 0.5, or None for no bound", above=0, most=1)),
+    )
     compile: Compilation = setting(
         False,
         'compile the step, once for each shape; ``"graph"`` records it on a GPU instead, and needs no compiler.',

@@ -74,6 +74,7 @@ class ALFA(MetaModule):
         support_chunk: int | None = None,
         multi_step_loss: int | None = None,
         tasks_at_once: int | None = None,
+        memory_limit: float | None = None,
         compile: Compilation = False,
         kernels: bool = True,
         metrics: Metrics = None,

@@ -125,6 +125,7 @@ class Baseline(MetaModule):
         outer_optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-3),
         outer_scheduler: Scheduler = None,
         tasks_at_once: int | None = None,
+        memory_limit: float | None = None,
         kernels: bool = True,
         metrics: Metrics = None,
     ) -> None:

@@ -137,6 +137,7 @@ class BilevelFewShot(MetaModule):
         outer_scheduler: Scheduler = None,
         support_chunk: int | None = None,
         tasks_at_once: int | None = None,
+        memory_limit: float | None = None,
         kernels: bool = True,
         metrics: Metrics = None,
         task: TaskType | None = None,

@@ -107,6 +107,7 @@ class MeTAL(MetaModule):
         inner_clip_norm: float | None = None,
         multi_step_loss: int | None = None,
         tasks_at_once: int | None = None,
+        memory_limit: float | None = None,
         compile: Compilation = False,
         kernels: bool = True,
         metrics: Metrics = None,

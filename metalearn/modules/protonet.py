@@ -66,6 +66,7 @@ class ProtoNet(MetaModule):
         outer_optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-3),
         outer_scheduler: Scheduler = None,
         tasks_at_once: int | None = None,
+        memory_limit: float | None = None,
         compile: Compilation = False,
         kernels: bool = True,
         metrics: Metrics = None,

@@ -96,6 +96,7 @@ class Reptile(MetaModule):
         inner_clip_norm: float | None = None,
         support_chunk: int | None = None,
         tasks_at_once: int | None = None,
+        memory_limit: float | None = None,
         compile: Compilation = False,
         kernels: bool = True,
         metrics: Metrics = None,

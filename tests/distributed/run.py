@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from functools import partial
@@ -16,13 +17,28 @@ from metalearn import MAML, Batch, Context, Episode, LoRA, StepSizeAdvisor
 from metalearn.datamodules.episodes.base import EpisodicDataModule
 from metalearn.modules.callbacks.tables import TaskTable
 from tests.algorithms import ALGORITHMS, Smooth
-from tests.networks import TinyConv, noise_episode
+from tests.networks import Room, TinyConv, noise_episode
+
+
+class Crowded(torch.nn.Module):
+    """A network that the second rank has room for two tasks of, and the first for all."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        Room.room = 2 if os.environ.get("LOCAL_RANK") == "1" else 1 << 30
+        outputs: torch.Tensor = Room.apply(self.net(x))
+        return outputs
+
 
 MAKERS: dict[str, Any] = {
     **{name: algorithm.make_cheap for name, algorithm in ALGORITHMS.items()},
     "lora": partial(MAML, inner_steps=2, adapter=LoRA(2)),
     "lora_factors": partial(MAML, inner_steps=2, adapter=LoRA(2, trains="factors")),
     "context": partial(MAML, inner_steps=2, adapter=Context(2, "body.1")),
+    "crowded": lambda net, **options: MAML(Crowded(net), inner_steps=2, **options | {"execution": "vectorized"}),
     "advised": partial(MAML, inner_steps=2, inner_lr=1e-3),
 }
 """What makes a module of a network: every algorithm, adapters, and one that an advisor watches."""

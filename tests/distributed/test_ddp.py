@@ -63,6 +63,9 @@ def test_two_ranks_train_as_one_does_on_all_tasks(tmp_path: Path) -> None:
         assert first["logged"] == second["logged"] == pytest.approx(alone["logged"], rel=1e-3), name
         torch.testing.assert_close(first["weights"], alone["weights"], rtol=1e-3, atol=1e-4)
         assert first["factors"] == second["factors"] == pytest.approx(alone["factors"], rel=1e-3), name
+    halved = [line for line in done.stderr.splitlines() if "memory has run out" in line]
+    assert len(halved) == 1  # each rank alone, since nothing is exchanged within a step
+    assert "[rank 1] MAML: memory has run out with 4 at once" in halved[0]
     (factor,) = pair[0]["advised"]["factors"]
     assert factor > 10  # both take what the first rank's first task asks for, which is also the first of one rank alone
 

@@ -7,7 +7,8 @@ then attached to the returned loss, whose backward pass hands them to the outer 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from metalearn.inner.execution.schedule import Schedule
 from metalearn.inner.execution.threads import run_parts
 from metalearn.inner.rules import Params
 
-__all__ = ["MetaLoss", "QueryOutputs", "evaluate", "meta_loss"]
+__all__ = ["MetaLoss", "QueryOutputs", "evaluate", "meta_loss", "take_tasks"]
 
 
 class MetaLoss(NamedTuple):
@@ -106,13 +107,15 @@ def meta_loss(
     tasks = len(episode.support.x)
     leaves = {name: _without_hooks(value) for name, value in params.items()}
 
+    total = _SumInOrder()
+
     def run_part(adaptation: Adaptation, first: int, last: int) -> Part:
-        return run(adaptation, leaves, extra, _slice(episode, first, last), schedule, plan.queries)
+        part = run(adaptation, leaves, extra, take_tasks(episode, first, last), schedule, plan.queries)
+        total.add(part.grads, first, last)
+        return part._replace(grads=())
 
     parts = run_parts(run_part, adaptation, tasks, plan)
-    grads = list(parts[0].grads)
-    for other in parts[1:]:
-        torch._foreach_add_(grads, list(other.grads))
+    grads = total.grads
     torch._foreach_div_(grads, tasks)
     loss = torch.stack([part.loss for part in parts]).sum() / tasks
     outer = [*params.values(), *extra]
@@ -159,7 +162,7 @@ def evaluate(
     params = {name: value.detach() for name, value in params.items()}
 
     def run_part(adaptation: Adaptation, first: int, last: int) -> list[Tensor]:
-        (xs, ys), (xq, _) = _slice(episode, first, last)
+        (xs, ys), (xq, _) = take_tasks(episode, first, last)
         if not adaptation.stacked:
             xs, ys, xq = xs.squeeze(0), ys.squeeze(0), xq.squeeze(0)
         with torch.no_grad():
@@ -189,9 +192,34 @@ def _without_hooks(value: Tensor) -> Tensor:
     return value.detach().requires_grad_() if value._backward_hooks else value
 
 
-def _slice(episode: Episode, first: int, last: int) -> Episode:
+def take_tasks(episode: Episode, first: int, last: int) -> Episode:
+    """The tasks from ``first`` to before ``last``."""
     (xs, ys), (xq, yq) = episode
     return Episode(Batch(xs[first:last], ys[first:last]), Batch(xq[first:last], yq[first:last]))
+
+
+class _SumInOrder:
+    """Adds up the gradients of parts as threads bring them, in the order of the tasks, so that threads do not change the sum.
+
+    Attributes:
+        grads: the sum; empty before the first part.
+    """
+
+    def __init__(self) -> None:
+        self.grads: list[Tensor] = []
+        self._lock, self._next = Lock(), 0
+        self._early: dict[int, tuple[Sequence[Tensor], int]] = {}
+
+    def add(self, grads: Sequence[Tensor], first: int, last: int) -> None:
+        """Take the gradients of the tasks from ``first`` to before ``last``; those of the first part are written to."""
+        with self._lock:
+            self._early[first] = grads, last
+            while self._next in self._early:
+                grads, self._next = self._early.pop(self._next)
+                if self.grads:
+                    torch._foreach_add_(self.grads, list(grads))
+                else:
+                    self.grads = list(grads)
 
 
 class _AttachedGradient(torch.autograd.Function):

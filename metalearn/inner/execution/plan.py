@@ -17,6 +17,9 @@ __all__ = ["CACHED_VALUES", "Plan", "fills_caches", "make_plan"]
 CACHED_VALUES = 1 << 18
 """Input values of the sets that are computed together on a CPU: with more, activations fall out of its caches."""
 
+QUERY_VALUES = 1 << 16
+"""Input values of the query sets that are differentiated together on a CPU: more of them are hardly faster, and hold more."""
+
 
 class Plan(NamedTuple):
     """How many tasks are executed at once.
@@ -36,9 +39,30 @@ class Plan(NamedTuple):
     queries: int | None = None
     workers: int = 1
 
+    def within(self, bound: Plan) -> Plan:
+        """This plan with no more tasks and threads than ``bound`` has."""
+        if self.tasks is None or bound.tasks is None:
+            return self
+        return self._replace(tasks=min(self.tasks, bound.tasks), workers=min(self.workers, bound.workers))
+
+    def halved(self) -> Plan | None:
+        """Half as many tasks at once, of one task half as many threads; ``None`` where there is a task at a time already."""
+        if self.tasks is not None and self.tasks > 1:
+            return self._replace(tasks=self.tasks // 2)
+        return self._replace(workers=self.workers // 2) if self.tasks is not None and self.workers > 1 else None
+
+    def describe(self) -> str:
+        """``"8 at once on each of 2 threads"``."""
+        return f"{self.tasks or 1} at once" + (f" on each of {self.workers} threads" if self.workers > 1 else "")
+
 
 def make_plan(
-    choice: Choice, adaptation: Adaptation, episode: Episode, at_once: int | None, compiled: bool = False
+    choice: Choice,
+    adaptation: Adaptation,
+    episode: Episode,
+    at_once: int | None,
+    compiled: bool = False,
+    evaluating: bool = False,
 ) -> Plan:
     """How many tasks are adapted together, and by how many threads.
 
@@ -51,6 +75,7 @@ def make_plan(
         episode: ``B`` tasks.
         at_once: the tasks to execute together; ``None`` for what is fastest.
         compiled: whether the step is compiled.
+        evaluating: whether there is no gradient of the query sets, and no graph that they would be held beside.
     """
     xs, xq = episode.support.x, episode.query.x
     tasks = len(xs)
@@ -67,7 +92,8 @@ def make_plan(
         least = max(1, CACHED_VALUES // (4 * values))
         workers = max(1, min(torch.get_num_threads(), tasks // min(least, 4)))
     together = at_once or max(1, min(math.ceil(tasks / workers), CACHED_VALUES // values))
-    return Plan(min(together, tasks), max(1, CACHED_VALUES // query), workers)
+    workers = min(workers, math.ceil(tasks / together))
+    return Plan(min(together, tasks), max(1, (CACHED_VALUES if evaluating else QUERY_VALUES) // query), workers)
 
 
 def fills_caches(episode: Episode) -> bool:

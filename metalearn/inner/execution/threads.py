@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import lru_cache
 from threading import Barrier
@@ -48,6 +48,7 @@ def run_parts(
 
     pool = _pool(workers, torch.get_num_threads())
     running = [pool.submit(contextvars.copy_context().run, share, worker) for worker in range(workers)]
+    wait(running)  # where one fails, the others are not left running beside whatever comes next
     shares = [future.result() for future in running]
     return [shares[index % workers][index // workers] for index in range(len(ranges))]
 

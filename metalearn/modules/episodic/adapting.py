@@ -11,7 +11,7 @@ from torch import Tensor
 from metalearn.checks import MOST_STEPS, check_whole
 from metalearn.episode import Batch, Episode, check_batch
 from metalearn.errors import ShapeError
-from metalearn.inner import Adaptation
+from metalearn.inner import Adaptation, Plan
 from metalearn.inner.adaptation import Settings
 from metalearn.inner.execution.threads import run_parts
 from metalearn.inner.grad_mode import evaluation_gradients, usable
@@ -84,7 +84,8 @@ class TaskAdapter:
         start = self._start(support.y, reading.outputs, ways)
         fixed = {name: value for name, value in runner.learner.backbone.named_parameters() if name not in start.params}
         known = Batch(support.x, start.known)
-        with runner.running(Episode(known, known), ways, evaluating=True) as (adaptation, plan, choice):
+        episode = Episode(known, known)
+        with runner.running(episode, ways, evaluating=True) as (adaptation, plan, choice):
 
             def run_part(adaptation: Adaptation, first: int, last: int) -> tuple[Params, int]:
                 x, y = support.x[first:last], support.y[first:last]
@@ -93,8 +94,11 @@ class TaskAdapter:
                 rows = adapted if adaptation.stacked else {name: value[None] for name, value in adapted.items()}
                 return rows, last - first
 
+            def step(tasks: int, plan: Plan) -> list[tuple[Params, int]]:
+                return run_parts(run_part, adaptation, tasks, plan)
+
             alone = len(support.x) == 1  # a task axis would cost more than it gives
-            parts = run_parts(run_part, adaptation, len(support.x), plan._replace(tasks=None) if alone else plan)
+            parts = runner.fit(step, adaptation, plan._replace(tasks=None) if alone else plan, episode, evaluating=True)
         rows = [{name: value[row] for name, value in adapted.items()} for adapted, size in parts for row in range(size)]
         models: list[AdaptedModel] = []
         for x, adapted in zip(support.x, rows, strict=True):

@@ -141,10 +141,9 @@ class MetaModule(ModuleFacts, OwnModule):
         Raises:
             BilevelError: the inner problem of a task cannot be solved.
             ConfigError: the step is compiled, and ``ways`` is given.
-            MemoryLimitError: it does not fit into memory.
+            MemoryLimitError: not even one task at a time fits into memory.
         """
-        with self.solver.watching():
-            result = self._runner.meta_loss(episode, ways, self.multi_step_weights(self.global_step))
+        result = self._runner.meta_loss(episode, ways, self.multi_step_weights(self.global_step))
         costs = self.solver.costs()
         if self._costs is not None and costs is not None:
             self._costs.add(self, costs, len(episode.support.x))

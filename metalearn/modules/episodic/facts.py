@@ -58,6 +58,7 @@ class ModuleFacts:
     execution = Option[ExecutionName]()
     multi_step_loss = Option[int | None]()
     tasks_at_once = Option[int | None]()
+    memory_limit = Option[float | None]()
     kernels = Option[bool]()
 
     @property

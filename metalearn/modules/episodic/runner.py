@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -28,6 +28,7 @@ from metalearn.inner import (
 from metalearn.inner.adaptation import InnerMethod, Settings
 from metalearn.inner.execution.choice import Choice
 from metalearn.inner.execution.compiled import CompiledPart
+from metalearn.inner.execution.meta_loss import take_tasks
 from metalearn.inner.execution.plan import make_plan
 from metalearn.inner.execution.recorded import RecordedPart
 from metalearn.inner.grad_mode import evaluation_gradients, usable
@@ -39,9 +40,11 @@ from metalearn.inner.norm.policies import has_batch_norm
 from metalearn.inner.rules import Params
 from metalearn.inner.solvers import TaskSolver
 from metalearn.modules.episodic.chooser import Chooser
-from metalearn.modules.episodic.memory_advice import advising_on_memory
+from metalearn.modules.episodic.fitting import Fitting, Share
 
 __all__ = ["InnerRunner", "make_usable"]
+
+Result = TypeVar("Result")
 
 
 class Running(NamedTuple):
@@ -75,12 +78,14 @@ class InnerRunner:
         solver: of the inner problem.
         loss: of support and query sets.
         chooser: has chosen how tasks are run.
+        fitting: finds how many of them fit into memory.
         compiled: runs a compiled or a recorded step; ``None`` where neither was asked for.
     """
 
     def __init__(self, name: str, options: InnerLoop, learner: Learner, loss: Loss, solver: TaskSolver) -> None:
         self.options, self.learner, self.solver, self.loss = options, learner, solver, loss
         self.chooser = Chooser(name)
+        self.fitting = Fitting(name)
         self.compiled: CompiledPart | RecordedPart | None = None
         if options.compile:
             self.compiled = RecordedPart(rank_zero_info) if options.compile == "graph" else CompiledPart(rank_zero_info)
@@ -102,8 +107,9 @@ class InnerRunner:
             weights: of the query loss after each inner step; ``None`` for the last alone.
 
         Raises:
+            BilevelError: the inner problem of a task cannot be solved.
             ConfigError: the step is compiled, and ``ways`` is given.
-            MemoryLimitError: it does not fit into memory.
+            MemoryLimitError: not even one task at a time fits into memory.
         """
         if not torch.is_grad_enabled():  # a value is wanted, as in a validation of the user's own
             with evaluation_gradients():
@@ -119,8 +125,13 @@ class InnerRunner:
         schedule = Schedule(options.inner_steps, solver.settings(self.learner.moving()), order, weights)
         with self.running(episode, ways) as (adaptation, plan, _):
             params = adaptation.outer()
-            with advising_on_memory(adaptation.memory, plan, len(episode.support.x)):
-                result = meta_loss(adaptation, params, solver.learned(), episode, schedule, plan, self.compiled)
+
+            def step(tasks: int, plan: Plan) -> MetaLoss:
+                first = take_tasks(episode, 0, tasks)
+                with solver.watching():
+                    return meta_loss(adaptation, params, solver.learned(), first, schedule, plan, self.compiled)
+
+            result = self.fit(step, adaptation, plan, episode, evaluating=False)
         if not self._ran and (note := CHOICE.describe()) is not None:
             self.tell_once(note)
         self._ran = True
@@ -134,14 +145,34 @@ class InnerRunner:
             ways: how many of the network's outputs the tasks use; ``None`` for all.
             steps: after how many inner steps.
             alone: whether queries are answered one by one too.
+
+        Raises:
+            MemoryLimitError: not even one task at a time fits into memory.
         """
         with self.running(episode, ways, evaluating=True) as (adaptation, plan, _):
             params = {name: usable(value) for name, value in adaptation.outer().items()}
-            outputs = evaluate(adaptation, params, episode, steps, self.fixed_settings(), plan, alone)
+            settings, steps = self.fixed_settings(), list(steps)
+
+            def step(tasks: int, plan: Plan) -> QueryOutputs:
+                return evaluate(adaptation, params, take_tasks(episode, 0, tasks), steps, settings, plan, alone)
+
+            outputs = self.fit(step, adaptation, plan, episode, evaluating=True)
         if ways is None:
             return outputs
         together = {step: logits[:, :, :ways] for step, logits in outputs.together.items()}
         return QueryOutputs(together, None if outputs.alone is None else outputs.alone[:, :, :ways])
+
+    def fit(
+        self,
+        step: Callable[[int, Plan], Result],
+        adaptation: Adaptation,
+        plan: Plan,
+        episode: Episode,
+        evaluating: bool,
+    ) -> Result:
+        """Run a step with as many tasks at once as fit into memory; see :meth:`Fitting.run`."""
+        share = Share.of([tensor for role in episode for tensor in role], adaptation, evaluating)
+        return self.fitting.run(step, plan, share, self.options)
 
     def fixed_settings(self) -> Settings:
         """What the solver hands to its method, without a graph."""
@@ -165,8 +196,8 @@ class InnerRunner:
             if evaluating:
                 stack.enter_context(evaluating_loss(self.loss))
             adaptation = replace(self.adaptation, learner=running, ways=ways).with_memory(choice.memory)
-            compiled = isinstance(self.compiled, CompiledPart)
-            plan = make_plan(choice, adaptation, episode, self.options.tasks_at_once, compiled)
+            at_once, compiled = self.options.tasks_at_once, isinstance(self.compiled, CompiledPart)
+            plan = make_plan(choice, adaptation, episode, at_once, compiled, evaluating)
             yield Running(adaptation, plan, choice)
 
     def _adapt_by(self, method: InnerMethod) -> Adaptation:

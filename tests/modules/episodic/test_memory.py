@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn import ANIL, MAML, Episode, MemoryLimitError, MetaModule
+from metalearn.inner.inner_loop import ExecutionName
 from tests.modules.episodic.test_meta_gradient import largest_error, plain_loop
 from tests.networks import TinyConv, noise_episode
 
@@ -56,14 +57,17 @@ class Dropping(nn.Module):
         return self.layers(x)
 
 
-def test_recomputed_steps_keep_their_dropout_masks() -> None:
+@pytest.mark.parametrize("execution", ["sequential", "vectorized"])
+def test_recomputed_steps_keep_their_dropout_masks(execution: ExecutionName) -> None:
     """From the same random state both modes draw the same masks, so the gradients are the same; and so is what comes after."""
     torch.manual_seed(0)
     net, episode = Dropping().double(), noise_episode(shape=(3,))
     grads, after = [], []
     for memory in ("store", "remat"):
-        module = MAML(copy.deepcopy(net), inner_steps=4, inner_lr=0.3, memory=memory, execution="sequential")  # type: ignore[arg-type]
+        module = MAML(copy.deepcopy(net), inner_steps=4, inner_lr=0.3, memory=memory, execution=execution)  # type: ignore[arg-type]
         module.meta_gradient(episode)  # the choice is made
+        assert module.choice is not None
+        assert (module.choice.memory, module.choice.name) == (memory, execution)
         torch.manual_seed(5)
         grads.append(module.meta_gradient(episode))
         after.append(torch.rand(1))
@@ -153,7 +157,7 @@ class Filling(nn.Module):
     ("arguments", "remedy"),
     [
         ({"memory": "store"}, "use memory='remat'"),
-        ({"memory": "remat", "tasks_at_once": 2}, "use tasks_at_once=1"),
+        ({"memory": "remat", "tasks_at_once": 2}, "support_chunk"),
         ({"memory": "remat", "execution": "sequential"}, "support_chunk"),
     ],
 )
