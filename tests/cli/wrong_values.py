@@ -25,7 +25,10 @@ NUMBERS = {
     "model": ("inner_lr", "inner_clip_norm", "inner_weight_decay"),
     "trainer": ("gradient_clip_val",),
 }
-SHARES = {"trainer": ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches")}
+SHARES = {
+    "model": ("memory_limit",),
+    "trainer": ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches"),
+}
 SWITCHES = {
     "trainer": ("detect_anomaly", "enable_checkpointing", "inference_mode", "enable_progress_bar"),
     "model": ("first_order",),

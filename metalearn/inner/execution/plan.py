@@ -17,7 +17,7 @@ __all__ = ["CACHED_VALUES", "Plan", "fills_caches", "make_plan"]
 CACHED_VALUES = 1 << 18
 """Input values of the sets that are computed together on a CPU: with more, activations fall out of its caches."""
 
-QUERY_VALUES = 1 << 16
+QUERY_VALUES = 1 << 17
 """Input values of the query sets that are differentiated together on a CPU: more of them are hardly faster, and hold more."""
 
 

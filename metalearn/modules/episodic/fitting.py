@@ -124,9 +124,26 @@ class Fitting:
         return self._limits[key]
 
     def _find_within(self, step: Step[Any], plan: Plan, share: Share, fraction: float) -> Plan:
-        """As many tasks and threads as keep to the limit, which are measured: 1, 2, 4, ... tasks, as long as it holds them."""
+        """As many tasks and threads as keep to the limit. Query sets are taken one by one where that lets in more tasks."""
         free = read_free_memory(share.like.device)
         limit = fraction * free
+        within, held = None, None
+        for queries in dict.fromkeys((plan.queries, plan.queries if share.evaluating else 1)):
+            peaks = self._measure_growth(step, plan._replace(queries=queries), share, limit)
+            fitting = [count for count, peak in peaks.items() if plan.workers * peak <= limit]
+            if fitting and (within is None or max(fitting) > (within.tasks or 1)):
+                within = plan._replace(tasks=max(fitting), queries=queries)
+                held = peaks[max(fitting)]
+            if within is not None and within.tasks == plan.tasks:
+                break
+        if within is None:
+            held = peaks.get(1)
+            within = Plan(1, plan.queries, max(1, min(plan.workers, int(limit // max(held or 1, 1)))))
+        self._say(_describe_limit(fraction, free, plan, within, held, share.evaluating))
+        return within
+
+    def _measure_growth(self, step: Step[Any], plan: Plan, share: Share, limit: float) -> dict[int, int]:
+        """The peaks of 1, 2, 4, ... tasks together, up to those of the plan, as long as the next promise to keep to the limit."""
         peaks: dict[int, int] = {}
         tasks, most = 1, plan.tasks or 1
         while tasks not in peaks and plan.workers * _predict(peaks, tasks) <= limit:
@@ -135,14 +152,7 @@ class Fitting:
                 break
             peaks[tasks] = peak
             tasks = min(2 * tasks, most)
-        fitting = [count for count, peak in peaks.items() if plan.workers * peak <= limit]
-        if fitting:
-            within = plan._replace(tasks=max(fitting))
-        else:
-            within = Plan(1, plan.queries, max(1, min(plan.workers, int(limit // max(peaks.get(1, 0), 1)))))
-        held = peaks.get(within.tasks or 1)
-        self._say(_describe_limit(fraction, free, plan, within, held, share.evaluating))
-        return within
+        return peaks
 
     def _measure(self, step: Step[Any], plan: Plan, share: Share) -> int | None:
         """Bytes that some tasks hold at their peak; ``None`` where memory has run out. No random generator is moved on."""
@@ -179,6 +189,8 @@ def _describe_limit(fraction: float, free: int, plan: Plan, within: Plan, held: 
     """What a limit has come to, in one line."""
     what = "evaluation" if evaluating else "training"
     line = f"memory_limit={fraction:g} of {_write_bytes(free)} free: {what} runs tasks {within.describe()}"
+    if within.queries != plan.queries:
+        line += ", query sets one by one"
     if held is None:
         return f"{line}, though memory has run out with one"
     line += f", {_write_bytes(held)} {'each' if within.workers > 1 else 'at the peak'}"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from metalearn import Conv4, Episode
 from metalearn.inner import SGD, Adaptation, HeadLearner, Learner, Plan, Schedule, TaskNorm, meta_loss
 from metalearn.inner.execution.choice import Choice
-from metalearn.inner.execution.plan import CACHED_VALUES, make_plan
+from metalearn.inner.execution.plan import CACHED_VALUES, QUERY_VALUES, make_plan
 from metalearn.inner.solvers.gradient_steps import GradientMethod
 from tests.modules.episodic.test_meta_gradient import largest_error, plain_loop
 from tests.networks import TinyConv, noise_episode
@@ -71,13 +71,17 @@ def test_as_many_tasks_together_as_fill_the_caches() -> None:
     torch.set_num_threads(2)
     try:
         query = episode.query.x[0].numel()
-        assert make_plan(STACKED, adaptation, episode, None) == Plan(16, CACHED_VALUES // query, 1)
-        assert make_plan(THREADED, adaptation, episode, None) == Plan(8, CACHED_VALUES // query, 2)
-        assert make_plan(THREADED, adaptation, episode, 3) == Plan(3, CACHED_VALUES // query, 2)
+        assert make_plan(STACKED, adaptation, episode, None) == Plan(16, QUERY_VALUES // query, 1)
+        assert make_plan(THREADED, adaptation, episode, None) == Plan(8, QUERY_VALUES // query, 2)
+        assert make_plan(THREADED, adaptation, episode, 3) == Plan(3, QUERY_VALUES // query, 2)
+        assert make_plan(THREADED, adaptation, episode, 16) == Plan(
+            16, QUERY_VALUES // query, 1
+        )  # nothing left to share
+        assert make_plan(STACKED, adaptation, episode, None, evaluating=True) == Plan(16, CACHED_VALUES // query, 1)
         large = noise_episode(tasks=16, shape=(1, 128, 128))
         support = large.support.x[0].numel()
         assert make_plan(STACKED, adaptation, large, None).tasks == CACHED_VALUES // support
-        assert make_plan(STACKED, adaptation, large, None).queries == CACHED_VALUES // large.query.x[0].numel()
+        assert make_plan(STACKED, adaptation, large, None).queries == max(QUERY_VALUES // large.query.x[0].numel(), 1)
     finally:
         torch.set_num_threads(threads)
 

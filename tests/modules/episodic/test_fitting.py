@@ -213,7 +213,7 @@ def profiled_peak(step: Any) -> int:
 def test_a_limit_is_kept(evaluating: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """The largest number of 1, 2, 4, ... tasks whose peak is within it, by the allocator's own events."""
     torch.set_num_threads(1)
-    episode, peaks = noise_episode(16, queries=40, dtype=torch.float32), {}
+    episode, peaks = noise_episode(16, shots=40, queries=1, dtype=torch.float32), {}
     for count in (1, 2, 4, 8, 16):
         module = make(MAML, tasks_at_once=count).train(not evaluating)
         few = Episode(*(Batch(role.x[:count], role.y[:count]) for role in episode))
@@ -238,6 +238,21 @@ def test_a_limit_is_kept(evaluating: bool, monkeypatch: pytest.MonkeyPatch, capl
     assert "memory_limit=0.25 of" in lines[0]
     assert "4 at once" in lines[0]
     assert "16 at once suit the device" in lines[0]
+
+
+def test_query_sets_are_taken_one_by_one_where_that_lets_in_more_tasks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    episode, module = noise_episode(8, shots=1, queries=100, dtype=torch.float32), make(MAML)
+    module.meta_loss(episode)
+    peak = measure_peak(lambda: module.meta_loss(episode), torch.device("cpu"))
+    monkeypatch.setattr(fitting, "read_free_memory", lambda device: peak // 2)
+    limited = make(MAML, memory_limit=1.0)
+    with caplog.at_level("INFO"):
+        limited.meta_loss(episode)
+    (line,) = (record.getMessage() for record in caplog.records if "memory_limit" in record.getMessage())
+    assert "8 at once, query sets one by one" in line
+    assert measure_peak(lambda: limited.meta_loss(episode), torch.device("cpu")) <= peak // 2
 
 
 def test_a_limit_leaves_the_random_state_and_the_gradient_alone(monkeypatch: pytest.MonkeyPatch) -> None:
