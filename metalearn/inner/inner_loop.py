@@ -109,8 +109,8 @@ class InnerLoop:
     )
     memory: MemoryMode = setting(
         "store",
-        'what is kept for the meta-gradient. ``"store"`` keeps the graph of the inner steps. ``"remat"`` keeps the weights '
-        'after each step, and computes the step again. ``"mixed"`` keeps least, by forward-over-reverse products.',
+        'what the meta-gradient keeps: ``"store"`` the graph; ``"remat"`` each step\'s weights, to compute it again; '
+        '``"mixed"`` least, by forward-over-reverse products.',
         partial(check_choice, choices=MEMORY_MODES),
     )
     norm: NormPolicy = setting(
@@ -151,8 +151,7 @@ class InnerLoop:
     )
     memory_limit: float | None = setting(
         None,
-        "the share of the free memory that a vectorised run may take, above 0 and at most 1. Before the first step it is "
-        "measured how many tasks together keep to it. ``None`` for no bound.",
+        "the share of the free memory that a vectorised run may take; ``None`` for no bound.",
         optional(partial(check_number, remedy="use 0.5, or None for no bound", above=0, most=1)),
     )
     compile: Compilation = setting(

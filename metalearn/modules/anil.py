@@ -37,8 +37,8 @@ class HeadLoop(InnerLoop):
     head: str = setting("head", HEAD_TEXT)
     head_solver: HeadSolver = setting(
         "gradient",
-        '``"gradient"`` takes inner steps. ``"ridge"`` solves the head, a ``torch.nn.Linear``, in closed '
-        "form: by ridge regression of the support set's one-hot labels on its features, times a learned scale (R2-D2).",
+        '``"gradient"`` takes inner steps. ``"ridge"`` solves the head, a ``torch.nn.Linear``, by '
+        "ridge regression of one-hot labels, and learns a scale (R2-D2).",
         partial(check_choice, choices=get_args(HeadSolver)),
     )
     initial_ridge: float = setting(
