@@ -137,6 +137,8 @@ def _ours(work: Work, net: nn.Module, episode: Episode, steps: int, **options: A
         module.training_step(episode, 0).backward()
 
     def gradient() -> Params:
+        if options.get("compile") == "steps":
+            module.meta_gradient(episode)  # records
         return {name.removeprefix(prefix): value for name, value in module.meta_gradient(episode).items()}
 
     return Running(step, gradient)
@@ -149,6 +151,8 @@ SYSTEMS = [
     System("ours: auto, bf16", _ours, ours=True, bf16=True),
     System("ours: sequential", _ours, ours=True, options={"execution": "sequential"}),
     System("ours: sequential, remat", _ours, ours=True, options={"execution": "sequential", "memory": "remat"}),
+    System("ours: steps recorded", _ours, ours=True, options={"compile": "steps"}),
+    System("ours: steps recorded, bf16", _ours, ours=True, bf16=True, options={"compile": "steps"}),
     System("ours: compiled", _ours, ours=True, options={"compile": True}),
     System("ours: compiled, bf16", _ours, ours=True, bf16=True, options={"compile": True}),
     System("learn2learn 0.2.0", run_learn2learn, needs="learn2learn"),

@@ -21,6 +21,10 @@ Field of :class:`Ambient`   Set by                                 Read by
                                                                    backward pass
 ``answering``               a comparison of ways of running        the backward pass that computes a step again, in which
                                                                    torch has left the mode
+``recorder``                who runs the inner loop                :class:`~metalearn.inner.SupportGradient`, which asks it for
+                                                                   the gradient
+``asks``                    off while operators are recorded       normalisation, which takes a quicker way where scales are
+                                                                   positive
 ==========================  =====================================  ========================================================
 
 A thread that computes for another one is handed a copy of the context (``execution/threads.py``), and so is the backward pass
@@ -46,11 +50,13 @@ __all__ = [
     "Ambient",
     "Change",
     "answering",
+    "asking",
     "current",
     "is_own",
     "keeping_everything",
     "own_kernels",
     "recording",
+    "recording_steps",
     "remembering",
     "statistics",
     "twice_differentiable",
@@ -74,6 +80,8 @@ class Ambient(NamedTuple):
         keeps_everything: whether what is saved for the backward pass must be kept as it is.
         memory: what was computed of tensors that no step changes; ``None`` where nothing is remembered.
         answering: the mode that answers calls of torch's functions while ways of running are compared.
+        recorder: takes inner gradients by recorded operators; ``None`` where they are taken by autograd.
+        asks: whether what is done may depend on the values of tensors.
     """
 
     operators: frozenset[str] = frozenset()
@@ -86,6 +94,8 @@ class Ambient(NamedTuple):
     keeps_everything: bool = False
     memory: dict[Any, Any] | None = None
     answering: Any = None
+    recorder: Any = None
+    asks: bool = True
 
 
 _NOTHING = Ambient()
@@ -177,6 +187,16 @@ def remembering(enabled: bool) -> Change:
 def answering(mode: Any) -> Change:
     """Within this context ``mode`` answers calls of torch's functions also where a step is computed again."""
     return Change(answering=mode)
+
+
+def recording_steps(recorder: Any) -> Change:
+    """Within this context ``recorder`` takes inner gradients; ``None`` for autograd."""
+    return Change(recorder=recorder)
+
+
+def asking(enabled: bool) -> Change:
+    """Whether within this context what is done may depend on the values of tensors."""
+    return Change(asks=enabled)
 
 
 def keeping_everything() -> contextlib.AbstractContextManager[Any]:

@@ -20,7 +20,7 @@ from metalearn.inner.task_types import TaskType
 __all__ = ["Compilation", "ExecutionName", "InnerLoop", "check_steps", "optional", "setting"]
 
 ExecutionName = Literal["auto", "sequential", "vectorized"]
-Compilation = bool | Literal["graph"]
+Compilation = bool | Literal["graph", "steps"]
 
 Check = Callable[[str, object], None]
 """``check(name, value)`` raises a :class:`~metalearn.errors.ConfigError` that names the value, the constraint and the remedy."""
@@ -50,8 +50,8 @@ def optional(check: Check) -> Check:
 def _check_compile(name: str, value: object) -> None:
     if not isinstance(value, str):
         check_flag(name, value)
-    elif value != "graph":
-        raise ConfigError(f"{name} is {value!r}, but it must be True, False or 'graph'; use {name}='graph'")
+    elif value not in ("graph", "steps"):
+        raise ConfigError(f"{name} is {value!r}, but it must be True, False, 'graph' or 'steps'; use {name}='steps'")
 
 
 def _check_unless_none(check: Check, name: str, value: object) -> None:
@@ -156,7 +156,8 @@ class InnerLoop:
     )
     compile: Compilation = setting(
         False,
-        'compile the step, once for each shape; ``"graph"`` records it on a GPU instead, and needs no compiler.',
+        'compile the step, once for each shape; without a compiler ``"graph"`` records it on a GPU, and ``"steps"`` records '
+        "inner steps.",
         _check_compile,
     )
     kernels: bool = setting(
@@ -176,7 +177,7 @@ class InnerLoop:
                 check(field.name, getattr(self, field.name))
             elif field.type in (bool, "bool"):
                 check_flag(field.name, getattr(self, field.name))
-        if self.compile and self.compile != "graph" and self.multi_step_loss is not None:
+        if self.compile is True and self.multi_step_loss is not None:
             raise ConfigError(
                 "compile is True with multi_step_loss, but its weights change at every step, and each would be compiled anew; "
                 "use compile=False"

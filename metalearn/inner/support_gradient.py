@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from metalearn.inner.adaptation import Adaptation, InnerMethod
-from metalearn.inner.ambient import twice_differentiable
+from metalearn.inner.ambient import current, twice_differentiable
 from metalearn.inner.memory import MemoryMode, gradient
 from metalearn.inner.rules import Params
 
@@ -74,17 +74,22 @@ class SupportGradient:
         total: list[Tensor] | None = None
         for x, y in zip(support.split(size, axis), targets.split(size, axis), strict=True):
 
-            def objective(values: Sequence[Tensor], rest: Sequence[Tensor], y: Tensor = y) -> Tensor:
+            def objective(values: Sequence[Tensor], rest: Sequence[Tensor]) -> Tensor:
                 moved = dict(zip(names, values, strict=True))
                 fixed = dict(zip(other_names, rest, strict=False))
                 of_term = dict(zip(own_names, rest[len(other_names) :], strict=False))
                 term = None if self.term is None else partial(self.term, of_term)
-                return adaptation.support_loss(moved, fixed, rest[-1], y, step, term).sum()
+                return adaptation.support_loss(moved, fixed, rest[-2], rest[-1], step, term).sum()
 
             share = x.shape[axis] / count
-            inputs = [*others.values(), *own.values(), x]
+            inputs = [*others.values(), *own.values(), x, y]
+            recorder = current().recorder if self.memory == "store" else None
             with twice_differentiable(order == 2):
-                grads = gradient(objective, list(adapted.values()), inputs, order, self.memory)
+                if recorder is None:
+                    grads = gradient(objective, list(adapted.values()), inputs, order, self.memory)
+                else:
+                    state = adaptation, self.term, {*names, *other_names}
+                    grads = recorder.gradient(objective, list(adapted.values()), inputs, order, *state)
             if total is None and share == 1:
                 total = list(grads)
             else:

@@ -6,7 +6,7 @@ needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +17,10 @@ from metalearn.inner.adaptation import Adaptation, Settings
 from metalearn.inner.ambient import current
 from metalearn.inner.execution.differentiate import Part, differentiate
 from metalearn.inner.execution.schedule import Schedule
+from metalearn.inner.losses import ModuleLoss
 from metalearn.inner.rules import Params
 
-__all__ = ["FlatPart", "explain"]
+__all__ = ["FlatPart", "describe_state", "explain", "find_obstacle", "list_others"]
 
 
 class FlatPart:
@@ -89,22 +90,16 @@ class FlatPart:
 
     def _make_key(self) -> tuple[Any, ...]:
         adaptation, schedule, positions = self._adaptation, self._schedule, self._positions()
-        learner, method = adaptation.learner, adaptation.method
-        device = self.values[0].device.type
         settings = tuple(  # step sizes that are not learned are constants of what is traced or recorded
             tuple((name, positions[id(v)] if isinstance(v, Tensor) else (v,)) for name, v in step.items())
             for step in schedule.settings
         )
         return (
-            learner.network,  # another copy is made when an attribute of a layer has changed
+            adaptation.learner.network,  # another copy is made when an attribute of a layer has changed
             tuple((tuple(x.shape), x.dtype, x.device) for x in self.values),
             tuple(self._params),
-            tuple(learner.moving()),
-            type(learner),
-            tuple(layer.training for layer in learner.network.modules()),
-            torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
-            current().operators,
-            (adaptation.stacked, adaptation.ways, adaptation.memory, type(method), method.chunk),
+            *describe_state(adaptation, self.values[0].device.type),
+            adaptation.method.chunk,
             (schedule.steps, schedule.order, self._queries, settings),
             None if schedule.weights is None else tuple(schedule.weights),
         )
@@ -119,6 +114,39 @@ class FlatPart:
             retain_graph=True, materialize_grads=True,
         )  # fmt: skip
         return tuple(grad.detach() for grad in of_extra)
+
+
+def describe_state(adaptation: Adaptation, device: str) -> tuple[Any, ...]:
+    """What else a step depends on that is no tensor: modes, names, operators, autocast."""
+    learner = adaptation.learner
+    return (
+        tuple(learner.moving()),
+        type(learner),
+        tuple(layer.training for layer in learner.network.modules()),
+        torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
+        current().operators,
+        (adaptation.stacked, adaptation.ways, adaptation.memory, type(adaptation.method)),
+    )
+
+
+def list_others(adaptation: Adaptation, names: Collection[str]) -> Iterator[Tensor]:
+    """The tensors that a step reads where they lie: all that are no inputs of it, whose ``names`` these are."""
+    learner = adaptation.learner
+    yield from (value for name, value in learner.tensors.named() if name not in names)
+    yield from learner.backbone.buffers()
+    if learner.adapter is not None:
+        yield from learner.adapter.buffers()
+    if isinstance(adaptation.loss, ModuleLoss):
+        yield from (value for value in adaptation.loss.module.parameters() if not value.requires_grad)
+        yield from adaptation.loss.module.buffers()
+
+
+def find_obstacle(adaptation: Adaptation) -> str | None:
+    """Why a step of this network cannot be taken for a list of operators, in a few words; ``None`` for no reason."""
+    learner = adaptation.learner
+    if learner.network is learner.backbone:
+        return "the network itself is called, whose Python may do more than compute"
+    return "norm 'per_step' keeps statistics of every pass" if learner.norm == "per_step" else None
 
 
 def explain(error: BaseException) -> str:

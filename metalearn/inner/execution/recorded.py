@@ -8,7 +8,7 @@ that a recording holds only as long as nothing has changed that Python would hav
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,10 +18,9 @@ from metalearn.episode import Episode
 from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.execution.cuda_graphs import CudaGraphs
 from metalearn.inner.execution.differentiate import Part, differentiate
-from metalearn.inner.execution.flat_part import FlatPart, explain
+from metalearn.inner.execution.flat_part import FlatPart, explain, find_obstacle, list_others
 from metalearn.inner.execution.schedule import Schedule
 from metalearn.inner.grad_mode import evaluation_gradients
-from metalearn.inner.losses import ModuleLoss
 from metalearn.inner.rules import Params
 
 __all__ = ["RecordedPart"]
@@ -96,7 +95,7 @@ class RecordedPart:
         if not self._may_record(adaptation, episode.support.x.device):
             return differentiate(adaptation, params, extra, episode, schedule, queries)
         part = FlatPart(adaptation, params, extra, episode, schedule, queries)
-        others = list(_list_others(adaptation, params))
+        others = list(list_others(adaptation, params))
         places = tuple((value.data_ptr(), tuple(value.shape), value.dtype) for value in others)
         recording = self._recordings.get(part.key)
         if recording is not None and recording.places == places:
@@ -112,12 +111,7 @@ class RecordedPart:
         """Whether nothing stands against recording a step; what does is said once."""
         if not self.works:
             return False
-        learner = adaptation.learner
-        obstacle = self._graphs.find_obstacle(device)
-        if obstacle is None and learner.network is learner.backbone:
-            obstacle = "the network itself is called, whose Python may do more than compute"
-        if obstacle is None and learner.norm == "per_step":
-            obstacle = "norm 'per_step' keeps statistics of every pass"
+        obstacle = self._graphs.find_obstacle(device) or find_obstacle(adaptation)
         if obstacle is not None:
             self._say_once(f"the step is not recorded, because {obstacle}; it runs as it is")
         return obstacle is None
@@ -184,18 +178,6 @@ class RecordedPart:
         if line not in self._said:
             self._said.add(line)
             self._say(f"compile: {line}")
-
-
-def _list_others(adaptation: Adaptation, params: Params) -> Iterator[Tensor]:
-    """The tensors that a step reads where they lie: all that are no inputs of it."""
-    learner = adaptation.learner
-    yield from (value for name, value in learner.tensors.named() if name not in params)
-    yield from learner.backbone.buffers()
-    if learner.adapter is not None:
-        yield from learner.adapter.buffers()
-    if isinstance(adaptation.loss, ModuleLoss):
-        yield from (value for value in adaptation.loss.module.parameters() if not value.requires_grad)
-        yield from adaptation.loss.module.buffers()
 
 
 def _copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:

@@ -26,11 +26,13 @@ from metalearn.inner import (
     own_kernels,
 )
 from metalearn.inner.adaptation import InnerMethod, Settings
+from metalearn.inner.ambient import recording_steps
 from metalearn.inner.execution.choice import Choice
 from metalearn.inner.execution.compiled import CompiledPart
 from metalearn.inner.execution.meta_loss import take_tasks
 from metalearn.inner.execution.plan import make_plan
 from metalearn.inner.execution.recorded import RecordedPart
+from metalearn.inner.execution.step_recorder import StepRecorder
 from metalearn.inner.grad_mode import evaluation_gradients, usable
 from metalearn.inner.inner_loop import InnerLoop
 from metalearn.inner.kernels.conv_choice import CHOICE
@@ -80,6 +82,7 @@ class InnerRunner:
         chooser: has chosen how tasks are run.
         fitting: finds how many of them fit into memory.
         compiled: runs a compiled or a recorded step; ``None`` where neither was asked for.
+        recorder: takes inner gradients by recorded operators; ``None`` where that was not asked for.
     """
 
     def __init__(self, name: str, options: InnerLoop, learner: Learner, loss: Loss, solver: TaskSolver) -> None:
@@ -87,8 +90,9 @@ class InnerRunner:
         self.chooser = Chooser(name)
         self.fitting = Fitting(name)
         self.compiled: CompiledPart | RecordedPart | None = None
-        if options.compile:
+        if options.compile in (True, "graph"):
             self.compiled = RecordedPart(rank_zero_info) if options.compile == "graph" else CompiledPart(rank_zero_info)
+        self.recorder = StepRecorder(rank_zero_info) if options.compile == "steps" else None
         self.name = name
         self._notes: set[str] = set()
         self._ran = False
@@ -131,7 +135,10 @@ class InnerRunner:
                 with solver.watching():
                     return meta_loss(adaptation, params, solver.learned(), first, schedule, plan, self.compiled)
 
-            result = self.fit(step, adaptation, plan, episode, evaluating=False)
+            with recording_steps(self.recorder):
+                result = self.fit(step, adaptation, plan, episode, evaluating=False)
+            if self.recorder is not None:
+                self.recorder.record(adaptation.learner.structure.own())
         if not self._ran and (note := CHOICE.describe()) is not None:
             self.tell_once(note)
         self._ran = True

@@ -290,7 +290,7 @@ def test_a_run_is_the_same_and_survives_copies(graphs: type[FakeGraphs], tmp_pat
 
 
 def test_an_unknown_word_is_refused() -> None:
-    with pytest.raises(ConfigError, match="compile is 'grap', but it must be True, False or 'graph'"):
+    with pytest.raises(ConfigError, match="compile is 'grap', but it must be True, False, 'graph' or 'steps'"):
         MAML(TinyConv(), compile="grap")  # type: ignore[arg-type]
 
 

@@ -1,0 +1,387 @@
+"""Inner steps as recorded operators: the plain loop's gradients, what is recorded anew, and what stands against it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from metalearn import (
+    MAML,
+    ConfigError,
+    Context,
+    Conv4,
+    Episode,
+    LoRA,
+    LSTMClassifier,
+    MetaModule,
+    Reptile,
+    ResNet12,
+    SharedHead,
+    TransformerClassifier,
+)
+from metalearn.inner.execution import step_recorder
+from tests.modules.episodic.test_meta_gradient import largest_error, plain_loop
+from tests.modules.episodic.test_recorded import MAKERS, changes, lines, plain, same
+from tests.networks import TinyConv, noise_episode
+
+
+@pytest.fixture(autouse=True)
+def replayed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tensors moved in each step that was replayed."""
+    calls: list[int] = []
+    real = step_recorder.replay
+
+    def count(program: Any, constants: Any, adapted: Any, others: Any) -> Any:
+        calls.append(len(adapted))
+        return real(program, constants, adapted, others)
+
+    monkeypatch.setattr(step_recorder, "replay", count)
+    return calls
+
+
+def shrink(module: MetaModule) -> None:
+    """Other weights than those that were recorded with."""
+    with torch.no_grad():
+        for value in module.parameters():
+            value.mul_(0.95)
+
+
+def test_the_second_step_is_replayed(replayed: list[int], caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    module = MAML(TinyConv().double(), inner_steps=3, inner_lr=0.25, compile="steps")
+    counts = []
+    with caplog.at_level("INFO"):
+        for seed in range(4):
+            episode = noise_episode(2, seed=seed)
+            exact = plain_loop(copy.deepcopy(module.backbone), episode, 3, 0.25, False)
+            assert largest_error(module.meta_gradient(episode), exact) < 1e-9
+            shrink(module)
+            counts.append(len(replayed))
+    assert counts == [1, 4, 7, 10]  # one of them is held against the step itself
+    (line,) = lines(caplog)
+    assert re.match(r"compile: an inner step on \[2, 6, 1, 8, 8\] recorded as \d+ operators in ", line)
+
+
+MORE: dict[str, Callable[..., MetaModule]] = {
+    **MAKERS,
+    "body": lambda net, **more: MAML(net, inner_steps=2, adapts="body", inner_lr=0.1, **more),
+    "momentum": lambda net, **more: MAML(net, inner_steps=3, inner_optimizer="momentum", inner_lr=0.05, **more),
+    "clipped": lambda net, **more: MAML(
+        net, inner_steps=2, inner_lr=0.1, inner_clip_norm=0.1, inner_weight_decay=0.1, **more
+    ),
+    "chunks": lambda net, **more: MAML(net, inner_steps=2, inner_lr=0.1, support_chunk=2, **more),
+    "all steps": lambda net, **more: MAML(net, inner_steps=2, inner_lr=0.1, multi_step_loss=10, **more),
+    "lora": lambda net, **more: MAML(net, inner_steps=2, inner_lr=0.1, adapter=LoRA(2), **more),
+    "context": lambda net, **more: MAML(net, inner_steps=2, inner_lr=0.1, adapter=Context(2, "head"), **more),
+    "shared head": lambda net, **more: MAML(net, inner_steps=2, inner_lr=0.1, adapter=SharedHead(), **more),
+    "torch's kernels": lambda net, **more: MAML(net, inner_steps=2, inner_lr=0.1, kernels=False, **more),
+    "one by one": lambda net, **more: MAML(net, inner_steps=2, inner_lr=0.1, tasks_at_once=1, **more),
+}
+WITHOUT = ("remat", "ridge", "protonet")
+"""They take no inner gradient, or compute it again."""
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_replays_are_the_step_itself(name: str, replayed: list[int]) -> None:
+    torch.manual_seed(0)
+    module = MORE[name](TinyConv(), compile="steps").double()
+    for seed in range(3):
+        same(module, noise_episode(2, seed=seed))
+        shrink(module)
+    assert bool(replayed) != (name in WITHOUT)
+
+
+def tokens(tasks: int, seed: int) -> Episode:
+    """Short sequences, padded with zeros."""
+    generator = torch.Generator().manual_seed(seed)
+    episode = noise_episode(tasks, shape=(5,), seed=seed)
+    roles = []
+    for role in episode:
+        x = torch.randint(1, 20, role.x.shape, generator=generator)
+        lengths = torch.randint(2, 6, x.shape[:2], generator=generator)
+        roles.append(role._replace(x=x * (torch.arange(5) < lengths[..., None])))
+    return Episode(*roles)
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int], Episode]]] = {
+    "Conv4": (lambda: Conv4(3, 3, 4, 16), lambda tasks, seed: noise_episode(tasks, shape=(3, 16, 16), seed=seed)),
+    "grey": (lambda: Conv4(3, 1, 4, 28), lambda tasks, seed: noise_episode(tasks, shape=(1, 28, 28), seed=seed)),
+    "ResNet-12": (
+        lambda: ResNet12(3, 3, [2, 3, 4, 5]),
+        lambda tasks, seed: noise_episode(tasks, shape=(3, 16, 16), seed=seed),
+    ),
+    "LSTM": (lambda: LSTMClassifier(3, 20, 4, 4), tokens),
+    "transformer": (lambda: TransformerClassifier(3, 20, 8, layers=1, heads=2), tokens),
+    "groups": (
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.SiLU(), nn.Flatten(), nn.Linear(144, 3)),
+        lambda tasks, seed: noise_episode(tasks, seed=seed),
+    ),
+    "attention of torch": (
+        lambda: nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), nn.Flatten(), nn.Linear(64, 3)),
+        lambda tasks, seed: noise_episode(tasks, shape=(8, 8), seed=seed),
+    ),
+    "depthwise": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, groups=4), nn.BatchNorm2d(4), nn.ELU(), nn.AvgPool2d(2),
+            nn.Flatten(), nn.Linear(36, 3),
+        ),
+        lambda tasks, seed: noise_episode(tasks, seed=seed),
+    ),
+    "in place": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(inplace=True), nn.Linear(8, 3)),
+        lambda tasks, seed: noise_episode(tasks, seed=seed),
+    ),
+    "spectral": (
+        lambda: nn.Sequential(
+            nn.Flatten(), nn.utils.parametrizations.spectral_norm(nn.Linear(64, 8)), nn.Tanh(), nn.Linear(8, 3)
+        ).eval(),
+        lambda tasks, seed: noise_episode(tasks, seed=seed),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "execution"),
+    [*((name, "auto") for name in NETWORKS), ("Conv4", "sequential"), ("transformer", "sequential")],
+)
+def test_networks(name: str, execution: str, replayed: list[int]) -> None:
+    torch.manual_seed(0)
+    make, draw = NETWORKS[name]
+    module = MAML(make(), inner_steps=2, inner_lr=0.1, execution=execution, compile="steps").double()  # type: ignore[arg-type]
+    for seed in range(2):
+        same(module, draw(3, seed))
+        shrink(module)
+    assert len(replayed) >= 3
+
+
+LOSSES: dict[str, Any] = {
+    "mse": F.mse_loss,
+    "by name": "huber",
+    "module": nn.SmoothL1Loss(beta=0.5),
+    "uncertain": "gaussian_nll",
+    "of Python": lambda outputs, targets: (outputs.sigmoid() - targets).pow(4).mean() + outputs.logsumexp(1).mean(),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(name: str, replayed: list[int]) -> None:
+    outputs = 2 if name == "uncertain" else 1
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, outputs)).double()
+    modules = [
+        MAML(copy.deepcopy(net), inner_steps=2, inner_lr=0.05, loss=LOSSES[name], task="regression", compile=compile)
+        for compile in (False, "steps")
+    ]
+    for seed in range(3):
+        episode = noise_episode(3, shape=(3,), seed=seed)
+        episode = Episode(*(role._replace(y=role.x[..., :1].sin()) for role in episode))
+        right, ours = (module.meta_gradient(episode) for module in modules)
+        for key, value in right.items():
+            torch.testing.assert_close(ours[key], value, rtol=1e-9, atol=1e-12)
+    assert len(replayed) > 2
+
+
+@pytest.mark.parametrize("name", changes())
+def test_what_changes_is_recorded_anew(name: str, replayed: list[int]) -> None:
+    torch.manual_seed(0)
+    module = MAML(TinyConv().double(), inner_steps=2, inner_lr=0.2, compile="steps")
+    for _ in range(2):
+        module.meta_gradient(noise_episode(2))
+    assert len(replayed) == 3
+    changes()[name](module)
+    for seed in range(3):
+        exact = plain(module, noise_episode(2, seed=seed))
+        ours = module.meta_gradient(noise_episode(2, seed=seed))
+        for key, value in exact.items():
+            torch.testing.assert_close(ours[key], value, rtol=1e-9, atol=1e-12)
+
+
+def test_buffers_are_read_where_they_lie(replayed: list[int]) -> None:
+    """Also when they are written to, or replaced."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 3)
+            self.register_buffer("scale", torch.ones(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x * self.scale)
+
+    torch.manual_seed(0)
+    module = MAML(Scaled(), inner_steps=2, inner_lr=0.1, compile="steps").double()
+    for seed in range(4):
+        same(module, noise_episode(2, shape=(3,), seed=seed))
+        module.backbone.scale.mul_(1.5)  # type: ignore[operator, union-attr]
+    before = len(replayed)
+    module.backbone.scale = torch.full((3,), 0.3).double()
+    for seed in range(3):
+        same(module, noise_episode(2, shape=(3,), seed=seed))
+    assert before > 4
+    assert len(replayed) > before + 2
+
+
+def test_dropout_draws_anew_in_every_replay(replayed: list[int]) -> None:
+    """And what the step itself would have drawn, in both passes."""
+
+    def run(compile: Any) -> list[float]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+        module = MAML(net, inner_steps=2, inner_lr=0.1, compile=compile)
+        episode = noise_episode(2, shape=(3,), dtype=torch.float32)
+        module.meta_gradient(episode)
+        torch.manual_seed(1)
+        grads = [module.meta_gradient(episode)["backbone.0.weight"].sum().item() for _ in range(4)]
+        return [*grads, torch.rand(1).item()]
+
+    recorded, exact = run("steps"), run(False)
+    assert recorded == pytest.approx(exact, rel=1e-6)
+    assert len(set(recorded)) == 5
+    assert len(replayed) == 9
+
+
+def test_threads_share_what_was_recorded(replayed: list[int]) -> None:
+    """Parts of two sizes; what a thread asks for is recorded by no thread but the caller's."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        module = MAML(TinyConv().double(), inner_steps=2, inner_lr=0.1, compile="steps", tasks_at_once=3)
+        for seed in range(3):
+            same(module, noise_episode(7, seed=seed))
+            shrink(module)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(replayed) > 6
+
+
+def test_lists_of_tasks_of_all_ways(replayed: list[int]) -> None:
+    """Some shapes are recorded, and beyond that steps run as they are."""
+    torch.manual_seed(0)
+    options: Any = {"inner_steps": 2, "inner_lr": 0.1}
+    net = TinyConv().double()
+    modules = [MAML(copy.deepcopy(net), **options, compile=compile) for compile in (False, "steps")]
+    for _ in range(2):
+        tasks = [noise_episode(1, ways=2 + shots % 2, shots=shots, seed=shots) for shots in range(1, 12)]
+        losses = [module.training_step(tasks, 0) for module in modules]
+        torch.testing.assert_close(losses[1], losses[0], rtol=1e-9, atol=1e-12)
+    assert replayed
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_a_run_is_the_same_and_survives_copies(precision: Any, replayed: list[int], tmp_path: Path) -> None:
+    weights = []
+    for compile in (False, "steps"):
+        L.seed_everything(0, verbose=False)
+        module = MAML(TinyConv(), inner_steps=2, inner_lr=0.1, compile=compile)  # type: ignore[arg-type]
+        tasks = [noise_episode(2, seed=seed, dtype=torch.float32) for seed in range(4)]
+        L.Trainer(
+            max_steps=4, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False, default_root_dir=tmp_path, limit_val_batches=1, precision=precision,
+        ).fit(module, *[DataLoader(tasks, batch_size=None)] * 2)  # type: ignore[arg-type] # fmt: skip
+        weights.append(torch.cat([value.detach().flatten() for value in module.parameters()]))
+    assert len(replayed) == 7
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-4)
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        same(other.double(), noise_episode(2))
+
+
+def test_a_first_order_run_of_reptile() -> None:
+    torch.manual_seed(0)
+    net = TinyConv().double()
+    modules = [
+        Reptile(copy.deepcopy(net), inner_steps=2, inner_lr=0.1, compile=compile) for compile in (False, "steps")
+    ]
+    for seed in range(3):
+        right, ours = (module.meta_gradient(noise_episode(2, seed=seed)) for module in modules)
+        for key, value in right.items():
+            torch.testing.assert_close(ours[key], value, rtol=1e-9, atol=1e-12)
+
+
+class Hooked(TinyConv):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head.register_forward_hook(lambda *_: None)
+
+
+class Branching(TinyConv):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y * 2 if float(y.detach().sum()) > 0 else y
+
+
+class Counting(nn.Module):
+    """Writes to a buffer, of which each step has a copy of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.head(x.flatten(1)) * self.calls
+
+
+@pytest.mark.parametrize(("make", "reason"), [
+    (lambda: MAML(Hooked(), inner_steps=1, compile="steps"), "the network itself is called, whose Python may do more"),
+    (lambda: MAML(TinyConv(), inner_steps=1, norm="per_step", compile="steps"), "norm 'per_step' keeps statistics"),
+    (lambda: MAML(Branching(), inner_steps=1, compile="steps", execution="sequential"), "inner steps are not recorded, because"),
+])  # fmt: skip
+def test_what_cannot_be_recorded_runs_as_it_is(
+    make: Callable[[], MAML], reason: str, replayed: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    module = make().double()
+    with caplog.at_level("INFO"):
+        for seed in range(3):
+            same(module, noise_episode(2, seed=seed))
+    (line,) = lines(caplog)
+    assert reason in line
+    assert "they run as they are" in line
+    assert not replayed
+
+
+def test_a_network_that_counts() -> None:
+    module = MAML(Counting(), inner_steps=2, inner_lr=0.1, compile="steps").double()
+    for seed in range(3):
+        same(module, noise_episode(2, seed=seed))
+
+
+def test_steps_that_differ_are_not_used(
+    replayed: list[int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = step_recorder.make_program
+
+    def make(*args: Any) -> Any:
+        program = real(*args)
+
+        def forward(*given: Tensor) -> tuple[Tensor, ...]:
+            first, *others = program.forward(*given)
+            return first * (1 + 1e-6), *others
+
+        return program._replace(forward=forward)
+
+    monkeypatch.setattr(step_recorder, "make_program", make)
+    module = MAML(TinyConv().double(), inner_steps=1, inner_lr=0.1, compile="steps")
+    with caplog.at_level("INFO"):
+        for seed in range(3):
+            same(module, noise_episode(2, seed=seed))
+    (line,) = lines(caplog)
+    assert line.startswith(
+        "compile: recorded inner steps are not used, because they differ from the steps themselves by"
+    )
+    assert len(replayed) == 1
+
+
+def test_an_unknown_word_is_refused() -> None:
+    with pytest.raises(ConfigError, match="compile is 'step', but it must be True, False, 'graph' or 'steps'"):
+        MAML(TinyConv(), compile="step")  # type: ignore[arg-type]
