@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.data import DataLoader
 
 from metalearn import ALFA, MAML, Batch, ConfigError
 from tests.algorithms import Smooth
@@ -83,3 +85,16 @@ def test_more_classes_and_other_layers() -> None:
 def test_step_sizes_are_one_number() -> None:
     with pytest.raises(ConfigError, match=r"inner_lr is 'learn'.*number"):
         make(inner_lr="learn")
+
+
+@pytest.mark.parametrize(("taken", "says"), [(None, False), (1, False), (4, True)])
+def test_more_steps_than_were_learned_are_said(taken: int | None, says: bool, caplog: pytest.LogCaptureFixture) -> None:
+    module, loader = make(eval_inner_steps=taken), DataLoader([noise_episode(2)], batch_size=None)  # type: ignore[arg-type]
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).validate(
+                module, loader, verbose=False
+            )
+    lines = [record.getMessage() for record in caplog.records if "use eval_inner_steps=2" in record.getMessage()]
+    assert len(lines) == int(says)
+    assert all("learned for 2 inner steps, but evaluation takes 4" in line for line in lines)

@@ -110,6 +110,16 @@ class GeneratedSteps(TaskSolver):
     def method(self) -> InnerMethod:
         return GeneratedMethod(self._gradient, self._names)
 
+    def warn_of_steps(self, taken: int) -> str | None:
+        """More of them than are trained take the last one's sizes again, which led to chance on Omniglot."""
+        trained = len(self.rates)
+        if taken <= trained:
+            return None
+        return (
+            f"step sizes and decays are learned for {trained} inner steps, but evaluation takes {taken}, and accuracy may fall "
+            f"to chance; use eval_inner_steps={trained}"
+        )
+
     def settings(self, tensors: Params) -> Settings:
         """What generates the sizes of each step."""
         first, _, last = self.generator

@@ -55,6 +55,10 @@ class TaskSolver(nn.Module):
         """What stands for :meth:`method` where noise shows which ways of running it are exact."""
         return self.method()
 
+    def warn_of_steps(self, taken: int) -> str | None:
+        """A line about evaluation with ``taken`` inner steps; ``None`` where nothing speaks against them."""
+        return None
+
     @abstractmethod
     def settings(self, tensors: Params) -> Settings:
         """What the method takes besides the network's tensors, with its graph to the solver's parameters.

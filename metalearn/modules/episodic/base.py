@@ -203,10 +203,10 @@ class MetaModule(ModuleFacts, OwnModule):
         return self.adapt(support)(query)
 
     def setup(self, stage: str) -> None:
-        """Refuse what is not proven right, and say once how batch normalisation is done."""
+        """Refuse what is not proven right, and say once how batch normalisation is done, and what speaks against a setting."""
         check_run(self.trainer, self.backbone, self._runner.learner.backbone)
         self.solver.follow(self._runner.learner.able())
-        self._runner.tell_norm()
+        self._runner.tell_settings()
 
     def training_step(self, batch: Episode | list[Episode], batch_idx: int) -> Tensor:
         """The mean query loss over the ``B`` tasks after adaptation, with its graph to the outer parameters.

@@ -227,8 +227,10 @@ class InnerRunner:
             self.tell_once(learner.note)
         return learner
 
-    def tell_norm(self) -> None:
-        """Say once by whose statistics the network's batch normalisation works."""
+    def tell_settings(self) -> None:
+        """Say once by whose statistics the network's batch normalisation works, and which steps are more than were learned."""
+        if (warning := self.solver.warn_of_steps(self.options.steps_in_evaluation)) is not None:
+            self.tell_once(warning)
         if not has_batch_norm(self.learner.backbone):
             return
         kept, taken = self.options.inner_steps, self.options.steps_in_evaluation
