@@ -118,11 +118,13 @@ class FlatPart:
 
 def describe_state(adaptation: Adaptation, device: str) -> tuple[Any, ...]:
     """What else a step depends on that is no tensor: modes, names, operators, autocast."""
-    learner = adaptation.learner
+    learner, loss = adaptation.learner, adaptation.loss
+    layers = [*learner.network.modules(), *(loss.module.modules() if isinstance(loss, ModuleLoss) else ())]
     return (
         tuple(learner.moving()),
         type(learner),
-        tuple(layer.training for layer in learner.network.modules()),
+        learner.norm,
+        tuple(layer.training for layer in layers),
         torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
         current().operators,
         (adaptation.stacked, adaptation.ways, adaptation.memory, type(adaptation.method)),
