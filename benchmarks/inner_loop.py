@@ -159,7 +159,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="7, with --quick 3")
     parser.add_argument("--warmup", type=int, help="rounds before them: 2, with --quick 1")
     parser.add_argument("--works", nargs="*", choices=list(WORKS))
-    parser.add_argument("--systems", nargs="*", default=None, help="words that a system's name must contain")
+    parser.add_argument("--systems", nargs="*", default=None, help="their names, or words that these contain")
     parser.add_argument(
         "--allocator", choices=["own", "all", "none"], default="own", help="who gets the raised thresholds"
     )
@@ -202,7 +202,8 @@ def _is_wanted(system: System, options: argparse.Namespace) -> bool:
     if system.bf16 and not _runs_bf16(options):
         return False
     if options.systems:
-        return any(word in system.name for word in options.systems)
+        names = {each.name for each in SYSTEMS}
+        return any(word == system.name or (word not in names and word in system.name) for word in options.systems)
     return not options.quick or system.name in QUICK["systems"]
 
 
