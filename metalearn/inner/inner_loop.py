@@ -156,8 +156,7 @@ class InnerLoop:
     )
     compile: Compilation = setting(
         False,
-        'compile the step, once for each shape; without a compiler ``"graph"`` records it on a GPU, and ``"steps"`` records '
-        "inner steps.",
+        'compile a step of each shape; ``"graph"`` records it on a GPU, ``"steps"`` inner steps anywhere.',
         _check_compile,
     )
     kernels: bool = setting(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.fabric.utilities.rank_zero import rank_zero_module
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -99,7 +100,7 @@ def say_execution_once() -> Iterator[None]:
         messages.add(record.getMessage())
         return len(messages) > before
 
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger = rank_zero_module.log  # another one where pytorch_lightning is imported beside lightning
     logger.addFilter(is_new)
     try:
         yield

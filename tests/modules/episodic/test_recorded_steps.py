@@ -88,11 +88,15 @@ MORE: dict[str, Callable[..., MetaModule]] = {
     "torch's kernels": lambda net, **more: MAML(net, inner_steps=2, inner_lr=0.1, kernels=False, **more),
     "one by one": lambda net, **more: MAML(net, inner_steps=2, inner_lr=0.1, tasks_at_once=1, **more),
 }
+QUICK = ("sizes of elements", "head", "first order", "remat", "support", "metal", "chunks", "lora")
+"""What is tried in every run of the tests; the others with those that take long."""
 WITHOUT = ("remat", "ridge", "protonet")
 """They take no inner gradient, or compute it again."""
 
 
-@pytest.mark.parametrize("name", MORE)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in MORE
+])  # fmt: skip
 def test_replays_are_the_step_itself(name: str, replayed: list[int]) -> None:
     torch.manual_seed(0)
     module = MORE[name](TinyConv(), compile="steps").double()
