@@ -15,8 +15,8 @@ Field of :class:`Ambient`   Set by                                 Read by
 ``recording``               a training step; switched off where    the policy ``"per_step"``, which keeps statistics of its
                             a pass is computed a second time       own
 ``leaves_frozen``           a learner, around each forward pass    calls of ``F.batch_norm``
-``memory``                  the execution, around the inner steps  the first block, which describes a support set once
-                            of some tasks; off for query sets
+``memory``                  the execution, around the inner steps  :func:`remember`, by which the first block and recorded
+                            of some tasks; off for query sets      steps describe a support set once
 ``keeps_everything``        a learner, around each forward pass    operators, of which nothing may be packed for the
                                                                    backward pass
 ``answering``               a comparison of ways of running        the backward pass that computes a step again, in which
@@ -40,10 +40,12 @@ are stacked is not ambient: it is a field of :class:`~metalearn.inner.Adaptation
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
 __all__ = [
     "OPERATORS",
@@ -57,6 +59,7 @@ __all__ = [
     "own_kernels",
     "recording",
     "recording_steps",
+    "remember",
     "remembering",
     "statistics",
     "twice_differentiable",
@@ -64,6 +67,10 @@ __all__ = [
 
 OPERATORS = ("conv", "norm")
 """The names of all groups of our operators."""
+MOST_REMEMBERED = 32
+"""What is computed once for support sets, or parts of them, in the course of an inner loop."""
+
+Result = TypeVar("Result")
 
 
 class Ambient(NamedTuple):
@@ -187,6 +194,28 @@ def remembering(enabled: bool) -> Change:
 def answering(mode: Any) -> Change:
     """Within this context ``mode`` answers calls of torch's functions also where a step is computed again."""
     return Change(answering=mode)
+
+
+def remember(compute: Callable[[], Result], tensors: Sequence[Tensor], about: object) -> Result:
+    """What was computed of these tensors, where that is remembered; else it is computed, and remembered if it may be.
+
+    A view of the same values counts as the same, and a write to them counts.
+
+    Args:
+        compute: gives it.
+        tensors: what it is computed of.
+        about: what else it depends on; it can be a key.
+    """
+    memory = current().memory
+    if memory is None or any(x.is_inference() for x in tensors):  # of these, writes are not counted
+        return compute()
+    key = (*((x.data_ptr(), x.shape, x.stride(), x.dtype, x._version) for x in tensors), about)
+    if key not in memory:
+        if len(memory) >= MOST_REMEMBERED:
+            return compute()
+        memory[key] = tensors, compute()  # with the tensors themselves, so that no others take their place
+    result: Result = memory[key][1]
+    return result
 
 
 def recording_steps(recorder: Any) -> Change:

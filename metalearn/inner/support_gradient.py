@@ -88,7 +88,7 @@ class SupportGradient:
                 if recorder is None:
                     grads = gradient(objective, list(adapted.values()), inputs, order, self.memory)
                 else:
-                    state = adaptation, self.term, {*names, *other_names}
+                    state = adaptation, self.term, (*names, *other_names)
                     grads = recorder.gradient(objective, list(adapted.values()), inputs, order, *state)
             if total is None and share == 1:
                 total = list(grads)

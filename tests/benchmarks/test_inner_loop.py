@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -347,3 +348,17 @@ def test_the_head_has_the_speed_of_products_in_bf16(
 def test_products_are_timed() -> None:
     assert machine.gemm_peak(64, 2) > 0
     assert machine.gemm_peak(64, 2, torch.bfloat16) > 0
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_memory_profile_names_all_that_is_held(capsys: pytest.CaptureFixture[str]) -> None:
+    inner_loop.main(["--memory-profile", "--works", "second_order", *LIGHT])
+    heading, *rows = [
+        line for line in capsys.readouterr().out.splitlines() if "MiB at the peak" in line or "| " in line
+    ]
+    total = float(re.search(r": ([\d.]+) MiB at the peak of ours: auto", heading).group(1))  # type: ignore[union-attr]
+    sizes = [float(row.split("|")[1]) for row in rows if re.match(r"\| +[\d.]+ \|", row)]
+    assert len(sizes) > 5
+    assert sum(sizes) == pytest.approx(total, abs=0.05 * len(sizes) + 0.05)
+    assert any("metalearn" not in row and "kernels/" in row for row in rows)  # lines of ours, from the package on
+    assert "all others" in rows[-1]

@@ -20,31 +20,21 @@ from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.ambient import is_own, own_kernels
 from metalearn.inner.execution.differentiate import Part, differentiate
 from metalearn.inner.execution.flat_part import FlatPart, explain
+from metalearn.inner.execution.recorder import Recorder
 from metalearn.inner.execution.schedule import Schedule
 from metalearn.inner.rules import Params
 
 __all__ = ["CompiledPart"]
 
 
-class CompiledPart:
+class CompiledPart(Recorder):
     """Stands in for :func:`metalearn.inner.execution.differentiate.differentiate`; the same arguments, the same result.
 
     Where the step cannot be traced, or the machine has no compiler, the ordinary one is used from then on.
-
-    Args:
-        say: takes the line that says how long a compilation took, or why there is none.
-
-    Attributes:
-        works: whether nothing has failed to compile.
     """
 
-    def __init__(self, say: Callable[[str], Any]) -> None:
-        self._say = say
+    def _begin(self) -> None:
         self._compiled: dict[Any, Callable[..., Sequence[Tensor]]] = {}
-        self.works = True
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": {}}  # is compiled again where it is needed
 
     def __call__(
         self,
@@ -65,8 +55,7 @@ class CompiledPart:
                 except (
                     Exception
                 ) as error:  # whatever tracing or the compiler raise: the ordinary way does not need them
-                    self.works = False
-                    self._say(f"compile: the step is not compiled, because {explain(error)}; it runs uncompiled")
+                    self._give_up(f"the step is not compiled, because {explain(error)}; it runs uncompiled")
                     with torch.enable_grad():
                         return differentiate(adaptation, params, extra, episode, schedule, queries)
             outputs = self._compiled[part.key](*part.values)
@@ -83,8 +72,8 @@ class CompiledPart:
         with torch.random.fork_rng([values[0].device] if on_gpu else []):
             compiled(*values)  # compiles; the first call's draws are not the run's
         tasks = len(values[-1])
-        self._say(
-            f"compile: {tasks} tasks of {list(values[-4].shape[1:])} in {len(graph.graph.nodes)} operators, compiled in "
+        self._tell(
+            f"{tasks} tasks of {list(values[-4].shape[1:])} in {len(graph.graph.nodes)} operators, compiled in "
             f"{time.perf_counter() - begun:.0f} s"
         )
         return _copy_outputs(compiled) if on_gpu else compiled

@@ -20,7 +20,7 @@ from metalearn.inner.execution.schedule import Schedule
 from metalearn.inner.losses import ModuleLoss
 from metalearn.inner.rules import Params
 
-__all__ = ["FlatPart", "describe_state", "explain", "find_obstacle", "list_others"]
+__all__ = ["FlatPart", "describe_state", "explain", "find_obstacle", "list_places"]
 
 
 class FlatPart:
@@ -131,8 +131,16 @@ def describe_state(adaptation: Adaptation, device: str) -> tuple[Any, ...]:
     )
 
 
-def list_others(adaptation: Adaptation, names: Collection[str]) -> Iterator[Tensor]:
-    """The tensors that a step reads where they lie: all that are no inputs of it, whose ``names`` these are."""
+Place = tuple[int, tuple[int, ...], torch.dtype]
+"""Where a tensor lies, and how it is read."""
+
+
+def list_places(adaptation: Adaptation, names: Collection[str]) -> tuple[Place, ...]:
+    """Where the tensors lie that a step reads in their place: all that are no inputs of it, whose ``names`` these are."""
+    return tuple((value.data_ptr(), tuple(value.shape), value.dtype) for value in _list_others(adaptation, names))
+
+
+def _list_others(adaptation: Adaptation, names: Collection[str]) -> Iterator[Tensor]:
     learner = adaptation.learner
     yield from (value for name, value in learner.tensors.named() if name not in names)
     yield from learner.backbone.buffers()

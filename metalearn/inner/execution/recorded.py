@@ -18,7 +18,8 @@ from metalearn.episode import Episode
 from metalearn.inner.adaptation import Adaptation
 from metalearn.inner.execution.cuda_graphs import CudaGraphs
 from metalearn.inner.execution.differentiate import Part, differentiate
-from metalearn.inner.execution.flat_part import FlatPart, explain, find_obstacle, list_others
+from metalearn.inner.execution.flat_part import FlatPart, explain, find_obstacle, list_places
+from metalearn.inner.execution.recorder import Recorder, compare
 from metalearn.inner.execution.schedule import Schedule
 from metalearn.inner.grad_mode import evaluation_gradients
 from metalearn.inner.rules import Params
@@ -55,33 +56,17 @@ class _Recording:
         return fresh
 
 
-class RecordedPart:
+class RecordedPart(Recorder):
     """Stands in for :func:`metalearn.inner.execution.differentiate.differentiate`; the same arguments, the same result.
 
     A step runs as it is the first time that it is met, is recorded the second time, and is replayed from then on. The first
     replay is held against the step itself. Whatever stands against it is said in one line, and the step runs as it is.
-
-    Args:
-        say: takes the lines.
-
-    Attributes:
-        works: whether no recording has failed.
     """
 
-    def __init__(self, say: Callable[[str], Any]) -> None:
-        self._say = say
+    def _begin(self) -> None:
         self._graphs = CudaGraphs()
         self._recordings: dict[Any, _Recording] = {}
         self._met: set[int] = set()
-        self._said: set[str] = set()
-        self.works = True
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_say": self._say, "works": self.works}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["_say"])  # type: ignore[misc]  # is recorded again where it is needed
-        self.works = state["works"]
 
     def __call__(
         self,
@@ -95,8 +80,7 @@ class RecordedPart:
         if not self._may_record(adaptation, episode.support.x.device):
             return differentiate(adaptation, params, extra, episode, schedule, queries)
         part = FlatPart(adaptation, params, extra, episode, schedule, queries)
-        others = list(list_others(adaptation, params))
-        places = tuple((value.data_ptr(), tuple(value.shape), value.dtype) for value in others)
+        places = list_places(adaptation, params)
         recording = self._recordings.get(part.key)
         if recording is not None and recording.places == places:
             with torch.no_grad():
@@ -113,7 +97,7 @@ class RecordedPart:
             return False
         obstacle = self._graphs.find_obstacle(device) or find_obstacle(adaptation)
         if obstacle is not None:
-            self._say_once(f"the step is not recorded, because {obstacle}; it runs as it is")
+            self._tell_once(f"the step is not recorded, because {obstacle}; it runs as it is")
         return obstacle is None
 
     def _is_met_again(self, key: Any, places: Any) -> bool:
@@ -127,7 +111,7 @@ class RecordedPart:
         # those of a network that has changed are never replayed again
         self._recordings = {other: recording for other, recording in self._recordings.items() if other[0] is key[0]}
         if key not in self._recordings and len(self._recordings) >= MOST_RECORDINGS:
-            self._say_once(
+            self._tell_once(
                 f"{MOST_RECORDINGS} kinds of steps are recorded, of different shapes, say; others run as they are"
             )
             return False
@@ -154,30 +138,21 @@ class RecordedPart:
             self._graphs.set_generator(device, before)
             replayed = recording(part.values)
         except Exception as error:  # whatever CUDA and torch raise: the step as it is does not need a recording
-            self.works = False
             # the end of a recording raises an error of its own over what broke it
-            self._say_once(f"the step is not recorded, because {explain(error.__context__ or error)}; it runs as it is")
+            self._give_up(f"the step is not recorded, because {explain(error.__context__ or error)}; it runs as it is")
             return expected
         finally:
             self._graphs.set_generator(device, after)
         difference = _compare(replayed, expected)
         if not difference <= TOLERANCES[torch.float64 if expected[0].dtype == torch.float64 else torch.float32]:
-            self.works = False
-            self._say_once(
-                f"the recorded step is not used, because it differs from the step itself by {difference:.1g}"
-            )
+            self._give_up(f"the recorded step is not used, because it differs from the step itself by {difference:.1g}")
             return expected
         self._recordings[part.key] = recording
-        self._say(
-            f"compile: {len(part.values[-1])} tasks of {list(part.values[-4].shape[1:])} recorded as one CUDA graph in "
+        self._tell(
+            f"{len(part.values[-1])} tasks of {list(part.values[-4].shape[1:])} recorded as one CUDA graph in "
             f"{time.perf_counter() - begun:.1f} s"
         )
         return expected
-
-    def _say_once(self, line: str) -> None:
-        if line not in self._said:
-            self._said.add(line)
-            self._say(f"compile: {line}")
 
 
 def _copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
@@ -192,13 +167,5 @@ def _copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
 
 
 def _compare(values: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
-    """The largest difference of a tensor, relative to its norm; of the gradients together, since some of them vanish."""
-    groups = [slice(0, 1), slice(1, 2), slice(2, None)]
-    differences = []
-    for group in groups:
-        pairs = list(zip(values[group], exact[group], strict=True))
-        if pairs:
-            off = sum(float((value - right).double().square().sum()) for value, right in pairs)
-            size = sum(float(right.double().square().sum()) for _, right in pairs)
-            differences.append((off / size) ** 0.5 if size else float(off > 0))
-    return max(differences)
+    """The largest difference of the loss, the logits, and the gradients together, since some of these vanish."""
+    return max(compare(values[group], exact[group]) for group in (slice(0, 1), slice(1, 2), slice(2, None)))

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextvars
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metalearn.inner.adaptation import Adaptation
-from metalearn.inner.ambient import current, recording_steps
-from metalearn.inner.execution.flat_part import describe_state, explain, find_obstacle, list_others
+from metalearn.inner.ambient import recording_steps, remember
+from metalearn.inner.execution.flat_part import describe_state, explain, find_obstacle, list_places
+from metalearn.inner.execution.recorder import Recorder, compare
 from metalearn.inner.generators import drawing_from, read_generators
 from metalearn.inner.memory import Objective, gradient
 from metalearn.inner.replay.program import Program, make_program, replay
@@ -29,7 +30,9 @@ MOST_PROGRAMS = 8
 CONSTANTS = 2
 """The last of the tensors that a step reads are the support set and its targets, which no step changes."""
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
-"""By which a program may differ from the step that it stands for, relative to its norm. Under autocast 0.1."""
+"""By which a program may differ from the step that it stands for, relative to its norm."""
+LOW_TOLERANCE = 0.1
+"""The same, of shorter numbers and under autocast to them."""
 
 
 class _Request(NamedTuple):
@@ -46,33 +49,16 @@ class _Request(NamedTuple):
     objective: Objective
     adapted: list[Tensor]
     others: list[Tensor]
-    wanted: list[bool] | None
+    wanted: tuple[bool, ...] | None
     context: contextvars.Context
 
 
-class StepRecorder:
-    """Takes inner gradients: by autograd where a kind of step is met first, by its program once there is one.
+class StepRecorder(Recorder):
+    """Takes inner gradients: by autograd where a kind of step is met first, by its program once there is one."""
 
-    Args:
-        say: takes lines that say what was recorded, or why nothing is.
-
-    Attributes:
-        works: whether nothing has failed.
-    """
-
-    def __init__(self, say: Callable[[str], Any]) -> None:
-        self._say = say
+    def _begin(self) -> None:
         self._programs: dict[Any, Program] = {}
         self._asked: dict[Any, _Request] = {}
-        self._said: set[str] = set()
-        self.works = True
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_say": self._say, "works": self.works}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["_say"])  # type: ignore[misc]  # is recorded again where it is needed
-        self.works = state["works"]
 
     def gradient(
         self,
@@ -82,7 +68,7 @@ class StepRecorder:
         order: int,
         adaptation: Adaptation,
         term: object,
-        names: Collection[str],
+        names: Sequence[str],
     ) -> tuple[Tensor, ...]:
         """As :func:`metalearn.inner.memory.gradient` gives it for the memory mode ``"store"``.
 
@@ -93,39 +79,46 @@ class StepRecorder:
             order: 2 for a gradient with a graph.
             adaptation: the inner loop.
             term: what it adds to the loss.
-            names: of all tensors that are passed.
+            names: of the network's and the loss's tensors among them.
         """
         if not self._may_record(adaptation):
             return gradient(objective, adapted, others, order, "store")
-        adapted, others = ([value.contiguous() for value in values] for values in (adapted, others))
-        wanted = [value.requires_grad for value in others] if order == 2 else None
-        places = tuple((value.data_ptr(), tuple(value.shape), value.dtype) for value in list_others(adaptation, names))
+        adapted, others = [value.contiguous() for value in adapted], _lay_out(others)
+        wanted = tuple(value.requires_grad for value in others) if order == 2 else None
+        network = adaptation.learner.structure.own()  # another copy is made when an attribute of a layer has changed
         key = (
-            adaptation.learner.structure.own(),  # another copy is made when an attribute of a layer has changed
+            network,
             tuple((tuple(value.shape), value.dtype, value.device) for value in (*adapted, *others)),
-            None if wanted is None else tuple(wanted),
+            wanted,
             tuple(names),
-            places,
+            list_places(adaptation, set(names)),
             describe_state(adaptation, adapted[0].device.type),
             term,
         )
         program = self._programs.get(key)
         if program is not None:
-            return replay(program, self._compute_constants(program, adapted, others), adapted, others)
-        if key not in self._asked and len(self._programs) + len(self._asked) < MOST_PROGRAMS:
+            return replay(program, _compute_constants(program, adapted, others), adapted, others)
+        if key not in self._asked and self._has_room(network):
             moved, fixed = ([value.detach() for value in part] for part in (adapted, others))
             self._asked[key] = _Request(objective, moved, fixed, wanted, contextvars.copy_context())
         return gradient(objective, adapted, others, order, "store")
 
-    def record(self, network: Any) -> None:
+    def forget_requests(self) -> None:
+        """A step begins: what another one has asked for, which was tried for its memory, say, is not recorded."""
+        self._asked.clear()
+
+    def record(self, network: nn.Module) -> None:
         """Record what was asked for; no other thread may run, since tracing patches torch for all of them.
 
         Args:
             network: the layers as they are now; programs of others are dropped.
         """
         asked, self._asked = self._asked, {}
-        if asked:
-            self._programs = {key: program for key, program in self._programs.items() if key[0] is network}
+        self._programs = {key: program for key, program in self._programs.items() if key[0] is network}
+        if not (asked or self._programs or self._said):
+            self._tell_once(
+                "no inner step is recorded, because none takes a gradient with memory 'store'; all runs as it is"
+            )
         for key, request in asked.items():
             if not self.works:
                 return
@@ -134,22 +127,29 @@ class StepRecorder:
                 with torch.enable_grad():
                     program, difference = request.context.run(_make, request)
             except Exception as error:  # whatever tracing raises: the step as it is needs no program
-                self.works = False
-                self._say_once(f"inner steps are not recorded, because {explain(error)}; they run as they are")
+                self._give_up(f"inner steps are not recorded, because {explain(error)}; they run as they are")
                 return
-            low = torch.is_autocast_enabled(request.adapted[0].device.type)
-            bound = 0.1 if low else TOLERANCES.get(request.adapted[0].dtype, 0.1)
-            if not difference <= bound:
-                self.works = False
-                self._say_once(
+            if difference is None:
+                continue
+            if not difference <= _choose_tolerance(request):
+                self._give_up(
                     f"recorded inner steps are not used, because they differ from the steps themselves by {difference:.1g}"
                 )
                 return
             self._programs[key] = program
-            self._say(
-                f"compile: an inner step on {list(request.others[-2].shape)} recorded as {program.operators} operators in "
+            self._tell(
+                f"an inner step on {list(request.others[-CONSTANTS].shape)} recorded as {program.operators} operators in "
                 f"{time.perf_counter() - begun:.1f} s"
             )
+
+    def _has_room(self, network: nn.Module) -> bool:
+        """Whether another kind of step of these layers may be recorded; that it may not is said once."""
+        known = sum(key[0] is network for key in (*self._programs, *self._asked))
+        if known >= MOST_PROGRAMS:
+            self._tell_once(
+                f"{MOST_PROGRAMS} kinds of inner steps are recorded, of different shapes, say; others run as they are"
+            )
+        return known < MOST_PROGRAMS
 
     def _may_record(self, adaptation: Adaptation) -> bool:
         """Whether nothing stands against recording; what does is said once."""
@@ -157,55 +157,59 @@ class StepRecorder:
             return False
         obstacle = find_obstacle(adaptation)
         if obstacle is not None:
-            self._say_once(f"inner steps are not recorded, because {obstacle}; they run as they are")
+            self._tell_once(f"inner steps are not recorded, because {obstacle}; they run as they are")
         return obstacle is None
 
-    def _compute_constants(
-        self, program: Program, adapted: Sequence[Tensor], others: Sequence[Tensor]
-    ) -> tuple[Tensor, ...]:
-        """What no step changes, once for all steps on a support set."""
-        memory, support = current().memory, others[-CONSTANTS:]
-        key = (id(program), *((value.data_ptr(), tuple(value.shape)) for value in support))
-        if memory is not None and key in memory:
-            constants: tuple[Tensor, ...] = memory[key][1]
-            return constants
+
+def _lay_out(others: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors, contiguous; a part of a support set is copied once for all steps."""
+    fixed, support = others[:-CONSTANTS], others[-CONSTANTS:]
+    return [
+        *(value.contiguous() for value in fixed),
+        *(x if x.is_contiguous() else remember(x.contiguous, [x], "contiguous") for x in support),
+    ]
+
+
+def _compute_constants(program: Program, adapted: Sequence[Tensor], others: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """What no step changes, once for all steps on a support set."""
+
+    def compute() -> tuple[Tensor, ...]:
         with torch.no_grad(), torch.autocast(adapted[0].device.type, enabled=False):
-            constants = program.constant(*(value.detach() for value in (*adapted, *others)))
-        if memory is not None:
-            memory[key] = support, constants  # with the tensors themselves, so that no others take their place
-        return constants
+            return program.constant(*(value.detach() for value in (*adapted, *others)))
 
-    def _say_once(self, line: str) -> None:
-        if line not in self._said:
-            self._said.add(line)
-            self._say(f"compile: {line}")
+    return remember(compute, others[-CONSTANTS:], program)
 
 
-def _make(request: _Request) -> tuple[Program, float]:
-    """The program of a step, and by how much it differs from the step, relative to the norm."""
+def _choose_tolerance(request: _Request) -> float:
+    """By which a program may differ from its step, relative to the norm."""
+    kind = request.adapted[0].dtype
+    return (
+        LOW_TOLERANCE
+        if torch.is_autocast_enabled(request.adapted[0].device.type)
+        else TOLERANCES.get(kind, LOW_TOLERANCE)
+    )
+
+
+def _make(request: _Request) -> tuple[Program, float | None]:
+    """The program of a step, and by how much it differs from the step; ``None`` where that is not finite and tells nothing."""
     objective, wanted = request.objective, request.wanted
-    state = read_generators(request.adapted[0])
-    device = request.adapted[0].device.type
-    low = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    state, device = read_generators(request.adapted[0]), request.adapted[0].device.type
+    low, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
     # weights that autocast has cast already would be tensors of another graph
-    with recording_steps(None), torch.autocast(device, low[0], enabled=low[1], cache_enabled=False):
+    with recording_steps(None), torch.autocast(device, low, enabled=enabled, cache_enabled=False):
         with drawing_from(state):
             program = make_program(objective, request.adapted, request.others, CONSTANTS, wanted)
-        exact, again = (
-            _differentiate(request, state, run)
-            for run in (
-                lambda adapted, others: gradient(objective, adapted, others, 1 if wanted is None else 2, "store"),
-                lambda adapted, others: _run(program, adapted, others),
-            )
-        )
-    return program, max(map(_compare, again, exact))
 
+        def run_step(adapted: list[Tensor], others: list[Tensor]) -> tuple[Tensor, ...]:
+            return gradient(objective, adapted, others, 1 if wanted is None else 2, "store")
 
-def _run(program: Program, adapted: Sequence[Tensor], others: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    device = adapted[0].device.type
-    with torch.no_grad(), torch.autocast(device, enabled=False):
-        constants = program.constant(*adapted, *others)
-    return replay(program, constants, adapted, others)
+        def run_program(adapted: list[Tensor], others: list[Tensor]) -> tuple[Tensor, ...]:
+            return replay(program, _compute_constants(program, adapted, others), adapted, others)
+
+        exact, again = (_differentiate(request, state, run) for run in (run_step, run_program))
+    if not all(bool(value.isfinite().all()) for value in (*exact[0], *exact[1])):
+        return program, None
+    return program, max(map(compare, again, exact))
 
 
 def _differentiate(
@@ -227,10 +231,3 @@ def _differentiate(
     by = [*adapted, *(value for value in others if value.requires_grad)]
     products = torch.autograd.grad([g for g, _ in pairs], by, [c for _, c in pairs], materialize_grads=True)
     return [grad.detach() for grad in grads], list(products)
-
-
-def _compare(values: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
-    """The difference of all tensors together, relative to their norm."""
-    off = sum(float((value - right).double().square().sum()) for value, right in zip(values, exact, strict=True))
-    size = sum(float(right.double().square().sum()) for right in exact)
-    return (off / size) ** 0.5 if size else float(off > 0)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn.inner.ambient import current
+from metalearn.inner.ambient import remember
 from metalearn.inner.kernels.batch_norm import choose_accumulator
 from metalearn.inner.kernels.conv import unfold
 from metalearn.inner.kernels.patch_moments import choose_widest, column_moments, image_moments
@@ -20,8 +20,6 @@ __all__ = ["Describe", "View"]
 
 FLAT = 4.0
 """Of images, from this quotient of mean and standard deviation on."""
-MOST_REMEMBERED = 32
-"""Sets of images, or parts of one, that are described once in the course of an inner loop."""
 
 
 class View(NamedTuple):
@@ -75,14 +73,9 @@ class Describe(torch.autograd.Function):
 
 
 def _remember(describe: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor, view: object) -> Any:
-    memory = current().memory
-    if memory is None or x.requires_grad or type(x) is not Tensor or x.is_inference():
+    if x.requires_grad or type(x) is not Tensor:
         return describe(x)
-    # a view of the same values counts as the same, and a write to them counts
-    key = x.data_ptr(), x.shape, x.stride(), x.dtype, x._version, view
-    if key not in memory and len(memory) < MOST_REMEMBERED:
-        memory[key] = x, describe(x)  # with the tensor itself, so that no other takes its place
-    return memory[key][1] if key in memory else describe(x)
+    return remember(lambda: describe(x), [x], view)
 
 
 def _darken(x: Tensor, padding: tuple[int, int]) -> Tensor:

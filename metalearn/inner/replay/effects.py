@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Node
 
-__all__ = ["Effects", "Layout", "UnfitForReplayError"]
+__all__ = ["Effects", "Layout", "UnfitForReplayError", "is_random", "list_calls"]
 
 
 class UnfitForReplayError(Exception):

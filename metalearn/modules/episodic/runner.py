@@ -132,6 +132,8 @@ class InnerRunner:
 
             def step(tasks: int, plan: Plan) -> MetaLoss:
                 first = take_tasks(episode, 0, tasks)
+                if self.recorder is not None:
+                    self.recorder.forget_requests()
                 with solver.watching():
                     return meta_loss(adaptation, params, solver.learned(), first, schedule, plan, self.compiled)
 

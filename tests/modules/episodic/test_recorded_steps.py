@@ -9,12 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from metalearn import (
     MAML,
@@ -32,8 +30,8 @@ from metalearn import (
 )
 from metalearn.inner.execution import step_recorder
 from tests.modules.episodic.test_meta_gradient import largest_error, plain_loop
-from tests.modules.episodic.test_recorded import MAKERS, changes, lines, plain, same
-from tests.networks import TinyConv, noise_episode
+from tests.modules.episodic.test_recorded import MAKERS, Hooked, changes, drop, lines, plain, same, train
+from tests.networks import Room, TinyConv, noise_episode
 
 
 @pytest.fixture(autouse=True)
@@ -195,6 +193,33 @@ def test_losses(name: str, replayed: list[int]) -> None:
     assert len(replayed) > 2
 
 
+class Sum(nn.Module):
+    """Its two layers have the same gradient, which no step changes where the loss is linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 1), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) + self.second(x)
+
+
+def test_gradients_that_are_equal_and_constant(replayed: list[int]) -> None:
+    net = Sum().double()
+    options: Any = {"inner_steps": 3, "inner_lr": 0.1, "task": "regression"}
+    modules = [
+        MAML(copy.deepcopy(net), **options, loss=lambda outputs, targets: (outputs * targets).mean(), compile=compile)
+        for compile in (False, "steps")
+    ]
+    for seed in range(3):
+        episode = noise_episode(2, shape=(3,), seed=seed)
+        episode = Episode(*(role._replace(y=role.x[..., :1].sin()) for role in episode))
+        right, ours = (module.meta_gradient(episode) for module in modules)
+        for key, value in right.items():
+            torch.testing.assert_close(ours[key], value, rtol=1e-9, atol=1e-12)
+    assert len(replayed) == 7
+
+
 @pytest.mark.parametrize("name", changes())
 def test_what_changes_is_recorded_anew(name: str, replayed: list[int]) -> None:
     torch.manual_seed(0)
@@ -238,20 +263,10 @@ def test_buffers_are_read_where_they_lie(replayed: list[int]) -> None:
 def test_dropout_draws_anew_in_every_replay(replayed: list[int]) -> None:
     """And what the step itself would have drawn, in both passes."""
 
-    def run(compile: Any) -> list[float]:
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 3))
-        module = MAML(net, inner_steps=2, inner_lr=0.1, compile=compile)
-        episode = noise_episode(2, shape=(3,), dtype=torch.float32)
-        module.meta_gradient(episode)
-        torch.manual_seed(1)
-        grads = [module.meta_gradient(episode)["backbone.0.weight"].sum().item() for _ in range(4)]
-        return [*grads, torch.rand(1).item()]
-
-    recorded, exact = run("steps"), run(False)
+    recorded, exact = drop("steps"), drop(False)
     assert recorded == pytest.approx(exact, rel=1e-6)
-    assert len(set(recorded)) == 5
-    assert len(replayed) == 9
+    assert len(set(recorded)) == 9
+    assert len(replayed) == 17
 
 
 def test_threads_share_what_was_recorded(replayed: list[int]) -> None:
@@ -283,23 +298,14 @@ def test_lists_of_tasks_of_all_ways(replayed: list[int]) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
 def test_a_run_is_the_same_and_survives_copies(precision: Any, replayed: list[int], tmp_path: Path) -> None:
-    weights = []
-    for compile in (False, "steps"):
-        L.seed_everything(0, verbose=False)
-        module = MAML(TinyConv(), inner_steps=2, inner_lr=0.1, compile=compile)  # type: ignore[arg-type]
-        tasks = [noise_episode(2, seed=seed, dtype=torch.float32) for seed in range(4)]
-        L.Trainer(
-            max_steps=4, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-            enable_checkpointing=False, default_root_dir=tmp_path, limit_val_batches=1, precision=precision,
-        ).fit(module, *[DataLoader(tasks, batch_size=None)] * 2)  # type: ignore[arg-type] # fmt: skip
-        weights.append(torch.cat([value.detach().flatten() for value in module.parameters()]))
-    assert len(replayed) == 7
-    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-4)
+    plain, module = (train(compile, tmp_path, precision) for compile in (False, "steps"))
+    assert len(replayed) == 5
+    torch.testing.assert_close(list(module.parameters()), list(plain.parameters()), rtol=1e-4, atol=1e-4)
     for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         same(other.double(), noise_episode(2))
 
 
-def test_a_first_order_run_of_reptile() -> None:
+def test_a_first_order_run_of_reptile(replayed: list[int]) -> None:
     torch.manual_seed(0)
     net = TinyConv().double()
     modules = [
@@ -309,12 +315,7 @@ def test_a_first_order_run_of_reptile() -> None:
         right, ours = (module.meta_gradient(noise_episode(2, seed=seed)) for module in modules)
         for key, value in right.items():
             torch.testing.assert_close(ours[key], value, rtol=1e-9, atol=1e-12)
-
-
-class Hooked(TinyConv):
-    def __init__(self) -> None:
-        super().__init__()
-        self.head.register_forward_hook(lambda *_: None)
+    assert len(replayed) > 2
 
 
 class Branching(TinyConv):
@@ -358,6 +359,99 @@ def test_a_network_that_counts() -> None:
     module = MAML(Counting(), inner_steps=2, inner_lr=0.1, compile="steps").double()
     for seed in range(3):
         same(module, noise_episode(2, seed=seed))
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_that_there_is_nothing_to_record_is_said_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    module = MAKERS[name](TinyConv(), compile="steps")
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            module.meta_gradient(noise_episode(2, dtype=torch.float32))
+    assert lines(caplog) == [
+        "compile: no inner step is recorded, because none takes a gradient with memory 'store'; all runs as it is"
+    ]
+
+
+def test_room_is_that_of_the_layers_at_hand(
+    replayed: list[int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That there is none is said once; layers that have changed have room of their own."""
+    monkeypatch.setattr(step_recorder, "MOST_PROGRAMS", 1)
+    module = MAML(TinyConv().double(), inner_steps=1, inner_lr=0.1, compile="steps")
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            for tasks in (2, 3):
+                same(module, noise_episode(tasks))
+        module.backbone.body[1].eps = 0.5  # type: ignore[index, union-attr]
+        for _ in range(2):
+            same(module, noise_episode(3))
+    recorded = [line for line in lines(caplog) if "recorded as" in line]
+    assert [line.partition(" recorded")[0] for line in recorded] == [
+        f"compile: an inner step on [{tasks}, 6, 1, 8, 8]" for tasks in (2, 3)
+    ]
+    assert sum("1 kinds of inner steps are recorded" in line for line in lines(caplog)) == 1
+
+
+def test_what_memory_was_tried_with_is_not_recorded(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit tries 1, 2, ... tasks; memory that runs out halves them: the step that came through is recorded."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), Rooms(), nn.Linear(8, 3)).double()
+    module = MAML(net, inner_steps=1, inner_lr=0.1, execution="vectorized", compile="steps", memory_limit=0.5)
+    with caplog.at_level("INFO"):
+        same(module, noise_episode(4))
+        monkeypatch.setattr(Room, "room", 2)
+        module.memory_limit = None
+        same(module, noise_episode(7))
+    assert [line.partition(" recorded")[0] for line in lines(caplog)] == [
+        "compile: an inner step on [4, 6, 1, 8, 8]",
+        *(f"compile: an inner step on [{tasks}, 6, 1, 8, 8]" for tasks in (1,)),
+    ]
+
+
+class Rooms(nn.Module):
+    """Takes as many tasks at once as there is room for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Room.apply(x)
+
+
+def test_steps_that_are_not_finite_are_recorded_later(replayed: list[int], caplog: pytest.LogCaptureFixture) -> None:
+    module = MAML(TinyConv().double(), inner_steps=1, inner_lr=0.1, compile="steps")
+    module.meta_gradient(noise_episode(3))  # chooses how it is run
+    caplog.clear()
+    before, spoiled = copy.deepcopy(module.state_dict()), len(replayed)
+    with caplog.at_level("INFO"):
+        with torch.no_grad():
+            module.backbone.head.weight.fill_(float("inf"))  # type: ignore[union-attr, operator]
+        module.meta_loss(noise_episode(2))
+        assert not lines(caplog)
+        module.load_state_dict(before)
+        for _ in range(2):
+            same(module, noise_episode(2))
+    assert len(lines(caplog)) == 1
+    assert len(replayed) > spoiled + 2
+
+
+def test_what_no_step_changes_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each part of a support set, in each inner loop."""
+    real, calls = step_recorder.make_program, [0]
+
+    def make(*args: Any) -> Any:
+        program = real(*args)
+
+        def constant(*inputs: Tensor) -> tuple[Tensor, ...]:
+            calls[0] += 1
+            return program.constant(*inputs)
+
+        return program._replace(constant=constant)
+
+    monkeypatch.setattr(step_recorder, "make_program", make)
+    module = MAML(TinyConv().double(), inner_steps=5, inner_lr=0.01, compile="steps", support_chunk=2)
+    module.meta_gradient(noise_episode(2))
+    calls[0] = 0
+    module.meta_gradient(noise_episode(2))
+    assert calls[0] == 3  # of six examples
 
 
 def test_steps_that_differ_are_not_used(
