@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import functools
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,13 +82,17 @@ def shell(folder: Path, omniglot: Path, miniimagenet: Path, monkeypatch: pytest.
 
 
 @pytest.fixture
-def _own_state() -> Iterator[None]:
-    """Pages may seed torch, and set its threads, its default type and matplotlib's backend."""
-    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+def _own_state(tmp_path: Path) -> Iterator[None]:
+    """Pages may seed torch, set its threads, its default type and matplotlib's backend, and import what they saved."""
+    threads, dtype, modules = torch.get_num_threads(), torch.get_default_dtype(), dict(sys.modules)
     mpl.use("agg")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+    for name in set(sys.modules) - set(modules):
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+    sys.modules.update(modules)
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
 
@@ -100,6 +105,7 @@ def run_block(block: Block, names: dict[str, Any], shell: Shell) -> None:
         target = shell.folder / block.file_name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(block.text)
+        sys.modules.pop(target.stem, None)  # benchmarks/ and examples/ may have a file of this name
     if block.language == "python":
         shell.place_data(block.text)
         exec(compile("\n" * (block.line - 1) + block.text, str(block.page), "exec"), names)
