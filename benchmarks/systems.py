@@ -152,6 +152,13 @@ SYSTEMS = [
     System("ours: sequential", _ours, ours=True, options={"execution": "sequential"}),
     System("ours: sequential, remat", _ours, ours=True, options={"execution": "sequential", "memory": "remat"}),
     System("ours: steps recorded", _ours, ours=True, options={"compile": "steps"}),
+    System("ours: steps recorded, remat", _ours, ours=True, options={"compile": "steps", "memory": "remat"}),
+    System(
+        "ours: sequential, steps recorded, remat",
+        _ours,
+        ours=True,
+        options={"execution": "sequential", "compile": "steps", "memory": "remat"},
+    ),
     System("ours: steps recorded, bf16", _ours, ours=True, bf16=True, options={"compile": "steps"}),
     System("ours: compiled", _ours, ours=True, options={"compile": True}),
     System("ours: compiled, bf16", _ours, ours=True, bf16=True, options={"compile": True}),

@@ -18,6 +18,9 @@ __all__ = ["StepwiseMethod", "SupportGradient", "Term", "as_leaves"]
 
 Setting = Mapping[str, Tensor | float]
 
+RECORDED: tuple[MemoryMode, ...] = ("store", "remat")
+"""Memory modes whose gradients may be those of a recorded list of operators."""
+
 
 class Term(Protocol):
     """What is added to the support loss of a task; a pure function."""
@@ -83,13 +86,13 @@ class SupportGradient:
 
             share = x.shape[axis] / count
             inputs = [*others.values(), *own.values(), x, y]
-            recorder = current().recorder if self.memory == "store" else None
+            recorder = current().recorder if self.memory in RECORDED else None
             with twice_differentiable(order == 2):
                 if recorder is None:
                     grads = gradient(objective, list(adapted.values()), inputs, order, self.memory)
                 else:
                     state = adaptation, self.term, (*names, *other_names)
-                    grads = recorder.gradient(objective, list(adapted.values()), inputs, order, *state)
+                    grads = recorder.gradient(objective, list(adapted.values()), inputs, order, self.memory, *state)
             if total is None and share == 1:
                 total = list(grads)
             else:

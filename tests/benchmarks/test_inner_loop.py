@@ -259,7 +259,7 @@ def test_quick_chooses_where_nothing_is_asked_for() -> None:
     assert set(inner_loop.QUICK["systems"]) <= {system.name for system in SYSTEMS}
     asked = inner_loop.read_options(["--quick", "--systems", "sequential"])
     named = {system.name for system in inner_loop.choose_systems(WORKS["anil"], asked)}
-    assert named == {"ours: sequential", "ours: sequential, remat"}
+    assert named == {"ours: sequential", "ours: sequential, remat", "ours: sequential, steps recorded, remat"}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from metalearn.inner.ambient import recording_steps, remember
 from metalearn.inner.execution.flat_part import describe_state, explain, find_obstacle, list_places
 from metalearn.inner.execution.recorder import Recorder, compare
 from metalearn.inner.generators import drawing_from, read_generators
-from metalearn.inner.memory import Objective, gradient
+from metalearn.inner.memory import MemoryMode, Objective, gradient
 from metalearn.inner.replay.program import Program, make_program, replay
 
 __all__ = ["StepRecorder"]
@@ -43,6 +43,7 @@ class _Request(NamedTuple):
         adapted: values of what moves.
         others: values of what else it reads.
         wanted: whose product the backward pass takes; ``None`` for a first-order step.
+        memory: what is kept of it for the backward pass.
         context: what was ambient.
     """
 
@@ -50,6 +51,7 @@ class _Request(NamedTuple):
     adapted: list[Tensor]
     others: list[Tensor]
     wanted: tuple[bool, ...] | None
+    memory: MemoryMode
     context: contextvars.Context
 
 
@@ -66,23 +68,25 @@ class StepRecorder(Recorder):
         adapted: Sequence[Tensor],
         others: Sequence[Tensor],
         order: int,
+        memory: MemoryMode,
         adaptation: Adaptation,
         term: object,
         names: Sequence[str],
     ) -> tuple[Tensor, ...]:
-        """As :func:`metalearn.inner.memory.gradient` gives it for the memory mode ``"store"``.
+        """As :func:`metalearn.inner.memory.gradient` gives it for the memory modes ``"store"`` and ``"remat"``.
 
         Args:
             objective: the inner loss of the next two, a scalar.
             adapted: the tensors that the inner loop moves.
             others: all others, the support set and its targets last.
             order: 2 for a gradient with a graph.
+            memory: whether the graph keeps more than the tensors.
             adaptation: the inner loop.
             term: what it adds to the loss.
             names: of the network's and the loss's tensors among them.
         """
         if not self._may_record(adaptation):
-            return gradient(objective, adapted, others, order, "store")
+            return gradient(objective, adapted, others, order, memory)
         adapted, others = [value.contiguous() for value in adapted], _lay_out(others)
         wanted = tuple(value.requires_grad for value in others) if order == 2 else None
         network = adaptation.learner.structure.own()  # another copy is made when an attribute of a layer has changed
@@ -90,6 +94,7 @@ class StepRecorder(Recorder):
             network,
             tuple((tuple(value.shape), value.dtype, value.device) for value in (*adapted, *others)),
             wanted,
+            memory if order == 2 else None,
             tuple(names),
             list_places(adaptation, set(names)),
             describe_state(adaptation, adapted[0].device.type),
@@ -100,8 +105,8 @@ class StepRecorder(Recorder):
             return replay(program, _compute_constants(program, adapted, others), adapted, others)
         if key not in self._asked and self._has_room(network):
             moved, fixed = ([value.detach() for value in part] for part in (adapted, others))
-            self._asked[key] = _Request(objective, moved, fixed, wanted, contextvars.copy_context())
-        return gradient(objective, adapted, others, order, "store")
+            self._asked[key] = _Request(objective, moved, fixed, wanted, memory, contextvars.copy_context())
+        return gradient(objective, adapted, others, order, memory)
 
     def forget_requests(self) -> None:
         """A step begins: what another one has asked for, which was tried for its memory, say, is not recorded."""
@@ -117,7 +122,7 @@ class StepRecorder(Recorder):
         self._programs = {key: program for key, program in self._programs.items() if key[0] is network}
         if not (asked or self._programs or self._said):
             self._tell_once(
-                "no inner step is recorded, because none takes a gradient with memory 'store'; all runs as it is"
+                "no inner step is recorded, because none takes a gradient with memory 'store' or 'remat'; all runs as it is"
             )
         for key, request in asked.items():
             if not self.works:
@@ -198,7 +203,9 @@ def _make(request: _Request) -> tuple[Program, float | None]:
     # weights that autocast has cast already would be tensors of another graph
     with recording_steps(None), torch.autocast(device, low, enabled=enabled, cache_enabled=False):
         with drawing_from(state):
-            program = make_program(objective, request.adapted, request.others, CONSTANTS, wanted)
+            program = make_program(
+                objective, request.adapted, request.others, CONSTANTS, wanted, request.memory == "store"
+            )
 
         def run_step(adapted: list[Tensor], others: list[Tensor]) -> tuple[Tensor, ...]:
             return gradient(objective, adapted, others, 1 if wanted is None else 2, "store")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from metalearn.inner.generators import drawing_from, read_generators
 from metalearn.inner.memory import Objective
 from metalearn.inner.replay.effects import Effects, UnfitForReplayError
 from metalearn.inner.replay.segments import split
@@ -27,12 +29,14 @@ class Program(NamedTuple):
         forward: of the inputs and these, the gradient and what the backward pass reads.
         backward: of what it reads, of what no step changes and of cotangents, the products; ``None`` without a second order.
         operators: how many are run in a step.
+        draws: whether the backward pass draws what the step has drawn.
     """
 
     constant: Function
     forward: Function
     backward: Function | None
     operators: int
+    draws: bool
 
 
 def make_program(
@@ -41,6 +45,7 @@ def make_program(
     others: Sequence[Tensor],
     constants: int,
     wanted: Sequence[bool] | None,
+    keeps: bool = True,
 ) -> Program:
     """Trace an inner gradient, and make functions of it.
 
@@ -50,6 +55,7 @@ def make_program(
         others: all others, contiguous.
         constants: how many of the last of these are the same in all steps.
         wanted: whether there is a product for each of ``others``; ``None`` for the gradient alone.
+        keeps: whether the backward pass may read what the step has computed; it computes all again otherwise.
 
     Raises:
         UnfitForReplayError: it writes to what is not its own, draws in the backward pass, or has values of other kinds.
@@ -60,7 +66,7 @@ def make_program(
     with torch.no_grad():
         effects = Effects(traced.module, [value.detach() for value in (*adapted, *others, *cotangents)])
     traced = simplify(traced, effects)
-    parts = split(traced, effects, constants)
+    parts = split(traced, effects, constants, keeps)
     outside = {place for node in (*traced.adapted, *traced.others) for place in effects.memory(node)}
     if any(not outside.isdisjoint(effects.memory(node)) for node in traced.grads):
         raise UnfitForReplayError("its gradient is one of its inputs")
@@ -73,6 +79,7 @@ def make_program(
         if wanted is not None
         else None,
         len(parts.forward) + len(parts.backward),
+        parts.draws,
     )
 
 
@@ -99,9 +106,11 @@ class _Replayed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, program: Program, constants: tuple[Tensor, ...], count: int, *tensors: Tensor) -> Any:
+        state = read_generators(tensors[0]) if program.draws else None
         with _without_autocast(tensors[0]):
             outputs = program.forward(*tensors, *constants)
         ctx.program, ctx.constants, ctx.count = program, constants, count
+        ctx.random = state
         ctx.save_for_backward(*outputs[count:])
         # autograd marks what is returned as its own: it may not be a tensor of all steps, nor stand there twice
         others = {id(value) for value in constants}
@@ -115,7 +124,8 @@ class _Replayed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         incoming = [value.contiguous() for value in cotangents]
-        with _without_autocast(incoming[0]):
+        drawing = contextlib.nullcontext() if ctx.random is None else drawing_from(ctx.random)
+        with _without_autocast(incoming[0]), drawing:
             products = iter(ctx.program.backward(*ctx.saved_tensors, *ctx.constants, *incoming))
         wanted = [index < ctx.count or wants for index, wants in enumerate(ctx.needs_input_grad[3:])]
         return None, None, None, *(next(products) if wants else None for wants in wanted)

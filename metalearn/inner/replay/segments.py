@@ -1,12 +1,17 @@
-"""A graph in three parts: what no step changes, the inner gradient, and its product with a cotangent."""
+"""A graph in three parts: what no step changes, the inner gradient, and its product with a cotangent.
+
+What the product reads of the gradient's nodes is handed on, or computed again from less.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch.fx import Node
 
 from metalearn.inner.replay.effects import Effects, UnfitForReplayError, is_random, list_calls
+from metalearn.inner.replay.recompute import choose_cheap
 from metalearn.inner.replay.tracing import Traced
 
 __all__ = ["Segments", "split"]
@@ -18,9 +23,10 @@ class Segments(NamedTuple):
     Attributes:
         constant: computed once for a support set.
         forward: computed in each step.
-        backward: computed in each step of the backward pass.
+        backward: computed in each step of the backward pass; some nodes of the second again among them.
         kept_constant: values of the first that the others read.
         saved: values of the second, and inputs, that the third reads.
+        draws: whether the third draws again what the second has drawn.
     """
 
     constant: list[Node]
@@ -28,15 +34,17 @@ class Segments(NamedTuple):
     backward: list[Node]
     kept_constant: list[Node]
     saved: list[Node]
+    draws: bool
 
 
-def split(traced: Traced, effects: Effects, constants: int) -> Segments:
+def split(traced: Traced, effects: Effects, constants: int, keeps: bool = True) -> Segments:
     """Take a graph apart.
 
     Args:
         traced: the graph.
         effects: of its nodes.
         constants: how many of the last of ``others`` are the same in every step.
+        keeps: whether values of the step are kept for the backward pass, which computes all again otherwise.
 
     Raises:
         UnfitForReplayError: a part would write to what belongs to another, or the backward pass draws.
@@ -50,12 +58,24 @@ def split(traced: Traced, effects: Effects, constants: int) -> Segments:
     forward = [node for node in calls if node not in constant and node in needed]
     backward = [node for node in calls if node not in constant and node not in needed]
     _check([first, forward, backward], effects)
-    later, last = {*forward, *backward}, set(backward)
-    outputs, products = {*traced.grads, *traced.products}, set(traced.products)
-    kept = [node for node in first if node in outputs or not later.isdisjoint(node.users)]
-    candidates = [*traced.adapted, *traced.others, *forward]
-    saved = [node for node in candidates if node in products or not last.isdisjoint(node.users)]
-    return Segments(first, forward, backward, kept, saved)
+    incoming, own = [*traced.adapted, *traced.others], set(forward)
+    held = own & _find_read(backward, traced.products)
+    again = (
+        choose_cheap(forward, held, {*incoming, *first}, effects)
+        if keeps
+        else own & _find_needed(forward, effects, held)
+    )
+    last = again | set(backward)
+    backward = [node for node in calls if node in last]
+    read = _find_read(backward, traced.products) - again
+    kept = [node for node in first if node in read | _find_read(forward, traced.grads)]
+    saved = [node for node in (*incoming, *forward) if node in read]
+    return Segments(first, forward, backward, kept, saved, any(map(is_random, again)))
+
+
+def _find_read(calls: Iterable[Node], outputs: Iterable[Node]) -> set[Node]:
+    """What nodes read, and what is handed out."""
+    return {before for node in calls for before in node.all_input_nodes} | set(outputs)
 
 
 def _find_constant(calls: list[Node], effects: Effects, changing: set[Node]) -> set[Node]:
@@ -72,7 +92,7 @@ def _find_constant(calls: list[Node], effects: Effects, changing: set[Node]) -> 
     return constant
 
 
-def _find_needed(calls: list[Node], effects: Effects, outputs: list[Node]) -> set[Node]:
+def _find_needed(calls: list[Node], effects: Effects, outputs: Iterable[Node]) -> set[Node]:
     """The nodes that the outputs depend on, those among them that write to what is read."""
     needed = set(outputs)
     read: set[int] = {place for node in outputs for place in effects.memory(node)}

@@ -232,11 +232,11 @@ def test_a_replay_that_gives_something_else_is_not_used(
     assert line == "compile: the recorded step is not used, because it differs from the step itself by 1e-06"
 
 
-def drop(compile: Any) -> list[float]:
+def drop(compile: Any, memory: Any = "store") -> list[float]:
     """Losses, gradients and a last number of a network with dropout, in which draws show."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 3))
-    module = MAML(net, inner_steps=2, inner_lr=0.1, compile=compile)
+    module = MAML(net, inner_steps=2, inner_lr=0.1, compile=compile, memory=memory)
     episode = noise_episode(2, shape=(3,), dtype=torch.float32)
     module.meta_gradient(episode)
     torch.manual_seed(1)

@@ -67,13 +67,18 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int], Episode]
 
 
 @pytest.mark.parametrize(
-    ("name", "execution"),
-    [*((name, "auto") for name in NETWORKS), ("Conv4", "sequential"), ("transformer", "sequential")],
+    ("name", "execution", "memory"),
+    [
+        *((name, "auto", "store") for name in NETWORKS),
+        *((name, "sequential", memory) for name in ("Conv4", "transformer") for memory in ("store", "remat")),
+        *((name, "auto", "remat") for name in ("Conv4", "transformer", "LSTM")),
+    ],
 )
-def test_networks(name: str, execution: str, replayed: list[int]) -> None:
+def test_networks(name: str, execution: Any, memory: Any, replayed: list[int]) -> None:
     torch.manual_seed(0)
     make, draw = NETWORKS[name]
-    module = MAML(make(), inner_steps=2, inner_lr=0.1, execution=execution, compile="steps").double()  # type: ignore[arg-type]
+    options = {"execution": execution, "memory": memory, "compile": "steps"}
+    module = MAML(make(), inner_steps=2, inner_lr=0.1, **options).double()
     for seed in range(2):
         same(module, draw(3, seed))
         shrink(module)

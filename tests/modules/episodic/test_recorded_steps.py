@@ -68,8 +68,8 @@ MORE: dict[str, Callable[..., MetaModule]] = {
 }
 QUICK = ("sizes of elements", "head", "first order", "remat", "support", "metal", "chunks", "lora")
 """What is tried in every run of the tests; the others with those that take long."""
-WITHOUT = ("remat", "ridge", "protonet")
-"""They take no inner gradient, or compute it again."""
+WITHOUT = ("ridge", "protonet")
+"""They take no inner gradient."""
 
 
 @pytest.mark.parametrize("name", [
@@ -124,10 +124,11 @@ def test_buffers_are_read_where_they_lie(replayed: list[int]) -> None:
     assert len(replayed) > before + 2
 
 
-def test_dropout_draws_anew_in_every_replay(replayed: list[int]) -> None:
+@pytest.mark.parametrize("memory", ["store", "remat"])
+def test_dropout_draws_anew_in_every_replay(memory: str, replayed: list[int]) -> None:
     """And what the step itself would have drawn, in both passes."""
 
-    recorded, exact = drop("steps"), drop(False)
+    recorded, exact = (drop(compile, memory) for compile in ("steps", False))
     assert recorded == pytest.approx(exact, rel=1e-6)
     assert len(set(recorded)) == 9
     assert len(replayed) == 17
@@ -232,7 +233,7 @@ def test_that_there_is_nothing_to_record_is_said_once(name: str, caplog: pytest.
         for _ in range(2):
             module.meta_gradient(noise_episode(2, dtype=torch.float32))
     assert lines(caplog) == [
-        "compile: no inner step is recorded, because none takes a gradient with memory 'store'; all runs as it is"
+        "compile: no inner step is recorded, because none takes a gradient with memory 'store' or 'remat'; all runs as it is"
     ]
 
 
