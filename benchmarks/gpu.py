@@ -242,7 +242,7 @@ def count(works: list[Work], options: argparse.Namespace, report: Report) -> Non
 @contextlib.contextmanager
 def as_on_gpu() -> Iterator[None]:
     """Within this context a step takes the ways of a GPU on a CPU: nothing in turns, nothing in pieces."""
-    pieces = sys.modules["metalearn.inner.kernels.first_block"]
+    pieces = sys.modules["metalearn.inner.kernels.pooled_product"]
     before = conv.on_cpu, batch_norm.on_cpu, pieces.AT_ONCE
     conv.on_cpu = batch_norm.on_cpu = lambda x: False
     pieces.AT_ONCE = 1 << 62

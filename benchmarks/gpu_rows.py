@@ -104,7 +104,7 @@ def list_rows(work: Work, compiled: bool) -> list[Row]:
             Row("ours, compiled, tf32", {"compile": True}, arithmetic="tf32"),
         ]
     learn2learn = next(system for system in SYSTEMS if system.name == "learn2learn 0.2.0")
-    if learn2learn.fits(work, "cuda"):
+    if not learn2learn.why_not(work):
 
         def make(work: Work, device: str) -> Callable[[], object]:
             return build(learn2learn, work, device, torch.float32).step

@@ -16,6 +16,12 @@ from metalearn.reports.text import join_lines
 __all__ = ["OptionError", "explain"]
 
 
+OURS = re.compile(
+    r"(?:^|- )([\w.]+) (is (?:missing|no option here)[;,] .+?|is .+?, but it must be .+?)(?= - |$| Given value)"
+)
+"""A sentence of this module's among those of jsonargparse."""
+
+
 class OptionError(ConfigError):
     """One option is wrong.
 
@@ -153,6 +159,9 @@ def _wrong_value(parser: argparse.ArgumentParser, name: str, text: str) -> Confi
             f"{where}.{_shorten(nested[1])}",
             f"stands before its class is known; put --config or --{where} in front of it",
         )
+    ours = OURS.search(text.partition(" Errors: ")[2])
+    if ours:  # of a class within one of several types, whose errors are text alone
+        return OptionError(f"{where}.{ours[1]}", ours[2].rstrip("."))
     value = _read_value(text)
     hint = getattr(action, "_typehint", None)
     words = describe_type(hint)

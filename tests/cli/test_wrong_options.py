@@ -121,3 +121,12 @@ def test_what_is_misspelled_or_cut_short_is_named_beside_what_was_meant(refused:
     """Nothing is taken for what it begins like."""
     wrong = {words: line for words, meant in MISSPELLED if meant not in (line := refused(*words.split()))}
     assert not wrong
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    (["--trainer.callbacks", "EarlyStopping"], "trainer.callbacks.monitor is missing; give it"),
+    (["--trainer.callbacks+=EarlyStopping"], "trainer.callbacks.monitor is missing; give it"),
+    (["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.patience", "x"], "trainer.callbacks.patience is 'x', but"),
+])  # fmt: skip
+def test_a_fault_within_one_of_several_types_is_named(words: list[str], line: str, refused: Refused) -> None:
+    assert line in refused("fit", *words)
