@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from metalearn.checks import read_path
+from metalearn.checks import check_choice, read_path
 from metalearn.datamodules.episodes.arguments import FileArguments, ImageArguments, Unpack, select, spell_out
 from metalearn.datamodules.episodes.image_episodes import ImageEpisodes
 from metalearn.datamodules.episodes.splits import split_by_hash
 from metalearn.datamodules.sources.images import ImageSpec
-from metalearn.datamodules.sources.omniglot_files import CHARACTERS, download_missing, list_drawings
+from metalearn.datamodules.sources.listing import SPLITS
+from metalearn.datamodules.sources.omniglot_files import CHARACTERS, PARTS, download_missing, list_drawings
 from metalearn.datamodules.store.header import fingerprint
 from metalearn.datamodules.store.opening import open_or_pack
 from metalearn.datamodules.store.packer import Packer
@@ -26,19 +27,26 @@ __all__ = ["OmniglotDataModule"]
 log = logging.getLogger(__name__)
 
 ROTATIONS = 4
+VALIDATION_PART = 1 / 6
+"""Of the background alphabets, those that are for validation where alphabets are split."""
+
+SplitBy = Literal["characters", "alphabets"]
 
 
 class OmniglotDataModule(ImageEpisodes):
     """Few-shot episodes of Omniglot: 1,200 characters for training, 100 for validation, 323 for test.
 
-    The split orders characters by a hash of their names: it is a constant, whatever the seed. With ``rotations``, the
-    training characters turned by 90, 180 and 270 degrees are classes of their own (4,800 in all), as is the custom since
+    This split orders characters by a hash of their names: it is a constant, whatever the seed. With ``split="alphabets"`` the
+    parts are those of Lake et al. 2015: the 20 alphabets of ``images_evaluation`` are the test's, and five of the 30 of
+    ``images_background``, chosen by a hash of their names, are for validation. With ``rotations``,
+    the training characters turned by 90, 180 and 270 degrees are classes of their own (4,800 in all), as is the custom since
     Santoro et al. 2016. Strokes are 1, paper is 0.
 
     Args:
         root: the folder that holds ``images_background.zip`` and ``images_evaluation.zip``, or their extracted trees,
             directly or in ``omniglot-py/``. What is missing is downloaded to it.
         queries: query images a class, ``Q``, or the least and the most; ``K + Q`` is at most 20.
+        split: what is split, ``"characters"`` or ``"alphabets"``.
         rotations: add the rotated training characters.
         download: fetch what is missing.
         options: further options of episodes; the groups of classes are the alphabets.
@@ -60,6 +68,7 @@ class OmniglotDataModule(ImageEpisodes):
         self,
         root: str = "data/omniglot",
         *,
+        split: SplitBy = "characters",
         rotations: bool = True,
         download: bool = True,
         **arguments: Unpack[FileArguments],
@@ -68,6 +77,8 @@ class OmniglotDataModule(ImageEpisodes):
         if self.options.rotations:
             raise ConfigError("options.rotations is true, but Omniglot has its own argument for it; use rotations=True")
         self.root = read_path("root", root, "give the folder of the data")
+        check_choice("split", split, get_args(SplitBy))
+        self.split = split
         self.rotations = rotations
         self.download = download
         self.image_spec = ImageSpec(channels=1, size=arguments["image_size"], invert=True)
@@ -80,6 +91,9 @@ class OmniglotDataModule(ImageEpisodes):
 
     def open_store(self, verify: bool) -> ImageStore:
         drawings = list_drawings(self.root)
+        self._background = {
+            n.partition("/")[0] for n, (first, *_) in drawings.items() if first.name.startswith(PARTS[0])
+        }
         spec = self.packed_spec
         names = sorted(drawings)
         if len(names) != CHARACTERS:
@@ -108,8 +122,23 @@ class OmniglotDataModule(ImageEpisodes):
 
     def split_classes(self, store: ImageStore | Contents) -> dict[str, np.ndarray]:
         names = [name.removesuffix("@0") for name in store.names[::ROTATIONS]]
-        split = split_by_hash(names, (1200, 100, 323) if len(names) == CHARACTERS else (0.74, 0.06, 0.2))
+        if self.split == "alphabets":
+            split = self._split_alphabets([name.partition("/")[0] for name in names])
+        else:
+            split = split_by_hash(names, (1200, 100, 323) if len(names) == CHARACTERS else (0.74, 0.06, 0.2))
         upright = {part: ROTATIONS * characters for part, characters in split.items()}
         if self.rotations:
             upright["train"] = (upright["train"][:, None] + np.arange(ROTATIONS)).reshape(-1)
         return upright
+
+    def _split_alphabets(self, alphabets: list[str]) -> dict[str, np.ndarray]:
+        """The positions of the characters of each part, whose alphabets are given."""
+        background = sorted(self._background)
+        count = max(1, round(VALIDATION_PART * len(background)))
+        parts = split_by_hash(background, (len(background) - count, count, 0))
+        held_out = {background[position] for position in parts["val"]}
+        part_of = {name: "val" if name in held_out else "train" for name in background}
+        return {
+            part: np.asarray([n for n, name in enumerate(alphabets) if part_of.get(name, "test") == part], np.int64)
+            for part in SPLITS
+        }

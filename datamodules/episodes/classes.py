@@ -58,6 +58,7 @@ class ClassEpisodes(EpisodicDataModule):
             self.options.balanced,
             self.options.unlabeled,
             self.options.distractors,
+            self.options.aligned,
         )
         self._pool: Pool | None = None
         self._splits: dict[str, np.ndarray] = {}
@@ -97,8 +98,7 @@ class ClassEpisodes(EpisodicDataModule):
         return None
 
     def identify_examples(self) -> str | None:
-        """What tells these examples from others without a look at all of them; ``None`` where nothing does."""
-        return None
+        """What tells these examples from others without a look at all of them."""
 
     def setup(self, stage: str | None = None) -> None:
         """Open the data, and read the table of test tasks if there is one."""
@@ -200,7 +200,7 @@ class ClassEpisodes(EpisodicDataModule):
         if turned:
             counts = np.repeat(counts, TURNS)
         ways, shots, queries = self.recipe.ways[0], self.recipe.shots[0], self.recipe.queries[0]
-        picked, images = draw_episodes(seed, split, indices, counts, ways, shots + queries)
+        picked, images = draw_episodes(seed, split, indices, counts, ways, shots + queries, self.recipe.aligned)
         turns = picked % TURNS if turned else None
         base = picked // TURNS if turned else picked
         return pool.offsets[classes[base]][..., None] + images, turns, picked

@@ -23,6 +23,8 @@ class EpisodeOptions:
         within_groups: all classes of a task come from one group: an alphabet of Omniglot, a superclass of CIFAR-100 or
             tieredImageNet. The group is drawn first, uniformly among those with enough classes.
         rotations: training classes turned by 90, 180 and 270 degrees are classes of their own.
+        aligned: all classes of a task give the examples of the same numbers. Of Omniglot these are drawings by the same people,
+            so that nobody has drawn both for the support set and for the query set.
         unlabeled: images per class without a label, beside support and query (Ren et al. 2018). Episodes are then
             :class:`~metalearn.episode.SemiSupervisedEpisode`.
         distractors: classes that appear among the unlabeled images alone.
@@ -49,6 +51,7 @@ class EpisodeOptions:
     balanced: bool = True
     within_groups: bool = False
     rotations: bool = False
+    aligned: bool = False
     unlabeled: int = 0
     distractors: int = 0
     normalize: bool = False
@@ -58,7 +61,7 @@ class EpisodeOptions:
     class_labels: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("balanced", "within_groups", "rotations", "normalize", "skip_broken", "class_labels"):
+        for name in ("balanced", "within_groups", "rotations", "aligned", "normalize", "skip_broken", "class_labels"):
             check_flag(name, getattr(self, name))
         check_whole("unlabeled", self.unlabeled, 0)
         check_whole("distractors", self.distractors, 0)

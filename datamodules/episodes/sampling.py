@@ -43,6 +43,7 @@ class Recipe(NamedTuple):
         balanced: all classes of a task have the same number of shots.
         unlabeled: unlabeled examples of each class.
         distractors: classes with unlabeled examples alone.
+        aligned: all classes of a task give the examples of the same numbers.
     """
 
     ways: Range
@@ -51,6 +52,7 @@ class Recipe(NamedTuple):
     balanced: bool = True
     unlabeled: int = 0
     distractors: int = 0
+    aligned: bool = False
 
     @property
     def varies(self) -> bool:
@@ -100,7 +102,7 @@ def draw_task(
     else:
         shots = np.asarray([_pick(word, *recipe.shots) for word in words[4 : 4 + ways]])
     picked, examples = draw_episodes(
-        seed, split, np.asarray([index]), counts[allowed], ways + recipe.distractors, recipe.most
+        seed, split, np.asarray([index]), counts[allowed], ways + recipe.distractors, recipe.most, recipe.aligned
     )
     return Draw(allowed[picked[0]], examples[0], shots, queries)
 
@@ -111,7 +113,7 @@ def draw_order(seed: int, split: str, index: int, count: int) -> np.ndarray:
 
 
 def draw_episodes(
-    seed: int, split: str, indices: np.ndarray, counts: np.ndarray, ways: int, images: int
+    seed: int, split: str, indices: np.ndarray, counts: np.ndarray, ways: int, images: int, aligned: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw classes and images without replacement, for a whole batch of episodes at once.
 
@@ -122,6 +124,7 @@ def draw_episodes(
         counts: ``[classes]`` the images of each class of the split.
         ways: ``N``.
         images: images drawn per class, ``K + Q``.
+        aligned: the classes of an episode have the numbers of their images in common.
 
     Returns:
         classes ``[B, N]``, in random order (the order is the labelling), and images ``[B, N, K + Q]`` within their class.
@@ -132,6 +135,11 @@ def draw_episodes(
     picked = _draw_distinct(words[:, :ways], classes)
     keys = words[:, ways:].reshape(len(words), ways, largest)
     sizes = counts[picked]
+    if aligned:
+        keys, sizes = (
+            np.broadcast_to(keys[:, :1], keys.shape),
+            np.broadcast_to(sizes.min(1, keepdims=True), sizes.shape),
+        )
     if int(counts.min()) != largest:
         keys = np.where(np.arange(largest) < sizes[..., None], keys >> np.uint64(1), np.uint64(2**64 - 1))
     # the position rides in the low bits of its key, so that one sort of whole words is the permutation

@@ -231,6 +231,9 @@ def list_training_facts(run: FinishedRun, steps: int) -> list[Fact]:
         "steps": steps,
         "seconds": clock.seconds,
         "seconds_without_validation": clock.training,
+        "cpu_seconds": clock.cpu,
+        "seconds_with_earlier_parts": clock.earlier["seconds"] + clock.seconds,
+        "cpu_seconds_with_earlier_parts": clock.earlier["cpu"] + clock.cpu,
         "tasks": clock.tasks,
         "tasks_per_second": None,
     }
@@ -241,7 +244,9 @@ def list_training_facts(run: FinishedRun, steps: int) -> list[Fact]:
         )
         text = f"nothing was left to train: {reason}"
         return [Fact("training", text, {"training": data, "notes": [text]})]
-    text = f"{steps} steps in {clock.seconds:.0f} s ({clock.training:.0f} s without validation)"
+    text = f"{steps} steps in {clock.seconds:.0f} s ({clock.training:.0f} s without validation, {clock.cpu:.0f} s of CPU time)"
+    if clock.earlier["seconds"]:
+        text += f"; {data['cpu_seconds_with_earlier_parts']:.0f} s of CPU time with the parts before"
     facts = [Fact("training", text, {"training": data})]
     if clock.tasks:
         speed = clock.tasks / max(clock.training, 1e-9)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from metalearn import DataError
-from metalearn.datamodules import OmniglotDataModule
+from metalearn import ConfigError, DataError
+from metalearn.datamodules import EpisodeOptions, OmniglotDataModule
 from metalearn.datamodules.sources.alphabets import ALPHABETS, list_characters
 from tests.made import make_omniglot
 
@@ -148,3 +148,34 @@ def test_a_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Omniglot, "download_url_prefix", "http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(DataError, match="cannot be downloaded .*set data.root"):
         OmniglotDataModule(str(tmp_path)).prepare_data()
+
+
+@pytest.mark.parametrize("within_groups", [False, True])
+def test_alphabets_are_split_and_nobody_draws_for_both_sets(within_groups: bool, omniglot: Path) -> None:
+    """Lake's protocol: the evaluation alphabets are the test's, and a task is drawn by two people."""
+    options = EpisodeOptions(within_groups=within_groups, aligned=True)
+    data = OmniglotDataModule(str(omniglot), split="alphabets", ways=20, shots=1, queries=1, options=options)
+    data.setup()
+    groups = {part: {data.pool.groups[number] for number in data.splits[part]} for part in ("train", "val", "test")}
+    assert groups["test"] == {"Alphabet_3", "Alphabet_4", "Alphabet_5"}
+    assert groups["train"] | groups["val"] == {"Alphabet_0", "Alphabet_1", "Alphabet_2"}
+    assert len(groups["val"]) == 1
+    assert data.num_classes("train") == 160
+    pairs = set()
+    for index in range(200):
+        rows = data.task_rows(0, "test", index)
+        support, query = ({*(part % 20).tolist()} for part in (rows.support, rows.query))
+        assert len(support) == len(query) == 1
+        assert support != query
+        pairs.add((*support, *query))
+        alphabets = {data.pool.groups[number] for number in rows.support // 20}
+        assert not within_groups or len(alphabets) == 1
+        assert len(rows.support) == 20
+    assert len(pairs) > 100
+    episode = data.draw(0, "test", [0, 1])
+    assert episode.query.x.shape == (2, 20, 1, 28, 28)
+
+
+def test_an_unknown_split_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="split is 'lake'"):
+        OmniglotDataModule(split="lake")  # type: ignore[arg-type]

@@ -36,6 +36,8 @@ KINDS: list[dict[str, Any]] = [
     {"ways": [2, 5], "shots": [1, 4], "queries": [1, 3]},
     {"ways": [2, 5], "shots": [1, 4], "balanced": False},
     {"unlabeled": 4, "distractors": 2},
+    {"aligned": True},
+    {"aligned": True, "ways": [2, 4], "shots": [1, 3], "unlabeled": 2, "distractors": 1},
     {"ways": [2, 4], "unlabeled": 2, "distractors": 3, "balanced": False, "shots": [1, 3]},
 ]
 
@@ -102,6 +104,22 @@ def test_imbalance_draws_the_shots_of_each_class() -> None:
     shots = {tuple(np.bincount(data.episode(0, "train", index).support.y).tolist()) for index in range(60)}
     assert all(1 <= count <= 4 for task in shots for count in task)
     assert len(shots) > 20
+
+
+@pytest.mark.parametrize("options", [{}, {"ways": [2, 5]}, {"unlabeled": 3, "distractors": 2}])
+def test_aligned_classes_give_the_same_examples(options: dict[str, Any]) -> None:
+    """Their numbers within the class; over many tasks each is drawn, and those of all classes are as likely."""
+    data = numbered(aligned=True, shots=2, queries=3, **options)
+    data.setup()
+    seen = Counter[int]()
+    for index in range(300):
+        rows = data.task_rows(0, "train", index)
+        owner = np.searchsorted(data.pool.offsets, np.concatenate(rows[::2]), "right") - 1
+        within = np.concatenate(rows[::2]) - data.pool.offsets[owner]
+        by_class = [frozenset(within[owner == number].tolist()) for number in np.unique(owner[: len(rows.support)])]
+        assert len(set(by_class)) == 1
+        seen.update(by_class[0])
+    assert set(range(14)) <= seen.keys()  # the smallest class has 14
 
 
 @pytest.mark.parametrize("workers", [0, 2])
