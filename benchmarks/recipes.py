@@ -1,10 +1,10 @@
 """Recipes of meta-training on Omniglot, each for as many CPU seconds, judged on validation tasks alone.
 
-A recipe is a set of changes to one base, written ``key=value`` with ``+`` between them. Keys are arguments of the module, or those
-of ``OURS``: ``affine`` is by how much training images are turned, moved, scaled and sheared; ``lake=True`` takes Lake's alphabets,
-tasks within one of them, and drawings of two people. The outer step size is annealed to 0 over the seconds. A row is a process of
-one thread; its seconds are those of the processor. Each row writes one JSON file, and one that has it is not run again. No test
-task is looked at.
+A recipe is a set of changes to one base, written ``key=value`` with ``+`` between them. Keys are arguments of the module, or
+those of ``OURS``: ``affine`` is by how much training images are turned, moved, scaled and sheared; ``lake=True`` takes alphabets
+of Lake, tasks within one of them, and drawings of two people. The outer step size is annealed to 0 over the seconds. A row is
+a process of one thread; its seconds are those of the processor. Each row writes one JSON file, and one that has it is not run
+again. No test task is looked at.
 
 python benchmarks/recipes.py --root DIR --kind MAML --ways 5 --shots 1 --seconds 300 --output rows --at_once 2 \\
     base inner_steps=3 outer_lr=0.001 inner_steps=3+tasks=8

@@ -1,0 +1,71 @@
+"""How much the accuracy of a checkpoint on a task depends on which class has which label.
+
+Every task of the test split is adapted to under many permutations of its labels. The head of MAML has rows of its own for each
+label, so that another order of the classes is another start (UNICORN-MAML, arXiv 2107.00143). Printed are the mean accuracy over
+all of them, and of each task the deviation over permutations, the best and the worst, averaged over tasks.
+
+python benchmarks/permutations.py checkpoints/maml_omniglot_5w1s.ckpt --root DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+
+import torch
+from machine import processor
+from shipped import make_data, read_config
+
+from metalearn import Batch
+from metalearn.image_classifier import load_module
+from metalearn.metrics import interval
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--root", help="where the data are")
+    parser.add_argument("--config", help="whose data these are; otherwise the one that the checkpoint is named after")
+    parser.add_argument("--tasks", type=int, default=600)
+    parser.add_argument(
+        "--permutations", type=int, default=24, help="of the labels, in order of a fixed generator; 0 for all"
+    )
+    parser.add_argument("--output", help="a JSON file for the numbers")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    module, _ = load_module(options.checkpoint)
+    name = options.config or options.checkpoint.rpartition("/")[2].removesuffix(".ckpt")
+    data = make_data(read_config(name), options.root, test_tasks=options.tasks)
+    data.setup()
+    orders = torch.tensor(list(itertools.permutations(range(data.ways))))
+    if options.permutations:
+        generator = torch.Generator().manual_seed(0)
+        orders = orders[torch.randperm(len(orders), generator=generator)[: options.permutations]]
+    rows = []
+    for index in range(options.tasks):
+        support, query = data.episode(data.seed, "test", index)
+        turned = Batch(support.x.expand(len(orders), *support.x.shape), orders[:, support.y])
+        logits = torch.stack([adapted(query.x) for adapted in module.adapt_many(turned)])
+        rows.append((logits.argmax(-1) == orders[:, query.y]).float().mean(-1))
+        if (index + 1) % 50 == 0:
+            print(f"{index + 1} of {options.tasks} tasks", flush=True)
+    accuracies = torch.stack(rows)
+    numbers = {
+        "checkpoint": options.checkpoint, "tasks": options.tasks, "permutations": len(orders),
+        "accuracy": float(accuracies.mean()), "deviation": float(accuracies.std(1).mean()),
+        "best": float(accuracies.max(1).values.mean()), "worst": float(accuracies.min(1).values.mean()),
+        "machine": processor(),
+    }  # fmt: skip
+    print(f"accuracy {interval(accuracies.mean(1))}")
+    print(
+        f"of a task over {len(orders)} permutations: deviation {100 * numbers['deviation']:.2f} points, best "
+        f"{100 * numbers['best']:.2f} %, worst {100 * numbers['worst']:.2f} %"
+    )
+    if options.output:
+        with open(options.output, "w") as file:
+            json.dump(numbers, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
