@@ -1,0 +1,156 @@
+"""Put the best checkpoint of a run among the shipped ones, with its row in the manifest, and write the model cards anew.
+
+All numbers come from the run's own ``run.json``. The checkpoint takes the name of the run's config.
+
+python benchmarks/ship.py runs/maml_omniglot_20w1s/version_0 --note "trained in two parts"
+python benchmarks/ship.py    (the cards alone, and the table of docs/background/accuracies.md)
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metalearn.cli.shipped import config_path
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "checkpoints"
+MANIFEST = FOLDER / "manifest.json"
+PAGE = ROOT / "docs" / "background" / "accuracies.md"
+BEGIN, END = "<!-- from checkpoints/manifest.json, by benchmarks/ship.py -->", "<!-- end -->"
+PUBLISHED = {
+    "maml": {"5w1s": "98.7 ± 0.4", "5w5s": "99.9 ± 0.1", "20w1s": "95.8 ± 0.3", "20w5s": "98.9 ± 0.2"},
+    "fomaml": {"5w1s": "98.3 ± 0.5", "5w5s": "99.2 ± 0.2", "20w1s": "89.4 ± 0.5", "20w5s": "97.9 ± 0.1"},
+    "anil": {"20w1s": "96.2 ± 0.5", "20w5s": "98.0 ± 0.3"},
+}
+"""Finn et al. 2017, Nichol et al. 2018, Raghu et al. 2020; per cent."""
+HEAD = """# Checkpoints
+
+Each was trained by the configuration of its name. A file holds weights and a description of them, as plain types. They are
+installed with the package, and `--ckpt_path` takes their names. `manifest.json` holds what stands here;
+`benchmarks/ship.py` writes this page from it, and `benchmarks/verify_checkpoints.py` tests every one again.
+"""
+
+
+def describe_run(folder: Path, note: str) -> tuple[Path, str, dict[str, Any]]:
+    """The run's best checkpoint, the name of its config, and its row.
+
+    Args:
+        folder: of the run.
+        note: what a reader must know of it.
+    """
+    record = json.loads((folder / "run.json").read_text())
+    if record["status"] != "finished":
+        raise SystemExit(
+            f"{folder} is {record['status']}, so its numbers are not those of a whole run; let it end first"
+        )
+    summary, origin = record["summary"], record["origin"]
+    (config,) = record["configs"]
+    checkpoint = folder / "checkpoints" / Path(summary["checkpoint"]).name
+    parts = [*record["earlier"], record]
+    options = yaml.safe_load((folder / "config.yaml").read_text())
+    training, test = summary["training"], {key: value for key, value in summary["test"].items() if "accuracy" in key}
+    percent = {key: (round(100 * value["mean"], 2), round(100 * value["ci95"], 2)) for key, value in test.items()}
+    row = {
+        "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "config": config,
+        "changes": {key: value for key, value in parts[0]["changes"].items() if key != "data.root"},
+        "steps": training["steps"],
+        "tasks": training["steps"] * options["data"]["init_args"]["tasks_per_batch"],
+        "test_accuracy": percent["accuracy"][0],
+        "ci95": percent["accuracy"][1],
+        "test_tasks": test["accuracy"]["tasks"],
+        "before_adaptation": percent["accuracy_before_adaptation"][0],
+        "each_query_alone": percent["accuracy_independent"][0],
+        "each_query_alone_ci95": percent["accuracy_independent"][1],
+        "cpu_seconds": round(training["cpu_seconds_with_earlier_parts"]),
+        "parts": len(parts),
+        "machine": f"{origin['machine']['cpu']}, {origin['machine']['threads']} threads",
+        "versions": origin["versions"],
+        "commit": (origin["commit"] or {}).get("hash"),
+    }
+    return checkpoint, config, {**row, "note": note} if note else row
+
+
+def write_cards(manifest: dict[str, dict[str, Any]]) -> str:
+    """The page of model cards."""
+    return "\n".join([HEAD, *(write_card(name, row) for name, row in manifest.items())])
+
+
+def write_card(name: str, row: dict[str, Any]) -> str:
+    """One card."""
+    stem = name.removesuffix(".ckpt")
+    header = [line[2:] for line in config_path(row["config"]).read_text().splitlines() if line.startswith("# ")]
+    needs_root = "--data.root DIR" in header[0]
+    lines = [
+        f"## {stem}", "", " ".join(line for line in header[1:] if line), "",
+        "```", f"python -m metalearn test --ckpt_path {stem}{' --data.root DIR' if needs_root else ''}", "```", "",
+        "| | |", "|---|---|",
+        f"| accuracy | {row['test_accuracy']:.2f} % ± {row['ci95']:.2f} over {row['test_tasks']} test tasks |",
+    ]  # fmt: skip
+    if "each_query_alone" in row:
+        lines += [
+            f"| each query alone | {row['each_query_alone']:.2f} % ± {row['each_query_alone_ci95']:.2f} |",
+            f"| before adaptation | {row['before_adaptation']:.2f} % |",
+        ]
+    lines.append(f"| outer steps | {row['steps']:,} |")
+    if "cpu_seconds" in row:
+        changes = " ".join(f"--{key} {value}" for key, value in row["changes"].items())
+        lines += [
+            f"| tasks seen | {row['tasks']:,} |",
+            f"| training | {row['cpu_seconds']:,} CPU seconds, in {row['parts']} part{'s' * (row['parts'] > 1)} |",
+            f"| command | `python -m metalearn fit --config {row['config']}"
+            f"{' --data.root DIR' if needs_root else ''}{' ' + changes if changes else ''}` |",
+            f"| machine | {row['machine']} |",
+            f"| versions | {', '.join(f'{package} {number}' for package, number in row['versions'].items())} |",
+            f"| commit | {row['commit']} |",
+        ]
+    lines.append(f"| sha256 | {row['sha256']} |")
+    return "\n".join([*lines, *(["", row["note"]] if row.get("note") else []), ""])
+
+
+def write_table(manifest: dict[str, dict[str, Any]]) -> str:
+    """The table of all checkpoints of Omniglot's cells, beside what was published."""
+    lines = [
+        "| config | accuracy, % | published, % | each query alone, % | before, % | outer steps | tasks seen | CPU seconds |",
+        "|---|---|---|---|---:|---:|---:|---:|",
+    ]
+    for row in manifest.values():
+        kind, _, cell = row["config"].partition("_omniglot_")
+        if cell and "cpu_seconds" in row:
+            published = PUBLISHED.get(kind, {}).get(cell, "-")
+            lines.append(
+                f"| `{row['config']}` | {row['test_accuracy']:.2f} ± {row['ci95']:.2f} | {published} | "
+                f"{row['each_query_alone']:.2f} ± {row['each_query_alone_ci95']:.2f} | {row['before_adaptation']:.2f} | "
+                f"{row['steps']:,} | {row['tasks']:,} | {row['cpu_seconds']:,} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of runs that have ended")
+    parser.add_argument("--note", default="", help="what a reader must know of them")
+    options = parser.parse_args()
+    manifest = json.loads(MANIFEST.read_text())
+    for folder in options.runs:
+        checkpoint, config, row = describe_run(folder, options.note)
+        shutil.copyfile(checkpoint, FOLDER / f"{config}.ckpt")
+        manifest[f"{config}.ckpt"] = row
+        print(f"{config}: {row['test_accuracy']:.2f} % ± {row['ci95']:.2f}")
+    manifest = dict(sorted(manifest.items()))
+    MANIFEST.write_text(json.dumps(manifest, indent=2) + "\n")
+    (FOLDER / "README.md").write_text(write_cards(manifest))
+    page = PAGE.read_text()
+    before, rest = page.split(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{write_table(manifest)}\n\n{END}{rest.split(END, 1)[1]}")
+
+
+if __name__ == "__main__":
+    main()
