@@ -38,6 +38,10 @@ def test_a_run_goes_on_by_its_name_and_further(tmp_path: Path, capsys: pytest.Ca
     assert record is not None
     assert (record.first.state, record.first.step) == ("interrupted", 3)
     assert (record.session.state, record.session.step) == ("finished", 6)
+    assert record.session.summary is not None
+    cost = record.session.summary["training"]
+    assert 0 < cost["cpu_seconds"] < cost["cpu_seconds_with_earlier_parts"]
+    assert 0 < cost["seconds"] < cost["seconds_with_earlier_parts"]
     main(["resume", "stopped run", "--trainer.max_steps", "8"])
     fit(*plain, "--run_name", "whole", steps=8)
     check_alike(weights(STOPPED / "checkpoints/last.ckpt"), weights(Path("runs/whole/version_0/checkpoints/last.ckpt")))
