@@ -68,7 +68,7 @@ def test_config_fits_and_tests(name: str, omniglot: Path, miniimagenet: Path, tm
                                capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     data = ["--data.queries", "2"] if "glyphs" in name else []
-    for kind, folder in (("omniglot", omniglot), ("miniimagenet", miniimagenet)):
+    for kind, folder in (("omniglot", omniglot), ("lake", omniglot), ("miniimagenet", miniimagenet)):
         data += ["--data.root", str(folder), *MINI] if kind in name else []
     small = [] if "sinusoid" in name else SMALL
     if "completion" in name:
