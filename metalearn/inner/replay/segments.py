@@ -60,11 +60,13 @@ def split(traced: Traced, effects: Effects, constants: int, keeps: bool = True) 
     _check([first, forward, backward], effects)
     incoming, own = [*traced.adapted, *traced.others], set(forward)
     held = own & _find_read(backward, traced.products)
-    again = (
-        choose_cheap(forward, held, {*incoming, *first}, effects)
-        if keeps
-        else own & _find_needed(forward, effects, held)
-    )
+    if keeps:
+        again = choose_cheap(forward, held, {*incoming, *first}, effects)
+    else:
+        again = own & _find_needed(forward, effects, held)
+        drawn = set(filter(is_random, forward))
+        if not drawn.isdisjoint(again):  # numbers come in the order of all draws
+            again = own & _find_needed(forward, effects, held | drawn)
     last = again | set(backward)
     backward = [node for node in calls if node in last]
     read = _find_read(backward, traced.products) - again

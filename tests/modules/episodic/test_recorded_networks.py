@@ -136,3 +136,33 @@ def test_gradients_that_are_equal_and_constant(replayed: list[int]) -> None:
         for key, value in right.items():
             torch.testing.assert_close(ours[key], value, rtol=1e-9, atol=1e-12)
     assert len(replayed) == 7
+
+
+class NoisyOutputs(nn.Module):
+    """Draws twice: what it adds to its outputs, and what it drops of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = torch.randn_like(x[..., :1])
+        return self.head(F.dropout(x, 0.5, self.training)) + noise
+
+
+@pytest.mark.parametrize("memory", ["store", "remat"])
+def test_draws_come_in_their_order_again(memory: Any, replayed: list[int]) -> None:
+    episode = noise_episode(3, shape=(3,))
+    episode = Episode(*(role._replace(y=role.x[..., :1].sin()) for role in episode))
+    grads = []
+    for compile in (False, "steps"):
+        torch.manual_seed(0)
+        options: Any = {"compile": compile, "memory": memory, "loss": "mse"}
+        module = MAML(NoisyOutputs().double(), inner_steps=2, inner_lr=0.1, **options)
+        module.meta_gradient(episode)
+        torch.manual_seed(1)
+        grads.append([module.meta_gradient(episode) for _ in range(3)])
+    for right, ours in zip(*grads, strict=True):
+        for key, value in right.items():
+            torch.testing.assert_close(ours[key], value, rtol=1e-9, atol=1e-12)
+    assert len(replayed) > 6
