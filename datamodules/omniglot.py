@@ -46,9 +46,9 @@ class OmniglotDataModule(ImageEpisodes):
         root: the folder that holds ``images_background.zip`` and ``images_evaluation.zip``, or their extracted trees,
             directly or in ``omniglot-py/``. What is missing is downloaded to it.
         queries: query images a class, ``Q``, or the least and the most; ``K + Q`` is at most 20.
-        split: what is split, ``"characters"`` or ``"alphabets"``.
         rotations: add the rotated training characters.
         download: fetch what is missing.
+        split: what is split, ``"characters"`` or ``"alphabets"``.
         options: further options of episodes; the groups of classes are the alphabets.
 
     Raises:
@@ -68,9 +68,9 @@ class OmniglotDataModule(ImageEpisodes):
         self,
         root: str = "data/omniglot",
         *,
-        split: SplitBy = "characters",
         rotations: bool = True,
         download: bool = True,
+        split: SplitBy = "characters",
         **arguments: Unpack[FileArguments],
     ) -> None:
         super().__init__(**select(arguments, ImageArguments))
