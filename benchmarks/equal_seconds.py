@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,11 +174,16 @@ def run_row(options: argparse.Namespace) -> list[dict[str, Any]]:
 def run_all(options: argparse.Namespace) -> None:
     """Run each row that has no file yet in a process of its own, so many at once."""
     waiting = [name for name in list_rows(options.shots) if not find_file(options, name).exists()]
+    run_rows(__file__, waiting, PASSED_ON, options)
+
+
+def run_rows(script: str, waiting: list[str], passed_on: Sequence[str], options: argparse.Namespace) -> None:
+    """Run a script with ``--row`` for each that waits, so many at once, and with the options that are passed on."""
     running: list[subprocess.Popen[bytes]] = []
     while waiting or running:
         while waiting and len(running) < options.at_once:
-            more = [f"--{key}={getattr(options, key)}" for key in PASSED_ON]
-            running.append(subprocess.Popen([sys.executable, __file__, *more, f"--row={waiting.pop(0)}"]))
+            more = [f"--{key}={getattr(options, key)}" for key in passed_on]
+            running.append(subprocess.Popen([sys.executable, script, *more, f"--row={waiting.pop(0)}"]))
         time.sleep(1)
         running = [process for process in running if process.poll() is None]
 

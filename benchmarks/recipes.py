@@ -16,9 +16,6 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-import subprocess
-import sys
-import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -26,7 +23,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from equal_seconds import Budget, make_trainer
+from equal_seconds import Budget, make_trainer, run_rows
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from machine import describe
 from torch.optim.lr_scheduler import LambdaLR
@@ -94,7 +91,7 @@ def run_recipe(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "recipe": options.row, "kind": options.kind, "ways": options.ways, "shots": options.shots, "seed": options.seed,
         "steps": trainer.global_step, "seconds": budget.spent, "accuracy": scores["val/acc"],
-        "interval": scores.get("val/acc_ci95"), "tasks": options.tasks, "machine": describe(),
+        "tasks": options.tasks, "machine": describe(),
     }  # fmt: skip
 
 
@@ -107,13 +104,7 @@ def find_file(options: argparse.Namespace, recipe: str) -> Path:
 def run_all(options: argparse.Namespace) -> None:
     """Run each recipe that has no file yet in a process of its own, so many at once."""
     waiting = [recipe for recipe in options.recipes if not find_file(options, recipe).exists()]
-    running: list[subprocess.Popen[bytes]] = []
-    while waiting or running:
-        while waiting and len(running) < options.at_once:
-            more = [f"--{key}={getattr(options, key)}" for key in PASSED_ON]
-            running.append(subprocess.Popen([sys.executable, __file__, *more, f"--row={waiting.pop(0)}"]))
-        time.sleep(1)
-        running = [process for process in running if process.poll() is None]
+    run_rows(__file__, waiting, PASSED_ON, options)
 
 
 def print_table(folder: Path) -> None:
@@ -128,8 +119,7 @@ def print_table(folder: Path) -> None:
             if (line["kind"], line["ways"], line["shots"], round(line["seconds"], -1)) == cell
         ]  # fmt: skip
         for line in sorted(rows, key=lambda line: -line["accuracy"]):
-            interval = "" if line["interval"] is None else f" ± {100 * line['interval']:.2f}"
-            print(f"| {line['recipe']} | {100 * line['accuracy']:.2f} %{interval} | {line['steps']:,} |")
+            print(f"| {line['recipe']} | {100 * line['accuracy']:.2f} % | {line['steps']:,} |")
 
 
 def main() -> None:

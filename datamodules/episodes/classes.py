@@ -98,7 +98,7 @@ class ClassEpisodes(EpisodicDataModule):
         return None
 
     def identify_examples(self) -> str | None:
-        """What tells these examples from others without a look at all of them."""
+        """What tells these examples from others without a look at all of them; ``None`` where nothing does."""
 
     def setup(self, stage: str | None = None) -> None:
         """Open the data, and read the table of test tasks if there is one."""

@@ -23,8 +23,6 @@ class EpisodeOptions:
         within_groups: all classes of a task come from one group: an alphabet of Omniglot, a superclass of CIFAR-100 or
             tieredImageNet. The group is drawn first, uniformly among those with enough classes.
         rotations: training classes turned by 90, 180 and 270 degrees are classes of their own.
-        aligned: all classes of a task give the examples of the same numbers. Of Omniglot these are drawings by the same people,
-            so that nobody has drawn both for the support set and for the query set.
         unlabeled: images per class without a label, beside support and query (Ren et al. 2018). Episodes are then
             :class:`~metalearn.episode.SemiSupervisedEpisode`.
         distractors: classes that appear among the unlabeled images alone.
@@ -36,6 +34,8 @@ class EpisodeOptions:
             itself, on the device.
         skip_broken: leave out images that cannot be read, and name them, instead of stopping at the first.
         test_tasks_file: a table of test tasks as written by ``python -m metalearn data tasks``; they replace the drawn ones.
+        aligned: all classes of a task give the examples of the same numbers. Of Omniglot these are drawings by the same people,
+            so that nobody has drawn both for the support set and for the query set.
 
     Raises:
         ConfigError: a value is out of range.
@@ -51,7 +51,6 @@ class EpisodeOptions:
     balanced: bool = True
     within_groups: bool = False
     rotations: bool = False
-    aligned: bool = False
     unlabeled: int = 0
     distractors: int = 0
     normalize: bool = False
@@ -59,6 +58,7 @@ class EpisodeOptions:
     skip_broken: bool = False
     test_tasks_file: str | None = None
     class_labels: bool = False
+    aligned: bool = False
 
     def __post_init__(self) -> None:
         for name in ("balanced", "within_groups", "rotations", "aligned", "normalize", "skip_broken", "class_labels"):
