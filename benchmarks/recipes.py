@@ -36,9 +36,11 @@ from metalearn.datamodules import EpisodeOptions, OmniglotDataModule
 BASE: dict[str, Any] = {
     "inner_steps": 1, "eval_inner_steps": 3, "inner_lr": "learn", "initial_inner_lr": 0.4, "outer_lr": 3e-3, "tasks": 16,
     "queries": 5, "average": 0.98, "zero_head": True, "compile": "steps",
-    "image_size": 28, "hidden": 64, "affine": 0.0, "lake": False,
+    "image_size": 28, "hidden": 64, "downsample": "pool", "affine": 0.0, "lake": False, "precision": None,
 }  # fmt: skip
-OURS = ("outer_lr", "tasks", "queries", "average", "zero_head", "image_size", "hidden", "affine", "lake")
+OURS = (
+    "outer_lr", "tasks", "queries", "average", "zero_head", "image_size", "hidden", "downsample", "affine", "lake", "precision",
+)  # fmt: skip
 """What is no argument of the module."""
 PASSED_ON = ("root", "kind", "ways", "shots", "seconds", "seed", "tasks", "output")
 
@@ -77,15 +79,16 @@ def run_recipe(options: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     budget = Budget(options.seconds)
     network = Conv4(
-        in_channels=1, hidden=recipe["hidden"], image_size=size, ways=options.ways, zero_head=recipe["zero_head"]
-    )
+        in_channels=1, hidden=recipe["hidden"], image_size=size, ways=options.ways,
+        downsample=recipe["downsample"], zero_head=recipe["zero_head"],
+    )  # fmt: skip
     module = getattr(metalearn, options.kind)(
         network,
         outer_optimizer=partial(torch.optim.Adam, lr=recipe["outer_lr"]),
         outer_scheduler=lambda made: LambdaLR(made, budget.left),
         **{"norm": "transductive", **{key: value for key, value in recipe.items() if key not in OURS}},
     )
-    trainer = make_trainer(budget, EMAWeightAveraging(decay=recipe["average"]), max_epochs=-1, limit_val_batches=0)
+    trainer = make_trainer(budget, EMAWeightAveraging(decay=recipe["average"]), max_epochs=-1, limit_val_batches=0, precision=recipe["precision"])
     trainer.fit(module, datamodule=data)
     (scores,) = make_trainer().validate(module, datamodule=data, verbose=False)
     return {
