@@ -88,7 +88,8 @@ def run_recipe(options: argparse.Namespace) -> dict[str, Any]:
         outer_scheduler=lambda made: LambdaLR(made, budget.left),
         **{"norm": "transductive", **{key: value for key, value in recipe.items() if key not in OURS}},
     )
-    trainer = make_trainer(budget, EMAWeightAveraging(decay=recipe["average"]), max_epochs=-1, limit_val_batches=0, precision=recipe["precision"])
+    average = EMAWeightAveraging(decay=recipe["average"])
+    trainer = make_trainer(budget, average, max_epochs=-1, limit_val_batches=0, precision=recipe["precision"])
     trainer.fit(module, datamodule=data)
     (scores,) = make_trainer().validate(module, datamodule=data, verbose=False)
     return {

@@ -30,6 +30,8 @@ PUBLISHED = {
     "anil": {"20w1s": "96.2 ± 0.5", "20w5s": "98.0 ± 0.3"},
 }
 """Finn et al. 2017, Nichol et al. 2018, Raghu et al. 2020; per cent."""
+UNIMPORTANT = ("data.root", "trainer.enable_progress_bar")
+"""What a run was told that changes nothing of it."""
 HEAD = """# Checkpoints
 
 Each was trained by the configuration of its name. A file holds weights and a description of them, as plain types. They are
@@ -51,7 +53,7 @@ def describe_run(folder: Path, note: str) -> tuple[Path, str, dict[str, Any]]:
             f"{folder} is {record['status']}, so its numbers are not those of a whole run; let it end first"
         )
     summary, origin = record["summary"], record["origin"]
-    (config,) = record["configs"]
+    config = summary["config"]
     checkpoint = folder / "checkpoints" / Path(summary["checkpoint"]).name
     parts = [*record["earlier"], record]
     options = yaml.safe_load((folder / "config.yaml").read_text())
@@ -60,7 +62,7 @@ def describe_run(folder: Path, note: str) -> tuple[Path, str, dict[str, Any]]:
     row = {
         "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "config": config,
-        "changes": {key: value for key, value in parts[0]["changes"].items() if key != "data.root"},
+        "changes": {key: value for key, value in parts[0]["changes"].items() if key not in UNIMPORTANT},
         "steps": training["steps"],
         "tasks": training["steps"] * options["data"]["init_args"]["tasks_per_batch"],
         "test_accuracy": percent["accuracy"][0],
