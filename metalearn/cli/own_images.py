@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
+import textwrap
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -57,7 +58,9 @@ def predict_folder(asked: argparse.Namespace) -> Summary:
     facts = [
         Fact(
             "support",
-            f"{count}{len(classifier.names)} classes: {names}",
+            textwrap.fill(
+                f"{count}{len(classifier.names)} classes: {names}", 96, break_long_words=False, break_on_hyphens=False
+            ),
             {"support": classifier.support, "classes": list(classifier.names)},
         ),
         *kept,
