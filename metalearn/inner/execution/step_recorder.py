@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +28,10 @@ __all__ = ["StepRecorder"]
 
 MOST_PROGRAMS = 8
 """Kinds of steps of a run that are recorded; others run as they are."""
+MEETINGS = 30
+"""How often a kind of step is met before it is recorded, which takes as long as some 70 steps save: a short run does not pay."""
+MOST_KINDS = 256
+"""Kinds of steps whose meetings are counted; with more, counting begins anew."""
 CONSTANTS = 2
 """The last of the tensors that a step reads are the support set and its targets, which no step changes."""
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -56,11 +61,12 @@ class _Request(NamedTuple):
 
 
 class StepRecorder(Recorder):
-    """Takes inner gradients: by autograd where a kind of step is met first, by its program once there is one."""
+    """Takes inner gradients: by autograd where a kind of step is met for the first times, by its program once there is one."""
 
     def _begin(self) -> None:
         self._programs: dict[Any, Program] = {}
         self._asked: dict[Any, _Request] = {}
+        self._met: Counter[Any] = Counter()
 
     def gradient(
         self,
@@ -113,20 +119,26 @@ class StepRecorder(Recorder):
         self._asked.clear()
 
     def record(self, network: nn.Module) -> None:
-        """Record what was asked for; no other thread may run, since tracing patches torch for all of them.
+        """Record what was asked for often enough; no other thread may run, since tracing patches torch for all of them.
 
         Args:
             network: the layers as they are now; programs of others are dropped.
         """
         asked, self._asked = self._asked, {}
         self._programs = {key: program for key, program in self._programs.items() if key[0] is network}
+        if len(self._met) > MOST_KINDS or any(key[0] is not network for key in self._met):
+            self._met.clear()
         if not (asked or self._programs or self._said):
             self._tell_once(
                 "no inner step is recorded, because none takes a gradient with memory 'store' or 'remat'; all runs as it is"
             )
+        self._met.update(asked.keys())
         for key, request in asked.items():
             if not self.works:
                 return
+            if self._met[key] < MEETINGS:
+                continue
+            del self._met[key]
             begun = time.perf_counter()
             try:
                 with torch.enable_grad():

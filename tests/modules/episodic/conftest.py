@@ -9,6 +9,12 @@ import pytest
 from metalearn.inner.execution import step_recorder
 
 
+@pytest.fixture(autouse=True)
+def _recorded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is recorded when it is met first, so that tests are short."""
+    monkeypatch.setattr(step_recorder, "MEETINGS", 1)
+
+
 @pytest.fixture
 def replayed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tensors moved in each step that was replayed."""

@@ -51,6 +51,21 @@ def test_the_second_step_is_replayed(replayed: list[int], caplog: pytest.LogCapt
     assert re.match(r"compile: an inner step on \[2, 6, 1, 8, 8\] recorded as \d+ operators in ", line)
 
 
+def test_a_kind_of_step_that_is_met_seldom_is_not_recorded(
+    replayed: list[int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_recorder, "MEETINGS", 3)
+    module = MAML(TinyConv().double(), inner_steps=1, inner_lr=0.25, compile="steps")
+    with caplog.at_level("INFO"):
+        for tasks in (2, 3, 2, 4, 2, 2, 3):
+            episode = noise_episode(tasks, seed=0)
+            exact = plain_loop(copy.deepcopy(module.backbone), episode, 1, 0.25, False)
+            assert largest_error(module.meta_gradient(episode), exact) < 1e-9
+    (line,) = lines(caplog)
+    assert "an inner step on [2, 6, 1, 8, 8] recorded" in line
+    assert len(replayed) == 2  # one of them is held against the step itself
+
+
 MORE: dict[str, Callable[..., MetaModule]] = {
     **MAKERS,
     "body": lambda net, **more: MAML(net, inner_steps=2, adapts="body", inner_lr=0.1, **more),
