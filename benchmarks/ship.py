@@ -3,7 +3,7 @@
 All numbers come from the run's own ``run.json``. The checkpoint takes the name of the run's config.
 
 python benchmarks/ship.py runs/maml_omniglot_20w1s/version_0 --note "trained in two parts"
-python benchmarks/ship.py    (the cards alone, and the table of docs/background/accuracies.md)
+python benchmarks/ship.py    (the cards alone, and the tables of the pages)
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "checkpoints"
 MANIFEST = FOLDER / "manifest.json"
 PAGE = ROOT / "docs" / "background" / "accuracies.md"
+MATRIX_PAGES = (ROOT / "README.md", ROOT / "configs" / "README.md")
 BEGIN, END = "<!-- from checkpoints/manifest.json, by benchmarks/ship.py -->", "<!-- end -->"
 PUBLISHED = {
     "maml": {"5w1s": "98.7 ± 0.4", "5w5s": "99.9 ± 0.1", "20w1s": "95.8 ± 0.3", "20w5s": "98.9 ± 0.2"},
@@ -30,6 +31,7 @@ PUBLISHED = {
     "anil": {"20w1s": "96.2 ± 0.5", "20w5s": "98.0 ± 0.3"},
 }
 """Finn et al. 2017, Nichol et al. 2018, Raghu et al. 2020; per cent."""
+NAMES = {"maml": "MAML", "fomaml": "first-order MAML", "anil": "ANIL"}
 UNIMPORTANT = ("data.root", "trainer.enable_progress_bar")
 """What a run was told that changes nothing of it."""
 HEAD = """# Checkpoints
@@ -73,7 +75,7 @@ def describe_run(folder: Path, note: str) -> tuple[Path, str, dict[str, Any]]:
         "each_query_alone_ci95": percent["accuracy_independent"][1],
         "cpu_seconds": round(training["cpu_seconds_with_earlier_parts"]),
         "parts": len(parts),
-        "machine": f"{origin['machine']['cpu']}, {origin['machine']['threads']} threads",
+        "machine": f"{origin['machine']['cpu']}, {origin['machine']['threads']} thread{'s' * (origin['machine']['threads'] > 1)}",
         "versions": origin["versions"],
         "commit": (origin["commit"] or {}).get("hash"),
     }
@@ -135,6 +137,28 @@ def write_table(manifest: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def write_matrix(manifest: dict[str, dict[str, Any]]) -> str:
+    """Accuracies of all algorithms and cells of Omniglot, with the published ones below."""
+    cells = list(PUBLISHED["maml"])
+    lines = [f"| Omniglot, % | {' | '.join(cells)} |", "|---|" + "---|" * len(cells)]
+    for kind, published in PUBLISHED.items():
+        rows = [manifest.get(f"{kind}_omniglot_{cell}.ckpt", {}) for cell in cells]
+        measured = [
+            f"**{row['test_accuracy']:.2f} ± {row['ci95']:.2f}**" if "cpu_seconds" in row else "not yet" for row in rows
+        ]
+        lines += [
+            f"| {NAMES[kind]} | {' | '.join(measured)} |",
+            f"| published | {' | '.join(published.get(cell, '-') for cell in cells)} |",
+        ]
+    return "\n".join(lines)
+
+
+def put(page: Path, table: str) -> None:
+    """Write a table between the marks of a page."""
+    before, rest = page.read_text().split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END, 1)[1]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, help="folders of runs that have ended")
@@ -149,9 +173,9 @@ def main() -> None:
     manifest = dict(sorted(manifest.items()))
     MANIFEST.write_text(json.dumps(manifest, indent=2) + "\n")
     (FOLDER / "README.md").write_text(write_cards(manifest))
-    page = PAGE.read_text()
-    before, rest = page.split(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{write_table(manifest)}\n\n{END}{rest.split(END, 1)[1]}")
+    put(PAGE, write_table(manifest))
+    for page in MATRIX_PAGES:
+        put(page, write_matrix(manifest))
 
 
 if __name__ == "__main__":
