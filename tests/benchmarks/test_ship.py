@@ -1,0 +1,57 @@
+"""What is shipped is described by the run that made it, and pages show what the manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ship
+import tables
+
+from metalearn.cli import main
+
+MANIFEST: dict[str, dict[str, Any]] = json.loads(ship.MANIFEST.read_text())
+
+
+def test_pages_show_what_the_manifest_says() -> None:
+    assert (ship.FOLDER / "README.md").read_text() == ship.write_cards(MANIFEST)
+    assert ship.write_table(MANIFEST) in ship.PAGE.read_text()
+    for page in ship.MATRIX_PAGES:
+        assert ship.write_matrix(MANIFEST) in page.read_text()
+
+
+def test_a_run_is_described_by_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--data.train_tasks", "4", "--data.tasks_per_batch", "2", "--data.val_tasks", "2", "--data.test_tasks", "4"]
+    main(["fit", "--trainer.max_steps", "2", "--trainer.accelerator", "cpu", *tiny])
+    folder = tmp_path / "runs" / "maml_glyphs_5w1s" / "version_0"
+    checkpoint, config, row = ship.describe_run(folder, "a note")
+    test = json.loads((folder / "run.json").read_text())["summary"]["test"]
+    assert config == row["config"] == "maml_glyphs_5w1s"
+    assert row["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert (row["steps"], row["tasks"], row["test_tasks"], row["parts"], row["note"]) == (2, 4, 4, 1, "a note")
+    assert row["test_accuracy"] == round(100 * test["accuracy"]["mean"], 2)
+    assert row["each_query_alone"] == round(100 * test["accuracy_independent"]["mean"], 2)
+    assert row["changes"]["data.train_tasks"] == "4"
+    assert row["cpu_seconds"] >= 0
+    card = ship.write_card("maml_glyphs_5w1s.ckpt", row)
+    assert f"{row['test_accuracy']:.2f} % ± {row['ci95']:.2f} over 4 test tasks" in card
+    assert "--data.train_tasks 4" in card
+
+
+def test_a_run_that_has_not_ended_is_not_shipped(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"status": "stopped"}))
+    with pytest.raises(SystemExit, match="is stopped, so its numbers are not those of a whole run"):
+        ship.describe_run(tmp_path, "")
+
+
+def test_a_box_is_found_in_what_a_run_prints() -> None:
+    readme = (tables.ROOT / "README.md").read_text()
+    box = tables.read_box(readme, "README.md")
+    assert tables.unframe(box[1]).startswith("test accuracy")
+    assert tables.read_box("more\n" + "\n".join(box) + "\nmore", "a file") == box
+    with pytest.raises(SystemExit, match="a file shows no summary"):
+        tables.read_box("nothing", "a file")
