@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 import metalearn
 from metalearn import Conv4, Episode
+from metalearn.datamodules import EpisodeOptions
 from metalearn.metrics import Interval, interval
 
 Loss = nn.functional.cross_entropy
@@ -179,6 +180,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--every", type=int, default=250, help="steps between two tests")
     parser.add_argument("--test_tasks", type=int, default=600)
+    parser.add_argument("--tasks", help="a table of test tasks, instead of those that the data module draws")
     parser.add_argument("--tasks_per_batch", type=int, help="otherwise the config's")
     parser.add_argument("--documented", action="store_true", help="theirs by the settings of its example for Omniglot")
     parser.add_argument("--output", type=Path, help="a JSON file for the rows")
@@ -192,7 +194,9 @@ def main() -> None:
             f"--config is {options.config}, but learn2learn learns no step sizes; "
             "use maml_miniimagenet_5w1s, or add --documented"
         )
-    more = {"tasks_per_batch": options.tasks_per_batch} if options.tasks_per_batch else {}
+    more: dict[str, Any] = {"tasks_per_batch": options.tasks_per_batch} if options.tasks_per_batch else {}
+    if options.tasks:
+        more["options"] = EpisodeOptions(test_tasks_file=options.tasks)
     data = make_data(config, options.root, test_tasks=options.test_tasks, **more)
     L.seed_everything(config["seed_everything"], verbose=False)
     ours = make_ours(config, make_network(config))
