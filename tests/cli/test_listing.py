@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from metalearn.carried.classes import DATA_MODULES, MODULES
+from metalearn.carried.shipped import shipped_checkpoints
 from metalearn.cli import main
 from metalearn.cli.listing import KINDS
 from metalearn.cli.shipped import shipped_configs
@@ -29,7 +30,7 @@ def test_configs(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(rows) == list(shipped_configs())
     row = rows["fomaml_omniglot_20w5s"]
     assert (row["model"], row["data_class"], row["ways"], row["shots"], row["files"], row["steps"]) == (
-        "MAML", "OmniglotDataModule", 20, 5, "fetch", 2000,
+        "MAML", "OmniglotDataModule", 20, 5, "fetch", 5000,
     )  # fmt: skip
     assert row["first_order"]
     assert rows["maml_glyphs_5w1s"]["files"] == "none"
@@ -83,7 +84,7 @@ def test_without_runs_the_shipped_checkpoints_are_listed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     main(["list", "checkpoints", "--quiet"])
-    assert capsys.readouterr().out.split() == ["maml_glyphs_5w1s", "maml_omniglot_5w1s"]
+    assert capsys.readouterr().out.split() == list(shipped_checkpoints())
 
 
 def test_the_kinds(capsys: pytest.CaptureFixture[str]) -> None:
