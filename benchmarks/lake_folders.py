@@ -53,7 +53,7 @@ def classify(checkpoint: str, task: Path, output: Path, more: list[str]) -> floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt_path", required=True)
-    parser.add_argument("--root", required=True)
+    parser.add_argument("--root", required=True, help="where the two zip files of Omniglot are")
     parser.add_argument("--tasks", type=int, default=20)
     options = parser.parse_args()
     wrong: dict[str, list[float]] = defaultdict(list)

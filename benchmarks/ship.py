@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from metalearn.cli.shipped import config_path
@@ -31,6 +32,10 @@ PUBLISHED = {
     "anil": {"20w1s": "96.2 ± 0.5", "20w5s": "98.0 ± 0.3"},
 }
 """Finn et al. 2017, Nichol et al. 2018, Raghu et al. 2020; per cent."""
+KEPT = (
+    "state_dict", "hyper_parameters", "pytorch-lightning_version", "epoch", "global_step", "metalearn", "hparams_name",
+)  # fmt: skip
+"""What is shipped of a checkpoint: nothing that goes on with the training, and no name of a folder of the run."""
 NAMES = {"maml": "MAML", "fomaml": "first-order MAML", "anil": "ANIL"}
 UNIMPORTANT = ("data.root", "trainer.enable_progress_bar")
 """What a run was told that changes nothing of it."""
@@ -42,8 +47,27 @@ installed with the package, and `--ckpt_path` takes their names. `manifest.json`
 """
 
 
-def describe_run(folder: Path, note: str) -> tuple[Path, str, dict[str, Any]]:
-    """The run's best checkpoint, the name of its config, and its row.
+def make_lean(checkpoint: dict[str, Any], config: str) -> bytes:
+    """The file that is shipped of a run's checkpoint.
+
+    Args:
+        checkpoint: as it was saved.
+        config: the name of the run's config, whose root takes the place of the machine's.
+    """
+    known = {key: value for key, value in checkpoint["metalearn"].items() if key != "rng"}
+    options = yaml.safe_load(known["config"])
+    shipped = yaml.safe_load(config_path(config).read_text())
+    if "root" in options["data"]["init_args"]:
+        options["data"]["init_args"]["root"] = shipped["data"]["init_args"]["root"]
+    known["config"] = yaml.safe_dump(options)
+    lean = {key: checkpoint[key] for key in KEPT if key in checkpoint} | {"metalearn": known}
+    file = io.BytesIO()
+    torch.save(lean, file)
+    return file.getvalue()
+
+
+def describe_run(folder: Path, note: str) -> tuple[bytes, str, dict[str, Any]]:
+    """The file that is shipped of the run's best checkpoint, the name of its config, and its row.
 
     Args:
         folder: of the run.
@@ -56,16 +80,19 @@ def describe_run(folder: Path, note: str) -> tuple[Path, str, dict[str, Any]]:
         )
     summary, origin = record["summary"], record["origin"]
     config = summary["config"]
-    checkpoint = folder / "checkpoints" / Path(summary["checkpoint"]).name
+    path = folder / "checkpoints" / Path(summary["checkpoint"]).name
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    content = make_lean(checkpoint, config)
     parts = [*record["earlier"], record]
     options = yaml.safe_load((folder / "config.yaml").read_text())
     training, test = summary["training"], {key: value for key, value in summary["test"].items() if "accuracy" in key}
     percent = {key: (round(100 * value["mean"], 2), round(100 * value["ci95"], 2)) for key, value in test.items()}
     row = {
-        "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(content).hexdigest(),
         "config": config,
         "changes": {key: value for key, value in parts[0]["changes"].items() if key not in UNIMPORTANT},
         "steps": training["steps"],
+        "checkpoint_step": checkpoint["global_step"],
         "tasks": training["steps"] * options["data"]["init_args"]["tasks_per_batch"],
         "test_accuracy": percent["accuracy"][0],
         "ci95": percent["accuracy"][1],
@@ -79,7 +106,7 @@ def describe_run(folder: Path, note: str) -> tuple[Path, str, dict[str, Any]]:
         "versions": origin["versions"],
         "commit": (origin["commit"] or {}).get("hash"),
     }
-    return checkpoint, config, {**row, "note": note} if note else row
+    return content, config, {**row, "note": note} if note else row
 
 
 def write_cards(manifest: dict[str, dict[str, Any]]) -> str:
@@ -103,7 +130,8 @@ def write_card(name: str, row: dict[str, Any]) -> str:
             f"| each query alone | {row['each_query_alone']:.2f} % ± {row['each_query_alone_ci95']:.2f} |",
             f"| before adaptation | {row['before_adaptation']:.2f} % |",
         ]
-    lines.append(f"| outer steps | {row['steps']:,} |")
+    chosen = f", of which validation chose {row['checkpoint_step']:,}" if "checkpoint_step" in row else ""
+    lines.append(f"| outer steps | {row['steps']:,}{chosen} |")
     if "cpu_seconds" in row:
         changes = " ".join(f"--{key} {value}" for key, value in row["changes"].items())
         lines += [
@@ -143,9 +171,7 @@ def write_matrix(manifest: dict[str, dict[str, Any]]) -> str:
     lines = [f"| Omniglot, % | {' | '.join(cells)} |", "|---|" + "---|" * len(cells)]
     for kind, published in PUBLISHED.items():
         rows = [manifest.get(f"{kind}_omniglot_{cell}.ckpt", {}) for cell in cells]
-        measured = [
-            f"**{row['test_accuracy']:.2f} ± {row['ci95']:.2f}**" if "cpu_seconds" in row else "not yet" for row in rows
-        ]
+        measured = [f"**{row['test_accuracy']:.2f} ± {row['ci95']:.2f}**" if row else "not yet" for row in rows]
         lines += [
             f"| {NAMES[kind]} | {' | '.join(measured)} |",
             f"| published | {' | '.join(published.get(cell, '-') for cell in cells)} |",
@@ -166,8 +192,8 @@ def main() -> None:
     options = parser.parse_args()
     manifest = json.loads(MANIFEST.read_text())
     for folder in options.runs:
-        checkpoint, config, row = describe_run(folder, options.note)
-        shutil.copyfile(checkpoint, FOLDER / f"{config}.ckpt")
+        content, config, row = describe_run(folder, options.note)
+        (FOLDER / f"{config}.ckpt").write_bytes(content)
         manifest[f"{config}.ckpt"] = row
         print(f"{config}: {row['test_accuracy']:.2f} % ± {row['ci95']:.2f}")
     manifest = dict(sorted(manifest.items()))

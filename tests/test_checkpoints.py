@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from metalearn import CheckpointError
 from metalearn.carried import read_checkpoint
@@ -33,6 +34,14 @@ def test_a_shipped_checkpoint_is_what_the_manifest_says(name: str) -> None:
         support, query = data.episode(0, "test", index)
         right.append(float((module.adapt(support)(query.x).argmax(-1) == query.y).float().mean()))
     assert sum(right) / 20 > 3 / ways  # three times chance; those of Omniglot have never seen a printed letter
+
+
+@pytest.mark.parametrize("name", MANIFEST)
+def test_a_shipped_checkpoint_holds_no_state_of_its_training(name: str) -> None:
+    checkpoint = read_checkpoint(str(FOLDER / name))
+    assert not {"optimizer_states", "callbacks", "loops", "averaging_state"} & set(checkpoint)
+    data = yaml.safe_load(checkpoint["metalearn"]["config"])["data"]["init_args"]
+    assert not Path(data.get("root", ".")).is_absolute()
 
 
 def test_every_checkpoint_is_in_the_manifest() -> None:

@@ -30,6 +30,8 @@ MOST_ANSWERS = 20
 """Of so many images the class is printed; the table has all."""
 KEEPS = ("save_adapted", "export")
 """The options that name a file to write the adapted network to."""
+NARROW = 60
+"""Columns of a list of classes, which the box of 80 columns holds."""
 
 
 def predict_folder(asked: argparse.Namespace) -> Summary:
@@ -59,7 +61,10 @@ def predict_folder(asked: argparse.Namespace) -> Summary:
         Fact(
             "support",
             textwrap.fill(
-                f"{count}{len(classifier.names)} classes: {names}", 96, break_long_words=False, break_on_hyphens=False
+                f"{count}{len(classifier.names)} classes: {names}",
+                NARROW,
+                break_long_words=False,
+                break_on_hyphens=False,
             ),
             {"support": classifier.support, "classes": list(classifier.names)},
         ),

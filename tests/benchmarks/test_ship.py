@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import ship
 import tables
+import torch
+import yaml
 
 from metalearn.cli import main
 
@@ -28,18 +31,29 @@ def test_a_run_is_described_by_its_own_files(tmp_path: Path, monkeypatch: pytest
     tiny = ["--data.train_tasks", "4", "--data.tasks_per_batch", "2", "--data.val_tasks", "2", "--data.test_tasks", "4"]
     main(["fit", "--trainer.max_steps", "2", "--trainer.accelerator", "cpu", *tiny])
     folder = tmp_path / "runs" / "maml_glyphs_5w1s" / "version_0"
-    checkpoint, config, row = ship.describe_run(folder, "a note")
+    content, config, row = ship.describe_run(folder, "a note")
     test = json.loads((folder / "run.json").read_text())["summary"]["test"]
     assert config == row["config"] == "maml_glyphs_5w1s"
-    assert row["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert row["sha256"] == hashlib.sha256(content).hexdigest()
     assert (row["steps"], row["tasks"], row["test_tasks"], row["parts"], row["note"]) == (2, 4, 4, 1, "a note")
     assert row["test_accuracy"] == round(100 * test["accuracy"]["mean"], 2)
     assert row["each_query_alone"] == round(100 * test["accuracy_independent"]["mean"], 2)
     assert row["changes"]["data.train_tasks"] == "4"
-    assert row["cpu_seconds"] >= 0
+    assert row["checkpoint_step"] == torch.load(io.BytesIO(content), weights_only=True)["global_step"]
     card = ship.write_card("maml_glyphs_5w1s.ckpt", row)
     assert f"{row['test_accuracy']:.2f} % ± {row['ci95']:.2f} over 4 test tasks" in card
     assert "--data.train_tasks 4" in card
+
+
+def test_a_shipped_file_is_weights_and_their_description() -> None:
+    whole: dict[str, Any] = dict.fromkeys(ship.KEPT, 1) | {"optimizer_states": [2], "callbacks": {"dirpath": "/a/b"}}
+    config = {"data": {"init_args": {"root": "/a/b", "ways": 5}}}
+    whole["metalearn"] = {"config": yaml.safe_dump(config), "rng": torch.zeros(3), "run": "mine"}
+    lean = torch.load(io.BytesIO(ship.make_lean(whole, "maml_omniglot_5w1s")), weights_only=True)
+    assert set(lean) == set(ship.KEPT)
+    config["data"]["init_args"]["root"] = "data/omniglot"
+    assert lean["metalearn"] == {"config": yaml.safe_dump(config), "run": "mine"}
+    assert set(whole["metalearn"]) == {"config", "rng", "run"}  # what is passed in stays
 
 
 def test_a_run_that_has_not_ended_is_not_shipped(tmp_path: Path) -> None:

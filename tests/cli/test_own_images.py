@@ -78,6 +78,17 @@ def test_a_whole_network_answers_without_the_checkpoint(folder: Path, capsys: py
     assert Path("third/predictions.csv").read_text() == Path("second/predictions.csv").read_text()
 
 
+def test_a_long_list_of_classes_is_wrapped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for index in range(20):
+        (folder / "many" / f"a class of number {index}").mkdir(parents=True)
+        Image.new("L", (30, 30)).save(folder / "many" / f"a class of number {index}" / "0.png")
+    main(["predict", "--ckpt_path", "anil.ckpt", "--support", "many", "--query", "Q"])
+    box = capsys.readouterr().out
+    assert "20 images of 20 classes" in box
+    assert "number 19" in box
+    assert max(map(len, box.splitlines())) <= 80
+
+
 def test_a_head_needs_the_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["predict", "--ckpt_path", "anil.ckpt", "--support", "S", "--save-adapted", "a.safetensors"])
     assert "metalearn predict --adapted a.safetensors --query FOLDER --ckpt_path anil.ckpt\n" in capsys.readouterr().out

@@ -29,7 +29,7 @@ __all__ = ["StepRecorder"]
 MOST_PROGRAMS = 8
 """Kinds of steps of a run that are recorded; others run as they are."""
 MEETINGS = 30
-"""How often a kind of step is met before it is recorded, which takes as long as some 70 steps save: a short run does not pay."""
+"""A kind of step is recorded when it has been met so often, so that a short run does not pay for it."""
 MOST_KINDS = 256
 """Kinds of steps whose meetings are counted; with more, counting begins anew."""
 CONSTANTS = 2
@@ -61,7 +61,13 @@ class _Request(NamedTuple):
 
 
 class StepRecorder(Recorder):
-    """Takes inner gradients: by autograd where a kind of step is met for the first times, by its program once there is one."""
+    """Takes inner gradients: by autograd where a kind of step is met for the first times, by its program once there is one.
+
+    Attributes:
+        meetings: how often a kind of step is met before it is recorded.
+    """
+
+    meetings = MEETINGS
 
     def _begin(self) -> None:
         self._programs: dict[Any, Program] = {}
@@ -136,7 +142,7 @@ class StepRecorder(Recorder):
         for key, request in asked.items():
             if not self.works:
                 return
-            if self._met[key] < MEETINGS:
+            if self._met[key] < self.meetings:
                 continue
             del self._met[key]
             begun = time.perf_counter()

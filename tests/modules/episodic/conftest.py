@@ -12,7 +12,7 @@ from metalearn.inner.execution import step_recorder
 @pytest.fixture(autouse=True)
 def _recorded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step is recorded when it is met first, so that tests are short."""
-    monkeypatch.setattr(step_recorder, "MEETINGS", 1)
+    monkeypatch.setattr(step_recorder.StepRecorder, "meetings", 1)
 
 
 @pytest.fixture

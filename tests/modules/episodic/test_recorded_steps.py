@@ -54,7 +54,7 @@ def test_the_second_step_is_replayed(replayed: list[int], caplog: pytest.LogCapt
 def test_a_kind_of_step_that_is_met_seldom_is_not_recorded(
     replayed: list[int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step_recorder, "MEETINGS", 3)
+    monkeypatch.setattr(step_recorder.StepRecorder, "meetings", 3)
     module = MAML(TinyConv().double(), inner_steps=1, inner_lr=0.25, compile="steps")
     with caplog.at_level("INFO"):
         for tasks in (2, 3, 2, 4, 2, 2, 3):
