@@ -20,7 +20,11 @@ from metalearn.cli import main as metalearn
 
 
 def write_tasks(root: str, count: int, folder: Path) -> list[Path]:
-    """The folders of so many test tasks, each with ``support/CLASS/IMAGE`` and ``queries/CLASS/IMAGE``."""
+    """The folders of so many test tasks, each with ``support/CLASS/IMAGE`` and ``queries/CLASS/IMAGE``.
+
+    The name of a class begins with its number in the task: ``predict`` takes folders in order of their names, and another order
+    of the classes is another start for a head with rows of its own.
+    """
     table = folder / "tasks.csv"
     with contextlib.redirect_stdout(io.StringIO()):
         metalearn(
@@ -30,9 +34,8 @@ def write_tasks(root: str, count: int, folder: Path) -> list[Path]:
     with zipfile.ZipFile(Path(root) / "images_evaluation.zip") as archive, table.open() as rows:
         for row in csv.DictReader(rows):
             name = row["class"].partition("@")[0]
-            place = (
-                folder / row["task"] / ("support" if row["role"] == "support" else "queries") / name.replace("/", "_")
-            )
+            drawn = f"{int(row['label']):02d}_{name.replace('/', '_')}"
+            place = folder / row["task"] / ("support" if row["role"] == "support" else "queries") / drawn
             place.mkdir(parents=True, exist_ok=True)
             (place / row["image"]).write_bytes(archive.read(f"images_evaluation/{name}/{row['image']}"))
     return [folder / str(task) for task in range(count)]

@@ -18,10 +18,15 @@ def read_config(name: str) -> dict[str, Any]:
     return config
 
 
-def make_data(config: dict[str, Any], root: str, **changes: Any) -> Any:
-    """The config's data module over the files in ``root``, with other arguments where ``changes`` has them."""
+def make_data(config: dict[str, Any], root: str | None, **changes: Any) -> Any:
+    """The config's data module over the files in ``root``, with other arguments where ``changes`` has them.
+
+    Args:
+        root: none for data that are made, as those of Glyphs.
+    """
     kind = getattr(datamodules, config["data"]["class_path"])
-    return kind(**{**config["data"]["init_args"], "root": root, **changes})
+    found = {} if root is None else {"root": root}
+    return kind(**{**config["data"]["init_args"], **found, **changes})
 
 
 def make_network(config: dict[str, Any]) -> Conv4:

@@ -28,14 +28,14 @@ def png(pixels: np.ndarray, kind: str = "png") -> bytes:
     return file.getvalue()
 
 
-def labels_of(split: str) -> range:
-    return range(SPLITS.index(split), CLASSES, 3)
+def labels_of(split: str, classes: int = CLASSES) -> range:
+    return range(SPLITS.index(split), classes, 3)
 
 
-def table() -> Files:
-    files = {f"images/n{a}_{b}.png": png(pixels_of(a, b)) for a in range(CLASSES) for b in range(IMAGES)}
+def table(classes: int = CLASSES, images: int = IMAGES) -> Files:
+    files = {f"images/n{a}_{b}.png": png(pixels_of(a, b)) for a in range(classes) for b in range(images)}
     for split in SPLITS:
-        rows = [f"n{label}_{index}.png,n{label}" for label in labels_of(split) for index in range(IMAGES)]
+        rows = [f"n{label}_{index}.png,n{label}" for label in labels_of(split, classes) for index in range(images)]
         files[f"{split}.csv"] = "".join(f"{row}\n" for row in ["filename,label", *rows]).encode()
     return files
 

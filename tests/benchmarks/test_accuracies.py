@@ -1,0 +1,141 @@
+"""The scripts behind the published accuracies, at toy size and against loops written here."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import lake_folders
+import more_steps
+import permutations
+import pytest
+import recipes
+import torch
+import verify_checkpoints
+
+from metalearn.cli import main as metalearn
+from metalearn.datamodules import GlyphsDataModule
+from metalearn.episode import Batch
+from metalearn.image_classifier import load_module
+from tests.made import make_omniglot
+
+NAME = "maml_glyphs_5w1s"
+Say = Callable[..., str]
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Say:
+    """Runs a script with these arguments, and gives what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(script: Callable[[], None], *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
+        script()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_permutations_are_those_of_a_loop_over_them(say: Say) -> None:
+    output = Path("spread.json")
+    printed = say(
+        permutations.main, NAME, "--config", "maml_glyphs_5w1s", "--tasks", 1, "--permutations", 0, "--output", output
+    )
+    numbers = json.loads(output.read_text())
+    module, _ = load_module(NAME)
+    data = GlyphsDataModule(ways=5, shots=1, queries=5)
+    tasks = []
+    for index in range(1):
+        support, query = data.episode(data.seed, "test", index)
+        right = []
+        for order in map(torch.tensor, itertools.permutations(range(5))):
+            adapted = module.adapt(Batch(support.x, order[support.y]))
+            right.append(float((adapted(query.x).argmax(-1) == order[query.y]).float().mean()))
+        tasks.append(torch.tensor(right))
+    found = torch.stack(tasks)
+    assert numbers["permutations"] == 120
+    assert numbers["accuracy"] == pytest.approx(float(found.mean()), abs=1e-6)
+    assert numbers["deviation"] == pytest.approx(float(found.std(1).mean()), abs=1e-6)
+    assert numbers["best"] == pytest.approx(float(found.max(1).values.mean()), abs=1e-6)
+    assert numbers["worst"] == pytest.approx(float(found.min(1).values.mean()), abs=1e-6)
+    assert f"worst {100 * numbers['worst']:.2f} %" in printed
+
+
+def test_recipes_are_judged_once_each(say: Say, tmp_path: Path) -> None:
+    root = make_omniglot(tmp_path / "omniglot", alphabets=10, characters=8, drawings=4)
+    common = ["--root", root, "--ways", 2, "--seconds", 0.1, "--tasks", 3, "--output", "rows"]
+    recipe = "tasks=2+queries=1+hidden=4+compile=False+affine=1.0"
+    assert f"{recipe}: " in say(recipes.main, *common, "--row", recipe)
+    (file,) = Path("rows").iterdir()
+    row = json.loads(file.read_text())
+    assert (row["recipe"], row["ways"], row["shots"], row["tasks"]) == (recipe, 2, 1, 3)
+    assert row["steps"] >= 1
+    assert 0 <= row["accuracy"] <= 1
+    assert say(recipes.main, *common, recipe) == ""  # it has its file, so no process begins
+    assert f"| {recipe} | {100 * row['accuracy']:.2f} % | {row['steps']} |" in say(
+        recipes.main, "--output", "rows", "--table"
+    )
+
+
+def test_a_recipe_changes_the_base() -> None:
+    assert recipes.read_recipe("base") == recipes.BASE
+    changed = recipes.read_recipe("inner_steps=5+inner_lr=learn_per_step+average=0.9")
+    different = {key: value for key, value in changed.items() if value != recipes.BASE[key]}
+    assert different == {"inner_steps": 5, "inner_lr": "learn_per_step", "average": 0.9}
+
+
+@pytest.mark.long
+def test_the_glyphs_checkpoint_gives_its_accuracy_to_the_last_digit(say: Say) -> None:
+    row = json.loads((verify_checkpoints.FOLDER / "manifest.json").read_text())[f"{NAME}.ckpt"]
+    assert verify_checkpoints.test(f"{NAME}.ckpt", None, Path.cwd()) == (row["test_accuracy"], row["ci95"])
+
+
+@pytest.mark.parametrize(("change", "says", "code"), [
+    ({}, ": right\n", 0), ({"test_accuracy": 12.0}, ": WRONG\n", 1), ({"sha256": "0"}, ", of another file: WRONG\n", 1),
+])  # fmt: skip
+def test_a_checkpoint_is_held_against_its_row(
+    say: Say, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    change: dict[str, object], says: str, code: int,
+) -> None:  # fmt: skip
+    content = (verify_checkpoints.FOLDER / f"{NAME}.ckpt").read_bytes()
+    row = json.loads((verify_checkpoints.FOLDER / "manifest.json").read_text())[f"{NAME}.ckpt"]
+    (tmp_path / f"{NAME}.ckpt").write_bytes(content)
+    (tmp_path / "manifest.json").write_text(json.dumps({f"{NAME}.ckpt": {**row, **change}}))
+    monkeypatch.setattr(verify_checkpoints, "FOLDER", tmp_path)
+    monkeypatch.setattr(verify_checkpoints, "test", lambda *_: (row["test_accuracy"], row["ci95"]))
+    with pytest.raises(SystemExit) as stop:
+        say(verify_checkpoints.main)
+    assert stop.value.code == code
+    assert capsys.readouterr().out.endswith(says)
+
+
+def test_more_steps_are_those_of_adapt(say: Say) -> None:
+    printed = say(more_steps.main, NAME, "--ways", 3, "--steps", 1, 2, "--factors", 1, 0.5, "--tasks", 2)
+    rows = [line for line in printed.splitlines() if line.startswith("| 3 ")]
+    assert [row.split("|")[2].strip() for row in rows] == ["learned", "0.5 of the learned", "learned, head alone"]
+    module, _ = load_module(NAME)
+    module.rescale_steps(0.5)
+    data = GlyphsDataModule(ways=3, shots=1, queries=5)
+    right = []
+    for index in range(2):
+        support, query = data.episode(data.seed, "val", index)
+        right.append(float((module.adapt(support, steps=2, ways=3)(query.x).argmax(-1) == query.y).float().mean()))
+    assert rows[1].split("|")[4].strip().startswith(f"{50 * sum(right):.1f} ±")
+
+
+def test_lakes_challenge_from_folders_is_that_of_the_data(say: Say, omniglot: Path) -> None:
+    metalearn(
+        ["fit", "--config", "maml_lake_20w1s", "--data.root", str(omniglot), "--trainer.max_steps", "1",
+         "--data.tasks_per_batch", "1", "--data.train_tasks", "1", "--data.val_tasks", "1", "--data.test_tasks", "2",
+         "--model.init_args.inner_steps", "1"]
+    )  # fmt: skip
+    folder = Path("runs/maml_lake_20w1s/version_0")
+    printed = say(
+        lake_folders.main, "--ckpt_path", folder / "checkpoints" / "best.ckpt", "--root", omniglot, "--tasks", 2
+    )
+    test = json.loads((folder / "run.json").read_text())["summary"]["test"]
+    assert f"together: error {100 - 100 * test['accuracy']['mean']:.2f} % over 2 tasks" in printed
+    assert f"each alone: error {100 - 100 * test['accuracy_independent']['mean']:.2f} % over 2 tasks" in printed

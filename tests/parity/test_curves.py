@@ -1,0 +1,57 @@
+"""The script that trains beside learn2learn: the same weights on the same tasks stay the same."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tests.benchmarks  # noqa: F401  the folder of scripts
+from tests.datamodules.made_miniimagenet import table, write_folder
+from tests.made import make_omniglot
+
+# what learn2learn says of itself on today's Python and torch
+pytestmark = pytest.mark.filterwarnings("ignore")
+Curve = Callable[..., list[dict[str, float]]]
+
+
+@pytest.fixture
+def curve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Curve:
+    pytest.importorskip("learn2learn", reason="learn2learn is not installed: .ci/build_learn2learn builds it")
+    import learn2learn_accuracy
+
+    def run(*arguments: object) -> list[dict[str, float]]:
+        output = tmp_path / "curve.json"
+        words = ["script", *arguments, "--steps", 2, "--every", 1, "--test_tasks", 3, "--output", output]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+        learn2learn_accuracy.main()
+        rows: list[dict[str, float]] = json.loads(output.read_text())
+        return rows
+
+    return run
+
+
+@pytest.mark.parametrize("config", ["maml_miniimagenet_5w1s", "anil_miniimagenet_5w1s"])
+def test_both_learn_the_same(config: str, curve: Curve, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "mini", table(classes=15, images=16))
+    rows = curve("--config", config, "--root", root, "--tasks_per_batch", 1)
+    assert [row["steps"] for row in rows] == [1, 2]
+    for row in rows:
+        assert row["tasks"] == 3
+        assert row["ours"] == pytest.approx(row["theirs"], abs=0.005)  # of 225 queries, one may be between two classes
+        assert row["ours_seconds"] > 0
+        assert row["theirs_seconds"] > 0
+
+
+def test_theirs_by_its_documented_settings(curve: Curve, tmp_path: Path) -> None:
+    root = make_omniglot(tmp_path / "omniglot", alphabets=6, characters=10, drawings=8)
+    rows = curve("--config", "maml_omniglot_5w1s", "--documented", "--root", root, "--tasks_per_batch", 2)
+    assert [row["steps"] for row in rows] == [1, 2]
+
+
+def test_learned_step_sizes_have_no_twin(curve: Curve, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="learn2learn learns no step sizes; use maml_miniimagenet_5w1s"):
+        curve("--config", "maml_omniglot_5w1s", "--root", tmp_path)
