@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import ensemble
 import lake_folders
 import more_steps
 import permutations
@@ -62,6 +63,21 @@ def test_permutations_are_those_of_a_loop_over_them(say: Say) -> None:
     assert numbers["best"] == pytest.approx(float(found.max(1).values.mean()), abs=1e-6)
     assert numbers["worst"] == pytest.approx(float(found.min(1).values.mean()), abs=1e-6)
     assert f"worst {100 * numbers['worst']:.2f} %" in printed
+
+
+def test_an_ensemble_is_the_mean_of_probabilities(say: Say) -> None:
+    other = "anil_omniglot_5w1s"
+    say(ensemble.main, NAME, other, "--config", NAME, "--tasks", 2, "--output", "ensemble.json")
+    numbers = json.loads(Path("ensemble.json").read_text())
+    data = GlyphsDataModule(ways=5, shots=1, queries=5)
+    right, alone = [], []
+    for index in range(2):
+        support, query = data.episode(data.seed, "test", index)
+        first, second = (load_module(name)[0].adapt(support)(query.x).softmax(-1) for name in (NAME, other))
+        right.append(float(((first + second).argmax(-1) == query.y).float().mean()))
+        alone.append(float((second.argmax(-1) == query.y).float().mean()))
+    assert numbers["ensemble"][0] == pytest.approx(sum(right) / 2, abs=1e-6)
+    assert numbers["alone"][1][0] == pytest.approx(sum(alone) / 2, abs=1e-6)
 
 
 def test_recipes_are_judged_once_each(say: Say, tmp_path: Path) -> None:
