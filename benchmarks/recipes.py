@@ -42,6 +42,8 @@ OURS = (
     "outer_lr", "tasks", "queries", "average", "zero_head", "image_size", "hidden", "downsample", "affine", "lake", "precision",
 )  # fmt: skip
 """What is no argument of the module."""
+OF_STEPS = ("inner_steps", "eval_inner_steps", "inner_lr", "initial_inner_lr", "compile")
+"""What a head in closed form does not have: that of ``ProtoNet``, or of ANIL with ``head_solver=ridge``."""
 PASSED_ON = ("root", "kind", "ways", "shots", "seconds", "seed", "tasks", "output")
 
 
@@ -55,6 +57,13 @@ def read_recipe(text: str) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             recipe[key] = value
     return recipe
+
+
+def choose_arguments(kind: str, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's arguments of the module."""
+    closed_form = kind == "ProtoNet" or "head_solver" in recipe
+    left_out = (*OURS, *OF_STEPS) if closed_form else OURS
+    return {"norm": "transductive", **{key: value for key, value in recipe.items() if key not in left_out}}
 
 
 def make_augmentation(amount: float) -> list[torch.nn.Module]:
@@ -86,7 +95,7 @@ def run_recipe(options: argparse.Namespace) -> dict[str, Any]:
         network,
         outer_optimizer=partial(torch.optim.Adam, lr=recipe["outer_lr"]),
         outer_scheduler=lambda made: LambdaLR(made, budget.left),
-        **{"norm": "transductive", **{key: value for key, value in recipe.items() if key not in OURS}},
+        **choose_arguments(options.kind, recipe),
     )
     average = EMAWeightAveraging(decay=recipe["average"])
     trainer = make_trainer(budget, average, max_epochs=-1, limit_val_batches=0, precision=recipe["precision"])

@@ -103,6 +103,12 @@ def test_a_recipe_changes_the_base() -> None:
     assert different == {"inner_steps": 5, "inner_lr": "learn_per_step", "average": 0.9}
 
 
+@pytest.mark.parametrize(("kind", "more"), [("ProtoNet", {}), ("ANIL", {"head_solver": "ridge"})])
+def test_a_head_in_closed_form_takes_no_steps(kind: str, more: dict[str, str]) -> None:
+    changes = "+".join(f"{key}={value}" for key, value in more.items()) or "base"
+    assert recipes.choose_arguments(kind, recipes.read_recipe(changes)) == {"norm": "transductive", **more}
+
+
 @pytest.mark.long
 def test_the_glyphs_checkpoint_gives_its_accuracy_to_the_last_digit(say: Say) -> None:
     row = json.loads((verify_checkpoints.FOLDER / "manifest.json").read_text())[f"{NAME}.ckpt"]
