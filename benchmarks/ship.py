@@ -179,10 +179,15 @@ def write_matrix(manifest: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def put(page: Path, table: str) -> None:
+def put(page: Path, table: str, begin: str = BEGIN) -> None:
     """Write a table between the marks of a page."""
-    before, rest = page.read_text().split(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END, 1)[1]}")
+    before, rest = page.read_text().split(begin)
+    page.write_text(f"{before}{begin}\n\n{table}\n\n{END}{rest.split(END, 1)[1]}")
+
+
+def save_manifest(manifest: dict[str, dict[str, Any]]) -> None:
+    """Write the manifest, in order of the names."""
+    MANIFEST.write_text(json.dumps(dict(sorted(manifest.items())), indent=2) + "\n")
 
 
 def main() -> None:
@@ -197,7 +202,7 @@ def main() -> None:
         manifest[f"{config}.ckpt"] = row
         print(f"{config}: {row['test_accuracy']:.2f} % ± {row['ci95']:.2f}")
     manifest = dict(sorted(manifest.items()))
-    MANIFEST.write_text(json.dumps(manifest, indent=2) + "\n")
+    save_manifest(manifest)
     (FOLDER / "README.md").write_text(write_cards(manifest))
     put(PAGE, write_table(manifest))
     for page in MATRIX_PAGES:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import beside
 import pytest
 import ship
 import tables
@@ -24,6 +25,8 @@ def test_pages_show_what_the_manifest_says() -> None:
     assert ship.write_table(MANIFEST) in ship.PAGE.read_text()
     for page in ship.MATRIX_PAGES:
         assert ship.write_matrix(MANIFEST) in page.read_text()
+    assert beside.write_runs(MANIFEST) in ship.PAGE.read_text()
+    assert beside.write_permutations(MANIFEST) in ship.PAGE.read_text()
 
 
 def test_a_run_is_described_by_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,3 +72,39 @@ def test_a_box_is_found_in_what_a_run_prints() -> None:
     assert tables.read_box("more\n" + "\n".join(box) + "\nmore", "a file") == box
     with pytest.raises(SystemExit, match="a file shows no summary"):
         tables.read_box("nothing", "a file")
+
+
+def fit_tiny(tmp_path: Path, *more: str) -> Path:
+    """The folder of a run of two steps."""
+    tiny = ["--data.train_tasks", "4", "--data.tasks_per_batch", "2", "--data.val_tasks", "2", "--data.test_tasks", "4"]
+    main(["fit", "--trainer.max_steps", "2", "--trainer.accelerator", "cpu", *tiny, *more])
+    return max((tmp_path / "runs" / "maml_glyphs_5w1s").iterdir())
+
+
+def test_other_seeds_stand_beside_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = fit_tiny(tmp_path, "--seed_everything", "7", "--data.train_seed", "7")
+    shipped = ship.describe_run(folder, "")[2] | {"test_accuracy": 91.0, "changes": {}}
+    manifest = {"maml_glyphs_5w1s.ckpt": shipped}
+    assert beside.add_run(manifest, folder) == beside.add_run(manifest, folder) == "maml_glyphs_5w1s"
+    (other,) = shipped["others"]
+    assert other["changes"]["seed_everything"] == "7"
+    accuracy = 100 * json.loads((folder / "run.json").read_text())["summary"]["test"]["accuracy"]["mean"]
+    assert other["test_accuracy"] == pytest.approx(accuracy, abs=0.005)
+    assert "`--seed_everything 7`" in beside.write_runs(manifest)
+    other["changes"] = {"seed_everything": "7", "data.train_seed": "7"}
+    mean, half = (91 + other["test_accuracy"]) / 2, abs(91 - other["test_accuracy"])
+    assert f"| **2 seeds** | {mean:.2f}, deviation {half / 2**0.5:.2f} |" in beside.write_runs(manifest)
+    with pytest.raises(SystemExit, match="which has no shipped checkpoint; use benchmarks/ship.py first"):
+        beside.add_run({}, folder)
+
+
+def test_a_spread_over_permutations_stands_beside_its_checkpoint(tmp_path: Path) -> None:
+    found = {"checkpoint": "some/a_5w1s.ckpt", "permutations": 24, "accuracy": 0.91234, "deviation": 0.01,
+             "best": 0.93, "worst": 0.9, "tasks": 600}  # fmt: skip
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    manifest: dict[str, dict[str, Any]] = {"a_5w1s.ckpt": {}, "b.ckpt": {}}
+    assert beside.add_permutations(manifest, tmp_path / "found.json") == "a_5w1s.ckpt"
+    assert "| `a_5w1s` | 24 | 91.23 | 1.00 | 93.00 | 90.00 |" in beside.write_permutations(manifest)
+    with pytest.raises(SystemExit, match=r"of a_5w1s.ckpt, which is not shipped"):
+        beside.add_permutations({}, tmp_path / "found.json")
