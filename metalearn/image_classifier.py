@@ -130,18 +130,30 @@ class ImageClassifier:
         return self.adapted
 
 
-def adapt_to_folder(checkpoint: str | Path, support: str | Path) -> ImageClassifier:
+def adapt_to_folder(
+    checkpoint: str | Path, support: str | Path, steps: int | None = None, rescale_steps: float | None = None
+) -> ImageClassifier:
     """Adapt a checkpoint to labelled images: a sub-folder per class, of which there may be fewer or more than in training.
 
     With more classes than the checkpoint tells apart, the head starts from the mean of its rows, see
-    :meth:`~metalearn.modules.MetaModule.adapt`.
+    :meth:`~metalearn.modules.MetaModule.adapt`. There several steps of the checkpoint's sizes may be too long; compare
+    ``rescale_steps=0.5``.
+
+    Args:
+        checkpoint: a file, or the name of a shipped one.
+        support: the folder of labelled images.
+        steps: how many inner steps; those of the checkpoint's evaluation otherwise.
+        rescale_steps: what the inner step sizes are multiplied by, above 0.
 
     Raises:
-        MetalearnError: the checkpoint, the folder or an image cannot be used, or the network cannot be widened.
+        MetalearnError: the checkpoint, the folder or an image cannot be used, the network cannot be widened, it has no step
+            sizes, or a number is out of range.
     """
     module, spec = load_module(checkpoint)
+    if rescale_steps is not None:
+        module.rescale_steps(rescale_steps)
     images, labels, names = read_support(Path(support), spec)
-    adapted = module.adapt(Batch(to_float(images, spec), torch.from_numpy(labels)), ways=len(names))
+    adapted = module.adapt(Batch(to_float(images, spec), torch.from_numpy(labels)), steps=steps, ways=len(names))
     adapted.names = names
     statistics = module.image_statistics
     files = [file for files_of_class in list_images(Path(support)).values() for file in files_of_class]

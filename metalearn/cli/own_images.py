@@ -44,7 +44,7 @@ def predict_folder(asked: argparse.Namespace) -> Summary:
     if asked.adapted is not None:
         classifier = ImageClassifier.load(asked.adapted, asked.ckpt_path)
     else:
-        classifier = adapt_to_folder(asked.ckpt_path, asked.support)
+        classifier = adapt_to_folder(asked.ckpt_path, asked.support, asked.inner_steps, asked.rescale_steps)
     keeps = any(getattr(asked, option) for option in KEEPS)
     if keeps:  # so that the table is what the files will answer
         classifier = classifier.independent()

@@ -23,7 +23,12 @@ from metalearn.reports.summary import Summary
 
 __all__ = ["make_help", "make_parser", "run"]
 
-OPTIONS = ("--support", "--adapted", "--query", "--output", "--save_adapted", "--save-adapted", "--export")
+OF_STEPS = ("inner_steps", "rescale_steps")
+"""The options that say how a network adapts."""
+OPTIONS = (
+    "--support", "--adapted", "--query", "--output", "--save_adapted", "--save-adapted", "--export",
+    *(f"--{name}" for name in OF_STEPS),
+)  # fmt: skip
 """Any of them says that a user's own images are meant."""
 
 
@@ -87,6 +92,16 @@ def make_parser() -> argparse.ArgumentParser:
         "--save_adapted", "--save-adapted", type=_file, metavar="FILE", help="a new .safetensors file, for what adapted"
     )
     parser.add_argument("--export", type=_file, metavar="FILE", help="a new ONNX file, for the adapted network")
+    parser.add_argument(
+        "--inner_steps",
+        type=int,
+        metavar="N",
+        help="how many steps adapt; those of the checkpoint's evaluation otherwise",
+    )
+    parser.add_argument(
+        "--rescale_steps", type=float, metavar="FACTOR",
+        help="multiply the inner step sizes; 0.5 where there are more classes than in training",
+    )  # fmt: skip
     return parser
 
 
@@ -100,6 +115,11 @@ def read_request(words: Sequence[str]) -> argparse.Namespace:
     asked = parser.parse_args(list(words))
     if asked.adapted is not None and asked.support is not None:
         parser.error("--support and --adapted are both given, but a model is adapted once; leave one of them out")
+    for name in OF_STEPS:
+        if getattr(asked, name) is not None and asked.support is None:
+            parser.error(
+                f"--{name} says how a network adapts, but there is no --support that it adapts to; leave it out"
+            )
     required = [
         *(["--ckpt_path"] if asked.ckpt_path is None and asked.adapted is None else []),
         *(["--support (or --adapted)"] if asked.support is None and asked.adapted is None else []),

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from metalearn import ANIL, MAML, Batch, CheckpointError, Conv4, MetaModule
+from metalearn import ANIL, MAML, Batch, CheckpointError, Conv4, MetaModule, ProtoNet
 from metalearn.cli import main
 from metalearn.datamodules import ImageSpec
 from metalearn.image_classifier import ImageClassifier, adapt_to_folder
@@ -43,7 +43,8 @@ def fill(folder: Path) -> None:
 
 def write(kind: type[MetaModule], path: Path, seed: int = 0) -> None:
     torch.manual_seed(seed)
-    module = kind(Conv4(ways=3, hidden=4), inner_steps=1)  # type: ignore[call-arg, arg-type]
+    steps = {} if kind is ProtoNet else {"inner_steps": 1}
+    module = kind(Conv4(ways=3, hidden=4), **steps)  # type: ignore[call-arg, arg-type]
     module.image_spec = SPEC.to_dict()
     trainer = L.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.strategy.connect(module)

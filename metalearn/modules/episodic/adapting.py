@@ -82,6 +82,11 @@ class TaskAdapter:
         """Adapt to tasks ``[B, n, ...]`` whose tensors are usable."""
         runner = self._runner
         start = self._start(support.y, reading.outputs, ways)
+        if start.widened is not None and steps > 1 and getattr(runner.solver, "step_sizes", None) is not None:
+            runner.tell_once(
+                f"{ways} classes, where the network tells {reading.outputs} apart: {steps} inner steps of its sizes may leap "
+                "over the minimum; compare rescale_steps(0.5), in metalearn predict --rescale_steps 0.5"
+            )
         fixed = {name: value for name, value in runner.learner.backbone.named_parameters() if name not in start.params}
         known = Batch(support.x, start.known)
         episode = Episode(known, known)
