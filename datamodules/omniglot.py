@@ -49,7 +49,7 @@ class OmniglotDataModule(ImageEpisodes):
         rotations: add the rotated training characters.
         download: fetch what is missing.
         split: what is split, ``"characters"`` or ``"alphabets"``.
-        options: further options of episodes; the groups of classes are the alphabets.
+        options: further options of episodes; the groups of classes are the alphabets, and each alphabet turned is another.
 
     Raises:
         ConfigError: an argument is out of range for this data.
@@ -130,6 +130,9 @@ class OmniglotDataModule(ImageEpisodes):
         if self.rotations:
             upright["train"] = (upright["train"][:, None] + np.arange(ROTATIONS)).reshape(-1)
         return upright
+
+    def find_turns(self, classes: np.ndarray) -> np.ndarray:
+        return classes % ROTATIONS
 
     def _split_alphabets(self, alphabets: list[str]) -> dict[str, np.ndarray]:
         """The positions of the characters of each part, whose alphabets are given."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from metalearn.checks import check_range
 from metalearn.datamodules.episodes.arguments import ClassArguments, LoaderArguments, Unpack, select, spell_out
 from metalearn.datamodules.episodes.base import EpisodicDataModule
+from metalearn.datamodules.episodes.groups import find_groups
 from metalearn.datamodules.episodes.options import EpisodeOptions
 from metalearn.datamodules.episodes.pool import Pool
 from metalearn.datamodules.episodes.room import Room
@@ -225,8 +225,6 @@ class ClassEpisodes(EpisodicDataModule):
         groups: Sequence[np.ndarray] | None = self._groups.get(split)
         if turned:
             counts = np.repeat(counts, TURNS)
-            if groups is not None:
-                groups = [(TURNS * group[:, None] + np.arange(TURNS)).ravel() for group in groups]
         drawn = draw_task(seed, split, index, counts, self.recipe, groups)
         base = drawn.classes // TURNS if turned else drawn.classes
         rows = pool.offsets[classes[base]][:, None] + drawn.examples
@@ -265,23 +263,25 @@ class ClassEpisodes(EpisodicDataModule):
         return self.options.rotations and split == "train"
 
     def _find_usable_groups(self, pool: Pool, split: str, classes: np.ndarray) -> list[np.ndarray]:
-        members: dict[str, list[int]] = defaultdict(list)
-        for position, number in enumerate(classes):
-            members[pool.groups[number]].append(position)
-        if set(members) == {""}:
+        names = [pool.groups[number] for number in classes]
+        if set(names) == {""}:
             raise ConfigError(
                 f"within_groups is true, but {type(self).__name__} has no groups of classes; leave it out"
             )
-        turns = TURNS if self._turns(split) else 1
-        needed = self.recipe.ways[0] + self.recipe.distractors
-        usable = [np.asarray(group) for _, group in sorted(members.items()) if turns * len(group) >= needed]
+        turns = self.find_turns(classes)
+        if self._turns(split):
+            names, turns = list(np.repeat(names, TURNS)), np.tile(np.arange(TURNS), len(classes))
+        usable = find_groups(names, turns, self.recipe.ways[0] + self.recipe.distractors)
         if not usable:
-            largest = max(map(len, members.values()))
             raise ConfigError(
-                f"ways is {self.ways} within groups, but the largest group of the {split} split has {turns * largest} classes; "
-                "use fewer ways, or leave out within_groups"
+                f"ways is {self.ways} within groups, but the largest group of the {split} split has "
+                f"{max(map(names.count, set(names)))} classes; use fewer ways, or leave out within_groups"
             )
         return usable
+
+    def find_turns(self, classes: np.ndarray) -> np.ndarray:
+        """By how many quarters these classes of the pool are turned, where turned images are classes of the data set."""
+        return np.zeros(len(classes), np.int64)
 
     def check(self, pool: Pool, splits: dict[str, np.ndarray]) -> None:
         """Raise where there are too few classes or examples for the tasks that were asked for."""

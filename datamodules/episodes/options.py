@@ -21,7 +21,8 @@ class EpisodeOptions:
         balanced: every class of a task has the same number of shots; otherwise, where ``shots`` is a range, each class draws
             its own.
         within_groups: all classes of a task come from one group: an alphabet of Omniglot, a superclass of CIFAR-100 or
-            tieredImageNet. The group is drawn first, uniformly among those with enough classes.
+            tieredImageNet. The group is drawn first, uniformly among those with enough classes. Classes that are turned stay
+            with those that are turned alike, where these are enough.
         rotations: training classes turned by 90, 180 and 270 degrees are classes of their own.
         unlabeled: images per class without a label, beside support and query (Ren et al. 2018). Episodes are then
             :class:`~metalearn.episode.SemiSupervisedEpisode`.

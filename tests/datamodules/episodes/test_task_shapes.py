@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from metalearn import ConfigError, Episode
 from metalearn.datamodules import ArrayEpisodes, EpisodeOptions, ImageFolderEpisodes, OmniglotDataModule
+from metalearn.datamodules.episodes.groups import find_groups
 from metalearn.episode import SemiSupervisedEpisode
 from tests.made import make_folder
 
@@ -155,6 +156,44 @@ def test_hierarchical_tasks_stay_within_an_alphabet(omniglot: Path) -> None:
         assert len(found) == 1
         seen[found.pop()] += 1
     assert min(seen.values()) > 50  # six alphabets, each as likely
+
+
+@pytest.mark.parametrize("ways", [5, 20])
+def test_the_characters_of_a_task_are_turned_alike(omniglot: Path, ways: int) -> None:
+    """As they are in test."""
+    options = EpisodeOptions(within_groups=True, class_labels=True)
+    data = OmniglotDataModule(str(omniglot), split="alphabets", ways=ways, shots=1, queries=1, options=options)
+    data.setup()
+    alphabets = np.asarray(data.pool.groups)[data.splits["train"]]
+    turns = set()
+    for index in range(40):
+        labels = np.asarray(data.episode(0, "train", index).support.y)
+        assert len(set(alphabets[labels // 4])) == 1
+        assert len(set(labels % 4)) == 1
+        turns.update(labels % 4)
+    assert turns == {0, 1, 2, 3}
+
+
+def test_turned_classes_of_a_folder_are_turned_alike(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "mine", classes=18)
+    groups = {f"class{label:02d}": "ab"[label % 2] for label in range(18)}
+    table = tmp_path / "labels.csv"
+    lines = [f"{name}/{index}.png,{name},{groups[name]}" for name in groups for index in range(6)]
+    table.write_text("\n".join(["filename,label,group", *lines]) + "\n")
+    options = EpisodeOptions(within_groups=True, rotations=True, class_labels=True)
+    data = ImageFolderEpisodes(str(root), labels=str(table), ways=2, shots=1, queries=1, image_size=16, options=options)
+    data.setup()
+    for index in range(40):
+        labels = np.asarray(data.episode(0, "train", index).support.y)
+        assert len(set(labels % 4)) == 1
+
+
+def test_an_alphabet_that_is_too_small_for_one_turn_has_all_of_them_together() -> None:
+    names, turns = np.repeat(["b", "a", "b", "b", "c"], 2), np.tile([0, 1], 5)
+    found = [group.tolist() for group in find_groups(list(names), turns, needed=2)]
+    assert found == [[2, 3], [0, 4, 6], [1, 5, 7], [8, 9]]
+    assert [group.tolist() for group in find_groups(["b", "a", "b"], np.zeros(3), needed=2)] == [[0, 2]]
+    assert find_groups(["b", "a"], np.zeros(2), needed=2) == []
 
 
 def test_turned_classes_are_the_turned_images(tmp_path: Path) -> None:
