@@ -52,6 +52,8 @@ def add_permutations(manifest: dict[str, dict[str, Any]], path: Path) -> str:
     name = f"{Path(found.pop('checkpoint')).name.removesuffix('.ckpt')}.ckpt"
     if name not in manifest:
         raise SystemExit(f"{path} is of {name}, which is not shipped; use benchmarks/ship.py first")
+    if found.pop("sha256") != manifest[name]["sha256"]:
+        raise SystemExit(f"{path} is of another {name} than the shipped one; run benchmarks/permutations.py again")
     manifest[name]["permutations"] = {
         key: round(100 * value, 2) if isinstance(value, float) else value for key, value in found.items()
     }

@@ -10,14 +10,17 @@ python benchmarks/permutations.py checkpoints/maml_omniglot_5w1s.ckpt --root DIR
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
+from pathlib import Path
 
 import torch
 from machine import processor
 from shipped import make_data, read_config
 
 from metalearn import Batch
+from metalearn.carried.shipped import checkpoint_path
 from metalearn.image_classifier import load_module
 from metalearn.metrics import interval
 
@@ -35,6 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     module, _ = load_module(options.checkpoint)
+    digest = hashlib.sha256(Path(checkpoint_path(options.checkpoint)).read_bytes()).hexdigest()
     name = options.config or options.checkpoint.rpartition("/")[2].removesuffix(".ckpt")
     data = make_data(read_config(name), options.root, test_tasks=options.tasks)
     data.setup()
@@ -52,7 +56,7 @@ def main() -> None:
             print(f"{index + 1} of {options.tasks} tasks", flush=True)
     accuracies = torch.stack(rows)
     numbers = {
-        "checkpoint": options.checkpoint, "tasks": options.tasks, "permutations": len(orders),
+        "checkpoint": options.checkpoint, "sha256": digest, "tasks": options.tasks, "permutations": len(orders),
         "accuracy": float(accuracies.mean()), "deviation": float(accuracies.std(1).mean()),
         "best": float(accuracies.max(1).values.mean()), "worst": float(accuracies.min(1).values.mean()),
         "machine": processor(),

@@ -62,6 +62,9 @@ def read_recipe(text: str) -> dict[str, Any]:
 def choose_arguments(kind: str, recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe's arguments of the module."""
     closed_form = kind == "ProtoNet" or "head_solver" in recipe
+    for key in OF_STEPS if closed_form else ():
+        if recipe[key] != BASE[key]:
+            raise SystemExit(f"{key} is {recipe[key]}, but a head in closed form takes no steps; leave it out")
     left_out = (*OURS, *OF_STEPS) if closed_form else OURS
     return {"norm": "transductive", **{key: value for key, value in recipe.items() if key not in left_out}}
 

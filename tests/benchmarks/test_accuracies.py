@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import sys
@@ -58,6 +59,7 @@ def test_permutations_are_those_of_a_loop_over_them(say: Say) -> None:
         tasks.append(torch.tensor(right))
     found = torch.stack(tasks)
     assert numbers["permutations"] == 120
+    assert numbers["sha256"] == hashlib.sha256((verify_checkpoints.FOLDER / f"{NAME}.ckpt").read_bytes()).hexdigest()
     assert numbers["accuracy"] == pytest.approx(float(found.mean()), abs=1e-6)
     assert numbers["deviation"] == pytest.approx(float(found.std(1).mean()), abs=1e-6)
     assert numbers["best"] == pytest.approx(float(found.max(1).values.mean()), abs=1e-6)
@@ -107,6 +109,8 @@ def test_a_recipe_changes_the_base() -> None:
 def test_a_head_in_closed_form_takes_no_steps(kind: str, more: dict[str, str]) -> None:
     changes = "+".join(f"{key}={value}" for key, value in more.items()) or "base"
     assert recipes.choose_arguments(kind, recipes.read_recipe(changes)) == {"norm": "transductive", **more}
+    with pytest.raises(SystemExit, match="inner_steps is 3, but a head in closed form takes no steps; leave it out"):
+        recipes.choose_arguments(kind, recipes.read_recipe(changes) | {"inner_steps": 3})
 
 
 @pytest.mark.long

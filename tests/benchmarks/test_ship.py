@@ -20,6 +20,13 @@ from metalearn.cli import main
 MANIFEST: dict[str, dict[str, Any]] = json.loads(ship.MANIFEST.read_text())
 
 
+def fit_tiny(tmp_path: Path, *more: str) -> Path:
+    """The folder of a run of two steps."""
+    tiny = ["--data.train_tasks", "4", "--data.tasks_per_batch", "2", "--data.val_tasks", "2", "--data.test_tasks", "4"]
+    main(["fit", "--trainer.max_steps", "2", "--trainer.accelerator", "cpu", *tiny, *more])
+    return max((tmp_path / "runs" / "maml_glyphs_5w1s").iterdir())
+
+
 def test_pages_show_what_the_manifest_says() -> None:
     assert (ship.FOLDER / "README.md").read_text() == ship.write_cards(MANIFEST)
     assert ship.write_table(MANIFEST) in ship.PAGE.read_text()
@@ -31,9 +38,7 @@ def test_pages_show_what_the_manifest_says() -> None:
 
 def test_a_run_is_described_by_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    tiny = ["--data.train_tasks", "4", "--data.tasks_per_batch", "2", "--data.val_tasks", "2", "--data.test_tasks", "4"]
-    main(["fit", "--trainer.max_steps", "2", "--trainer.accelerator", "cpu", *tiny])
-    folder = tmp_path / "runs" / "maml_glyphs_5w1s" / "version_0"
+    folder = fit_tiny(tmp_path)
     content, config, row = ship.describe_run(folder, "a note")
     test = json.loads((folder / "run.json").read_text())["summary"]["test"]
     assert config == row["config"] == "maml_glyphs_5w1s"
@@ -74,13 +79,6 @@ def test_a_box_is_found_in_what_a_run_prints() -> None:
         tables.read_box("nothing", "a file")
 
 
-def fit_tiny(tmp_path: Path, *more: str) -> Path:
-    """The folder of a run of two steps."""
-    tiny = ["--data.train_tasks", "4", "--data.tasks_per_batch", "2", "--data.val_tasks", "2", "--data.test_tasks", "4"]
-    main(["fit", "--trainer.max_steps", "2", "--trainer.accelerator", "cpu", *tiny, *more])
-    return max((tmp_path / "runs" / "maml_glyphs_5w1s").iterdir())
-
-
 def test_other_seeds_stand_beside_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = fit_tiny(tmp_path, "--seed_everything", "7", "--data.train_seed", "7")
@@ -100,11 +98,13 @@ def test_other_seeds_stand_beside_a_checkpoint(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_spread_over_permutations_stands_beside_its_checkpoint(tmp_path: Path) -> None:
-    found = {"checkpoint": "some/a_5w1s.ckpt", "permutations": 24, "accuracy": 0.91234, "deviation": 0.01,
+    found = {"checkpoint": "some/a_5w1s.ckpt", "sha256": "12", "permutations": 24, "accuracy": 0.91234, "deviation": 0.01,
              "best": 0.93, "worst": 0.9, "tasks": 600}  # fmt: skip
     (tmp_path / "found.json").write_text(json.dumps(found))
-    manifest: dict[str, dict[str, Any]] = {"a_5w1s.ckpt": {}, "b.ckpt": {}}
+    manifest: dict[str, dict[str, Any]] = {"a_5w1s.ckpt": {"sha256": "12"}, "b.ckpt": {}}
     assert beside.add_permutations(manifest, tmp_path / "found.json") == "a_5w1s.ckpt"
     assert "| `a_5w1s` | 24 | 91.23 | 1.00 | 93.00 | 90.00 |" in beside.write_permutations(manifest)
     with pytest.raises(SystemExit, match=r"of a_5w1s.ckpt, which is not shipped"):
         beside.add_permutations({}, tmp_path / "found.json")
+    with pytest.raises(SystemExit, match="of another a_5w1s.ckpt than the shipped one; run benchmarks/permutations.py"):
+        beside.add_permutations({"a_5w1s.ckpt": {"sha256": "34"}}, tmp_path / "found.json")
