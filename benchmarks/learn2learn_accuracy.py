@@ -2,7 +2,8 @@
 
 The two take turns in one process: every batch of training tasks goes to ours, under a stock ``Trainer``, and then to theirs.
 Both start from the weights that the config's seed gives, and are tested on the same test tasks. What differs is the
-implementation alone. The seconds are those of the training steps, without the drawing of tasks.
+implementation alone. The seconds are those of the training steps, without the drawing of tasks. With ``--output`` a run that was
+stopped goes on where it last tested, from the ``.ckpt`` file beside the output.
 
 A config whose step sizes are learned has no twin in learn2learn. With ``--documented`` theirs is the loop of its example for
 Omniglot instead: its ``OmniglotCNN``, inner steps of 0.5, and Adam from a constant 3e-3, on the same tasks (there 32 a step,
@@ -26,7 +27,7 @@ from typing import Any
 import learn2learn as l2l
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from machine import describe
 from shipped import make_data, make_network, read_config
 from torch import Tensor, nn
@@ -113,6 +114,19 @@ class Beside(L.Callback):
         self.inner_steps, self.eval_inner_steps = steps
         self.ours = self.theirs = self.begun = 0.0
         self.rows: list[dict[str, Any]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "body": self.learner.body.state_dict(), "maml": self.learner.maml.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "rows": self.rows, "seconds": [self.ours, self.theirs],
+        }  # fmt: skip
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.learner.body.load_state_dict(state_dict["body"])
+        self.learner.maml.load_state_dict(state_dict["maml"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.rows = list(state_dict["rows"])
+        self.ours, self.theirs = state_dict["seconds"]
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -203,19 +217,26 @@ def main() -> None:
     L.seed_everything(config["seed_everything"], verbose=False)
     learner, optimizer = make_theirs(config, options.documented)
     steps = model["inner_steps"], model["eval_inner_steps"]
-    averages = [EMAWeightAveraging(decay=0.98)] if "callbacks" in config["trainer"] else []
+    more_callbacks: list[L.Callback] = [EMAWeightAveraging(decay=0.98)] if "callbacks" in config["trainer"] else []
+    saved = None if options.output is None else options.output.with_suffix(".ckpt")
+    if saved is not None:
+        more_callbacks.append(
+            ModelCheckpoint(saved.parent, saved.stem, save_on_train_epoch_end=False, enable_version_counter=False)
+        )
     data.setup()
+    beside = Beside(learner, optimizer, steps, data.test_dataloader(), options.output)
     trainer = L.Trainer(
-        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=saved is not None, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, max_steps=options.steps, max_epochs=-1,
         val_check_interval=options.every, check_val_every_n_epoch=None, limit_val_batches=1, inference_mode=False,
-        callbacks=[Beside(learner, optimizer, steps, data.test_dataloader(), options.output), *averages],
+        callbacks=[beside, *more_callbacks],
     )  # fmt: skip
     print(f"{describe()}, learn2learn {l2l.__version__}, {options.config}, {options.test_tasks} test tasks\n")
     print(
         "| outer steps | ours | learn2learn | ours, training | learn2learn, training | ratio |\n|---:|---|---|---:|---:|---:|"
     )
-    trainer.fit(ours, train_dataloaders=data.train_dataloader(), val_dataloaders=data.val_dataloader())
+    start = saved if saved is not None and saved.exists() else None
+    trainer.fit(ours, datamodule=data, ckpt_path=start, weights_only=True)
 
 
 if __name__ == "__main__":

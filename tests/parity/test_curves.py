@@ -23,8 +23,8 @@ def curve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Curve:
     pytest.importorskip("learn2learn", reason="learn2learn is not installed: .ci/build_learn2learn builds it")
     import learn2learn_accuracy
 
-    def run(*arguments: object) -> list[dict[str, float]]:
-        output = tmp_path / "curve.json"
+    def run(*arguments: object, name: str = "curve.json") -> list[dict[str, float]]:
+        output = tmp_path / name
         words = ["script", *arguments, "--steps", 2, "--every", 1, "--test_tasks", 3, "--output", output]
         monkeypatch.setattr(sys, "argv", [str(word) for word in words])
         learn2learn_accuracy.main()
@@ -44,6 +44,29 @@ def test_both_learn_the_same(config: str, curve: Curve, tmp_path: Path) -> None:
         assert row["ours"] == pytest.approx(row["theirs"], abs=0.005)  # of 225 queries, one may be between two classes
         assert row["ours_seconds"] > 0
         assert row["theirs_seconds"] > 0
+
+
+def test_a_run_that_was_stopped_goes_on(curve: Curve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import learn2learn_accuracy
+
+    def stop(*arguments: object) -> None:
+        if (tmp_path / "parts.json").exists():  # the first test has been
+            raise OSError("the machine goes away")
+        take_step(*arguments)
+
+    take_step: Callable[..., None] = learn2learn_accuracy.take_step
+    root = make_omniglot(tmp_path / "omniglot", alphabets=6, characters=10, drawings=8)
+    words = ("--config", "maml_omniglot_5w1s", "--documented", "--root", root, "--tasks_per_batch", 2)
+    monkeypatch.setattr(learn2learn_accuracy, "take_step", stop)
+    with pytest.raises(OSError, match="the machine goes away"):
+        curve(*words, name="parts.json")
+    monkeypatch.setattr(learn2learn_accuracy, "take_step", take_step)
+    parts, whole = curve(*words, name="parts.json"), curve(*words, name="whole.json")
+    assert [row["steps"] for row in parts] == [row["steps"] for row in whole] == [1, 2]
+    for one, other in zip(parts, whole, strict=True):
+        assert one["ours"] == pytest.approx(other["ours"], abs=1e-6)
+        assert one["theirs"] == pytest.approx(other["theirs"], abs=1e-6)
+    assert parts[1]["theirs_seconds"] > parts[0]["theirs_seconds"]
 
 
 def test_theirs_by_its_documented_settings(curve: Curve, tmp_path: Path) -> None:
