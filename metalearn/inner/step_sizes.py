@@ -61,6 +61,8 @@ class InnerStepSizes(nn.Module):
         check_inner_lr("inner_lr", inner_lr)
         self.inner_lr, self._steps, self._initial = inner_lr, inner_steps, float(initial)
         self._tensors = {} if isinstance(inner_lr, str) else dict(tensors)
+        self.rescaled = False
+        """Whether somebody chose other sizes than those of training."""
         self.learned: nn.Parameter | None = None
         self.elements: nn.ParameterList | None = None
         if isinstance(inner_lr, str):
@@ -105,6 +107,7 @@ class InnerStepSizes(nn.Module):
             factor: a finite number above 0.
         """
         check_number("factor", factor, "use 0.5", above=0)
+        self.rescaled = True
         self.inner_lr, self._initial = scale_inner_lr(self.inner_lr, factor), self._initial * factor
         for value in self.parameters():
             value.mul_(factor)

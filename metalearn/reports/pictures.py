@@ -100,15 +100,18 @@ def draw_steps(path: Path, values: Mapping[int, float], trained: int, label: str
     figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
     axis.plot(list(values), list(values.values()), marker="o", color="#2166ac")
     points = list(values.items())
+    above = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}  # the lines are behind the numbers
     for place in choose_labelled(len(points)):
         step, value = points[place]
-        axis.annotate(f"{value:.1f}" if value >= 10 else f"{value:.3g}", (step, value), xytext=(0, 6), fontsize=8,
-                      textcoords="offset points", ha="center")  # fmt: skip
-    axis.axvline(trained, color="0.6", linestyle=":", label=f"{trained} in training")
+        axis.annotate(f"{value:.1f}" if value >= 10 else f"{value:.3g}", (step, value), xytext=(0, 7), fontsize=8,
+                      textcoords="offset points", ha="center", bbox=above)  # fmt: skip
+    axis.axvline(trained, color="0.6", linestyle=":", zorder=0)
+    last = trained >= max(values)  # then only its left side has room
+    axis.annotate(f"{trained} in training", (trained, 0.5), xycoords=axis.get_xaxis_transform(), xytext=(-4 if last else 4, 0),
+                  textcoords="offset points", fontsize=8, rotation=90, ha="right" if last else "left", va="center")  # fmt: skip
     axis.set(xlabel="inner steps", ylabel=label, title=title)
-    axis.margins(y=0.15)
+    axis.margins(x=0.08, y=0.15)
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend(frameon=False, fontsize=8, loc="center right")
     return save_figure(figure, path)
 
 

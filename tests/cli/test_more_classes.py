@@ -52,6 +52,14 @@ def test_several_steps_at_more_ways_are_told_of_once(caplog: pytest.LogCaptureFi
     assert caplog.text.count(f"7 classes, where the network tells 5 {NOTE}") == 1
 
 
+def test_who_has_chosen_the_sizes_is_told_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    module, _ = load_module(SHIPPED)
+    module.rescale_steps(0.5)
+    with caplog.at_level("INFO"):
+        module.adapt(Batch(torch.rand(7, 1, 28, 28), torch.arange(7)), steps=2, ways=7)
+    assert NOTE not in caplog.text
+
+
 def test_what_cannot_be_done_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     write(ProtoNet, Path("protonet.ckpt"))
     for words, line in {

@@ -82,7 +82,8 @@ class TaskAdapter:
         """Adapt to tasks ``[B, n, ...]`` whose tensors are usable."""
         runner = self._runner
         start = self._start(support.y, reading.outputs, ways)
-        if start.widened is not None and steps > 1 and getattr(runner.solver, "step_sizes", None) is not None:
+        sizes = getattr(runner.solver, "step_sizes", None)
+        if start.widened is not None and steps > 1 and sizes is not None and not sizes.rescaled:
             runner.tell_once(
                 f"{ways} classes, where the network tells {reading.outputs} apart: {steps} inner steps of its sizes may leap "
                 "over the minimum; compare rescale_steps(0.5), in metalearn predict --rescale_steps 0.5"
