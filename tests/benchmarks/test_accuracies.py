@@ -11,13 +11,16 @@ from pathlib import Path
 
 import ensemble
 import lake_folders
+import lightning as L
 import more_steps
 import permutations
 import pytest
 import recipes
 import torch
+import twins
 import verify_checkpoints
 
+from metalearn import MAML, Conv4
 from metalearn.cli import main as metalearn
 from metalearn.datamodules import GlyphsDataModule
 from metalearn.episode import Batch
@@ -80,6 +83,37 @@ def test_an_ensemble_is_the_mean_of_probabilities(say: Say) -> None:
         alone.append(float((second.argmax(-1) == query.y).float().mean()))
     assert numbers["ensemble"][0] == pytest.approx(sum(right) / 2, abs=1e-6)
     assert numbers["alone"][1][0] == pytest.approx(sum(alone) / 2, abs=1e-6)
+
+
+def test_a_class_is_lost_where_all_its_queries_go_to_one_other() -> None:
+    labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    assert twins.find_lost(labels, torch.tensor([0, 1, 1, 1, 3, 3, 2, 0])) == [(2, 3)]
+
+
+def test_the_errors_of_look_alikes_are_counted(say: Say) -> None:
+    torch.manual_seed(0)
+    trainer = L.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    lossy = MAML(Conv4(hidden=2, ways=5), inner_steps=1, inner_lr=30.0)  # so long a step loses classes
+    lossy.image_spec = load_module(NAME)[1].to_dict()
+    trainer.strategy.connect(lossy)
+    trainer.save_checkpoint("lossy.ckpt")
+    words = ["lossy.ckpt", "--config", NAME, "--tasks", 8, "--picture", "p.png", "--output", "t.json"]
+    printed = say(twins.main, *words)
+    numbers = json.loads(Path("t.json").read_text())
+    module, _ = load_module("lossy.ckpt")
+    data = GlyphsDataModule(ways=5, shots=1, queries=5, test_tasks=8)
+    wrong = lost = 0
+    for index in range(8):
+        support, query = data.episode(data.seed, "test", index)
+        table = torch.zeros(5, 5)
+        for true, taken in zip(query.y, module.adapt(support)(query.x).argmax(-1), strict=True):
+            table[true, taken] += 1
+        wrong += int(table.sum() - table.trace())
+        lost += sum(int(table[true].max()) == 5 and int(table[true].argmax()) != true for true in range(5))
+    assert (numbers["errors"], numbers["lost"], numbers["lost_errors"]) == (wrong, lost, 5 * lost)
+    assert lost
+    assert f"{wrong:,} errors, {5 * lost:,} of them in {lost} classes" in printed
+    assert Path("p.png").stat().st_size > 1000
 
 
 def test_recipes_are_judged_once_each(say: Say, tmp_path: Path) -> None:
