@@ -1,11 +1,13 @@
 """Put what was measured beside a shipped checkpoint into its row of the manifest, and write the tables of it anew.
 
-These are runs of the same config with another seed or other settings, and how much the accuracy depends on the order of the
-labels. All numbers come from the runs' own files. A checkpoint that is shipped anew loses them: they belong to its training.
+These are runs of the same config with another seed or other settings, how much the accuracy depends on the order of the labels,
+and an ensemble of the run's best checkpoints. All numbers come from the runs' own files. A checkpoint that is shipped anew loses
+them: they belong to its training.
 
 metalearn fit --config anil_omniglot_5w1s --data.root DIR --seed_everything 1 --data.train_seed 1
 python benchmarks/beside.py runs/anil_omniglot_5w1s/version_1
 python benchmarks/beside.py --permutations FILE    (what permutations.py wrote)
+python benchmarks/beside.py --ensembles FILE    (what ensemble.py wrote)
 python benchmarks/beside.py    (the tables alone)
 """
 
@@ -18,15 +20,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ship import MANIFEST, PAGE, describe_run, put, save_manifest
+from ship import MANIFEST, MATRIX_PAGES, PAGE, describe_run, put, save_manifest, write_matrix
 
-__all__ = ["add_permutations", "add_run", "write_permutations", "write_runs"]
+__all__ = ["add_ensemble", "add_permutations", "add_run", "write_permutations", "write_runs"]
 
 KEPT = ("test_accuracy", "ci95", "each_query_alone", "each_query_alone_ci95", "steps", "cpu_seconds", "parts", "commit")
 """What is kept of the row of another run."""
 SEEDS = {"seed_everything", "data.train_seed"}
 """What another seed is, as for ``metalearn seeds``: the test tasks stay."""
 RUNS = "<!-- other runs, from checkpoints/manifest.json, by benchmarks/beside.py -->"
+ENSEMBLES = "<!-- ensembles, from checkpoints/manifest.json, by benchmarks/beside.py -->"
 PERMUTATIONS = "<!-- permutations, from checkpoints/manifest.json, by benchmarks/beside.py -->"
 
 
@@ -57,6 +60,23 @@ def add_permutations(manifest: dict[str, dict[str, Any]], path: Path) -> str:
     manifest[name]["permutations"] = {
         key: round(100 * value, 2) if isinstance(value, float) else value for key, value in found.items()
     }
+    return name
+
+
+def add_ensemble(manifest: dict[str, dict[str, Any]], path: Path) -> str:
+    """Add what ``ensemble.py`` found of a run whose best checkpoint is shipped, and give its name."""
+    found = json.loads(path.read_text())
+    name = f"{found['config']}.ckpt"
+    if name not in manifest:
+        raise SystemExit(f"{path} is of {name}, which is not shipped; use benchmarks/ship.py first")
+    alone = [round(100 * accuracy, 2) for accuracy, _ in found["alone"]]
+    if manifest[name]["test_accuracy"] not in alone:
+        raise SystemExit(
+            f"{path} is of checkpoints with {alone} %, but {name} has {manifest[name]['test_accuracy']} %, so it is not one of "
+            "them; run benchmarks/ensemble.py on the run that is shipped"
+        )
+    accuracy, ci95 = (round(100 * value, 2) for value in found["ensemble"])
+    manifest[name]["ensemble"] = {"members": len(alone), "accuracy": accuracy, "ci95": ci95, "alone": alone}
     return name
 
 
@@ -106,22 +126,44 @@ def write_permutations(manifest: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def write_ensembles(manifest: dict[str, dict[str, Any]]) -> str:
+    """The table of ensembles, beside the shipped single model."""
+    rows = [row for row in manifest.values() if "ensemble" in row]
+    if not rows:
+        return "No ensemble was made yet."
+    lines = ["| config | single model, % | each of the ensemble, % | ensemble, % |", "|---|---|---|---|"]
+    for row in rows:
+        found = row["ensemble"]
+        alone = ", ".join(f"{accuracy:.2f}" for accuracy in found["alone"])
+        lines.append(
+            f"| `{row['config']}` | {row['test_accuracy']:.2f} ± {row['ci95']:.2f} | {alone} | "
+            f"{found['accuracy']:.2f} ± {found['ci95']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
 def write_page(manifest: dict[str, dict[str, Any]]) -> None:
-    """Both tables of the page."""
+    """The tables of the page, and the matrix that shows ensembles."""
     put(PAGE, write_runs(manifest), RUNS)
     put(PAGE, write_permutations(manifest), PERMUTATIONS)
+    put(PAGE, write_ensembles(manifest), ENSEMBLES)
+    for page in MATRIX_PAGES:
+        put(page, write_matrix(manifest))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, help="folders of runs that have ended")
     parser.add_argument("--permutations", nargs="*", type=Path, default=[], help="files that permutations.py wrote")
+    parser.add_argument("--ensembles", nargs="*", type=Path, default=[], help="files that ensemble.py wrote")
     options = parser.parse_args()
     manifest = json.loads(MANIFEST.read_text())
     for folder in options.runs:
         print(f"added to {add_run(manifest, folder)}: {folder}")
     for path in options.permutations:
         print(f"added to {add_permutations(manifest, path)}: {path}")
+    for path in options.ensembles:
+        print(f"added to {add_ensemble(manifest, path)}: {path}")
     save_manifest(manifest)
     write_page(manifest)
 

@@ -47,7 +47,7 @@ def main() -> None:
     print(f"ensemble of {len(modules)}: accuracy {ensemble}")
     if options.output:
         numbers = {
-            "checkpoints": options.checkpoints, "tasks": options.tasks,
+            "config": options.config, "checkpoints": options.checkpoints, "tasks": options.tasks,
             "alone": [[found.mean, found.ci95] for found in alone], "ensemble": [ensemble.mean, ensemble.ci95],
             "machine": processor(),
         }  # fmt: skip

@@ -34,6 +34,7 @@ def test_pages_show_what_the_manifest_says() -> None:
         assert ship.write_matrix(MANIFEST) in page.read_text()
     assert beside.write_runs(MANIFEST) in ship.PAGE.read_text()
     assert beside.write_permutations(MANIFEST) in ship.PAGE.read_text()
+    assert beside.write_ensembles(MANIFEST) in ship.PAGE.read_text()
 
 
 def test_a_run_is_described_by_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,3 +109,20 @@ def test_a_spread_over_permutations_stands_beside_its_checkpoint(tmp_path: Path)
         beside.add_permutations({}, tmp_path / "found.json")
     with pytest.raises(SystemExit, match="of another a_5w1s.ckpt than the shipped one; run benchmarks/permutations.py"):
         beside.add_permutations({"a_5w1s.ckpt": {"sha256": "34"}}, tmp_path / "found.json")
+
+
+def test_an_ensemble_stands_beside_its_best_member(tmp_path: Path) -> None:
+    found = {"config": "mamlpp_omniglot_5w1s", "alone": [[0.98, 0.1], [0.9876, 0.1]], "ensemble": [0.9912, 0.002]}
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    row = {"config": "mamlpp_omniglot_5w1s", "test_accuracy": 98.76, "ci95": 0.3}
+    manifest: dict[str, dict[str, Any]] = {"mamlpp_omniglot_5w1s.ckpt": row}
+    assert beside.add_ensemble(manifest, tmp_path / "found.json") == "mamlpp_omniglot_5w1s.ckpt"
+    assert "| `mamlpp_omniglot_5w1s` | 98.76 ± 0.30 | 98.00, 98.76 | 99.12 ± 0.20 |" in beside.write_ensembles(manifest)
+    assert "| ensemble of five | 99.12 ± 0.20 | not yet | not yet | not yet |" in ship.write_matrix(manifest)
+    with pytest.raises(SystemExit, match="which is not shipped"):
+        beside.add_ensemble({}, tmp_path / "found.json")
+    row["test_accuracy"] = 97.0
+    with pytest.raises(
+        SystemExit, match="so it is not one of them; run benchmarks/ensemble.py on the run that is shipped"
+    ):
+        beside.add_ensemble(manifest, tmp_path / "found.json")
