@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
+import warnings
+from dataclasses import is_dataclass
 from enum import Enum
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
@@ -18,6 +21,10 @@ from metalearn.cli.stray_options import explain_stray
 from metalearn.cli.type_words import import_classes
 from metalearn.errors import ConfigError, MemoryLimitError, MetalearnError
 from metalearn.reports.text import join_lines
+
+UNWRITTEN = "Unable to serialize instance"
+"""How jsonargparse begins the text that it writes in place of a value."""
+LEFT_OUT = object()
 
 __all__ = ["Parser", "find_own_error", "instantiate"]
 
@@ -64,12 +71,38 @@ class Parser(LightningArgumentParser):
         return super().add_function_arguments(*args, **kwargs)
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
-        """The options as YAML; a default such as Timer's interval, which YAML has no form for, as the text that it is."""
-        written: str = super().dump(_plain(namespace), *args, **kwargs)
-        return written
+        """The options as YAML, which gives the same ones when it is read.
+
+        A default such as Timer's interval, which YAML has no form for, is the text that it is. An argument whose type is an
+        abstract one, such as ``numbers.Number``, has the value that was given. A default that is an object is left out.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=rf"\s*{UNWRITTEN}")
+            written: str = super().dump(_plain(namespace), *args, **kwargs)
+        if UNWRITTEN not in written:
+            return written
+        return yaml.safe_dump(_write_values(yaml.safe_load(written), namespace), sort_keys=False, allow_unicode=True)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise explain(self, message, ex) from ex
+
+
+def _write_values(written: Any, values: Any) -> Any:
+    """What jsonargparse wrote, with the values themselves where it had no form for them.
+
+    Args:
+        written: as YAML gives it back.
+        values: what was to be written.
+    """
+    known = vars(values) if isinstance(values, Namespace) or is_dataclass(values) else values
+    if isinstance(written, dict) and isinstance(known, dict):
+        mended = {name: _write_values(each, known.get(name, each)) for name, each in written.items()}
+        return {name: each for name, each in mended.items() if each is not LEFT_OUT}
+    if isinstance(written, list) and isinstance(known, (list, tuple)) and len(written) == len(known):
+        return [_write_values(each, value) for each, value in zip(written, known, strict=True)]
+    if isinstance(written, str) and written.startswith(UNWRITTEN):
+        return known if isinstance(known, (int, float, str)) else LEFT_OUT
+    return written
 
 
 def _plain(value: Any) -> Any:
