@@ -12,12 +12,12 @@ from pathlib import Path
 import ensemble
 import lake_folders
 import lightning as L
+import lost_classes
 import more_steps
 import permutations
 import pytest
 import recipes
 import torch
-import twins
 import verify_checkpoints
 
 from metalearn import MAML, Conv4
@@ -87,10 +87,10 @@ def test_an_ensemble_is_the_mean_of_probabilities(say: Say) -> None:
 
 def test_a_class_is_lost_where_all_its_queries_go_to_one_other() -> None:
     labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
-    assert twins.find_lost(labels, torch.tensor([0, 1, 1, 1, 3, 3, 2, 0])) == [(2, 3)]
+    assert lost_classes.find_lost(labels, torch.tensor([0, 1, 1, 1, 3, 3, 2, 0])) == [(2, 3)]
 
 
-def test_the_errors_of_look_alikes_are_counted(say: Say) -> None:
+def test_the_errors_of_lost_classes_are_counted(say: Say) -> None:
     torch.manual_seed(0)
     trainer = L.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
     lossy = MAML(Conv4(hidden=2, ways=5), inner_steps=1, inner_lr=30.0)  # so long a step loses classes
@@ -98,7 +98,7 @@ def test_the_errors_of_look_alikes_are_counted(say: Say) -> None:
     trainer.strategy.connect(lossy)
     trainer.save_checkpoint("lossy.ckpt")
     words = ["lossy.ckpt", "--config", NAME, "--tasks", 8, "--picture", "p.png", "--output", "t.json"]
-    printed = say(twins.main, *words)
+    printed = say(lost_classes.main, *words)
     numbers = json.loads(Path("t.json").read_text())
     module, _ = load_module("lossy.ckpt")
     data = GlyphsDataModule(ways=5, shots=1, queries=5, test_tasks=8)
