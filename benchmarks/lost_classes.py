@@ -45,7 +45,9 @@ def draw_pairs(path: Path, pairs: dict[Pair, tuple[Tensor, Tensor]]) -> None:
     """One column a pair: the support image of the class that was lost above that of the other."""
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(2, len(pairs), figsize=(max(4.5, 1.5 * len(pairs)), 3.4), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        2, len(pairs), figsize=(max(4.5, 1.5 * len(pairs)), 3.4), layout="constrained", squeeze=False
+    )
     for column, (names, images) in zip(axes.T, pairs.items(), strict=True):
         for axis, name, image in zip(column, names, images, strict=True):
             axis.imshow(image.squeeze(0).numpy(), cmap="gray_r")
