@@ -109,7 +109,9 @@ class Beside(L.Callback):
         steps: tuple[int, int],
         loader: Iterable[Episode],
         path: Path | None,
+        asked: dict[str, Any],
     ) -> None:
+        self.asked = asked
         self.learner, self.optimizer, self.loader, self.path = learner, optimizer, loader, path
         self.inner_steps, self.eval_inner_steps = steps
         self.ours = self.theirs = self.begun = 0.0
@@ -117,16 +119,21 @@ class Beside(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "body": self.learner.body.state_dict(), "maml": self.learner.maml.state_dict(),
+            "asked": self.asked, "body": self.learner.body.state_dict(), "maml": self.learner.maml.state_dict(),
             "optimizer": self.optimizer.state_dict(), "rows": self.rows, "seconds": [self.ours, self.theirs],
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["asked"] != self.asked:
+            raise SystemExit(
+                f"{self.path} is of a run with {state_dict['asked']}, but this one has {self.asked}; use another --output"
+            )
         self.learner.body.load_state_dict(state_dict["body"])
         self.learner.maml.load_state_dict(state_dict["maml"])
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.rows = list(state_dict["rows"])
         self.ours, self.theirs = state_dict["seconds"]
+        print("\n".join(map(write_row, self.rows)), flush=True)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -224,7 +231,8 @@ def main() -> None:
             ModelCheckpoint(saved.parent, saved.stem, save_on_train_epoch_end=False, enable_version_counter=False)
         )
     data.setup()
-    beside = Beside(learner, optimizer, steps, data.test_dataloader(), options.output)
+    asked = {key: value for key, value in vars(options).items() if key not in ("root", "output")}
+    beside = Beside(learner, optimizer, steps, data.test_dataloader(), options.output, asked)
     trainer = L.Trainer(
         accelerator="cpu", devices=1, logger=False, enable_checkpointing=saved is not None, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, max_steps=options.steps, max_epochs=-1,

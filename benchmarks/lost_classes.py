@@ -13,14 +13,12 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import torch
 from machine import processor
-from shipped import make_data, read_config
+from shipped import add_checkpoint, open_checkpoint
 from torch import Tensor
 
-from metalearn.image_classifier import load_module
 from metalearn.metrics import interval
 
 Pair = tuple[str, str]
@@ -60,20 +58,14 @@ def draw_pairs(path: Path, pairs: dict[Pair, tuple[Tensor, Tensor]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint")
-    parser.add_argument("--root", help="where the data are")
-    parser.add_argument("--config", help="whose data these are; otherwise the one that the checkpoint is named after")
-    parser.add_argument("--tasks", type=int, default=600)
+    add_checkpoint(parser)
     parser.add_argument("--inner_steps", type=int, help="otherwise those of the checkpoint's evaluation")
     parser.add_argument("--pairs", type=int, default=8, help="how many pairs are printed and drawn")
     parser.add_argument("--picture", type=Path, help="a PNG file for the pairs")
     parser.add_argument("--output", type=Path, help="a JSON file for the numbers")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    module, _ = load_module(options.checkpoint)
-    name = options.config or options.checkpoint.rpartition("/")[2].removesuffix(".ckpt")
-    data: Any = make_data(read_config(name), options.root, test_tasks=options.tasks)
-    data.setup()
+    module, data = open_checkpoint(options)
     accuracies, whole, errors, lost_errors = [], [], 0, 0
     pairs: Counter[Pair] = Counter()
     images: dict[Pair, tuple[Tensor, Tensor]] = {}

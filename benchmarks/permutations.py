@@ -17,31 +17,24 @@ from pathlib import Path
 
 import torch
 from machine import processor
-from shipped import make_data, read_config
+from shipped import add_checkpoint, open_checkpoint
 
 from metalearn import Batch
 from metalearn.carried.shipped import checkpoint_path
-from metalearn.image_classifier import load_module
 from metalearn.metrics import interval
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint")
-    parser.add_argument("--root", help="where the data are")
-    parser.add_argument("--config", help="whose data these are; otherwise the one that the checkpoint is named after")
-    parser.add_argument("--tasks", type=int, default=600)
+    add_checkpoint(parser)
     parser.add_argument(
         "--permutations", type=int, default=24, help="of the labels, in order of a fixed generator; 0 for all"
     )
     parser.add_argument("--output", help="a JSON file for the numbers")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    module, _ = load_module(options.checkpoint)
+    module, data = open_checkpoint(options)
     digest = hashlib.sha256(Path(checkpoint_path(options.checkpoint)).read_bytes()).hexdigest()
-    name = options.config or options.checkpoint.rpartition("/")[2].removesuffix(".ckpt")
-    data = make_data(read_config(name), options.root, test_tasks=options.tasks)
-    data.setup()
     orders = torch.tensor(list(itertools.permutations(range(data.ways))))
     if options.permutations:
         generator = torch.Generator().manual_seed(0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 import warnings
-from dataclasses import is_dataclass
 from enum import Enum
+from numbers import Real
 from typing import Any, NoReturn
 
 import yaml
@@ -22,11 +22,12 @@ from metalearn.cli.type_words import import_classes
 from metalearn.errors import ConfigError, MemoryLimitError, MetalearnError
 from metalearn.reports.text import join_lines
 
+__all__ = ["Parser", "find_own_error", "instantiate"]
+
 UNWRITTEN = "Unable to serialize instance"
 """How jsonargparse begins the text that it writes in place of a value."""
 LEFT_OUT = object()
-
-__all__ = ["Parser", "find_own_error", "instantiate"]
+"""In place of a value that YAML has no form for."""
 
 
 class Parser(LightningArgumentParser):
@@ -94,14 +95,19 @@ def _write_values(written: Any, values: Any) -> Any:
         written: as YAML gives it back.
         values: what was to be written.
     """
-    known = vars(values) if isinstance(values, Namespace) or is_dataclass(values) else values
-    if isinstance(written, dict) and isinstance(known, dict):
-        mended = {name: _write_values(each, known.get(name, each)) for name, each in written.items()}
+    if isinstance(written, dict) and isinstance(values, Namespace):
+        mended = {name: _write_values(each, getattr(values, name, each)) for name, each in written.items()}
         return {name: each for name, each in mended.items() if each is not LEFT_OUT}
-    if isinstance(written, list) and isinstance(known, (list, tuple)) and len(written) == len(known):
-        return [_write_values(each, value) for each, value in zip(written, known, strict=True)]
+    if isinstance(written, dict) and isinstance(values, dict):
+        mended = {name: _write_values(each, values.get(name, each)) for name, each in written.items()}
+        return LEFT_OUT if any(each is LEFT_OUT for each in mended.values()) else mended
+    if isinstance(written, list) and isinstance(values, (list, tuple)) and len(written) == len(values):
+        listed = [_write_values(each, value) for each, value in zip(written, values, strict=True)]
+        return LEFT_OUT if any(each is LEFT_OUT for each in listed) else listed
     if isinstance(written, str) and written.startswith(UNWRITTEN):
-        return known if isinstance(known, (int, float, str)) else LEFT_OUT
+        if type(values) in (bool, int, float, str):
+            return values
+        return float(values) if isinstance(values, Real) else LEFT_OUT
     return written
 
 

@@ -100,11 +100,7 @@ def draw_steps(path: Path, values: Mapping[int, float], trained: int, label: str
     figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
     axis.plot(list(values), list(values.values()), marker="o", color="#2166ac")
     points = list(values.items())
-    above = {
-        "boxstyle": "square,pad=0.1",
-        "facecolor": "white",
-        "edgecolor": "none",
-    }  # the lines are behind the numbers
+    above = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}  # hides the lines below a number
     for place in choose_labelled(len(points)):
         step, value = points[place]
         axis.annotate(f"{value:.1f}" if value >= 10 else f"{value:.3g}", (step, value), xytext=(0, 7), fontsize=8,

@@ -131,6 +131,7 @@ class StepSizeAdvisor(L.Callback):
     def _set(self, module: Any, advice: StepAdvice) -> StepAdvice:
         """Set what is advised, and say so; the advice as it is from then on."""
         module.rescale_steps(advice.factor)
+        module.step_sizes.rescaled = False  # training goes on with these
         self.applied *= advice.factor
         rank_zero_info(
             f"StepSizeAdvisor: inner_lr {advice.inner_lr:.3g} becomes {advice.suggested:.3g} from outer step {advice.step} on"

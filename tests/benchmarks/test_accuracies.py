@@ -17,6 +17,7 @@ import more_steps
 import permutations
 import pytest
 import recipes
+import shipped
 import torch
 import verify_checkpoints
 
@@ -83,6 +84,13 @@ def test_an_ensemble_is_the_mean_of_probabilities(say: Say) -> None:
         alone.append(float((second.argmax(-1) == query.y).float().mean()))
     assert numbers["ensemble"][0] == pytest.approx(sum(right) / 2, abs=1e-6)
     assert numbers["alone"][1][0] == pytest.approx(sum(alone) / 2, abs=1e-6)
+
+
+def test_the_data_of_a_config_have_its_options(omniglot: Path) -> None:
+    data = shipped.make_data(shipped.read_config("maml_lake_20w1s"), str(omniglot), ways=2)
+    assert data.options.within_groups
+    (transform,) = data.options.augment
+    assert (type(transform).__name__, list(transform.degrees)) == ("RandomAffine", [-10, 10])
 
 
 def test_a_class_is_lost_where_all_its_queries_go_to_one_other() -> None:

@@ -7,6 +7,7 @@ import numbers
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from torch import Tensor, nn
@@ -19,23 +20,38 @@ TINY = ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--data.trai
         "--data.val_tasks", "2", "--data.test_tasks", "2"]  # fmt: skip
 VISION = "torchvision.transforms.v2"
 NOTHING = nn.Identity()
+HALF = np.float64(0.5)
+NAMED, SEVERAL = {"a": NOTHING}, [NOTHING]
 
 
 class Scaled(nn.Module):
     """A transform with arguments of abstract types, and a default that is an object."""
 
     def __init__(
-        self, scale: numbers.Real, shape: collections.abc.Hashable = 3, inner: Any = NOTHING, name: str = "a"
+        self,
+        scale: numbers.Real,
+        shape: collections.abc.Hashable = 3,
+        inner: Any = NOTHING,
+        several: Any = SEVERAL,
+        named: Any = NAMED,
+        half: numbers.Real = HALF,  # type: ignore[assignment]
     ) -> None:
         super().__init__()
-        self.scale, self.shape, self.inner, self.name = scale, shape, inner, name
+        self.scale, self.shape, self.inner, self.several, self.named, self.half = (
+            scale,
+            shape,
+            inner,
+            several,
+            named,
+            half,
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         scaled: Tensor = self.inner(image) * float(self.scale)
         return scaled
 
     def extra_repr(self) -> str:
-        return f"{self.scale!r}, {self.shape!r}, {self.name!r}"
+        return f"{self.scale!r}, {self.shape!r}, {self.several!r}, {self.named!r}, {float(self.half)!r}"
 
 
 def augment(transform: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +66,7 @@ def augment(transform: dict[str, Any]) -> dict[str, Any]:
         "transforms": [{"class_path": f"{VISION}.RandomRotation", "init_args": {"degrees": 3}}]}},
     {"class_path": f"{VISION}.RandAugment"},
     {"class_path": f"{__name__}.Scaled", "init_args": {"scale": 2.5}},
-    {"class_path": f"{__name__}.Scaled", "init_args": {"scale": 2, "shape": "round", "name": "Unable"}},
+    {"class_path": f"{__name__}.Scaled", "init_args": {"scale": 2, "shape": "round"}},
 ], ids=lambda transform: str(transform["class_path"]).rpartition(".")[2])  # fmt: skip
 @pytest.mark.filterwarnings("error::jsonargparse._util.JsonargparseWarning")
 def test_what_is_written_gives_the_same_objects(transform: dict[str, Any]) -> None:

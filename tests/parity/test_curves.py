@@ -67,6 +67,9 @@ def test_a_run_that_was_stopped_goes_on(curve: Curve, tmp_path: Path, monkeypatc
         assert one["ours"] == pytest.approx(other["ours"], abs=1e-6)
         assert one["theirs"] == pytest.approx(other["theirs"], abs=1e-6)
     assert parts[1]["theirs_seconds"] > parts[0]["theirs_seconds"]
+    with pytest.raises(SystemExit, match=r"parts.json is of a run with .*; use another --output"):
+        curve(*words[:-1], 1, name="parts.json")
+    assert json.loads((tmp_path / "parts.json").read_text()) == parts
 
 
 def test_theirs_by_its_documented_settings(curve: Curve, tmp_path: Path) -> None:
