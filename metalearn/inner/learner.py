@@ -60,6 +60,8 @@ class Learner:
 
     Attributes:
         encodes: whether :meth:`encode` computes anything.
+        keeps_support: whether queries together are answered by way of the support set, which no file holds.
+        why_not_alone: what a single query lacks, where :attr:`needs_many_queries`, and what is done about it.
 
     Args:
         backbone: the caller's network, which stays as it is.
@@ -85,6 +87,11 @@ class Learner:
     """
 
     encodes = False
+    keeps_support = False
+    why_not_alone = (
+        "has no batch statistics of its own, so it is normalised by those of the support set, as under norm='support'; pass "
+        "queries together for norm='transductive'"
+    )
 
     def __init__(self, backbone: nn.Module, norm: TaskNorm, adapter: AdapterPart | None = None) -> None:
         self.backbone = backbone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metalearn.checks import MOST_OF_A_WIDTH, check_choice, check_number, check_whole
+from metalearn.checks import MOST_OF_A_WIDTH, MOST_STEPS, check_choice, check_number, check_whole
 from metalearn.episode import Episode
 from metalearn.errors import ConfigError
 from metalearn.inner import HeadLearner, Learner, MetaLoss, NormPolicy
@@ -21,6 +21,7 @@ from metalearn.inner.head_calls import watching
 from metalearn.inner.inner_loop import ExecutionName, InnerLoop, check_steps, optional, setting
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.parts import HEAD_TEXT, choose_head
+from metalearn.inner.soft_means import REFINEMENTS_TEXT, SoftMeansLearner, check_company
 from metalearn.inner.solvers import FittedHead
 from metalearn.inner.solvers.prototypes import fit_prototypes
 from metalearn.inner.solvers.softmax_heads import fit_cosine, fit_logistic, fit_softmax
@@ -68,7 +69,21 @@ class BaselineLoop(InnerLoop):
     inverse_penalty: float = setting(
         1.0, "``C`` of the logistic regression, as in scikit-learn.", partial(check_number, remedy="use 1.0", above=0)
     )
-    scale: float = setting(10.0, "what cosines are multiplied by.", partial(check_number, remedy="use 10.0", above=0))
+    scale: float = setting(
+        10.0,
+        "what cosines are multiplied by; and half of it squared distances from class means, where ``refinements`` move these.",
+        partial(check_number, remedy="use 10.0", above=0),
+    )
+    refinements: int = setting(0, REFINEMENTS_TEXT, partial(check_whole, least=0, most=MOST_STEPS))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_company(self.refinements, self.norm)
+        if self.refinements and self.classifier != "nearest_centroid":
+            raise ConfigError(
+                f"refinements is {self.refinements}, but classifier is {self.classifier!r}, which has no class means to move; "
+                "use classifier='nearest_centroid', or refinements=0"
+            )
 
     def make_fit(self) -> HeadFit:
         """What makes the head of a task."""
@@ -77,7 +92,7 @@ class BaselineLoop(InnerLoop):
         if self.classifier == "logistic_regression":
             return partial(fit_logistic, inverse_penalty=self.inverse_penalty)
         if self.classifier == "nearest_centroid":
-            return fit_prototypes
+            return partial(fit_prototypes, scale=self.scale / 2) if self.refinements else fit_prototypes
         return partial(fit_softmax, steps=self.head_steps, rate=self.head_lr, decay=self.head_decay)
 
 
@@ -128,13 +143,17 @@ class Baseline(MetaModule):
         memory_limit: float | None = None,
         kernels: bool = True,
         metrics: Metrics = None,
+        refinements: int = 0,
     ) -> None:
         options = BaselineLoop.of(locals())
         directions = unit_features or classifier == "cosine"
+        learner: Any = UnitHeadLearner if directions else HeadLearner
+        if refinements:
+            learner = partial(SoftMeansLearner, rounds=refinements, scale=scale / 2, unit=unit_features)
         super().__init__(
             backbone,
             options,
-            learner=partial(UnitHeadLearner if directions else HeadLearner, head=head, needed_by="Baseline"),
+            learner=partial(learner, head=head, needed_by="Baseline"),
             solver=make_baseline_solver,
             outer_optimizer=outer_optimizer,
             outer_scheduler=outer_scheduler,

@@ -9,10 +9,12 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
+from metalearn.checks import MOST_STEPS, check_whole
 from metalearn.inner import HeadLearner, Learner, NormPolicy
 from metalearn.inner.inner_loop import Compilation, ExecutionName, InnerLoop, setting
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.parts import HEAD_TEXT
+from metalearn.inner.soft_means import REFINEMENTS_TEXT, SoftMeansLearner, check_company
 from metalearn.inner.solvers import FittedHead
 from metalearn.inner.solvers.prototypes import fit_prototypes
 from metalearn.modules.episodic.base import MetaModule
@@ -28,6 +30,11 @@ class PrototypeLoop(InnerLoop):
 
     inner_steps: int = setting(1, "class means are there after one step.")
     head: str = setting("head", HEAD_TEXT)
+    refinements: int = setting(0, REFINEMENTS_TEXT, partial(check_whole, least=0, most=MOST_STEPS))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_company(self.refinements, self.norm)
 
 
 class ProtoNet(MetaModule):
@@ -36,6 +43,10 @@ class ProtoNet(MetaModule):
     The features ``z`` are what the network's head gets. With ``c_k`` the mean of class ``k``, the probability of that class is
     the softmax of ``-|z - c_k|^2``. A linear head computes just that, so adaptation sets the head, and takes no inner steps.
     The head's own weights are neither used nor trained, and a task may have any number of classes.
+
+    With ``refinements`` the queries of a task move its class means: each belongs to a class by that softmax, and the means are
+    taken anew, of the support examples and of so much of each query (Ren et al. 2018). Training goes through all of it. Then
+    the answer to a query depends on those that come with it; ``independent()`` leaves the means where they are.
 
     Before training, ``test`` gives the accuracy of class means on the features of any network.
 
@@ -70,11 +81,14 @@ class ProtoNet(MetaModule):
         compile: Compilation = False,
         kernels: bool = True,
         metrics: Metrics = None,
+        refinements: int = 0,
     ) -> None:
+        options = PrototypeLoop.of(locals())
+        moves = partial(SoftMeansLearner, rounds=refinements, scale=1.0)
         super().__init__(
             backbone,
-            PrototypeLoop.of(locals()),
-            learner=partial(HeadLearner, head=head, needed_by="ProtoNet"),
+            options,
+            learner=partial(moves if refinements else HeadLearner, head=head, needed_by="ProtoNet"),
             solver=make_prototype_solver,
             outer_optimizer=outer_optimizer,
             outer_scheduler=outer_scheduler,

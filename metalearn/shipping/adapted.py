@@ -197,8 +197,14 @@ class AdaptedModel(nn.Module):
             the path.
 
         Raises:
+            ConfigError: it is to stay one whose answers need the support set, which a file does not hold.
             DataError: the file cannot be written.
         """
+        if not independent and self._learner.keeps_support and self._statistics is None:
+            raise ConfigError(
+                "independent is False, but queries move the class means of this model, which takes its support set, and a file "
+                "holds none; use save(path), whose answers are those of independent()"
+            )
         model = self.independent()
         policy = self._learner.norm if not independent and self._learner.norm == "transductive" else "independent"
         parameters = {name: value.detach() for name, value in model.named_parameters()}

@@ -30,10 +30,7 @@ def choose_statistics(learner: Learner, x: Tensor) -> Learner:
         return learner
     if learner.backbone not in _WARNED:
         _WARNED.add(learner.backbone)
-        log.warning(
-            "a single query has no batch statistics of its own, so it is normalised by those of the support set, as under "
-            "norm='support'; pass queries together for norm='transductive'"
-        )
+        log.warning("a single query %s", learner.why_not_alone)
     return learner.with_support_statistics()
 
 
