@@ -6,15 +6,19 @@ import copy
 import types
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
 
-from metalearn import MAML, Conv4
+from metalearn import MAML, ConfigError, Conv4
 from tests.modules.episodic.test_meta_gradient import largest_error, plain_loop
 from tests.networks import noise_episode
 
@@ -122,6 +126,39 @@ def test_a_changed_block_computes_what_it_says(name: str) -> None:
     net.double()
     assert all("run one by one" in repr(block) for block in net.body[:3])
     check(net)
+
+
+@pytest.mark.parametrize("downsample", ["pool", "stride"])
+def test_each_block_may_have_a_width_of_its_own(downsample: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = Conv4(3, hidden=[4, 40, 8, 6], image_size=16, downsample=downsample).double()
+    assert [block.conv.out_channels for block in net.body[:4]] == [4, 40, 8, 6]
+    check(net)
+    module = MAML(Conv4(3, hidden=(4, 5, 8, 6), image_size=16, downsample=downsample), inner_steps=1)
+    trainer = L.Trainer(max_steps=1, logger=False, enable_progress_bar=False, accelerator="cpu",
+                        enable_model_summary=False, default_root_dir=tmp_path, limit_val_batches=0)  # fmt: skip
+    loader = DataLoader([noise_episode(tasks=2, shape=SHAPE, dtype=torch.float32)], batch_size=None)
+    trainer.fit(module, loader, loader)
+    trainer.save_checkpoint(tmp_path / "there.ckpt")
+    again = MAML.load_from_checkpoint(tmp_path / "there.ckpt")
+    for name, value in module.backbone.state_dict().items():
+        assert torch.equal(again.backbone.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("hidden", "text"),
+    [
+        ([64, 64], r"hidden is \[64, 64\], but it must be a list of 4 numbers; use 64, or \[32, 64, 128, 128\]"),
+        ([64, 64, 0, 64], r"hidden\[2\] is 0"),
+        ([64, 64, 1.5, 64], r"hidden\[2\] is 1.5"),
+        ("64", "hidden is '64'"),
+        (0, "hidden is 0"),
+        (True, "hidden is True"),
+    ],
+)
+def test_wrong_widths_are_one_line(hidden: Any, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        Conv4(hidden=hidden)
 
 
 @pytest.mark.parametrize("kind", [Tapped, Skipping])
