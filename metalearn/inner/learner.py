@@ -60,8 +60,7 @@ class Learner:
 
     Attributes:
         encodes: whether :meth:`encode` computes anything.
-        keeps_support: whether queries together are answered by way of the support set, which no file holds.
-        why_not_alone: what a single query lacks, where :attr:`needs_many_queries`, and what is done about it.
+        by_support: why queries together need the support set too, which no file holds; ``None`` if they do not.
 
     Args:
         backbone: the caller's network, which stays as it is.
@@ -87,11 +86,7 @@ class Learner:
     """
 
     encodes = False
-    keeps_support = False
-    why_not_alone = (
-        "has no batch statistics of its own, so it is normalised by those of the support set, as under norm='support'; pass "
-        "queries together for norm='transductive'"
-    )
+    by_support: str | None = None
 
     def __init__(self, backbone: nn.Module, norm: TaskNorm, adapter: AdapterPart | None = None) -> None:
         self.backbone = backbone
@@ -100,8 +95,7 @@ class Learner:
         self.policy: Policy = norm.policy
         self.structure = Structure(backbone, norm.replace)
         self._as_given = self._in_double = self._evaluates = False
-        self._worker = 0
-        self._moved: frozenset[str] = frozenset()
+        self._worker, self._moved = 0, frozenset[str]()
 
     @property
     def norm(self) -> NormPolicy:
@@ -270,7 +264,6 @@ class Learner:
         """
         if self.adapter is None:
             return {}
-
         read = self.tensors.reader(params, self._in_double)
         return self.adapter.begin(Task(read, partial(self.features, params, support), targets, ways))
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metalearn.errors import ConfigError
 from metalearn.inner.head import FeatureLearner, HeadLearner
 from metalearn.inner.learner import Learner
 from metalearn.inner.network.structure import Mode
+from metalearn.inner.norm.task_norm import TaskNorm
 from metalearn.inner.rules import Params
 from metalearn.inner.unit_features import UnitFeatureLearner
 
@@ -44,15 +43,21 @@ class SoftMeansLearner(HeadLearner):
         True
     """
 
-    keeps_support = True
+    by_support = "moves no class means by itself"
 
-    def __init__(self, *given: Any, rounds: int, scale: float, unit: bool = False, **more: Any) -> None:
-        super().__init__(*given, **more)
+    def __init__(
+        self,
+        backbone: nn.Module,
+        norm: TaskNorm,
+        head: str,
+        needed_by: str | None = None,
+        *,
+        rounds: int,
+        scale: float,
+        unit: bool = False,
+    ) -> None:
+        super().__init__(backbone, norm, head, needed_by)
         self._rounds, self._scale, self._unit = rounds, scale, unit
-        self.why_not_alone = (
-            "moves no class means, so it is answered by the support set alone; pass queries together for "
-            f"refinements={rounds}"
-        )
 
     @property
     def needs_many_queries(self) -> bool:

@@ -19,7 +19,7 @@ from metalearn.inner.norm.moments import Moments
 from metalearn.inner.norm.policies import PerStep
 from metalearn.inner.rules import Params
 from metalearn.shipping.checksum import find_meta_checksum
-from metalearn.shipping.description import Description, Origin, check_names
+from metalearn.shipping.description import Description, Origin, check_names, choose_policy
 from metalearn.shipping.export import export_onnx, export_program, make_example
 from metalearn.shipping.files import write_adapted
 from metalearn.shipping.loading import find_learner
@@ -197,16 +197,10 @@ class AdaptedModel(nn.Module):
             the path.
 
         Raises:
-            ConfigError: it is to stay one whose answers need the support set, which a file does not hold.
+            ConfigError: its answers need the support set.
             DataError: the file cannot be written.
         """
-        if not independent and self._learner.keeps_support and self._statistics is None:
-            raise ConfigError(
-                "independent is False, but queries move the class means of this model, which takes its support set, and a file "
-                "holds none; use save(path), whose answers are those of independent()"
-            )
-        model = self.independent()
-        policy = self._learner.norm if not independent and self._learner.norm == "transductive" else "independent"
+        policy, model = choose_policy(self._learner, independent), self.independent()
         parameters = {name: value.detach() for name, value in model.named_parameters()}
         buffers = {name: model._table[name] for pair in (model._statistics or {}).values() for name in pair}
         whole = find_whole(self._learner.backbone, self._origin.backbone, parameters)

@@ -15,8 +15,9 @@ from metalearn.carried import KEY, read_entry
 from metalearn.carried.classes import short
 from metalearn.checks import MOST_OF_A_TASK, MOST_STEPS, quote_value
 from metalearn.errors import CheckpointError, ConfigError
+from metalearn.inner.learner import Learner
 
-__all__ = ["Description", "Origin", "check_names", "damaged"]
+__all__ = ["Description", "Origin", "check_names", "choose_policy", "damaged"]
 
 FORMAT = 1
 POLICIES = ("independent", "transductive")
@@ -125,6 +126,22 @@ def check_names(names: Any) -> None:
         raise ConfigError(
             f"names is {quote_value(names)}, but it must be a list of texts of one line; use names=['cat', 'dog'], or None"
         )
+
+
+def choose_policy(learner: Learner, independent: bool) -> str:
+    """What a file of an adapted model says of how queries are judged.
+
+    Raises:
+        ConfigError: together, by way of the support set, which a file does not hold.
+    """
+    if independent or learner.norm != "transductive":
+        return "independent"
+    if learner.by_support is not None:
+        raise ConfigError(
+            f"independent is False, but a query {learner.by_support}, which takes the support set too, and a file holds none; "
+            "use save(path), whose answers are those of independent()"
+        )
+    return learner.norm
 
 
 def damaged(path: str | Path, what: str) -> CheckpointError:

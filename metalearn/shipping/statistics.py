@@ -30,7 +30,13 @@ def choose_statistics(learner: Learner, x: Tensor) -> Learner:
         return learner
     if learner.backbone not in _WARNED:
         _WARNED.add(learner.backbone)
-        log.warning("a single query %s", learner.why_not_alone)
+        lacks, apart = (
+            "has no batch statistics of its own",
+            "normalised by those of the support set, as under norm='support'",
+        )
+        if learner.by_support is not None:
+            lacks, apart = learner.by_support, "answered by the support set alone"
+        log.warning("a single query %s, so it is %s; pass queries together for norm='transductive'", lacks, apart)
     return learner.with_support_statistics()
 
 

@@ -122,7 +122,7 @@ def test_a_query_alone_is_answered_by_the_support_set(tmp_path: Path) -> None:
     torch.testing.assert_close(adapted(query.x[:1]).softmax(1), plain(query.x[:1]).softmax(1))
     loaded = AdaptedModel.load(adapted.save(tmp_path / "one.safetensors"), module)
     torch.testing.assert_close(loaded(query.x), adapted.independent()(query.x))
-    with pytest.raises(ConfigError, match="independent is False, but queries move the class means.*use save"):
+    with pytest.raises(ConfigError, match="independent is False, but a query moves no class means by itself.*use save"):
         adapted.save(tmp_path / "two.safetensors", independent=False)
     assert not (tmp_path / "two.safetensors").exists()
     assert float((adapted(query.x).softmax(1) - plain(query.x).softmax(1)).abs().max()) > 1e-3
@@ -141,7 +141,8 @@ def test_a_network_without_batch_normalisation_is_tested_both_ways(
     module.adapt(support)(query.x[:1])
     (line,) = [line for line in caplog.messages if "a single query" in line]
     assert line == (
-        "a single query moves no class means, so it is answered by the support set alone; pass queries together for refinements=5"
+        "a single query moves no class means by itself, so it is answered by the support set alone; pass queries together for "
+        "norm='transductive'"
     )
     trainer(tmp_path).test(module, make_loader(noise_episode(4, shots=1, queries=5)), verbose=False)
     assert {("acc", 1), ("acc_independent", 1)} <= module.test_results().keys()
