@@ -13,11 +13,12 @@ from metalearn.inner.norm.task_norm import TaskNorm
 from metalearn.inner.rules import Params
 from metalearn.inner.unit_features import UnitFeatureLearner
 
-__all__ = ["REFINEMENTS_TEXT", "SoftMeansLearner", "check_company", "move_means"]
+__all__ = ["EVAL_REFINEMENTS_TEXT", "REFINEMENTS_TEXT", "SoftMeansLearner", "check_company", "move_means"]
 
 REFINEMENTS_TEXT = (
     "how often the queries of a task, all together, move the class means (soft k-means, Ren et al. 2018); 0 for never."
 )
+EVAL_REFINEMENTS_TEXT = "how often they do in validation, test and prediction; ``None`` for ``refinements``."
 
 
 class SoftMeansLearner(HeadLearner):
@@ -27,7 +28,8 @@ class SoftMeansLearner(HeadLearner):
     single query is answered as under ``"support"``, and so are those of ``independent()``.
 
     Args:
-        rounds: how many.
+        rounds: how many, in training.
+        eval_rounds: how many in evaluation.
         scale: what squared distances are multiplied by, before their softmax says how much of a query belongs to a class.
         unit: whether features are divided by their norm.
 
@@ -38,12 +40,10 @@ class SoftMeansLearner(HeadLearner):
         >>> from metalearn.inner.soft_means import SoftMeansLearner
         >>> network = MLP(outputs=5, inputs=8)
         >>> norm = TaskNorm(network, "transductive")
-        >>> learner = SoftMeansLearner(network, norm, "head", rounds=3, scale=1.0, needed_by="this example")
+        >>> learner = SoftMeansLearner(network, norm, "head", rounds=0, eval_rounds=3, scale=1.0, needed_by="this example")
         >>> learner.needs_many_queries
         True
     """
-
-    by_support = "moves no class means by itself"
 
     def __init__(
         self,
@@ -53,15 +53,17 @@ class SoftMeansLearner(HeadLearner):
         needed_by: str | None = None,
         *,
         rounds: int,
+        eval_rounds: int,
         scale: float,
         unit: bool = False,
     ) -> None:
         super().__init__(backbone, norm, head, needed_by)
-        self._rounds, self._scale, self._unit = rounds, scale, unit
+        self._rounds, self._eval_rounds, self._scale, self._unit = rounds, eval_rounds, scale, unit
+        self.by_support = "moves no class means by itself" if eval_rounds else None
 
     @property
     def needs_many_queries(self) -> bool:
-        return self.norm == "transductive"
+        return super().needs_many_queries or (self.norm == "transductive" and self._eval_rounds > 0)
 
     def specialised(self, params: Params, x: Tensor, mode: Mode) -> Learner:
         alone = super().specialised(params, x, mode)
@@ -79,12 +81,13 @@ class _SoftMeans(SoftMeansLearner, UnitFeatureLearner):
 
     def query_logits(self, params: Params, support: Tensor, query: Tensor, step: int = 0) -> Tensor:
         """Outputs ``[n, N]`` for encoded queries; class means are there, and move, from the first step on."""
-        if step == 0 or self.norm != "transductive":
+        rounds = self._eval_rounds if self._evaluates else self._rounds
+        if step == 0 or rounds == 0 or self.norm != "transductive":
             return super().query_logits(params, support, query, step)
         inner = {own: name for name, own in self._inner.items()}
         weight, bias = (params[inner[name]] for name in ("weight", "bias"))
         with torch.autocast(query.device.type, enabled=False):
-            return move_means(weight, bias, support.to(weight), query.to(weight), self._rounds, self._scale)
+            return move_means(weight, bias, support.to(weight), query.to(weight), rounds, self._scale)
 
     def _features(self, params: Params, x: Tensor) -> Tensor:
         return super()._features(params, x) if self._unit else FeatureLearner._features(self, params, x)
@@ -124,14 +127,19 @@ def move_means(weight: Tensor, bias: Tensor, support: Tensor, query: Tensor, rou
     return answer(means)
 
 
-def check_company(rounds: int, norm: str) -> None:
+def check_company(rounds: int, norm: str, name: str = "refinements") -> None:
     """Raise unless queries may be judged together where class means move.
+
+    Args:
+        rounds: how often they do.
+        norm: the policy of batch normalisation.
+        name: of the argument that says how often.
 
     Raises:
         ConfigError: the policy says that a query is answered alike in any company.
     """
     if rounds and norm != "transductive":
         raise ConfigError(
-            f"refinements is {rounds}, but with norm={norm!r} the answer to a query does not depend on the others; use "
-            "norm='transductive', or refinements=0"
+            f"{name} is {rounds}, but with norm={norm!r} the answer to a query does not depend on the others; use "
+            f"norm='transductive', or {name}=0"
         )

@@ -149,7 +149,7 @@ class Baseline(MetaModule):
         directions = unit_features or classifier == "cosine"
         learner: Any = UnitHeadLearner if directions else HeadLearner
         if refinements:
-            learner = partial(SoftMeansLearner, rounds=refinements, scale=scale / 2, unit=unit_features)
+            learner = partial(SoftMeansLearner, rounds=0, eval_rounds=refinements, scale=scale / 2, unit=unit_features)
         super().__init__(
             backbone,
             options,

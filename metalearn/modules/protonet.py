@@ -11,10 +11,10 @@ from torch import nn
 
 from metalearn.checks import MOST_STEPS, check_whole
 from metalearn.inner import HeadLearner, Learner, NormPolicy
-from metalearn.inner.inner_loop import Compilation, ExecutionName, InnerLoop, setting
+from metalearn.inner.inner_loop import Compilation, ExecutionName, InnerLoop, optional, setting
 from metalearn.inner.losses import LossFunction
 from metalearn.inner.parts import HEAD_TEXT
-from metalearn.inner.soft_means import REFINEMENTS_TEXT, SoftMeansLearner, check_company
+from metalearn.inner.soft_means import EVAL_REFINEMENTS_TEXT, REFINEMENTS_TEXT, SoftMeansLearner, check_company
 from metalearn.inner.solvers import FittedHead
 from metalearn.inner.solvers.prototypes import fit_prototypes
 from metalearn.modules.episodic.base import MetaModule
@@ -31,10 +31,19 @@ class PrototypeLoop(InnerLoop):
     inner_steps: int = setting(1, "class means are there after one step.")
     head: str = setting("head", HEAD_TEXT)
     refinements: int = setting(0, REFINEMENTS_TEXT, partial(check_whole, least=0, most=MOST_STEPS))
+    eval_refinements: int | None = setting(
+        None, EVAL_REFINEMENTS_TEXT, optional(partial(check_whole, least=0, most=MOST_STEPS))
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_company(self.refinements, self.norm)
+        check_company(self.eval_refinements or 0, self.norm, "eval_refinements")
+
+    @property
+    def rounds_in_evaluation(self) -> int:
+        """How often class means move in validation, test and prediction."""
+        return self.refinements if self.eval_refinements is None else self.eval_refinements
 
 
 class ProtoNet(MetaModule):
@@ -45,7 +54,8 @@ class ProtoNet(MetaModule):
     The head's own weights are neither used nor trained, and a task may have any number of classes.
 
     With ``refinements`` the queries of a task move its class means: each belongs to a class by that softmax, and the means are
-    taken anew, of the support examples and of so much of each query (Ren et al. 2018). Training goes through all of it. Then
+    taken anew, of the support examples and of so much of each query (Ren et al. 2018). Training goes through all of it, and
+    ``eval_refinements`` alone leaves training as it is. Then
     the answer to a query depends on those that come with it; ``independent()`` leaves the means where they are.
 
     Before training, ``test`` gives the accuracy of class means on the features of any network.
@@ -82,13 +92,15 @@ class ProtoNet(MetaModule):
         kernels: bool = True,
         metrics: Metrics = None,
         refinements: int = 0,
+        eval_refinements: int | None = None,
     ) -> None:
         options = PrototypeLoop.of(locals())
-        moves = partial(SoftMeansLearner, rounds=refinements, scale=1.0)
+        rounds, eval_rounds = options.refinements, options.rounds_in_evaluation
+        moves = partial(SoftMeansLearner, rounds=rounds, eval_rounds=eval_rounds, scale=1.0)
         super().__init__(
             backbone,
             options,
-            learner=partial(moves if refinements else HeadLearner, head=head, needed_by="ProtoNet"),
+            learner=partial(moves if rounds or eval_rounds else HeadLearner, head=head, needed_by="ProtoNet"),
             solver=make_prototype_solver,
             outer_optimizer=outer_optimizer,
             outer_scheduler=outer_scheduler,

@@ -111,6 +111,23 @@ def test_training_goes_through_every_round(execution: Any) -> None:
         torch.testing.assert_close(found[f"backbone.{name}"], value, rtol=1e-9, atol=1e-12)
 
 
+def test_evaluation_may_have_rounds_of_its_own(tmp_path: Path) -> None:
+    net, episode = network(), noise_episode(2, shots=1, queries=4)
+    module = ProtoNet(net, refinements=0, eval_refinements=4)
+    plain, moved = ProtoNet(net), ProtoNet(net, refinements=4)
+    losses = [float(m.meta_loss(episode).loss.detach()) for m in (module, plain)]
+    assert losses[0] == losses[1]
+    support, query = split(episode)
+    torch.testing.assert_close(module.adapt(support)(query.x), moved.adapt(support)(query.x))
+    for other, expected in ((module, moved), (ProtoNet(net, refinements=4, eval_refinements=0), plain)):
+        losses = [
+            trainer(tmp_path).validate(m, make_loader(episode), verbose=False)[0]["val/loss"] for m in (other, expected)
+        ]
+        assert losses[0] == losses[1]
+    with pytest.raises(ConfigError, match="eval_refinements is 4, but with norm='support'.*or eval_refinements=0"):
+        ProtoNet(net, norm="support", eval_refinements=4)
+
+
 def test_a_query_alone_is_answered_by_the_support_set(tmp_path: Path) -> None:
     """And so are all of ``independent()``, its file, and the test's metric of queries one by one."""
     net, episode = TinyConv().double(), noise_episode(4, shots=1, queries=5)
