@@ -46,7 +46,6 @@ from metalearn.modules import AtomicCheckpointIO as AtomicCheckpointIO
 from metalearn.modules import Baseline as Baseline
 from metalearn.modules import BilevelFewShot as BilevelFewShot
 from metalearn.modules import BilevelModule as BilevelModule
-from metalearn.modules import ChannelsLast as ChannelsLast
 from metalearn.modules import HyperCleaning as HyperCleaning
 from metalearn.modules import MeTAL as MeTAL
 from metalearn.modules import MetaModule as MetaModule

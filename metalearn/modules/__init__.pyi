@@ -3,7 +3,6 @@ from metalearn.modules.anil import ANIL as ANIL
 from metalearn.modules.baseline import Baseline as Baseline
 from metalearn.modules.bilevel import BilevelModule as BilevelModule
 from metalearn.modules.bilevel_few_shot import BilevelFewShot as BilevelFewShot
-from metalearn.modules.callbacks.channels_last import ChannelsLast as ChannelsLast
 from metalearn.modules.episodic.base import MetaModule as MetaModule
 from metalearn.modules.hyper_cleaning import HyperCleaning as HyperCleaning
 from metalearn.modules.imaml import IMAML as IMAML

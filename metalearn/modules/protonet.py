@@ -55,8 +55,8 @@ class ProtoNet(MetaModule):
 
     With ``refinements`` the queries of a task move its class means: each belongs to a class by that softmax, and the means are
     taken anew, of the support examples and of so much of each query (Ren et al. 2018). Training goes through all of it, and
-    ``eval_refinements`` alone leaves training as it is. Then
-    the answer to a query depends on those that come with it; ``independent()`` leaves the means where they are.
+    ``eval_refinements`` alone leaves training as it is. Then the answer to a query depends on those that come with it;
+    ``independent()`` leaves the means where they are.
 
     Before training, ``test`` gives the accuracy of class means on the features of any network.
 
