@@ -190,7 +190,7 @@ def write_lake(row: dict[str, Any]) -> str:
     """A sentence on Lake's challenge."""
     return (
         f"Lake's challenge, 20 characters of a new alphabet and one drawing of each: an error of "
-        f"**{100 - row['test_accuracy']:.2f} % ± {row['ci95']:.2f}** where {row['config']} judges the 100 queries of a task "
+        f"**{100 - row['test_accuracy']:.2f} % ± {row['ci95']:.2f}** where `{row['config']}` judges the 100 queries of a task "
         f"together, and {100 - row['each_query_alone']:.2f} % ± {row['each_query_alone_ci95']:.2f} where it judges each alone "
         "(people 4.5 %, Bayesian program learning 3.3 %, prototypical networks 13.7 %; on the 20 runs of Lake et al. 2015)."
     )

@@ -90,7 +90,7 @@ def test_the_data_of_a_config_have_its_options(omniglot: Path) -> None:
     data = shipped.make_data(shipped.read_config("maml_lake_20w1s"), str(omniglot), ways=2)
     assert data.options.within_groups
     (transform,) = data.options.augment
-    assert (type(transform).__name__, list(transform.degrees)) == ("RandomAffine", [-10, 10])
+    assert (type(transform).__name__, list(transform.degrees)) == ("RandomAffine", [-13, 13])
 
 
 def test_a_class_is_lost_where_all_its_queries_go_to_one_other() -> None:
