@@ -197,8 +197,7 @@ def test_more_steps_are_those_of_adapt(say: Say) -> None:
 def test_lakes_challenge_from_folders_is_that_of_the_data(say: Say, omniglot: Path) -> None:
     metalearn(
         ["fit", "--config", "maml_lake_20w1s", "--data.root", str(omniglot), "--trainer.max_steps", "1",
-         "--data.tasks_per_batch", "1", "--data.train_tasks", "1", "--data.val_tasks", "1", "--data.test_tasks", "2",
-         "--model.init_args.inner_steps", "1"]
+         "--data.tasks_per_batch", "1", "--data.train_tasks", "1", "--data.val_tasks", "1", "--data.test_tasks", "2"]
     )  # fmt: skip
     folder = Path("runs/maml_lake_20w1s/version_0")
     printed = say(
