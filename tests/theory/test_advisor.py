@@ -142,6 +142,15 @@ def test_every_kind_of_step_sizes_is_rescaled_by_one_factor_and_kept(sizes: Any,
         assert all(torch.allclose(torch.as_tensor(new[name]), torch.as_tensor(kept[name])) for name in new)
 
 
+def test_sizes_that_it_set_count_as_those_of_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    module = MAML(Smooth(), inner_steps=2, inner_lr=40.0)
+    train(module, tmp_path, StepSizeAdvisor(apply=True, every=100), steps=1)
+    support = Batch(torch.rand(4, 1, 8, 8), torch.arange(4))
+    with caplog.at_level(logging.INFO):
+        module.adapt(support, ways=4)
+    assert "4 classes, where the network tells 3 apart: 2 inner steps of its sizes may leap" in caplog.text
+
+
 def test_a_run_that_goes_on_keeps_the_applied_step_size(tmp_path: Path) -> None:
     modules = []
     for parts in ((4,), (2, 4)):
