@@ -91,7 +91,7 @@ def describe_run(folder: Path, note: str) -> tuple[bytes, str, dict[str, Any]]:
     row = {
         "sha256": hashlib.sha256(content).hexdigest(),
         "config": config,
-        "changes": {key: value for key, value in parts[0]["changes"].items() if key not in UNIMPORTANT},
+        "changes": find_changes(parts[0]["changes"], config),
         "steps": training["steps"],
         "checkpoint_step": checkpoint["global_step"],
         "tasks": training["steps"] * options["data"]["init_args"]["tasks_per_batch"],
@@ -108,6 +108,20 @@ def describe_run(folder: Path, note: str) -> tuple[bytes, str, dict[str, Any]]:
         "commit": (origin["commit"] or {}).get("hash"),
     }
     return content, config, {**row, "note": note} if note else row
+
+
+def find_changes(told: dict[str, str], config: str) -> dict[str, str]:
+    """What a run was told that its config, as it is now, does not say, by the names of the options."""
+
+    def says(name: str, value: str) -> bool:
+        place: Any = yaml.safe_load(config_path(config).read_text())
+        for key in name.split("."):
+            if isinstance(place, dict) and key not in place:
+                place = place.get("init_args")  # data.train_tasks is short for data.init_args.train_tasks
+            place = place.get(key) if isinstance(place, dict) else None
+        return place is not None and bool(place == yaml.safe_load(value))
+
+    return {name: value for name, value in told.items() if name not in UNIMPORTANT and not says(name, value)}
 
 
 def write_cards(manifest: dict[str, dict[str, Any]]) -> str:

@@ -54,6 +54,19 @@ def test_a_run_is_described_by_its_own_files(tmp_path: Path, monkeypatch: pytest
     assert "--data.train_tasks 4" in card
 
 
+def test_what_the_config_says_by_now_is_no_change() -> None:
+    told = {
+        "seed_everything": "0",
+        "trainer.max_steps": "400",
+        "trainer.enable_progress_bar": "false",
+        "model.x.y": "1",
+    }
+    told |= {"data.ways": "5", "model.inner_lr": "learn"}
+    assert ship.find_changes(told, "maml_glyphs_5w1s") == {"model.x.y": "1"}
+    told = {"model.init_args.backbone.init_args": "{in_channels: 1}", "trainer.max_steps": "4e2"}
+    assert ship.find_changes(told, "maml_glyphs_5w1s") == told
+
+
 def test_a_shipped_file_is_weights_and_their_description() -> None:
     whole: dict[str, Any] = dict.fromkeys(ship.KEPT, 1) | {"optimizer_states": [2], "callbacks": {"dirpath": "/a/b"}}
     config = {"data": {"init_args": {"root": "/a/b", "ways": 5}}}

@@ -30,7 +30,7 @@ def test_configs(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(rows) == list(shipped_configs())
     row = rows["fomaml_omniglot_20w5s"]
     assert (row["model"], row["data_class"], row["ways"], row["shots"], row["files"], row["steps"]) == (
-        "MAML", "OmniglotDataModule", 20, 5, "fetch", 5000,
+        "MAML", "OmniglotDataModule", 20, 5, "fetch", 2100,
     )  # fmt: skip
     assert row["first_order"]
     assert rows["maml_glyphs_5w1s"]["files"] == "none"
