@@ -112,9 +112,10 @@ def describe_run(folder: Path, note: str) -> tuple[bytes, str, dict[str, Any]]:
 
 def find_changes(told: dict[str, str], config: str) -> dict[str, str]:
     """What a run was told that its config, as it is now, does not say, by the names of the options."""
+    options = yaml.safe_load(config_path(config).read_text())
 
     def says(name: str, value: str) -> bool:
-        place: Any = yaml.safe_load(config_path(config).read_text())
+        place: Any = options
         for key in name.split("."):
             if isinstance(place, dict) and key not in place:
                 place = place.get("init_args")  # data.train_tasks is short for data.init_args.train_tasks
