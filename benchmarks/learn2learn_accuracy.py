@@ -54,6 +54,11 @@ class Learner:
     def parameters(self) -> list[nn.Parameter]:
         return [*self.body.parameters(), *self.maml.parameters()]
 
+    def double(self) -> None:
+        """Go on in float64, with the parameters that an optimiser has."""
+        self.body.double()
+        self.maml.double()
+
     def query_logits(self, support: Any, query: Any, steps: int, first_order: bool | None = None) -> Tensor:
         clone = self.maml.clone(first_order=first_order)
         z = self.body(support.x)
@@ -150,9 +155,10 @@ class Beside(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """While weights that are averaged stand in their places."""
-        ours = test_ours(pl_module, self.loader)
+        convert = trainer.precision_plugin.convert_input
+        ours = test_ours(pl_module, map(convert, self.loader))
         with torch.enable_grad():
-            theirs = test(self.learner, self.loader, self.eval_inner_steps)
+            theirs = test(self.learner, map(convert, self.loader), self.eval_inner_steps)
         row = {
             "steps": trainer.global_step,
             "ours": ours.mean, "ours_ci95": ours.ci95, "ours_seconds": self.ours,
@@ -205,6 +211,10 @@ def main() -> None:
     parser.add_argument("--tasks_per_batch", type=int, help="otherwise the config's")
     parser.add_argument("--documented", action="store_true", help="theirs by the settings of its example for Omniglot")
     parser.add_argument("--output", type=Path, help="a JSON file for the rows")
+    parser.add_argument(
+        "--precision", choices=["32-true", "64-true"], default="32-true",
+        help="in which both train; in float64, what rounding does to a long training is left out",
+    )  # fmt: skip
     options = parser.parse_args()
     warnings.filterwarnings("ignore", module="lightning")
     torch.set_num_threads(1)
@@ -223,6 +233,8 @@ def main() -> None:
     ours = make_ours(config, make_network(config))
     L.seed_everything(config["seed_everything"], verbose=False)
     learner, optimizer = make_theirs(config, options.documented)
+    if options.precision == "64-true":
+        learner.double()
     steps = model["inner_steps"], model["eval_inner_steps"]
     more_callbacks: list[L.Callback] = [EMAWeightAveraging(decay=0.98)] if "callbacks" in config["trainer"] else []
     saved = None if options.output is None else options.output.with_suffix(".ckpt")
@@ -237,7 +249,7 @@ def main() -> None:
         accelerator="cpu", devices=1, logger=False, enable_checkpointing=saved is not None, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, max_steps=options.steps, max_epochs=-1,
         val_check_interval=options.every, check_val_every_n_epoch=None, limit_val_batches=1, inference_mode=False,
-        callbacks=[beside, *more_callbacks],
+        callbacks=[beside, *more_callbacks], precision=options.precision,
     )  # fmt: skip
     print(f"{describe()}, learn2learn {l2l.__version__}, {options.config}, {options.test_tasks} test tasks\n")
     print(

@@ -37,11 +37,13 @@ def curve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Curve:
 @pytest.mark.parametrize("config", ["maml_miniimagenet_5w1s", "anil_miniimagenet_5w1s"])
 def test_both_learn_the_same(config: str, curve: Curve, tmp_path: Path) -> None:
     root = write_folder(tmp_path / "mini", table(classes=15, images=16))
-    rows = curve("--config", config, "--root", root, "--tasks_per_batch", 1)
+    rows = curve("--config", config, "--root", root, "--tasks_per_batch", 1, "--precision", "64-true")
     assert [row["steps"] for row in rows] == [1, 2]
     for row in rows:
         assert row["tasks"] == 3
-        assert row["ours"] == pytest.approx(row["theirs"], abs=0.005)  # of 225 queries, one may be between two classes
+        assert row["ours"] == pytest.approx(
+            row["theirs"], abs=1e-6
+        )  # the images are noise: in float32 some queries turn
         assert row["ours_seconds"] > 0
         assert row["theirs_seconds"] > 0
 
