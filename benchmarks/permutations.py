@@ -13,15 +13,33 @@ import argparse
 import hashlib
 import itertools
 import json
+import math
 from pathlib import Path
 
 import torch
 from machine import processor
 from shipped import add_checkpoint, open_checkpoint
+from torch import Tensor
 
 from metalearn import Batch
 from metalearn.carried.shipped import checkpoint_path
 from metalearn.metrics import interval
+
+ENUMERATED = 7
+"""Up to as many ways all orders are listed, to draw from without one coming twice: 5,040 of them."""
+
+
+def draw_orders(ways: int, count: int) -> Tensor:
+    """Orders of the labels by a generator of its own, ``[count, ways]``; with 0 all there are."""
+    generator = torch.Generator().manual_seed(0)
+    if ways <= ENUMERATED:
+        orders = torch.tensor(list(itertools.permutations(range(ways))))
+        return orders[torch.randperm(len(orders), generator=generator)[:count]] if count else orders
+    if not count:
+        raise SystemExit(
+            f"--permutations is 0, for all, but {ways} labels have {math.factorial(ways):,} orders; give a number of them"
+        )
+    return torch.stack([torch.randperm(ways, generator=generator) for _ in range(count)])
 
 
 def main() -> None:
@@ -35,10 +53,7 @@ def main() -> None:
     torch.set_num_threads(1)
     module, data = open_checkpoint(options)
     digest = hashlib.sha256(Path(checkpoint_path(options.checkpoint)).read_bytes()).hexdigest()
-    orders = torch.tensor(list(itertools.permutations(range(data.ways))))
-    if options.permutations:
-        generator = torch.Generator().manual_seed(0)
-        orders = orders[torch.randperm(len(orders), generator=generator)[: options.permutations]]
+    orders = draw_orders(data.ways, options.permutations)
     rows = []
     for index in range(options.tasks):
         support, query = data.episode(data.seed, "test", index)

@@ -71,6 +71,17 @@ def test_permutations_are_those_of_a_loop_over_them(say: Say) -> None:
     assert f"worst {100 * numbers['worst']:.2f} %" in printed
 
 
+def test_many_ways_have_too_many_orders_to_list() -> None:
+    orders = permutations.draw_orders(20, 4)
+    assert orders.shape == (4, 20)
+    assert torch.equal(orders.sort(-1).values, torch.arange(20).expand(4, 20))
+    assert len(set(map(tuple, orders.tolist()))) == 4
+    with pytest.raises(
+        SystemExit, match="--permutations is 0, for all, but 20 labels have 2,432,902,008,176,640,000 orders"
+    ):
+        permutations.draw_orders(20, 0)
+
+
 def test_an_ensemble_is_the_mean_of_probabilities(say: Say) -> None:
     other = "anil_omniglot_5w1s"
     say(ensemble.main, NAME, other, "--config", NAME, "--tasks", 2, "--output", "ensemble.json")
