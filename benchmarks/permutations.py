@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--permutations", type=int, default=24, help="of the labels, in order of a fixed generator; 0 for all"
     )
+    parser.add_argument("--inner_steps", type=int, help="otherwise those of the checkpoint's evaluation")
     parser.add_argument("--output", help="a JSON file for the numbers")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -58,14 +59,14 @@ def main() -> None:
     for index in range(options.tasks):
         support, query = data.episode(data.seed, "test", index)
         turned = Batch(support.x.expand(len(orders), *support.x.shape), orders[:, support.y])
-        logits = torch.stack([adapted(query.x) for adapted in module.adapt_many(turned)])
+        logits = torch.stack([adapted(query.x) for adapted in module.adapt_many(turned, steps=options.inner_steps)])
         rows.append((logits.argmax(-1) == orders[:, query.y]).float().mean(-1))
         if (index + 1) % 50 == 0:
             print(f"{index + 1} of {options.tasks} tasks", flush=True)
     accuracies = torch.stack(rows)
     numbers = {
         "checkpoint": options.checkpoint, "sha256": digest, "tasks": options.tasks, "permutations": len(orders),
-        "accuracy": float(accuracies.mean()), "deviation": float(accuracies.std(1).mean()),
+        "inner_steps": options.inner_steps, "accuracy": float(accuracies.mean()), "deviation": float(accuracies.std(1).mean()),
         "best": float(accuracies.max(1).values.mean()), "worst": float(accuracies.min(1).values.mean()),
         "machine": processor(),
     }  # fmt: skip

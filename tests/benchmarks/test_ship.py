@@ -122,6 +122,9 @@ def test_a_spread_over_permutations_stands_beside_its_checkpoint(tmp_path: Path)
         beside.add_permutations({}, tmp_path / "found.json")
     with pytest.raises(SystemExit, match="of another a_5w1s.ckpt than the shipped one; run benchmarks/permutations.py"):
         beside.add_permutations({"a_5w1s.ckpt": {"sha256": "34"}}, tmp_path / "found.json")
+    (tmp_path / "found.json").write_text(json.dumps({**found, "inner_steps": 1}))
+    with pytest.raises(SystemExit, match="is of 1 inner steps, not of those of a_5w1s.ckpt's evaluation"):
+        beside.add_permutations({"a_5w1s.ckpt": {"sha256": "12"}}, tmp_path / "found.json")
 
 
 def test_an_ensemble_stands_beside_its_best_member(tmp_path: Path) -> None:
