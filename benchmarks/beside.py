@@ -59,7 +59,7 @@ def add_permutations(manifest: dict[str, dict[str, Any]], path: Path) -> str:
         raise SystemExit(f"{path} is of another {name} than the shipped one; run benchmarks/permutations.py again")
     if (steps := found.pop("inner_steps", None)) is not None:
         raise SystemExit(
-            f"{path} is of {steps} inner steps, not of those of {name}'s evaluation; leave --inner_steps out"
+            f"{path} was made with --inner_steps {steps}; leave that out, for those of {name}'s evaluation"
         )
     manifest[name]["permutations"] = {
         key: round(100 * value, 2) if isinstance(value, float) else value for key, value in found.items()

@@ -31,6 +31,8 @@ ENUMERATED = 7
 
 def draw_orders(ways: int, count: int) -> Tensor:
     """Orders of the labels by a generator of its own, ``[count, ways]``; with 0 all there are."""
+    if count < 0:
+        raise SystemExit(f"--permutations is {count}, but must be a number of orders, or 0 for all")
     generator = torch.Generator().manual_seed(0)
     if ways <= ENUMERATED:
         orders = torch.tensor(list(itertools.permutations(range(ways))))

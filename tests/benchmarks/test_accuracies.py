@@ -80,6 +80,8 @@ def test_many_ways_have_too_many_orders_to_list() -> None:
         SystemExit, match="--permutations is 0, for all, but 20 labels have 2,432,902,008,176,640,000 orders"
     ):
         permutations.draw_orders(20, 0)
+    with pytest.raises(SystemExit, match="--permutations is -1, but must be a number of orders, or 0 for all"):
+        permutations.draw_orders(5, -1)
 
 
 def test_an_ensemble_is_the_mean_of_probabilities(say: Say) -> None:

@@ -123,7 +123,7 @@ def test_a_spread_over_permutations_stands_beside_its_checkpoint(tmp_path: Path)
     with pytest.raises(SystemExit, match="of another a_5w1s.ckpt than the shipped one; run benchmarks/permutations.py"):
         beside.add_permutations({"a_5w1s.ckpt": {"sha256": "34"}}, tmp_path / "found.json")
     (tmp_path / "found.json").write_text(json.dumps({**found, "inner_steps": 1}))
-    with pytest.raises(SystemExit, match="is of 1 inner steps, not of those of a_5w1s.ckpt's evaluation"):
+    with pytest.raises(SystemExit, match="was made with --inner_steps 1; leave that out, for those of a_5w1s.ckpt's"):
         beside.add_permutations({"a_5w1s.ckpt": {"sha256": "12"}}, tmp_path / "found.json")
 
 
