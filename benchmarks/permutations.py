@@ -2,7 +2,8 @@
 
 Every task of the test split is adapted to under many permutations of its labels. The head of MAML has rows of its own for each
 label, so that another order of the classes is another start (UNICORN-MAML, arXiv 2107.00143). Printed are the mean accuracy over
-all of them, and of each task the deviation over permutations, the best and the worst, averaged over tasks.
+all of them, and of each task the deviation over permutations, the best and the worst, averaged over tasks. With ``--output FILE``
+a run that was stopped goes on by the same command, from the tasks in FILE.part.
 
 python benchmarks/permutations.py checkpoints/maml_omniglot_5w1s.ckpt --root DIR
 """
@@ -14,7 +15,9 @@ import hashlib
 import itertools
 import json
 import math
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from machine import processor
@@ -44,6 +47,38 @@ def draw_orders(ways: int, count: int) -> Tensor:
     return torch.stack([torch.randperm(ways, generator=generator) for _ in range(count)])
 
 
+class Part:
+    """The accuracies of the tasks that are done, kept beside the output of a run that may be stopped.
+
+    Args:
+        output: the file that the run writes at its end; None keeps nothing.
+        settings: what the accuracies depend on. A part with other ones is refused, and not overwritten.
+    """
+
+    def __init__(self, output: str | None, settings: dict[str, Any]) -> None:
+        self.path = Path(f"{output}.part") if output else None
+        self.settings = settings
+        self.rows: list[list[float]] = []
+        if self.path and self.path.exists():
+            kept = json.loads(self.path.read_text())
+            self.rows = kept.pop("rows")
+            if kept != settings:
+                raise SystemExit(
+                    f"{self.path} was begun with {kept}, not {settings}; delete it, or name another --output"
+                )
+            print(f"goes on after task {len(self.rows)}, from {self.path}", flush=True)
+
+    def save(self) -> None:
+        if self.path:
+            fresh = self.path.with_name(f"{self.path.name}.new")
+            fresh.write_text(json.dumps({**self.settings, "rows": self.rows}))
+            os.replace(fresh, self.path)
+
+    def remove(self) -> None:
+        if self.path:
+            self.path.unlink(missing_ok=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_checkpoint(parser)
@@ -57,15 +92,20 @@ def main() -> None:
     module, data = open_checkpoint(options)
     digest = hashlib.sha256(Path(checkpoint_path(options.checkpoint)).read_bytes()).hexdigest()
     orders = draw_orders(data.ways, options.permutations)
-    rows = []
-    for index in range(options.tasks):
+    settings = {
+        "sha256": digest, "permutations": len(orders), "inner_steps": options.inner_steps, "config": options.config,
+        "root": options.root,
+    }  # fmt: skip
+    part = Part(options.output, settings)
+    for index in range(len(part.rows), options.tasks):
         support, query = data.episode(data.seed, "test", index)
         turned = Batch(support.x.expand(len(orders), *support.x.shape), orders[:, support.y])
         logits = torch.stack([adapted(query.x) for adapted in module.adapt_many(turned, steps=options.inner_steps)])
-        rows.append((logits.argmax(-1) == orders[:, query.y]).float().mean(-1))
+        part.rows.append((logits.argmax(-1) == orders[:, query.y]).float().mean(-1).tolist())
+        part.save()
         if (index + 1) % 50 == 0:
             print(f"{index + 1} of {options.tasks} tasks", flush=True)
-    accuracies = torch.stack(rows)
+    accuracies = torch.tensor(part.rows[: options.tasks])
     numbers = {
         "checkpoint": options.checkpoint, "sha256": digest, "tasks": options.tasks, "permutations": len(orders),
         "inner_steps": options.inner_steps, "accuracy": float(accuracies.mean()), "deviation": float(accuracies.std(1).mean()),
@@ -80,6 +120,7 @@ def main() -> None:
     if options.output:
         with open(options.output, "w") as file:
             json.dump(numbers, file, indent=1)
+        part.remove()
 
 
 if __name__ == "__main__":

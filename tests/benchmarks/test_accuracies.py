@@ -71,6 +71,26 @@ def test_permutations_are_those_of_a_loop_over_them(say: Say) -> None:
     assert f"worst {100 * numbers['worst']:.2f} %" in printed
 
 
+def test_permutations_go_on_from_the_tasks_that_are_done(say: Say) -> None:
+    output, part = Path("spread.json"), Path("spread.json.part")
+    options = (NAME, "--config", NAME, "--permutations", 4, "--output", output)
+    say(permutations.main, *options, "--tasks", 2)
+    assert not part.exists()
+    whole = json.loads(output.read_text())
+    say(permutations.main, *options, "--tasks", 1)
+    first = json.loads(output.read_text())
+    settings = {"sha256": whole["sha256"], "permutations": 4, "inner_steps": None, "config": NAME, "root": None}
+    part.write_text(json.dumps({**settings, "rows": [[1.0, 0.0, 0.0, 0.0]]}))
+    assert "goes on after task 1" in say(permutations.main, *options, "--tasks", 2)
+    assert json.loads(output.read_text())["accuracy"] == pytest.approx(
+        whole["accuracy"] - (first["accuracy"] - 0.25) / 2
+    )
+    part.write_text(json.dumps({**settings, "sha256": "another", "rows": []}))
+    with pytest.raises(SystemExit, match="was begun with .*another.*; delete it, or name another --output"):
+        say(permutations.main, *options, "--tasks", 2)
+    assert part.exists()
+
+
 def test_many_ways_have_too_many_orders_to_list() -> None:
     orders = permutations.draw_orders(20, 4)
     assert orders.shape == (4, 20)
