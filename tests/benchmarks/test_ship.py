@@ -54,6 +54,19 @@ def test_a_run_is_described_by_its_own_files(tmp_path: Path, monkeypatch: pytest
     assert "--data.train_tasks 4" in card
 
 
+def test_a_query_is_judged_alone_as_it_is_by_statistics_of_the_support_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = fit_tiny(tmp_path, "--model.init_args.norm", "support")
+    row = ship.describe_run(folder, "")[2]
+    test = json.loads((folder / "run.json").read_text())["summary"]["test"]
+    assert "accuracy_independent" not in test
+    assert row["each_query_alone"] == row["test_accuracy"] == round(100 * test["accuracy"]["mean"], 2)
+    assert row["each_query_alone_ci95"] == row["ci95"] == round(100 * test["accuracy"]["ci95"], 2)
+    assert row["changes"]["model.init_args.norm"] == "support"
+
+
 def test_what_the_config_says_by_now_is_no_change() -> None:
     told = {
         "seed_everything": "0",
