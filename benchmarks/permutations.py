@@ -15,7 +15,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from torch import Tensor
 from metalearn import Batch
 from metalearn.carried.shipped import checkpoint_path
 from metalearn.metrics import interval
+from metalearn.reports.tables import write_atomically
 
 ENUMERATED = 7
 """Up to as many ways all orders are listed, to draw from without one coming twice: 5,040 of them."""
@@ -70,9 +70,7 @@ class Part:
 
     def save(self) -> None:
         if self.path:
-            fresh = self.path.with_name(f"{self.path.name}.new")
-            fresh.write_text(json.dumps({**self.settings, "rows": self.rows}))
-            os.replace(fresh, self.path)
+            write_atomically(self.path, json.dumps({**self.settings, "rows": self.rows}).encode())
 
     def remove(self) -> None:
         if self.path:
@@ -118,8 +116,7 @@ def main() -> None:
         f"{100 * numbers['best']:.2f} %, worst {100 * numbers['worst']:.2f} %"
     )
     if options.output:
-        with open(options.output, "w") as file:
-            json.dump(numbers, file, indent=1)
+        write_atomically(Path(options.output), json.dumps(numbers, indent=1).encode())
         part.remove()
 
 
