@@ -91,6 +91,15 @@ def test_the_wheel_works_elsewhere(bin_folder: Path, tmp_path: Path) -> None:
     assert "0.1.0" in run(bin_folder / "metalearn", "--version", at=tmp_path)
 
 
+def test_a_checkout_that_hides_the_installed_package_says_so(bin_folder: Path) -> None:
+    """Python looks into the current folder first; what lies beside the package there is no part of it."""
+    for args in (["-m", "metalearn", "--version"], ["-c", "import metalearn"]):
+        done = subprocess.run([bin_folder / "python", *args], cwd=ROOT, capture_output=True, text=True, check=False)
+        line = f"a checkout that is not installed in place, {ROOT}; run `pip install -e .` in that folder"
+        assert (done.returncode, line in done.stderr) == (1, True), done.stderr
+    assert "0.1.0" in run(bin_folder / "metalearn", "--version", at=ROOT)
+
+
 @pytest.mark.parametrize("says", ["top_level.txt", "RECORD"])
 def test_another_distribution_of_the_name_is_noticed(says: str, bin_folder: Path, tmp_path: Path) -> None:
     """It shares our folder; its files may hide ours, and when it is removed it takes them along."""
