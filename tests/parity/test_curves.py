@@ -26,7 +26,7 @@ def curve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Curve:
 
     def run(*arguments: object, name: str = "curve.json") -> list[dict[str, float]]:
         output = tmp_path / name
-        words = ["script", *arguments, "--steps", 2, "--every", 1, "--test_tasks", 3, "--output", output]
+        words = ["script", "--steps", 2, "--every", 1, "--test_tasks", 3, *arguments, "--output", output]
         monkeypatch.setattr(sys, "argv", [str(word) for word in words])
         learn2learn_accuracy.main()
         rows: list[dict[str, float]] = json.loads(output.read_text())
@@ -57,23 +57,45 @@ def test_both_learn_the_same(config: str, curve: Curve, tmp_path: Path) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)  # accuracies of so few steps tell less
 
 
-def test_a_run_that_was_stopped_goes_on(curve: Curve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_a_run_that_was_stopped_goes_on(
+    done: int, curve: Curve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before, at and after the test that comes after two steps."""
     import learn2learn_accuracy
 
     def stop(*arguments: object) -> None:
-        if (tmp_path / "parts.json").exists():  # the first test has been
+        nonlocal left
+        if not left:
             raise OSError("the machine goes away")
+        left -= 1
         take_step(*arguments)
+
+    left = done
 
     take_step: Callable[..., None] = learn2learn_accuracy.take_step
     root = make_omniglot(tmp_path / "omniglot", alphabets=6, characters=10, drawings=8)
-    words = ("--config", "maml_omniglot_5w1s", "--documented", "--root", root, "--tasks_per_batch", 2)
+    words = (
+        "--config",
+        "maml_omniglot_5w1s",
+        "--documented",
+        "--root",
+        root,
+        "--minutes",
+        0,
+        "--steps",
+        4,
+        "--every",
+        2,
+        "--tasks_per_batch",
+        2,
+    )
     monkeypatch.setattr(learn2learn_accuracy, "take_step", stop)
     with pytest.raises(OSError, match="the machine goes away"):
         curve(*words, name="parts.json")
     monkeypatch.setattr(learn2learn_accuracy, "take_step", take_step)
     parts, whole = curve(*words, name="parts.json"), curve(*words, name="whole.json")
-    assert [row["steps"] for row in parts] == [row["steps"] for row in whole] == [1, 2]
+    assert [row["steps"] for row in parts] == [row["steps"] for row in whole] == [2, 4]
     for one, other in zip(parts, whole, strict=True):
         assert one["ours"] == pytest.approx(other["ours"], abs=1e-6)
         assert one["theirs"] == pytest.approx(other["theirs"], abs=1e-6)
