@@ -61,7 +61,7 @@ def test_both_learn_the_same(config: str, curve: Curve, tmp_path: Path) -> None:
 def test_a_run_that_was_stopped_goes_on(
     done: int, curve: Curve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped before, at and after the test that comes after two steps."""
+    """Stopped before the test that comes after two steps, right after it, and later."""
     import learn2learn_accuracy
 
     def stop(*arguments: object) -> None:
@@ -72,24 +72,10 @@ def test_a_run_that_was_stopped_goes_on(
         take_step(*arguments)
 
     left = done
-
     take_step: Callable[..., None] = learn2learn_accuracy.take_step
     root = make_omniglot(tmp_path / "omniglot", alphabets=6, characters=10, drawings=8)
-    words = (
-        "--config",
-        "maml_omniglot_5w1s",
-        "--documented",
-        "--root",
-        root,
-        "--minutes",
-        0,
-        "--steps",
-        4,
-        "--every",
-        2,
-        "--tasks_per_batch",
-        2,
-    )
+    few = ("--minutes", 0, "--steps", 4, "--every", 2, "--tasks_per_batch", 2)
+    words = ("--config", "maml_omniglot_5w1s", "--documented", "--root", root, *few)
     monkeypatch.setattr(learn2learn_accuracy, "take_step", stop)
     with pytest.raises(OSError, match="the machine goes away"):
         curve(*words, name="parts.json")
