@@ -37,6 +37,7 @@ import metalearn
 from metalearn import Conv4, Episode
 from metalearn.datamodules import EpisodeOptions
 from metalearn.metrics import Interval, interval
+from metalearn.reports.tables import write_atomically
 
 Loss = nn.functional.cross_entropy
 
@@ -168,7 +169,7 @@ class Beside(L.Callback):
         self.rows.append(row)
         print(write_row(row), flush=True)
         if self.path is not None:
-            self.path.write_text(json.dumps(self.rows, indent=1))
+            write_atomically(self.path, json.dumps(self.rows, indent=1).encode())
 
 
 class SaveBetween(ModelCheckpoint):
