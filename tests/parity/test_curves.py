@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,10 +92,20 @@ def test_a_run_that_was_stopped_goes_on(
     assert json.loads((tmp_path / "parts.json").read_text()) == parts
 
 
-def test_theirs_by_its_documented_settings(curve: Curve, tmp_path: Path) -> None:
+def test_theirs_by_its_documented_settings(curve: Curve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its example takes one inner step of 0.5, in training and at test, where our config has three at test."""
+    from learn2learn.algorithms import MAML
+
+    def adapt(self: Any, *arguments: Any, **options: Any) -> None:
+        sizes.append(self.lr)
+        once(self, *arguments, **options)
+
+    once, sizes = MAML.adapt, list[float]()
+    monkeypatch.setattr(MAML, "adapt", adapt)
     root = make_omniglot(tmp_path / "omniglot", alphabets=6, characters=10, drawings=8)
     rows = curve("--config", "maml_omniglot_5w1s", "--documented", "--root", root, "--tasks_per_batch", 2)
     assert [row["steps"] for row in rows] == [1, 2]
+    assert sizes == [0.5] * (2 * 2 + 2 * 3)  # two steps on two tasks, and two tests of three
 
 
 def test_learned_step_sizes_have_no_twin(curve: Curve, tmp_path: Path) -> None:
