@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ class Work:
         size: pixels a side, or the tokens of the longest sequence.
         hidden: filters, of ``resnet12`` in its first stage; of sequences the numbers that stand for a token.
         backbone: ``"conv4"``, ``"resnet12"``, ``"transformer"`` or ``"lstm"``.
+        downsample: of ``conv4``, as :class:`~metalearn.backbones.Conv4` has it.
     """
 
     name: str
@@ -40,13 +42,15 @@ class Work:
     order: int = 2
     algorithm: str = "maml"
     backbone: str = "conv4"
+    downsample: Literal["pool", "stride"] = "pool"
 
     @property
     def title(self) -> str:
         kind = {"maml": "MAML", "anil": "ANIL"}[self.algorithm]
         order = "first order" if self.order == 1 else "second order"
+        network = "strided Conv4" if self.downsample == "stride" else "Conv4"
         what = {
-            "conv4": f"Conv4 with {self.hidden} filters, {self.size}x{self.size}x{self.channels}",
+            "conv4": f"{network} with {self.hidden} filters, {self.size}x{self.size}x{self.channels}",
             "resnet12": f"ResNet-12 with {self.hidden} to {8 * self.hidden} filters, {self.size}x{self.size}x{self.channels}",
             "transformer": f"a transformer of width {self.hidden}, up to {self.size} tokens",
             "lstm": f"an LSTM of width {self.hidden} each way, up to {self.size} tokens",
@@ -66,6 +70,7 @@ WORKS = {
     for work in (
         Work("second_order"),
         Work("one_step", steps=1),
+        Work("strided", queries=5, steps=1, downsample="stride"),  # as metalearn fit has it
         Work("first_order", order=1),
         Work("anil", algorithm="anil"),
         Work("miniimagenet", tasks=4, lr=0.01, channels=3, size=84, hidden=32),
@@ -82,7 +87,7 @@ def network(work: Work) -> nn.Module:
     """The same weights for every system."""
     torch.manual_seed(0)
     make: dict[str, Callable[[], nn.Module]] = {
-        "conv4": lambda: metalearn.Conv4(5, work.channels, work.hidden, work.size),
+        "conv4": lambda: metalearn.Conv4(5, work.channels, work.hidden, work.size, work.downsample),
         "resnet12": lambda: metalearn.ResNet12(5, work.channels, [work.hidden * 2**stage for stage in range(4)]),
         "transformer": lambda: metalearn.TransformerClassifier(5, VOCABULARY, work.hidden),
         "lstm": lambda: metalearn.LSTMClassifier(5, VOCABULARY, work.hidden, work.hidden),
@@ -139,6 +144,11 @@ def _convolutions(work: Work) -> list[tuple[int, int, int, int]]:
     """Input and output channels, side of the image and of the kernel."""
     layers, size, inputs = [], work.size, work.channels
     for block in range(4):
+        if work.downsample == "stride":
+            size = (size + 1) // 2
+            layers.append((inputs, work.hidden, size, 3))
+            inputs = work.hidden
+            continue
         if work.backbone == "conv4":
             layers.append((inputs, work.hidden, size, 3))
             inputs = work.hidden
