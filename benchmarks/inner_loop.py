@@ -118,7 +118,7 @@ def show(work: Work, rows: list[dict[str, object]]) -> None:
         error = float(row["agreement"])  # type: ignore[arg-type]
         cells = [
             f"{row['system']:38}", cell("ms", ".0f", 8), cell("min", ".0f", 5), cell("max", ".0f", 5), cell("ratio", ".2f", 5),
-            cell("share", ".0%", 10), cell("peak", ".0f", 7), f"{error:.0e}{' (wrong)' if error > 1e-6 else ''}",
+            cell("share", ".0%", 10), cell("peak", ".0f", 7), f"{error:.0e}{' (wrong)' if error > 1e-6 else ''}".rjust(14),
         ]  # fmt: skip
         print(f"| {' | '.join(cells)} |", flush=True)
 
