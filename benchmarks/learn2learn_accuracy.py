@@ -5,10 +5,11 @@ Both start from the weights that the config's seed gives, and are tested on the 
 implementation alone. The seconds are those of the training steps, without the drawing of tasks. With ``--output`` a run that was
 stopped goes on from the ``.ckpt`` file beside the output, which is a few minutes old at most.
 
-A config whose step sizes are learned has no twin in learn2learn. With ``--documented`` theirs is the loop of its example for
-Omniglot instead: its ``OmniglotCNN``, one inner step of 0.5 in training and at test, and Adam from a constant 3e-3, on the
-same tasks (there 32 a step, which ``--tasks_per_batch`` gives to both). Then the seconds are of two networks: theirs has strided
-convolutions, of a quarter of the work where ours pools.
+A config whose step sizes are learned has no twin in learn2learn. With ``--documented`` theirs has the settings of its example for
+Omniglot instead: one inner step of 0.5 in training and at test, and Adam from a constant 3e-3, on the same tasks (there 32 a
+step, which ``--tasks_per_batch`` gives to both). Its network is its ``OmniglotCNN``, where that example takes the fully connected
+``OmniglotFC`` and one query a class. Then the seconds are of two networks: theirs has strided convolutions, of a quarter of the
+work where ours pools.
 
 python benchmarks/learn2learn_accuracy.py --config maml_miniimagenet_5w1s --root DIR --steps 2000 --output file.json
 python benchmarks/learn2learn_accuracy.py --config maml_omniglot_5w1s --documented --tasks_per_batch 32 --root DIR --steps 2000
@@ -225,7 +226,7 @@ def main() -> None:
     parser.add_argument("--test_tasks", type=int, default=600)
     parser.add_argument("--tasks", help="a table of test tasks, instead of those that the data module draws")
     parser.add_argument("--tasks_per_batch", type=int, help="otherwise the config's")
-    parser.add_argument("--documented", action="store_true", help="theirs by the settings of its example for Omniglot")
+    parser.add_argument("--documented", action="store_true", help="theirs by its Omniglot example, with its OmniglotCNN")
     parser.add_argument("--output", type=Path, help="a JSON file for the rows")
     parser.add_argument(
         "--precision", choices=["32-true", "64-true"], default="32-true",

@@ -70,7 +70,7 @@ WORKS = {
     for work in (
         Work("second_order"),
         Work("one_step", steps=1),
-        Work("strided", queries=5, steps=1, downsample="stride"),  # as metalearn fit has it
+        Work("strided", queries=5, steps=1, downsample="stride"),  # the network and the tasks of metalearn fit
         Work("first_order", order=1),
         Work("anil", algorithm="anil"),
         Work("miniimagenet", tasks=4, lr=0.01, channels=3, size=84, hidden=32),
@@ -143,12 +143,10 @@ def flops(work: Work) -> float | None:
 def _convolutions(work: Work) -> list[tuple[int, int, int, int]]:
     """Input and output channels, side of the image and of the kernel."""
     layers, size, inputs = [], work.size, work.channels
+    strided = work.downsample == "stride"
     for block in range(4):
-        if work.downsample == "stride":
+        if strided:
             size = (size + 1) // 2
-            layers.append((inputs, work.hidden, size, 3))
-            inputs = work.hidden
-            continue
         if work.backbone == "conv4":
             layers.append((inputs, work.hidden, size, 3))
             inputs = work.hidden
@@ -161,5 +159,6 @@ def _convolutions(work: Work) -> list[tuple[int, int, int, int]]:
                 (inputs, width, size, 1),
             ]
             inputs = width
-        size //= 2
+        if not strided:
+            size //= 2
     return layers

@@ -93,7 +93,7 @@ def test_a_run_that_was_stopped_goes_on(
 
 
 def test_theirs_by_its_documented_settings(curve: Curve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its example takes one inner step of 0.5, in training and at test, where our config has three at test."""
+    """The example takes one inner step of 0.5, in training and at test, where our config has three at test."""
     from learn2learn.algorithms import MAML
 
     def adapt(self: Any, *arguments: Any, **options: Any) -> None:
