@@ -226,7 +226,9 @@ def main() -> None:
     parser.add_argument("--test_tasks", type=int, default=600)
     parser.add_argument("--tasks", help="a table of test tasks, instead of those that the data module draws")
     parser.add_argument("--tasks_per_batch", type=int, help="otherwise the config's")
-    parser.add_argument("--documented", action="store_true", help="theirs by its Omniglot example, with its OmniglotCNN")
+    parser.add_argument(
+        "--documented", action="store_true", help="theirs by its Omniglot example, with its OmniglotCNN"
+    )
     parser.add_argument("--output", type=Path, help="a JSON file for the rows")
     parser.add_argument(
         "--precision", choices=["32-true", "64-true"], default="32-true",
