@@ -6,8 +6,9 @@ nothing else can be handed through it as an argument. All of it stands in one fr
 ==========================  =====================================  ========================================================
 Field of :class:`Ambient`   Set by                                 Read by
 ==========================  =====================================  ========================================================
-``operators``               who runs the inner loop in a chosen    convolutions (``kernels/routing.py``), normalisation
-                            way (:func:`own_kernels`)              (``norm/``), and blocks of our backbones by way of it
+``operators``               who runs the inner loop in a chosen    convolutions and linear layers (``kernels/routing.py``),
+                            way (:func:`own_kernels`)              normalisation (``norm/``), and blocks of our backbones by
+                                                                   way of it
 ``twice_differentiable``    :class:`~metalearn.inner.Adaptation`,  attention and weight normalisation, which have a faster
                             around each inner gradient             form without a second derivative (``kernels/``)
 ``policy``                  a learner, around each forward pass    normalisation
@@ -65,7 +66,7 @@ __all__ = [
     "twice_differentiable",
 ]
 
-OPERATORS = ("conv", "norm")
+OPERATORS = ("conv", "linear", "norm")
 """The names of all groups of our operators."""
 MOST_REMEMBERED = 32
 """What is computed once for support sets, or parts of them, in the course of an inner loop."""

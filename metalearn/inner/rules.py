@@ -241,4 +241,4 @@ def get_rule(rule: str | UpdateRule | Mapping[str, Any]) -> UpdateRule:
 def _minus(value: Tensor, move: Tensor, step_size: Tensor | float) -> Tensor:
     if isinstance(step_size, Tensor):
         return value - step_size * move
-    return value.sub(move, alpha=step_size)  # keeps nothing for the backward pass
+    return value.add(move, alpha=-step_size)  # keeps nothing for the backward pass, which sub would give a pass more

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from metalearn.inner.ambient import is_own, keeping_everything
 from metalearn.inner.kernels.attention import ATTENTION, attend
 from metalearn.inner.kernels.conv import Geometry, conv2d
+from metalearn.inner.kernels.fully_connected import linear
 from metalearn.inner.kernels.weight_norm import normalise_weight
 
 __all__ = ["KERNEL_ANSWERS", "Answer", "Routing"]
@@ -58,11 +59,12 @@ def _answer_convolution(func: Callable[..., Any], args: tuple[Any, ...], kwargs:
 
 def _answer_linear(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Obey autocast under vmap too, where torch's does not."""
-    device = args[0].device.type
+    call = _read_linear(*args, **kwargs)
+    device = call[0].device.type
     if torch.is_autocast_enabled(device):
         kind = torch.get_autocast_dtype(device)
-        args = tuple(x.to(kind) if isinstance(x, Tensor) and x.is_floating_point() else x for x in args)
-    return func(*args, **kwargs)
+        call = tuple(x.to(kind) if isinstance(x, Tensor) and x.is_floating_point() else x for x in call)
+    return linear(*call) if is_own("linear") else func(*call)
 
 
 def _answer_average_pool(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -85,6 +87,10 @@ KERNEL_ANSWERS: dict[Callable[..., Any], Answer] = {
     **dict.fromkeys(ATTENTION, attend),
 }
 """What stands for torch's functions, but for normalisation, which has a policy."""
+
+
+def _read_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Any, ...]:
+    return input, weight, bias
 
 
 def _read_conv2d(

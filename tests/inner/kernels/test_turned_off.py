@@ -14,7 +14,7 @@ from metalearn import ANIL, IMAML, MAML, Batch, BilevelFewShot, Conv4, MetaModul
 from metalearn.inner import kernels
 from tests.networks import noise_episode
 
-OPERATORS = [getattr(kernels, name) for name in ("conv2d", "first_block", "normalise")]
+OPERATORS = [getattr(kernels, name) for name in ("conv2d", "first_block", "linear", "normalise")]
 MODULES: dict[str, Callable[[nn.Module, bool], MetaModule]] = {
     "maml": lambda net, on: MAML(net, 2, 0.1, kernels=on),
     "one_by_one": lambda net, on: MAML(net, 2, 0.1, kernels=on, execution="sequential"),
