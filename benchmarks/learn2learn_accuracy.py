@@ -6,13 +6,15 @@ implementation alone. The seconds are those of the training steps, without the d
 stopped goes on from the ``.ckpt`` file beside the output, which is a few minutes old at most.
 
 A config whose step sizes are learned has no twin in learn2learn. With ``--documented`` theirs has the settings of its example for
-Omniglot instead: one inner step of 0.5 in training and at test, and Adam from a constant 3e-3, on the same tasks (there 32 a
-step, which ``--tasks_per_batch`` gives to both). Its network is its ``OmniglotCNN``, where that example takes the fully connected
-``OmniglotFC`` and one query a class. Then the seconds are of two networks: theirs has strided convolutions, of a quarter of the
-work where ours pools.
+Omniglot instead: its fully connected ``OmniglotFC``, one inner step of 0.5 in training and at test, and Adam from a constant
+3e-3, on the same tasks. That example has 32 tasks a step and one query a class: ``--tasks_per_batch`` and ``--queries`` give them
+to both. Ours stays as its config says, so that the rows are of two networks; with ``--documented both`` our MAML has that network
+and those settings too. ``--network OmniglotCNN`` is learn2learn's other one for Omniglot, with strided convolutions of a quarter
+of the work where our config pools.
 
 python benchmarks/learn2learn_accuracy.py --config maml_miniimagenet_5w1s --root DIR --steps 2000 --output file.json
-python benchmarks/learn2learn_accuracy.py --config maml_omniglot_5w1s --documented --tasks_per_batch 32 --root DIR --steps 2000
+python benchmarks/learn2learn_accuracy.py --config maml_omniglot_5w1s --documented --tasks_per_batch 32 --queries 1 \\
+    --root DIR --steps 2000 --output file.json
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ from metalearn.metrics import Interval, interval
 from metalearn.reports.tables import write_atomically
 
 Loss = nn.functional.cross_entropy
+DOCUMENTED_INNER_LR, DOCUMENTED_LR = 0.5, 3e-3
+"""Of learn2learn's example for Omniglot, which takes one inner step."""
 
 
 class Learner:
@@ -195,23 +199,39 @@ def write_row(row: dict[str, Any]) -> str:
     )
 
 
-def make_ours(config: dict[str, Any], network: nn.Module) -> L.LightningModule:
-    """Our module as the config says."""
-    options = {key: value for key, value in config["model"]["init_args"].items() if key != "backbone"}
+def make_documented_network(name: str, ways: int) -> nn.Module:
+    """One of learn2learn's networks for Omniglot."""
+    if name == "OmniglotFC":
+        network: nn.Module = l2l.vision.models.OmniglotFC(28**2, ways)
+    else:
+        network = l2l.vision.models.OmniglotCNN(ways)
+    return network
+
+
+def make_ours(config: dict[str, Any], network: str | None) -> L.LightningModule:
+    """Our module as the config says, or by the settings of learn2learn's example with the ``network`` of that name."""
+    options = dict(config["model"]["init_args"])
+    if network is not None:
+        return metalearn.MAML(
+            make_documented_network(network, config["data"]["init_args"]["ways"]),
+            inner_steps=1, inner_lr=DOCUMENTED_INNER_LR, outer_optimizer=partial(torch.optim.Adam, lr=DOCUMENTED_LR),
+            compile=options["compile"],
+        )  # fmt: skip
+    del options["backbone"]
     adam = partial(torch.optim.Adam, **options.pop("outer_optimizer")["init_args"])
     module: L.LightningModule = getattr(metalearn, config["model"]["class_path"])(
-        network, outer_optimizer=adam, **options
+        make_network(config), outer_optimizer=adam, **options
     )
     return module
 
 
-def make_theirs(config: dict[str, Any], documented: bool) -> tuple[Learner, torch.optim.Optimizer]:
-    """learn2learn's learner and outer optimiser."""
+def make_theirs(config: dict[str, Any], network: str | None) -> tuple[Learner, torch.optim.Optimizer]:
+    """learn2learn's learner and outer optimiser, as the config says or by its example with the ``network`` of that name."""
     model = config["model"]["init_args"]
-    if documented:
-        network = l2l.vision.models.OmniglotCNN(config["data"]["init_args"]["ways"])
-        learner = Learner("MAML", network, 0.5, first_order=False)
-        return learner, torch.optim.Adam(learner.parameters(), lr=3e-3)
+    if network is not None:
+        documented = make_documented_network(network, config["data"]["init_args"]["ways"])
+        learner = Learner("MAML", documented, DOCUMENTED_INNER_LR, first_order=False)
+        return learner, torch.optim.Adam(learner.parameters(), lr=DOCUMENTED_LR)
     learner = Learner(config["model"]["class_path"], make_network(config), model["inner_lr"], model["first_order"])
     return learner, torch.optim.Adam(learner.parameters(), **model["outer_optimizer"]["init_args"])
 
@@ -226,9 +246,15 @@ def main() -> None:
     parser.add_argument("--test_tasks", type=int, default=600)
     parser.add_argument("--tasks", help="a table of test tasks, instead of those that the data module draws")
     parser.add_argument("--tasks_per_batch", type=int, help="otherwise the config's")
+    parser.add_argument("--queries", type=int, help="a class, otherwise the config's")
     parser.add_argument(
-        "--documented", action="store_true", help="theirs by its Omniglot example, with its OmniglotCNN"
-    )
+        "--documented", nargs="?", const="theirs", choices=["theirs", "both"],
+        help="by the settings of learn2learn's Omniglot example: theirs, or both",
+    )  # fmt: skip
+    parser.add_argument(
+        "--network", choices=["OmniglotFC", "OmniglotCNN"], default="OmniglotFC",
+        help="learn2learn's network of --documented; the example has OmniglotFC",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, help="a JSON file for the rows")
     parser.add_argument(
         "--precision", choices=["32-true", "64-true"], default="32-true",
@@ -239,23 +265,25 @@ def main() -> None:
     torch.set_num_threads(1)
     config = read_config(options.config)
     model = config["model"]["init_args"]
-    if not options.documented and not isinstance(model["inner_lr"], float):
+    if options.documented is None and not isinstance(model["inner_lr"], float):
         raise SystemExit(
             f"--config is {options.config}, but learn2learn learns no step sizes; "
             "use maml_miniimagenet_5w1s, or add --documented"
         )
-    more: dict[str, Any] = {"tasks_per_batch": options.tasks_per_batch} if options.tasks_per_batch else {}
+    asked_data = {"tasks_per_batch": options.tasks_per_batch, "queries": options.queries}
+    more: dict[str, Any] = {name: value for name, value in asked_data.items() if value is not None}
     if options.tasks:
         more["options"] = EpisodeOptions(test_tasks_file=options.tasks)
     data = make_data(config, options.root, test_tasks=options.test_tasks, **more)
     L.seed_everything(config["seed_everything"], verbose=False)
-    ours = make_ours(config, make_network(config))
+    ours = make_ours(config, options.network if options.documented == "both" else None)
     L.seed_everything(config["seed_everything"], verbose=False)
-    learner, optimizer = make_theirs(config, options.documented)
+    learner, optimizer = make_theirs(config, options.network if options.documented else None)
     if options.precision == "64-true":
         learner.double()
     steps = (1, 1) if options.documented else (model["inner_steps"], model["eval_inner_steps"])
-    more_callbacks: list[L.Callback] = [EMAWeightAveraging(decay=0.98)] if "callbacks" in config["trainer"] else []
+    averaged = "callbacks" in config["trainer"] and options.documented != "both"
+    more_callbacks: list[L.Callback] = [EMAWeightAveraging(decay=0.98)] if averaged else []
     saved = None if options.output is None else options.output.with_suffix(".ckpt")
     if saved is not None:
         where: dict[str, Any] = {"dirpath": saved.parent, "filename": saved.stem, "enable_version_counter": False}
