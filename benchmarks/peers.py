@@ -43,14 +43,14 @@ class NormByHand(nn.Module):
     Statistics are those of what comes in.
     """
 
-    def __init__(self, source: nn.BatchNorm2d | nn.LayerNorm) -> None:
+    def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = source.weight, source.bias, source.eps
-        self.by_channel = isinstance(source, nn.BatchNorm2d)
+        self.by_channel = not isinstance(source, nn.LayerNorm)
 
     def forward(self, x: Tensor) -> Tensor:
-        axes = (0, 2, 3) if self.by_channel else (-1,)
-        shape = (-1, 1, 1) if self.by_channel else (-1,)
+        axes = (0, *range(2, x.ndim)) if self.by_channel else (-1,)
+        shape = (-1, *[1] * (x.ndim - 2)) if self.by_channel else (-1,)
         mean = x.mean(axes, keepdim=True)
         variance = (x - mean).square().mean(axes, keepdim=True)
         y = (x - mean) * torch.rsqrt(variance + self.eps)
@@ -184,6 +184,6 @@ def run_func_vmap_by_hand(work: Work, net: nn.Module, episode: Episode, steps: i
     """:func:`run_func_vmap` with each normalisation written by hand: torch's have a wrong second derivative there."""
     for layer in list(net.modules()):
         for name, child in list(layer.named_children()):
-            if isinstance(child, (nn.BatchNorm2d, nn.LayerNorm)):
+            if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)):
                 setattr(layer, name, NormByHand(child))
     return run_func_vmap(work, net, episode, steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -25,8 +26,9 @@ class Work:
 
     Attributes:
         size: pixels a side, or the tokens of the longest sequence.
-        hidden: filters, of ``resnet12`` in its first stage; of sequences the numbers that stand for a token.
-        backbone: ``"conv4"``, ``"resnet12"``, ``"transformer"`` or ``"lstm"``.
+        hidden: filters, of ``resnet12`` in its first stage; of sequences the numbers that stand for a token; the width of
+            the first layer of ``fully_connected``.
+        backbone: ``"conv4"``, ``"resnet12"``, ``"fully_connected"``, ``"transformer"`` or ``"lstm"``.
         downsample: of ``conv4``, as :class:`~metalearn.backbones.Conv4` has it.
     """
 
@@ -52,6 +54,7 @@ class Work:
         what = {
             "conv4": f"{network} with {self.hidden} filters, {self.size}x{self.size}x{self.channels}",
             "resnet12": f"ResNet-12 with {self.hidden} to {8 * self.hidden} filters, {self.size}x{self.size}x{self.channels}",
+            "fully_connected": f"layers of widths {', '.join(map(str, self.widths))}, {self.size}x{self.size}x{self.channels}",
             "transformer": f"a transformer of width {self.hidden}, up to {self.size} tokens",
             "lstm": f"an LSTM of width {self.hidden} each way, up to {self.size} tokens",
         }[self.backbone]
@@ -59,6 +62,11 @@ class Work:
             f"{kind}, {order}, {_count(self.steps, 'inner step')} of {self.lr}: {_count(self.tasks, 'task')}, "
             f"5-way {self.shots}-shot, {_count(self.queries, 'query', 'queries')} a class, {what}"
         )
+
+    @property
+    def widths(self) -> list[int]:
+        """Of the layers of ``fully_connected``, without the head."""
+        return [self.hidden, self.hidden // 2, self.hidden // 4, self.hidden // 4]
 
 
 def _count(number: int, one: str, more: str | None = None) -> str:
@@ -77,6 +85,8 @@ WORKS = {
         Work("50_steps", tasks=2, steps=50, lr=0.01),
         Work("resnet12", tasks=2, queries=1, steps=1, lr=0.01, channels=3, size=84, backbone="resnet12"),
         Work("resnet12_anil", tasks=2, queries=2, channels=3, size=84, algorithm="anil", backbone="resnet12"),
+        # the network and the tasks of learn2learn's example for Omniglot
+        Work("fully_connected", tasks=32, queries=1, steps=1, lr=0.5, hidden=256, backbone="fully_connected"),
         Work("transformer", tasks=8, lr=0.1, size=32, backbone="transformer"),
         Work("lstm", tasks=4, lr=0.1, size=16, backbone="lstm"),
     )
@@ -89,10 +99,20 @@ def network(work: Work) -> nn.Module:
     make: dict[str, Callable[[], nn.Module]] = {
         "conv4": lambda: metalearn.Conv4(5, work.channels, work.hidden, work.size, work.downsample),
         "resnet12": lambda: metalearn.ResNet12(5, work.channels, [work.hidden * 2**stage for stage in range(4)]),
+        "fully_connected": lambda: _connect(work),
         "transformer": lambda: metalearn.TransformerClassifier(5, VOCABULARY, work.hidden),
         "lstm": lambda: metalearn.LSTMClassifier(5, VOCABULARY, work.hidden, work.hidden),
     }
     return make[work.backbone]()
+
+
+def _connect(work: Work) -> nn.Module:
+    widths = [work.channels * work.size**2, *work.widths]
+    layers = (
+        (nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs, track_running_stats=False), nn.ReLU())
+        for inputs, outputs in itertools.pairwise(widths)
+    )
+    return nn.Sequential(nn.Flatten(), *itertools.chain.from_iterable(layers), nn.Linear(widths[-1], 5))
 
 
 def noise(work: Work) -> Episode:
@@ -127,7 +147,7 @@ def flops(work: Work) -> float | None:
 
     ``None`` for networks without convolutions.
     """
-    if work.backbone in SEQUENCES:
+    if work.backbone in (*SEQUENCES, "fully_connected"):
         return None
     image = 0.0
     for inputs, outputs, side, kernel in _convolutions(work):

@@ -25,6 +25,7 @@ from works import WORKS, Work, flops, network, noise, reduce
 TOY = {
     "conv4": {"tasks": 2, "queries": 2, "hidden": 4, "size": 16},
     "resnet12": {"tasks": 2, "queries": 2, "hidden": 2, "size": 16},
+    "fully_connected": {"tasks": 2, "queries": 2, "hidden": 80, "size": 6},
     "transformer": {"tasks": 2, "queries": 2, "hidden": 8, "size": 8},
     "lstm": {"tasks": 2, "queries": 2, "hidden": 4, "size": 6},
 }
@@ -51,7 +52,16 @@ LIGHT = ["--threads", "1", "--allocator", "none"]
 
 PAIRS = [
     pytest.param(shrink(name), system, id=f"{name}, {system.name}")
-    for name in ("second_order", "anil", "first_order", "resnet12", "resnet12_anil", "transformer", "lstm")
+    for name in (
+        "second_order",
+        "anil",
+        "first_order",
+        "resnet12",
+        "resnet12_anil",
+        "fully_connected",
+        "transformer",
+        "lstm",
+    )
     for system in SYSTEMS
     if system.why_not(WORKS[name]).endswith("not installed") or not system.why_not(WORKS[name])
     if not system.bf16 and "compiled" not in system.name
@@ -122,8 +132,8 @@ def test_arithmetic_is_that_of_the_convolutions(name: str) -> None:
     assert flops(work) == pytest.approx(image * work.tasks * passes)
 
 
-def test_sequences_have_no_convolutions() -> None:
-    assert flops(WORKS["lstm"]) is flops(WORKS["transformer"]) is None
+def test_sequences_and_vectors_have_no_convolutions() -> None:
+    assert flops(WORKS["lstm"]) is flops(WORKS["transformer"]) is flops(WORKS["fully_connected"]) is None
 
 
 def test_tokens_are_padded_at_the_end() -> None:
@@ -144,6 +154,7 @@ def test_titles_say_what_the_work_is() -> None:
         "16 tasks, 5-way 1-shot, 15 queries a class, Conv4 with 64 filters, 28x28x1"
     )
     assert WORKS["strided"].title.endswith("5 queries a class, strided Conv4 with 64 filters, 28x28x1")
+    assert WORKS["fully_connected"].title.endswith("1 query a class, layers of widths 256, 128, 64, 64, 28x28x1")
     assert WORKS["transformer"].title.endswith("a transformer of width 64, up to 32 tokens")
     assert WORKS["lstm"].title.endswith("an LSTM of width 64 each way, up to 16 tokens")
 
