@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["linear"]
+__all__ = ["is_wide", "linear"]
 
 LEAST_WIDTHS = 4
 """How many times its inputs the widths of a layer must be."""
@@ -22,13 +22,13 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Under ``torch.func.vmap``, with weights that differ between tasks and few inputs a task, the weights come first.
     """
-    if not _is_wide(input, weight):
+    if not is_wide(input, weight):
         return F.linear(input, weight, bias)
     y = (weight @ input.reshape(-1, weight.shape[1]).mT).mT.reshape(*input.shape[:-1], weight.shape[0])
     return y if bias is None else y + bias
 
 
-def _is_wide(input: Tensor, weight: Tensor) -> bool:
+def is_wide(input: Tensor, weight: Tensor) -> bool:
     """Whether the weights have an axis of vmap, and are much larger than inputs and outputs."""
     if not torch._C._functorch.is_batchedtensor(weight) or weight.ndim != 2 or input.ndim < 2:
         return False

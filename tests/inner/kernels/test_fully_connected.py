@@ -73,8 +73,8 @@ def test_meta_gradient_of_a_wide_network(recorded: bool, first_order: bool, monk
         answers.append(is_wide(*arguments))
         return answers[-1]
 
-    is_wide, answers = fully_connected._is_wide, list[bool]()
-    monkeypatch.setattr(fully_connected, "_is_wide", count)
+    is_wide, answers = fully_connected.is_wide, list[bool]()
+    monkeypatch.setattr(fully_connected, "is_wide", count)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(49, 32), nn.Tanh(), nn.Linear(32, 24), nn.Tanh(), nn.Linear(24, 3))
     network.double()
