@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch.func import vmap
 
 from metalearn import MAML, Batch, Episode
 from metalearn.inner import own_kernels
+from metalearn.inner.execution import step_recorder
 from metalearn.inner.kernels import fully_connected
 from metalearn.inner.kernels.fully_connected import linear
 from metalearn.inner.kernels.routing import KERNEL_ANSWERS, Routing
@@ -73,8 +76,15 @@ def test_meta_gradient_of_a_wide_network(recorded: bool, first_order: bool, monk
         answers.append(is_wide(*arguments))
         return answers[-1]
 
+    def replay(*arguments: Any) -> Any:
+        replayed.append(len(arguments))
+        return replay_steps(*arguments)
+
     is_wide, answers = fully_connected.is_wide, list[bool]()
+    replay_steps, replayed = step_recorder.replay, list[int]()
     monkeypatch.setattr(fully_connected, "is_wide", count)
+    monkeypatch.setattr(step_recorder, "replay", replay)
+    monkeypatch.setattr(step_recorder.StepRecorder, "meetings", 1)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(49, 32), nn.Tanh(), nn.Linear(32, 24), nn.Tanh(), nn.Linear(24, 3))
     network.double()
@@ -84,6 +94,7 @@ def test_meta_gradient_of_a_wide_network(recorded: bool, first_order: bool, monk
     module = MAML(network, 3, 0.5, first_order=first_order, compile=recorded)
     module.training_step(Episode(support, query), 0).backward()
     assert {True, False} == set(answers)  # the hidden layers, and the head
+    assert bool(replayed) is (recorded == "steps")
     total = torch.zeros((), dtype=torch.float64)
     outer = {name: value.detach().requires_grad_() for name, value in module.backbone.named_parameters()}
     for task in range(4):
